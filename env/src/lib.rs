@@ -1,1 +1,16 @@
-//! See Cargo.toml's description.
+//! The only owner of the real world: clock, randomness, file locks, file watching and what the disk is.
+//!
+//! Everything above asks here, so that a test can hand in a clock of its own and so that each system call has one home.
+//! Linux only: open-file-description locks, inotify and `statfs` magic numbers are what litekeep stands on.
+
+pub mod clock;
+pub mod disk;
+pub mod lock;
+pub mod watch;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+
+/// 64 random bits, for identities (not for secrets).
+pub fn random_u64() -> u64 {
+    fastrand::u64(1..)
+}

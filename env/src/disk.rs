@@ -1,0 +1,102 @@
+//! What lies under a path: file system, free space, the machine's boot.
+
+#![allow(unsafe_code)] // statfs, fdatasync on a raw descriptor
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// A file system, as far as it matters to SQLite's WAL mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    /// Local: shared memory and locks work.
+    Local(&'static str),
+    /// Reachable from several machines or through another kernel: WAL's shared memory does not work across them.
+    Shared {
+        /// The file system's usual name.
+        name: &'static str,
+        /// Why WAL mode must not be used there, in one sentence.
+        reason: &'static str,
+    },
+    /// A container's layered root: works, but goes away with the container.
+    Overlay,
+    /// A magic number that is not in the table; treated as local.
+    Unknown(u64),
+}
+
+/// Magic numbers of `statfs(2)`.
+pub fn file_system(path: &Path) -> io::Result<FileSystem> {
+    let s = statfs(path)?;
+    const NETWORK: &str = "WAL mode needs memory shared between all processes that use the file, which a network file system cannot give";
+    const GUEST: &str = "the host's kernel and the guest's do not share memory maps and locks, so WAL mode can lose or tear commits";
+    Ok(match s.f_type as u64 & 0xffff_ffff {
+        0xef53 => FileSystem::Local("ext4"),
+        0x5846_5342 => FileSystem::Local("xfs"),
+        0x9123_683e => FileSystem::Local("btrfs"),
+        0x0102_1994 => FileSystem::Local("tmpfs"),
+        0x2fc1_2fc1 => FileSystem::Local("zfs"),
+        0xf2f5_2010 => FileSystem::Local("f2fs"),
+        0x794c_7630 => FileSystem::Overlay,
+        0x6969 => FileSystem::Shared { name: "NFS (or EFS)", reason: NETWORK },
+        0xff53_4d42 | 0xfe53_4d42 | 0x517b => FileSystem::Shared { name: "SMB/CIFS", reason: NETWORK },
+        0x00c3_6400 => FileSystem::Shared { name: "CephFS", reason: NETWORK },
+        0x6573_5546 => FileSystem::Shared { name: "FUSE (or virtiofs)", reason: GUEST },
+        0x0102_1997 => FileSystem::Shared { name: "9p", reason: GUEST },
+        0x786f_4256 => FileSystem::Shared { name: "vboxsf", reason: GUEST },
+        n => FileSystem::Unknown(n),
+    })
+}
+
+fn statfs(path: &Path) -> io::Result<libc::statfs> {
+    let c = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: statfs is plain data for which all-zero bytes are valid; the path outlives the call.
+    let mut s: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are valid for the call.
+    if unsafe { libc::statfs(c.as_ptr(), &mut s) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(s)
+}
+
+/// Bytes free to an ordinary user and bytes in all, on the file system of `path`.
+pub fn space(path: &Path) -> io::Result<(u64, u64)> {
+    let s = statfs(path)?;
+    Ok((s.f_bavail * s.f_bsize as u64, s.f_blocks * s.f_bsize as u64))
+}
+
+/// Identifies this boot of the machine: page cache contents survive a killed process, but not a new boot.
+pub fn boot_id() -> [u8; 16] {
+    let mut id = [0; 16];
+    if let Ok(s) = std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        let hex: Vec<u8> = s.bytes().filter(u8::is_ascii_hexdigit).collect();
+        for (b, pair) in id.iter_mut().zip(hex.chunks_exact(2)) {
+            *b = std::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok()).unwrap_or(0);
+        }
+    }
+    id
+}
+
+/// Makes a directory's entries durable.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// The processes that have a file open, as far as `/proc` shows them to this user; this process is left out.
+pub fn processes_with_open(path: &Path) -> Vec<u32> {
+    let Ok(target) = path.canonicalize() else { return vec![] };
+    let me = std::process::id();
+    let mut found = vec![];
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        if pid == me {
+            continue;
+        }
+        let fds = std::fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
+        if fds.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|l| l == target)) {
+            found.push(pid);
+        }
+    }
+    found
+}

@@ -1,0 +1,167 @@
+//! Following directories with one inotify descriptor for the whole process.
+//!
+//! Directories are watched and not files: the kernel withholds DELETE_SELF of a file that somebody still has open, and
+//! one watch serves every database of a folder. After a queue overflow the caller sees [`Event::Overflow`] and must look
+//! at everything once.
+
+#![allow(unsafe_code)] // inotify has no safe form in std
+
+use std::collections::HashMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// What happened to a name in a watched directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The content of a file changed.
+    Modified(PathBuf),
+    /// A name appeared: created, linked or moved in.
+    Appeared(PathBuf),
+    /// A name went away: deleted or moved out.
+    Vanished(PathBuf),
+    /// Events were lost.
+    Overflow,
+}
+
+/// One inotify descriptor with the directories it watches.
+#[derive(Debug)]
+pub struct Watcher {
+    fd: OwnedFd,
+    dirs: Mutex<HashMap<i32, PathBuf>>,
+}
+
+const MASK: u32 = libc::IN_MODIFY
+    | libc::IN_CREATE
+    | libc::IN_DELETE
+    | libc::IN_MOVED_FROM
+    | libc::IN_MOVED_TO
+    | libc::IN_ONLYDIR;
+
+impl Watcher {
+    /// Watches nothing yet.
+    pub fn new() -> io::Result<Watcher> {
+        // SAFETY: a plain system call; the result is checked before it is owned.
+        let fd = unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `fd` is a fresh descriptor that nobody else owns.
+        Ok(Watcher { fd: unsafe { OwnedFd::from_raw_fd(fd) }, dirs: Mutex::default() })
+    }
+
+    /// Watches a directory; again is harmless.
+    pub fn add(&self, dir: &Path) -> io::Result<()> {
+        let c = CString::new(dir.as_os_str().as_bytes())?;
+        // Held across the call, so that an event of the new watch finds its directory.
+        let mut dirs = self.dirs.lock().expect("no panic while held");
+        // SAFETY: `c` is a NUL-terminated path that outlives the call.
+        let wd = unsafe { libc::inotify_add_watch(self.fd.as_raw_fd(), c.as_ptr(), MASK) };
+        if wd < 0 {
+            let e = io::Error::last_os_error();
+            return Err(match e.raw_os_error() {
+                Some(libc::ENOSPC) => io::Error::other(
+                    "the kernel's limit on watched directories is reached; raise it with `sysctl fs.inotify.max_user_watches=524288`",
+                ),
+                _ => e,
+            });
+        }
+        dirs.insert(wd, dir.to_owned());
+        Ok(())
+    }
+
+    /// Waits until something happened or the time is over; `false` after the time.
+    pub fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
+        let ms = timeout.map_or(-1, |t| t.as_millis().min(i32::MAX as u128) as i32);
+        let mut p = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: `p` is one valid pollfd.
+        let r = unsafe { libc::poll(&mut p, 1, ms) };
+        match r {
+            0 => Ok(false),
+            n if n > 0 => Ok(true),
+            _ => {
+                let e = io::Error::last_os_error();
+                if e.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(e) }
+            }
+        }
+    }
+
+    /// Hands every queued event to `f`, without waiting.
+    pub fn drain(&self, mut f: impl FnMut(Event)) -> io::Result<()> {
+        let mut buf = [0u64; 4096];
+        loop {
+            let len = std::mem::size_of_val(&buf);
+            // SAFETY: the buffer is writable for `len` bytes; inotify aligns its records to 4 bytes at most.
+            let n = unsafe { libc::read(self.fd.as_raw_fd(), buf.as_mut_ptr().cast(), len) };
+            if n < 0 {
+                let e = io::Error::last_os_error();
+                return match e.kind() {
+                    io::ErrorKind::WouldBlock => Ok(()),
+                    io::ErrorKind::Interrupted => continue,
+                    _ => Err(e),
+                };
+            }
+            // SAFETY: `n` bytes of the buffer were written by the kernel.
+            let mut bytes = unsafe { std::slice::from_raw_parts(buf.as_ptr().cast::<u8>(), n as usize) };
+            while bytes.len() >= 16 {
+                let word = |i: usize| u32::from_ne_bytes(bytes[4 * i..4 * i + 4].try_into().expect("4 bytes"));
+                let (wd, mask, name_len) = (word(0) as i32, word(1), word(3) as usize);
+                let name = bytes[16..16 + name_len].split(|b| *b == 0).next().unwrap_or_default();
+                self.translate(wd, mask, OsStr::from_bytes(name), &mut f);
+                bytes = &bytes[16 + name_len..];
+            }
+        }
+    }
+
+    fn translate(&self, wd: i32, mask: u32, name: &OsStr, f: &mut impl FnMut(Event)) {
+        if mask & libc::IN_Q_OVERFLOW != 0 {
+            return f(Event::Overflow);
+        }
+        let mut dirs = self.dirs.lock().expect("no panic while held");
+        if mask & libc::IN_IGNORED != 0 {
+            // The directory itself went away.
+            if let Some(dir) = dirs.remove(&wd) {
+                drop(dirs);
+                f(Event::Vanished(dir));
+            }
+            return;
+        }
+        let Some(dir) = dirs.get(&wd) else { return };
+        let path = dir.join(OsString::from(name));
+        drop(dirs);
+        if mask & (libc::IN_CREATE | libc::IN_MOVED_TO) != 0 {
+            f(Event::Appeared(path));
+        } else if mask & (libc::IN_DELETE | libc::IN_MOVED_FROM) != 0 {
+            f(Event::Vanished(path));
+        } else if mask & libc::IN_MODIFY != 0 {
+            f(Event::Modified(path));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_appear_change_and_vanish() {
+        let dir = tempfile::tempdir().unwrap();
+        let w = Watcher::new().unwrap();
+        w.add(dir.path()).unwrap();
+        let p = dir.path().join("a");
+        std::fs::write(&p, b"x").unwrap();
+        std::fs::rename(&p, dir.path().join("b")).unwrap();
+        std::fs::remove_file(dir.path().join("b")).unwrap();
+        let mut seen = vec![];
+        assert!(w.wait(Some(Duration::from_secs(5))).unwrap());
+        w.drain(|e| seen.push(e)).unwrap();
+        let b = dir.path().join("b");
+        let want =
+            [Event::Appeared(p.clone()), Event::Modified(p.clone()), Event::Vanished(p), Event::Appeared(b.clone()), Event::Vanished(b)];
+        assert_eq!(seen, want);
+    }
+}
