@@ -1,1 +1,106 @@
-//! See Cargo.toml's description.
+//! The one home of rusqlite: how litekeep opens databases and what it asks SQLite to do.
+//!
+//! Promises:
+//! - A connection of ours never checkpoints by itself: not on commit, not on close.
+//! - Nothing here writes into the user's tables; the only write is the switch to WAL mode, on request.
+//!
+//! A crash leaves what any SQLite reader leaves: locks go with the process.
+
+mod observer;
+
+pub use observer::{Checkpoint, Observer, Snapshot};
+
+/// What went wrong in SQLite, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Somebody holds a lock; later may be better.
+    #[error("{context}: the database is locked by another connection")]
+    Busy {
+        /// What was being done.
+        context: &'static str,
+    },
+    /// The file is not a database, or damaged.
+    #[error("{context}: {message}")]
+    Corrupt {
+        /// What was being done.
+        context: &'static str,
+        /// SQLite's words.
+        message: String,
+    },
+    /// The file cannot be opened or written.
+    #[error("{context}: {message}")]
+    Unavailable {
+        /// What was being done.
+        context: &'static str,
+        /// SQLite's words.
+        message: String,
+    },
+    /// Anything else that SQLite refuses.
+    #[error("{context}: {message}")]
+    Refused {
+        /// What was being done.
+        context: &'static str,
+        /// SQLite's words.
+        message: String,
+    },
+    /// The linked SQLite lacks what litekeep needs.
+    #[error("{0}")]
+    Build(String),
+}
+
+impl Error {
+    /// Whether trying again later can help.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Error::Busy { .. })
+    }
+
+    fn new(context: &'static str, e: rusqlite::Error) -> Error {
+        use rusqlite::ErrorCode::*;
+        let message = e.to_string();
+        match e.sqlite_error_code() {
+            Some(DatabaseBusy | DatabaseLocked) => Error::Busy { context },
+            Some(DatabaseCorrupt | NotADatabase) => Error::Corrupt { context, message },
+            Some(CannotOpen | ReadOnly | PermissionDenied | DiskFull | SystemIoFailure) => {
+                Error::Unavailable { context, message }
+            }
+            _ => Error::Refused { context, message },
+        }
+    }
+}
+
+/// Checks the linked SQLite once at start. Versions 3.7.0 to 3.51.2 can corrupt a WAL that another process checkpoints
+/// while it is reset, and rusqlite's bundled build sets neither of the two options unless `LIBSQLITE3_FLAGS` says so.
+pub fn check_build() -> Result<(), Error> {
+    let version = rusqlite::version_number();
+    if version < 3_051_003 {
+        return Err(Error::Build(format!(
+            "litekeep is linked with SQLite {}, which has the WAL-reset bug; build it with 3.51.3 or later",
+            rusqlite::version()
+        )));
+    }
+    for option in ["ENABLE_SNAPSHOT", "ENABLE_DBPAGE_VTAB"] {
+        let c = std::ffi::CString::new(option).expect("no NUL inside");
+        // SAFETY: the argument is a NUL-terminated string that outlives the call.
+        #[allow(unsafe_code)]
+        let used = unsafe { rusqlite::ffi::sqlite3_compileoption_used(c.as_ptr()) } != 0;
+        if !used {
+            return Err(Error::Build(format!(
+                "litekeep's SQLite was built without {option}; build from the repository, whose .cargo/config.toml sets LIBSQLITE3_FLAGS"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The version of the linked SQLite.
+pub fn version() -> &'static str {
+    rusqlite::version()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_linked_sqlite_is_fit() {
+        super::check_build().unwrap();
+    }
+}
