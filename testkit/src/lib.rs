@@ -1,1 +1,9 @@
-//! See Cargo.toml's description.
+//! What the project's tests are made of: real servers, a proxy that injects faults, workloads that can prove what
+//! they wrote, and comparisons of whole databases. Nothing here knows how litekeep works inside.
+//!
+//! Everything is synchronous to its user and brings its own threads, so it serves tests with and without a runtime.
+
+pub mod s3_server;
+mod serving;
+
+pub use s3_server::{S3Options, S3Server};

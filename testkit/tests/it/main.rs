@@ -1,0 +1,3 @@
+//! The helpers themselves, each against what it claims to do.
+
+mod s3;
