@@ -3,7 +3,9 @@
 //!
 //! Everything is synchronous to its user and brings its own threads, so it serves tests with and without a runtime.
 
+pub mod fault_proxy;
 pub mod s3_server;
 mod serving;
 
+pub use fault_proxy::FaultProxy;
 pub use s3_server::{S3Options, S3Server};

@@ -1,11 +1,12 @@
 //! The test helpers as processes: whatever a test must be able to kill, or to share between processes.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use litekeep_testkit::{S3Options, S3Server};
+use litekeep_testkit::{FaultProxy, S3Options, S3Server};
 
 #[derive(Parser)]
 #[command(about = "Test helpers as processes")]
@@ -28,6 +29,21 @@ enum Command {
         #[arg(long)]
         ignore_conditions: bool,
     },
+    /// Forward to an S3 server and inject faults; prints `ready ADDRESS CONTROL-ADDRESS` when it listens.
+    FaultProxy {
+        /// The server's address, `127.0.0.1:PORT`.
+        #[arg(long)]
+        upstream: SocketAddr,
+        /// The port on 127.0.0.1; 0: any free one.
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+        /// The port for commands (JSON lines); 0: any free one.
+        #[arg(long, default_value_t = 0)]
+        control: u16,
+        /// Where all chance comes from.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
 }
 
 fn main() -> Result<()> {
@@ -36,6 +52,11 @@ fn main() -> Result<()> {
             let server = S3Server::start_with(S3Options { dir: Some(dir), port, ignore_conditions })?;
             ready(&server.address().to_string())?;
             server.run_forever();
+        }
+        Command::FaultProxy { upstream, port, control, seed } => {
+            let proxy = FaultProxy::start_on(port, upstream, seed)?;
+            let address = proxy.address();
+            proxy.run_forever(control, |control| ready(&format!("{address} {control}")))?;
         }
     }
     Ok(())
