@@ -17,6 +17,8 @@ use crate::{Error, Header, PageSize, Pgno, Trailer};
 #[derive(Clone, Debug)]
 pub struct PartialChecksum {
     crc: Crc,
+    /// Over number and length of each block, to compare with the index.
+    layout: Crc,
     /// In the file, that is compressed.
     bytes: u64,
     pages: u64,
@@ -38,6 +40,7 @@ impl PartialChecksum {
             (ends, None) | (None, ends) => ends,
         };
         self.crc.append(&next.crc);
+        self.layout.append(&next.layout);
         self.bytes += next.bytes;
         self.pages += next.pages;
         Ok(self)
@@ -49,7 +52,7 @@ impl PartialChecksum {
     }
 
     fn empty() -> PartialChecksum {
-        PartialChecksum { crc: Crc::new(), bytes: 0, pages: 0, ends: None }
+        PartialChecksum { crc: Crc::new(), layout: Crc::new(), bytes: 0, pages: 0, ends: None }
     }
 }
 
@@ -78,6 +81,7 @@ pub fn decode_chunk(
             return Err(corrupt(format!("page {} after page {last}", block.pgno)));
         }
         block.decode(rest, &mut page, &mut part.crc).map_err(corrupt)?;
+        add_to_layout(&mut part.layout, block.pgno, block.len as u64);
         each(block.pgno, &page);
         part.pages += 1;
         part.ends = Some((part.ends.map_or(block.pgno, |(first, _)| first), block.pgno));
@@ -85,6 +89,11 @@ pub fn decode_chunk(
     }
     part.bytes = bytes.len() as u64;
     Ok(part)
+}
+
+fn add_to_layout(layout: &mut Crc, pgno: Pgno, len: u64) {
+    let entry = u64::from(pgno.get()) << 32 | len;
+    layout.update(&entry.to_be_bytes());
 }
 
 /// Decodes the one block that [`PageIndex::get`] found into `page`, which has the page size.
@@ -138,7 +147,9 @@ pub fn verify_parts(header: &[u8], parts: &[PartialChecksum], tail: &[u8]) -> Re
     if file.checksum() != trailer.file {
         return Err(Error::Checksum { expected: trailer.file, found: file.checksum() });
     }
-    if index.pages() != blocks.pages || index.ends() != blocks.ends {
+    let mut layout = Crc::new();
+    index.iter().for_each(|(pgno, block)| add_to_layout(&mut layout, pgno, block.end - block.start));
+    if layout.value() != blocks.layout.value() || index.pages() != blocks.pages {
         return Err(corrupt("the page index does not match the pages"));
     }
     let lock_page = parsed.page_size.lock_page();

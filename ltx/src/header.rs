@@ -26,7 +26,8 @@ pub struct Header {
     pub max_txid: Txid,
     /// When the last commit was first seen, in milliseconds since 1970.
     pub timestamp_ms: i64,
-    /// Byte offset in the WAL of the first frame that went into this file; 32 or more in files of one transaction.
+    /// Byte offset in the WAL of the first frame that went into this file; 32 or more in files of one transaction. Zero
+    /// only where WAL size and salt are zero too.
     pub wal_offset: u64,
     /// Bytes of WAL that went into this file.
     pub wal_size: u64,
@@ -76,6 +77,10 @@ impl Header {
         let (wal_offset, wal_size) = (be64(bytes, 48), be64(bytes, 56));
         if wal_offset > i64::MAX as u64 || wal_size > i64::MAX as u64 {
             return Err(Error::corrupt(48, "negative WAL offset or size"));
+        }
+        // Litestream refuses such files too.
+        if wal_offset == 0 && (wal_size > 0 || bytes[64..72] != [0; 8]) {
+            return Err(Error::corrupt(48, "WAL size or salt without a WAL offset"));
         }
         Ok(Header {
             page_size,

@@ -127,10 +127,6 @@ impl PageIndex {
         chunks
     }
 
-    pub(crate) fn ends(&self) -> Option<(Pgno, Pgno)> {
-        Some((Pgno::new(*self.pgnos.first()?)?, Pgno::new(*self.pgnos.last()?)?))
-    }
-
     pub(crate) fn blocks_end(&self) -> u64 {
         *self.offsets.last().expect("the end of the blocks is always there")
     }
@@ -180,7 +176,7 @@ pub(crate) fn put_entry(index: &mut Vec<u8>, pgno: Pgno, offset: u64, len: u64) 
     }
 }
 
-/// LEB128, as Go's `encoding/binary` writes it.
+/// LEB128, as Go's `encoding/binary` writes it: no longer than it must be.
 fn take_uvarint(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0u64;
     for shift in (0..64).step_by(7) {
@@ -192,7 +188,7 @@ fn take_uvarint(bytes: &mut &[u8]) -> Option<u64> {
         }
         number |= bits << shift;
         if byte < 0x80 {
-            return Some(number);
+            return (byte > 0 || shift == 0).then_some(number);
         }
     }
     None

@@ -2,7 +2,9 @@
 
 mod chunks;
 mod damage;
+mod golden;
 mod limits;
 mod merging;
+mod mutations;
 mod round_trip;
 mod sample;

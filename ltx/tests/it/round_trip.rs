@@ -102,6 +102,8 @@ fn headers_that_cannot_be_read_back_are_refused() {
         Header { commit: 0, ..good },
         Header { max_txid: Txid::FIRST, ..good },
         Header { wal_offset: 1 << 63, ..good },
+        Header { wal_offset: 0, wal_size: 0, ..good },
+        Header { wal_offset: 0, wal_salt: Default::default(), ..good },
         Header { wal_size: u64::MAX, ..good },
     ] {
         assert_eq!(Encoder::new(Vec::new(), &bad).err().unwrap().kind(), ErrorKind::Invalid, "{bad:?}");

@@ -83,7 +83,7 @@ pub(crate) fn samples(max_pages: u32) -> impl Strategy<Value = Sample> {
             let min = if snapshot { 1 } else { 2 + (seed >> 2) };
             let header = Header {
                 timestamp_ms,
-                wal_offset: chosen >> 1,
+                wal_offset: (chosen >> 1).max(1),
                 wal_size: seed >> 1,
                 wal_salt: Salt(salt),
                 node: WriterId(node),
