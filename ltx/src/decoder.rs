@@ -7,7 +7,7 @@
 
 use std::io::{self, Read};
 
-use crate::block::{self, END_OF_BLOCKS, Parsed};
+use crate::block::{self, Block, END_OF_BLOCKS, Parsed};
 use crate::crc::Crc;
 use crate::header::{TRAILER_LEN, be64};
 use crate::index::ExpectedIndex;
@@ -24,6 +24,7 @@ pub struct Decoder<R> {
     order: PageOrder,
     file: Crc,
     index: ExpectedIndex,
+    last: Option<Block>,
     state: State,
 }
 
@@ -51,6 +52,7 @@ impl<R: Read> Decoder<R> {
             order: PageOrder::new(&header),
             file,
             index: ExpectedIndex::new(),
+            last: None,
             state: State::Pages,
         })
     }
@@ -102,7 +104,13 @@ impl<R: Read> Decoder<R> {
         Ok(self.trailer().expect("no more pages means verified"))
     }
 
+    /// The page that was read last, still compressed, if it stands in the encoding that is written today.
+    pub(crate) fn lz4_block(&self) -> Option<&[u8]> {
+        self.last.and_then(|block| block.lz4_block(self.input.consumed(block.len)))
+    }
+
     fn decode_next(&mut self, page: &mut [u8]) -> Result<Option<Pgno>, Error> {
+        self.last = None;
         let offset = self.input.offset;
         let corrupt = |what: String| Error::corrupt(offset, what);
         let mut needed = END_OF_BLOCKS.len();
@@ -117,6 +125,7 @@ impl<R: Read> Decoder<R> {
         block.decode(self.input.peek(block.len)?, page, &mut self.file).map_err(corrupt)?;
         self.index.push(block.pgno, offset, block.len as u64);
         self.input.consume(block.len);
+        self.last = Some(block);
         Ok(Some(block.pgno))
     }
 
@@ -187,6 +196,11 @@ impl<R: Read> Input<R> {
         self.used += len;
         self.offset += len as u64;
         debug_assert!(self.used <= self.filled);
+    }
+
+    /// The last `len` bytes consumed; they stay in place until more is read.
+    fn consumed(&self, len: usize) -> &[u8] {
+        &self.buffer[self.used - len..self.used]
     }
 
     fn is_at_end(&mut self) -> Result<bool, Error> {

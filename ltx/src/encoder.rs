@@ -85,6 +85,23 @@ impl<W: Write> Encoder<W> {
     /// [`Error::Invalid`] where the page must not stand here (order, size, lock page, beyond the commit, a gap in a
     /// snapshot); the encoder can go on without it. [`Error::Io`] ends the file.
     pub fn page(&mut self, pgno: Pgno, page: &[u8]) -> Result<(), Error> {
+        self.accept(pgno, page)?;
+        self.room(BLOCK_HEADER_LEN + block::max_compressed_len(self.page_size));
+        let space = &mut self.buffer[self.filled + BLOCK_HEADER_LEN..];
+        let compressed = lz4_flex::block::compress_into_with_table(page, space, &mut self.table)
+            .expect("the space fits what any page compresses to");
+        self.end_block(pgno, page, compressed)
+    }
+
+    /// Adds a page that was compressed before: `lz4_block` is what `page` was decompressed from.
+    pub(crate) fn compressed_page(&mut self, pgno: Pgno, page: &[u8], lz4_block: &[u8]) -> Result<(), Error> {
+        self.accept(pgno, page)?;
+        self.room(BLOCK_HEADER_LEN + lz4_block.len())[BLOCK_HEADER_LEN..][..lz4_block.len()]
+            .copy_from_slice(lz4_block);
+        self.end_block(pgno, page, lz4_block.len())
+    }
+
+    fn accept(&mut self, pgno: Pgno, page: &[u8]) -> Result<(), Error> {
         self.check_usable()?;
         if page.len() != self.page_size.bytes() {
             return Err(Error::invalid(format!(
@@ -93,19 +110,15 @@ impl<W: Write> Encoder<W> {
                 self.page_size.get()
             )));
         }
-        self.order.accept(pgno).map_err(Error::Invalid)?;
+        self.order.accept(pgno).map_err(Error::Invalid)
+    }
 
-        let needed = BLOCK_HEADER_LEN + block::max_compressed_len(self.page_size);
-        self.room(needed);
-        let space = &mut self.buffer[self.filled..];
-        let compressed =
-            lz4_flex::block::compress_into_with_table(page, &mut space[BLOCK_HEADER_LEN..], &mut self.table)
-                .expect("the space fits what any page compresses to");
+    /// Puts the header before a compressed page that stands in the buffer, and takes both into checksum and index.
+    fn end_block(&mut self, pgno: Pgno, page: &[u8], compressed: usize) -> Result<(), Error> {
         let header = block::block_header(pgno, compressed);
-        space[..BLOCK_HEADER_LEN].copy_from_slice(&header);
+        self.buffer[self.filled..][..BLOCK_HEADER_LEN].copy_from_slice(&header);
         self.file.update(&header);
         self.file.update(page);
-
         let len = BLOCK_HEADER_LEN + compressed;
         index::put_entry(&mut self.index, pgno, self.written + self.filled as u64, len as u64);
         self.filled += len;

@@ -1,6 +1,6 @@
 use std::io;
 
-use crate::Checksum;
+use crate::{Checksum, FileName};
 
 /// What went wrong with an LTX file.
 ///
@@ -27,6 +27,14 @@ pub enum Error {
     /// The caller asked for something that LTX cannot express: a bug or bad input on this side.
     #[error("invalid LTX input: {0}")]
     Invalid(String),
+    /// One of several files could not be read.
+    #[error("read `{file}`")]
+    InFile {
+        /// Which one.
+        file: FileName,
+        /// The cause.
+        source: Box<Error>,
+    },
     /// Reading or writing failed.
     #[error("{doing}")]
     Io {
@@ -53,6 +61,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Corrupt { .. } | Error::Checksum { .. } => ErrorKind::Corrupt,
+            Error::InFile { source, .. } => source.kind(),
             Error::Invalid(_) => ErrorKind::Invalid,
             Error::Io { .. } => ErrorKind::Io,
         }

@@ -39,7 +39,7 @@ pub(crate) fn run(data: &[u8]) -> bool {
     assert!(stream(&again).expect("what we write is sound") == pages);
     let merged =
         merge(vec![Decoder::new(&sealed[..]).expect("it was read")], Vec::new()).expect("it is sound");
-    assert!(merged.writer == again, "merging one file is encoding it");
+    assert!(stream(&merged.writer).expect("what we write is sound") == pages);
     true
 }
 

@@ -86,6 +86,23 @@ fn inputs_that_do_not_follow_one_another_are_refused() {
     merged(&[file(512, 5, 6), file(512, 7, 7)]).unwrap();
 }
 
+/// A page cut off by a shrinking database and not written again when it grew would otherwise come back with old content.
+#[test]
+fn pages_that_were_cut_off_do_not_come_back() {
+    let file = |txid, commit, pages: &[u32]| {
+        let pages = pages.iter().map(|&n| (n, page(512, u64::from(n) ^ txid, 3))).collect();
+        Sample { header: header(512, commit, txid, txid), pages }.encode()
+    };
+    let (three, one) = (file(5, 3, &[1, 2, 3]), file(6, 1, &[1]));
+    let whole = merged(&[three.clone(), one.clone(), file(7, 3, &[2, 3])]).unwrap();
+    assert!(decode(&whole).unwrap().pages[&3] == page(512, 3 ^ 7, 3));
+    let error = merged(&[three, one, file(7, 3, &[2])]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "invalid LTX input: page 3 was cut off and did not come back when the database grew"
+    );
+}
+
 /// Damage in a page that the merge would drop is found all the same.
 #[test]
 fn damage_in_a_superseded_page_is_found() {
@@ -93,5 +110,7 @@ fn damage_in_a_superseded_page_is_found() {
         |min| Sample { header: header(512, 1, min, min), pages: [(1, page(512, min, 16))].into() }.encode();
     let (mut old, new) = (file(5), file(6));
     old[300] ^= 1;
-    assert_eq!(merged(&[old, new]).unwrap_err().kind(), ErrorKind::Corrupt);
+    let error = merged(&[old, new]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(error.to_string(), "read `0000000000000005-0000000000000005.ltx`");
 }
