@@ -1,0 +1,384 @@
+//! `litekeep.toml`.
+//!
+//! A setting is looked for in the `[[database]]`, its preset, `[defaults]`, the preset of `[defaults]`, and at last in
+//! the built-in defaults; the first that has it counts.
+
+mod backup;
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::conflicts::{self, Placed};
+use crate::diagnostic::Error;
+use crate::node::{self, Entry, Node, Value, entry};
+use crate::pattern::Pattern;
+use crate::reader::{Dialect, Reader};
+use crate::settings::{Config, DatabaseConfig, Input, Log, LogFormat, LogLevel, Metrics, Preset, Source};
+use crate::units;
+
+const ROOT_KEYS: [&str; 4] = ["database", "defaults", "metrics", "log"];
+/// What `[defaults]` has, and each `[[database]]` too.
+const SETTING_KEYS: [&str; 12] = [
+    "preset",
+    "any_second",
+    "keep",
+    "snapshot_every",
+    "upload_interval",
+    "wal_limit",
+    "spool_limit",
+    "shutdown_timeout",
+    "verify",
+    "restore_if_missing",
+    "meta_dir",
+    "conditional_writes",
+];
+/// What only a `[[database]]` has.
+const DATABASE_ONLY_KEYS: [&str; 6] = ["path", "dir", "pattern", "recursive", "watch", "backup"];
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+const CENTURY: Duration = Duration::from_secs(100 * 366 * 86_400);
+
+/// Values that are accepted; shorter ones would only burn requests, longer ones are slips.
+const WINDOW: (Duration, Duration) = (Duration::ZERO, CENTURY);
+const KEEP: (Duration, Duration) = (SECOND, CENTURY);
+const SNAPSHOT: (Duration, Duration) = (SECOND, CENTURY);
+const VERIFY: (Duration, Duration) = (SECOND, CENTURY);
+const SHUTDOWN: (Duration, Duration) = (Duration::ZERO, DAY);
+pub(crate) const UPLOAD: (Duration, Duration) = (Duration::from_millis(1), DAY);
+const LEAST_WAL: u64 = 1 << 20;
+const LEAST_SPOOL: u64 = 1 << 20;
+
+pub(crate) fn read(input: &Input<'_>) -> Result<Config, Error> {
+    let mut reader = Reader::new(input, Dialect::Litekeep);
+    let mut config = Config {
+        databases: Vec::new(),
+        metrics: None,
+        log: Log::default(),
+        exec: None,
+        warnings: Vec::new(),
+    };
+    if let Some(root) = node::parse_toml(input.text, &mut reader.report) {
+        config.databases = reader.root(&root, &mut config.metrics, &mut config.log);
+    }
+    config.warnings = reader.report.finish()?;
+    Ok(config)
+}
+
+/// One layer of settings, each with its place.
+#[derive(Default)]
+struct Settings {
+    any_second: Option<Placeable<Duration>>,
+    keep: Option<Placeable<Option<Duration>>>,
+    snapshot_every: Option<Duration>,
+    upload_interval: Option<Duration>,
+    wal_limit: Option<u64>,
+    spool_limit: Option<u64>,
+    shutdown_timeout: Option<Duration>,
+    verify_every: Option<Option<Duration>>,
+    restore_if_missing: Option<bool>,
+    meta_dir: Option<PathBuf>,
+    conditional_writes: Option<crate::ConditionalWrites>,
+}
+
+#[derive(Clone)]
+struct Placeable<T> {
+    value: T,
+    span: Range<usize>,
+}
+
+impl Settings {
+    fn preset(preset: Preset, span: &Range<usize>) -> Self {
+        match preset {
+            Preset::Small => Self {
+                upload_interval: Some(60 * SECOND),
+                keep: Some(Placeable { value: Some(14 * DAY), span: span.clone() }),
+                snapshot_every: Some(DAY),
+                verify_every: Some(Some(7 * DAY)),
+                ..Self::default()
+            },
+        }
+    }
+
+    fn or(self, below: &Self) -> Self {
+        Self {
+            any_second: self.any_second.or_else(|| below.any_second.clone()),
+            keep: self.keep.or_else(|| below.keep.clone()),
+            snapshot_every: self.snapshot_every.or(below.snapshot_every),
+            upload_interval: self.upload_interval.or(below.upload_interval),
+            wal_limit: self.wal_limit.or(below.wal_limit),
+            spool_limit: self.spool_limit.or(below.spool_limit),
+            shutdown_timeout: self.shutdown_timeout.or(below.shutdown_timeout),
+            verify_every: self.verify_every.or(below.verify_every),
+            restore_if_missing: self.restore_if_missing.or(below.restore_if_missing),
+            meta_dir: self.meta_dir.or_else(|| below.meta_dir.clone()),
+            conditional_writes: self.conditional_writes.or(below.conditional_writes),
+        }
+    }
+}
+
+impl Reader<'_> {
+    fn root(&mut self, root: &[Entry], metrics: &mut Option<Metrics>, log: &mut Log) -> Vec<DatabaseConfig> {
+        self.check_keys(root, "litekeep.toml", &ROOT_KEYS, misplaced_at_root);
+        let defaults = match entry(root, "defaults").and_then(|found| self.table(found)) {
+            Some(entries) => {
+                self.check_keys(entries, "[defaults]", &SETTING_KEYS, |key| {
+                    DATABASE_ONLY_KEYS
+                        .contains(&key)
+                        .then(|| format!("`{key}` belongs to one database: write it in its [[database]]"))
+                        .or_else(|| litestream_name(key))
+                });
+                self.settings(entries)
+            }
+            None => Settings::default(),
+        };
+        if let Some(entries) = entry(root, "metrics").and_then(|found| self.table(found)) {
+            self.check_keys(entries, "[metrics]", &["addr"], |_| None);
+            let addr = entry(entries, "addr").and_then(|found| self.listen_address(found));
+            *metrics = addr.map(|addr| Metrics { addr });
+        }
+        if let Some(entries) = entry(root, "log").and_then(|found| self.table(found)) {
+            *log = self.log(entries);
+        }
+        let mut databases = Vec::new();
+        for node in self.database_tables(root) {
+            if let Value::Table(entries) = &node.value {
+                databases.extend(self.database(entries, &node.span, &defaults));
+            }
+        }
+        conflicts::check(&databases, &mut self.report);
+        databases.into_iter().map(|placed| placed.config).collect()
+    }
+
+    fn database_tables<'n>(&mut self, root: &'n [Entry]) -> Vec<&'n Node> {
+        let Some(found) = entry(root, "database") else {
+            self.report.warn(&(0..0), "there is no [[database]], so there is nothing to back up");
+            return Vec::new();
+        };
+        match &found.node.value {
+            Value::Array(nodes) => {
+                for node in nodes.iter().filter(|node| !matches!(node.value, Value::Table(_))) {
+                    self.report
+                        .error(&node.span, "a database is a table: write [[database]] and its keys below it");
+                }
+                nodes.iter().collect()
+            }
+            _ => {
+                let message = "databases are a list: write [[database]], with two brackets on each side";
+                self.report.error(&found.key_span, message);
+                Vec::new()
+            }
+        }
+    }
+
+    fn database(&mut self, entries: &[Entry], span: &Range<usize>, defaults: &Settings) -> Option<Placed> {
+        let known: Vec<&str> = DATABASE_ONLY_KEYS.iter().chain(&SETTING_KEYS).copied().collect();
+        self.check_keys(entries, "[[database]]", &known, |key| {
+            backup::KEYS
+                .contains(&key)
+                .then(|| {
+                    format!(
+                        "`{key}` belongs to a destination: write backup = {{ url = \"...\", {key} = ... }}"
+                    )
+                })
+                .or_else(|| litestream_name(key))
+        });
+        let source = self.source(entries, span);
+        let settings = self.settings(entries).or(defaults);
+        let destinations = match entry(entries, "backup") {
+            Some(found) => self.destinations(found, settings.conditional_writes),
+            None => {
+                let message = "this database has no `backup`: add backup = \"file:///var/backups/app\" or a URL such as s3://bucket/path";
+                self.report.error(span, message);
+                Vec::new()
+            }
+        };
+        let (source, source_span) = source?;
+        let mut config = DatabaseConfig::new(source);
+        self.apply(&mut config, settings);
+        let (destinations, destination_spans) = destinations.into_iter().unzip();
+        config.destinations = destinations;
+        Some(Placed { config, source_span, destination_spans })
+    }
+
+    fn source(&mut self, entries: &[Entry], span: &Range<usize>) -> Option<(Source, Range<usize>)> {
+        let folder_keys = ["pattern", "recursive", "watch"];
+        match (entry(entries, "path"), entry(entries, "dir")) {
+            (Some(path), None) => {
+                for found in folder_keys.iter().filter_map(|key| entry(entries, key)) {
+                    let message = format!("`{}` goes with `dir`, but this database has a `path`", found.key);
+                    self.report.error(&found.key_span, message);
+                }
+                Some((Source::File(self.path(path)?), path.node.span.clone()))
+            }
+            (None, Some(dir)) => {
+                let path = self.path(dir);
+                let Some(pattern) = entry(entries, "pattern") else {
+                    let message =
+                        "`dir` needs a `pattern` that says which files are databases: add pattern = \"*.db\"";
+                    self.report.error(&dir.key_span, message);
+                    return None;
+                };
+                let pattern = self.pattern(pattern);
+                let recursive = entry(entries, "recursive").map_or(Some(false), |found| self.boolean(found));
+                let watch = entry(entries, "watch").map_or(Some(true), |found| self.boolean(found));
+                let source =
+                    Source::Folder { dir: path?, pattern: pattern?, recursive: recursive?, watch: watch? };
+                Some((source, dir.node.span.clone()))
+            }
+            (Some(_), Some(dir)) => {
+                let message = "a database has a `path` or a `dir`, not both: use a second [[database]]";
+                self.report.error(&dir.key_span, message);
+                None
+            }
+            (None, None) => {
+                let message = "this database has no `path`: add path = \"app.db\", or dir = \"...\" and pattern = \"*.db\" for a folder of databases";
+                self.report.error(span, message);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn pattern(&mut self, found: &Entry) -> Option<Pattern> {
+        let text = self.text(found)?;
+        match Pattern::parse(&text) {
+            Ok(pattern) => Some(pattern),
+            Err(cause) => {
+                self.refuse(found, format!("`{text}` is not a pattern: {cause}"));
+                None
+            }
+        }
+    }
+
+    /// The settings of one table, over its own preset.
+    fn settings(&mut self, entries: &[Entry]) -> Settings {
+        let get = |key: &str| entry(entries, key);
+        let preset = match get("preset") {
+            Some(found) => match self.one_of(found, &[("small", Preset::Small)]) {
+                Some(preset) => Settings::preset(preset, &found.node.span),
+                None => Settings::default(),
+            },
+            None => Settings::default(),
+        };
+        let own = Settings {
+            any_second: get("any_second").and_then(|found| {
+                let value = self.duration(found, "24h", WINDOW)?;
+                Some(Placeable { value, span: found.node.span.clone() })
+            }),
+            keep: get("keep").and_then(|found| {
+                let value = self.keep(found)?;
+                Some(Placeable { value, span: found.node.span.clone() })
+            }),
+            snapshot_every: get("snapshot_every").and_then(|found| self.duration(found, "24h", SNAPSHOT)),
+            upload_interval: get("upload_interval").and_then(|found| self.duration(found, "1s", UPLOAD)),
+            wal_limit: get("wal_limit").and_then(|found| self.size(found, "64MiB", LEAST_WAL)),
+            spool_limit: get("spool_limit").and_then(|found| self.size(found, "1GiB", LEAST_SPOOL)),
+            shutdown_timeout: get("shutdown_timeout").and_then(|found| self.duration(found, "30s", SHUTDOWN)),
+            verify_every: get("verify").and_then(|found| self.verify(found)),
+            restore_if_missing: get("restore_if_missing").and_then(|found| self.boolean(found)),
+            meta_dir: get("meta_dir").and_then(|found| self.path(found)),
+            conditional_writes: get("conditional_writes").and_then(|found| self.conditional_writes(found)),
+        };
+        own.or(&preset)
+    }
+
+    fn keep(&mut self, found: &Entry) -> Option<Option<Duration>> {
+        match &found.node.value {
+            Value::String(text) if text == "forever" => Some(None),
+            _ => self.duration(found, "30d", KEEP).map(Some),
+        }
+    }
+
+    fn verify(&mut self, found: &Entry) -> Option<Option<Duration>> {
+        match &found.node.value {
+            Value::Bool(false) => Some(None),
+            Value::Table(entries) => {
+                self.check_keys(entries, "`verify`", &["every"], |_| None);
+                match entry(entries, "every") {
+                    Some(every) => self.duration(every, "24h", VERIFY).map(Some),
+                    None => {
+                        self.refuse(found, "it needs `every`: write verify = { every = \"24h\" }");
+                        None
+                    }
+                }
+            }
+            _ => {
+                let message = "write verify = { every = \"24h\" }, or verify = false for never";
+                self.refuse(found, message);
+                None
+            }
+        }
+    }
+
+    fn apply(&mut self, config: &mut DatabaseConfig, settings: Settings) {
+        let keep = settings.keep.as_ref().map_or(config.keep, |keep| keep.value);
+        match (settings.any_second, keep) {
+            (Some(window), Some(keep)) if window.value > keep => {
+                let (window_text, keep) =
+                    (units::format_duration(window.value), units::format_duration(keep));
+                let message = format!(
+                    "`any_second` ({window_text}) cannot be longer than `keep` ({keep}): what is deleted cannot be restored"
+                );
+                self.report.error(&window.span, message);
+            }
+            (Some(window), _) => config.any_second = window.value,
+            (None, Some(keep)) => config.any_second = config.any_second.min(keep),
+            (None, None) => {}
+        }
+        config.keep = keep;
+        config.snapshot_every = settings.snapshot_every.unwrap_or(config.snapshot_every);
+        config.upload_interval = settings.upload_interval;
+        config.wal_limit = settings.wal_limit.unwrap_or(config.wal_limit);
+        config.spool_limit = settings.spool_limit.unwrap_or(config.spool_limit);
+        config.shutdown_timeout = settings.shutdown_timeout.unwrap_or(config.shutdown_timeout);
+        config.verify_every = settings.verify_every.unwrap_or(config.verify_every);
+        config.restore_if_missing = settings.restore_if_missing.unwrap_or(config.restore_if_missing);
+        config.meta_dir = settings.meta_dir;
+    }
+
+    fn log(&mut self, entries: &[Entry]) -> Log {
+        self.check_keys(entries, "[log]", &["level", "format"], |_| None);
+        let level = entry(entries, "level").and_then(|found| self.log_level(found));
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        let format = entry(entries, "format").and_then(|found| self.one_of(found, &formats));
+        Log { level: level.unwrap_or_default(), format: format.unwrap_or_default() }
+    }
+
+    pub(crate) fn log_level(&mut self, found: &Entry) -> Option<LogLevel> {
+        let levels = [LogLevel::Trace, LogLevel::Debug, LogLevel::Info, LogLevel::Warn, LogLevel::Error];
+        self.one_of(found, &levels.map(|level| (level.as_str(), level)))
+    }
+}
+
+/// Advice for a key at the root that belongs into a table.
+fn misplaced_at_root(key: &str) -> Option<String> {
+    if DATABASE_ONLY_KEYS.contains(&key) {
+        return Some(format!("`{key}` belongs to a database: write it below [[database]]"));
+    }
+    if SETTING_KEYS.contains(&key) {
+        return Some(format!("write `{key}` below [defaults] for all databases, or below one [[database]]"));
+    }
+    match key {
+        "databases" | "dbs" | "db" => Some("write [[database]] for each database".into()),
+        "addr" => Some("write `addr` below [metrics]".into()),
+        "level" | "format" => Some(format!("write `{key}` below [log]")),
+        _ => None,
+    }
+}
+
+/// What a key of `litestream.yml` is called here.
+fn litestream_name(key: &str) -> Option<String> {
+    let ours = match key.replace('-', "_").as_str() {
+        "replica" | "replicas" | "destination" | "destinations" | "url" => "backup",
+        "sync_interval" => "upload_interval",
+        "retention" => "keep",
+        "snapshot" | "snapshot_interval" => "snapshot_every",
+        "validation" | "validation_interval" | "verify_every" => "verify = { every = \"24h\" }",
+        "meta_path" => "meta_dir",
+        "shutdown_sync_timeout" => "shutdown_timeout",
+        "restore_if_db_not_exists" => "restore_if_missing",
+        _ => return None,
+    };
+    Some(format!("here it is `{ours}`"))
+}

@@ -1,0 +1,333 @@
+//! What a configuration file comes to, whichever format it was written in.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::diagnostic::{Error, Warning};
+use crate::pattern::Pattern;
+use crate::secret::Secret;
+use crate::store_url::StoreUrl;
+
+/// One configuration file and the caller's ways to look things up.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// Where the file is: shown in messages, and its folder is what relative paths in it start from.
+    pub path: &'a Path,
+    /// The file's content.
+    pub text: &'a str,
+    /// The value of an environment variable.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// The content of a file named by `${file:/path}`, or why it cannot be read.
+    pub read_file: &'a dyn Fn(&Path) -> Result<String, String>,
+}
+
+/// A whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The databases, in the order of the file.
+    pub databases: Vec<DatabaseConfig>,
+    /// Where Prometheus metrics are served, if anywhere.
+    pub metrics: Option<Metrics>,
+    /// How to log.
+    pub log: Log,
+    /// The command to run beside the replication (Litestream's `exec`).
+    pub exec: Option<String>,
+    /// What works otherwise than the file's author may think; to be shown at start.
+    pub warnings: Vec<Warning>,
+}
+
+impl Config {
+    /// Reads a `litekeep.toml`.
+    ///
+    /// # Errors
+    /// Every mistake of the file, with its place.
+    pub fn from_toml(input: &Input<'_>) -> Result<Self, Error> {
+        crate::litekeep_toml::read(input)
+    }
+
+    /// Reads a `litestream.yml` of Litestream 0.3 or 0.5. Settings that have an equivalent are mapped, settings that
+    /// have no effect here give a warning, and what would change what is stored (encryption) is refused.
+    ///
+    /// # Errors
+    /// Every mistake of the file, with its place.
+    pub fn from_litestream_yaml(input: &Input<'_>) -> Result<Self, Error> {
+        crate::litestream_yaml::read(input)
+    }
+}
+
+/// One `[[database]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DatabaseConfig {
+    /// Which file or files.
+    pub source: Source,
+    /// Where to; at least one. For [`Source::Folder`] each database has its own place below it ([`StoreUrl::join`]).
+    pub destinations: Vec<Destination>,
+    /// Where litekeep keeps its own state; `None`: `.NAME-litekeep` beside the database. For [`Source::Folder`] it is the root
+    /// below which each database's own folder stands at its path relative to `dir`.
+    pub meta_dir: Option<PathBuf>,
+    /// Any second within this window can be restored. Never longer than `keep`.
+    pub any_second: Duration,
+    /// How long snapshots and compactions are kept; `None`: for ever.
+    pub keep: Option<Duration>,
+    /// How often a snapshot is made.
+    pub snapshot_every: Duration,
+    /// At most one upload per interval; `None`: the destination's own default ([`Destination::default_upload_interval`]).
+    pub upload_interval: Option<Duration>,
+    /// The size of the WAL, in bytes, at which it is reset.
+    pub wal_limit: u64,
+    /// How much, in bytes, is kept locally while the destination cannot be reached.
+    pub spool_limit: u64,
+    /// How long a shutdown waits for its last upload to be confirmed.
+    pub shutdown_timeout: Duration,
+    /// How often a restore is proven; `None`: only when asked.
+    pub verify_every: Option<Duration>,
+    /// Whether a database file that does not exist at start is restored from its backup.
+    pub restore_if_missing: bool,
+}
+
+impl DatabaseConfig {
+    /// A database with the documented defaults and no destination yet.
+    pub fn new(source: Source) -> Self {
+        let defaults = Defaults::default();
+        Self {
+            source,
+            destinations: Vec::new(),
+            meta_dir: None,
+            any_second: defaults.any_second,
+            keep: defaults.keep,
+            snapshot_every: defaults.snapshot_every,
+            upload_interval: None,
+            wal_limit: defaults.wal_limit,
+            spool_limit: defaults.spool_limit,
+            shutdown_timeout: defaults.shutdown_timeout,
+            verify_every: None,
+            restore_if_missing: false,
+        }
+    }
+
+    /// The upload interval that holds for one of the destinations: the destination's own, the database's, or the
+    /// default of its kind of store.
+    pub fn upload_interval_for(&self, destination: &Destination) -> Duration {
+        destination
+            .upload_interval
+            .or(self.upload_interval)
+            .unwrap_or_else(|| destination.default_upload_interval())
+    }
+}
+
+/// The defaults of a `[[database]]`.
+struct Defaults {
+    any_second: Duration,
+    keep: Option<Duration>,
+    snapshot_every: Duration,
+    wal_limit: u64,
+    spool_limit: u64,
+    shutdown_timeout: Duration,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            any_second: Duration::from_secs(24 * 3600),
+            keep: Some(Duration::from_secs(30 * 86_400)),
+            snapshot_every: Duration::from_secs(24 * 3600),
+            wal_limit: 64 << 20,
+            spool_limit: 1 << 30,
+            shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The database file, or the folder of database files.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// One database.
+    File(PathBuf),
+    /// Every database in a folder.
+    Folder {
+        /// The folder.
+        dir: PathBuf,
+        /// Which names in it are databases.
+        pattern: Pattern,
+        /// Whether its subfolders are searched too.
+        recursive: bool,
+        /// Whether databases that appear later are taken up.
+        watch: bool,
+    },
+}
+
+impl Source {
+    /// Whether the file at `path` belongs to this source, judged by its name only.
+    pub fn covers(&self, path: &Path) -> bool {
+        match self {
+            Source::File(own) => own == path,
+            Source::Folder { dir, pattern, recursive, .. } => {
+                let Ok(relative) = path.strip_prefix(dir) else { return false };
+                let name = relative.file_name().and_then(|name| name.to_str());
+                (*recursive || relative.components().count() == 1)
+                    && name.is_some_and(|name| pattern.matches(name))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::File(path) => write!(f, "{}", path.display()),
+            Source::Folder { dir, pattern, .. } => write!(f, "{}", dir.join(pattern.to_string()).display()),
+        }
+    }
+}
+
+/// One place that a database is backed up to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Destination {
+    /// Where.
+    pub url: StoreUrl,
+    /// Who we are there.
+    pub credentials: Credentials,
+    /// A PEM file with the certificate authorities to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Whether puts may rely on the store's conditional writes.
+    pub conditional_writes: ConditionalWrites,
+    /// Overrides the database's `upload_interval`.
+    pub upload_interval: Option<Duration>,
+}
+
+impl Destination {
+    /// A destination with the credentials that its environment provides.
+    pub fn new(url: StoreUrl) -> Self {
+        Self {
+            url,
+            credentials: Credentials::Ambient,
+            ca_file: None,
+            conditional_writes: ConditionalWrites::Auto,
+            upload_interval: None,
+        }
+    }
+
+    /// The destination of one database of a folder: the same store, `relative` below the path.
+    ///
+    /// # Errors
+    /// When `relative` is not a plain relative path, or not UTF-8 while the store's names are.
+    pub fn join(&self, relative: &Path) -> Result<Self, Error> {
+        Ok(Self { url: self.url.join(relative)?, ..self.clone() })
+    }
+
+    /// 10 ms for folders; 1 s elsewhere, where each upload costs a request.
+    pub fn default_upload_interval(&self) -> Duration {
+        match self.url {
+            StoreUrl::File { .. } => Duration::from_millis(10),
+            _ => Duration::from_secs(1),
+        }
+    }
+}
+
+/// Who we are at a store. Passwords that belong to a URL ([`StoreUrl::Sftp`], [`StoreUrl::WebDav`]) stay there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// What the environment provides: variables, instance roles, workload identity, ssh-agent.
+    Ambient,
+    /// S3 and compatibles.
+    S3 {
+        /// The access key's id.
+        access_key_id: Secret,
+        /// The access key.
+        secret_access_key: Secret,
+        /// The token of temporary credentials.
+        session_token: Option<Secret>,
+    },
+    /// An Azure storage account's key.
+    AzureKey(Secret),
+    /// An Azure shared access signature.
+    AzureSas(Secret),
+    /// A Google service account's key file.
+    GoogleFile(PathBuf),
+    /// SFTP by key.
+    Ssh {
+        /// The private key; `None`: ssh-agent and the default keys.
+        key_file: Option<PathBuf>,
+        /// The server's public key, as in `known_hosts` without the name; `None`: `known_hosts` decides.
+        host_key: Option<String>,
+    },
+}
+
+/// Whether puts may rely on the store's conditional writes (put-if-absent), which fence off a second writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionalWrites {
+    /// Used when the store turns out to honour them.
+    Auto,
+    /// Never used: the backup is labelled `unfenced`.
+    Off,
+}
+
+/// Sets of values for a kind of application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// For a small application: below $0.50 a month at the list prices of S3 Standard in us-east-1 ($0.005 per 1,000 PUTs,
+    /// $0.0004 per 1,000 GETs, $0.023 per GB and month), even if it writes around the clock:
+    ///
+    /// - `upload_interval = "60s"`: at most 43,200 PUTs a month, $0.22. After a pause the first commit still goes out at once.
+    /// - compaction every five minutes: at most 8,640 PUTs and their reads, $0.06.
+    /// - `keep = "14d"`, `snapshot_every = "24h"`: a 100 MB database gives 14 snapshots of about 50 MB, $0.02.
+    /// - `verify = { every = "7d" }`: four restores a month of 50 MB each; outside the store's region 200 MB of traffic, $0.02.
+    Small,
+}
+
+/// Where Prometheus metrics are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// The address to listen on.
+    pub addr: SocketAddr,
+}
+
+/// How to log (to standard error).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Log {
+    /// The least important level that is shown.
+    pub level: LogLevel,
+    /// The form of each line.
+    pub format: LogFormat,
+}
+
+/// Log levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LogLevel {
+    /// Everything.
+    Trace,
+    /// What a developer needs.
+    Debug,
+    /// What an operator may want to read.
+    #[default]
+    Info,
+    /// What should be looked at.
+    Warn,
+    /// What has failed.
+    Error,
+}
+
+impl LogLevel {
+    /// The level's name: `trace`, `debug`, `info`, `warn` or `error`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogLevel::Trace => "trace",
+            LogLevel::Debug => "debug",
+            LogLevel::Info => "info",
+            LogLevel::Warn => "warn",
+            LogLevel::Error => "error",
+        }
+    }
+}
+
+/// Forms of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
