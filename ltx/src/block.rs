@@ -136,8 +136,8 @@ fn parse_frame(page_size: PageSize, pgno: Pgno, bytes: &[u8]) -> Result<Parsed, 
 }
 
 impl Block {
-    /// The LZ4 block in the bytes that this was parsed from, which can stand in another file as it is; `None` for the frame
-    /// encoding.
+    /// The LZ4 block in the bytes that this was parsed from, which can stand in another file as it is; `None` for
+    /// the frame encoding.
     pub(crate) fn lz4_block<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         (self.header_len == BLOCK_HEADER_LEN).then(|| &bytes[BLOCK_HEADER_LEN..self.len])
     }

@@ -120,8 +120,8 @@ pub fn decode_page(page_size: PageSize, bytes: &[u8], page: &mut [u8]) -> Result
     }
 }
 
-/// Verifies a file that was decoded in pieces: `header` its first 100 bytes, `parts` all its pieces in order, `tail` everything
-/// after the blocks ([`PageIndex::tail_range`]).
+/// Verifies a file that was decoded in pieces: `header` its first 100 bytes, `parts` all its pieces in order,
+/// `tail` everything after the blocks ([`PageIndex::tail_range`]).
 ///
 /// # Errors
 /// [`Error::Corrupt`] and [`Error::Checksum`] where the file is not the one that was written.

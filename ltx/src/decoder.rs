@@ -1,7 +1,7 @@
 //! Reads an LTX file front to back, in memory that does not grow with the file.
 //!
-//! - Pages are handed out before the file's end has been seen. Only [`Decoder::next_page`] returning `None` says that the file is
-//!   whole: index, trailer and checksum were right, and nothing followed.
+//! - Pages are handed out before the file's end has been seen. Only [`Decoder::next_page`] returning `None` says
+//!   that the file is whole: index, trailer and checksum were right, and nothing followed.
 //! - After an error the decoder returns errors only: a damaged file never looks like a short one.
 //! - No input makes it panic, or allocate more than a constant amount.
 
@@ -73,7 +73,8 @@ impl<R: Read> Decoder<R> {
     /// Decodes the next page into `page`, which has the header's page size; `None` at the end of a verified file.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] and [`Error::Checksum`] for a damaged file, [`Error::Invalid`] where `page` has another size.
+    /// [`Error::Corrupt`] and [`Error::Checksum`] for a damaged file, [`Error::Invalid`] where `page` has another
+    /// size.
     pub fn next_page(&mut self, page: &mut [u8]) -> Result<Option<Pgno>, Error> {
         match self.state {
             State::Verified(_) => return Ok(None),

@@ -26,8 +26,8 @@ pub struct Header {
     pub max_txid: Txid,
     /// When the last commit was first seen, in milliseconds since 1970.
     pub timestamp_ms: i64,
-    /// Byte offset in the WAL of the first frame that went into this file; 32 or more in files of one transaction. Zero
-    /// only where WAL size and salt are zero too.
+    /// Byte offset in the WAL of the first frame that went into this file; 32 or more in files of one transaction.
+    /// Zero only where WAL size and salt are zero too.
     pub wal_offset: u64,
     /// Bytes of WAL that went into this file.
     pub wal_size: u64,

@@ -7,8 +7,9 @@
 //!   trailer, 16 bytes
 //! ```
 //!
-//! An index that was accepted is consistent: blocks follow one another without a gap from the header to the index. Whether
-//! they hold what was written is for the file checksum to say ([`crate::verify_parts`], [`crate::Decoder`]).
+//! An index that was accepted is consistent: blocks follow one another without a gap from the header to the index.
+//! Whether they hold what was written is for the file checksum to say ([`crate::verify_parts`],
+//! [`crate::Decoder`]).
 
 use std::ops::Range;
 
@@ -134,7 +135,7 @@ impl PageIndex {
 
 /// `entries` with their terminator, at byte `offset` of the file.
 fn parse_entries(entries: &[u8], offset: u64, blocks_end: u64) -> Result<(Vec<u32>, Vec<u64>), Error> {
-    // An entry takes three bytes at the very least, so a forged index cannot ask for more than four times its size.
+    // An entry takes three bytes at the very least, so a forged index gets a few times its own size.
     let mut pgnos = Vec::with_capacity(entries.len() / 8);
     let mut offsets = Vec::with_capacity(entries.len() / 8 + 1);
     offsets.push(Header::LEN as u64);
@@ -194,8 +195,8 @@ fn take_uvarint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// The index that the pages seen so far call for, as length and CRC: compares with the one in the file without holding
-/// either.
+/// The index that the pages seen so far call for, as length and CRC: compares with the one in the file without
+/// holding either.
 #[derive(Debug)]
 pub(crate) struct ExpectedIndex {
     len: u64,

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! - [`Encoder`] writes a file, [`Decoder`] reads one front to back; both need little memory.
-//! - [`PageIndex`] finds single pages, and cuts a file into pieces to decode at once ([`decode_chunk`], [`verify_parts`]).
+//! - [`PageIndex`] finds single pages, and cuts a file into pieces to decode at once ([`decode_chunk`],
+//!   [`verify_parts`]).
 //! - [`merge`] compacts consecutive files into one.
 
 mod block;

@@ -1,7 +1,7 @@
 //! Compaction: many consecutive files become one with the same effect.
 //!
-//! The output gets its trailer only after every input was verified to its end, so a damaged input never becomes a sound output.
-//! On error the output so far is useless and can be dropped; the inputs are only read.
+//! The output gets its trailer only after every input was verified to its end, so a damaged input never becomes a
+//! sound output. On error the output so far is useless and can be dropped; the inputs are only read.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,13 +11,14 @@ use crate::{Decoder, Encoded, Encoder, Error, FileName, Header, Pgno};
 
 /// Merges `inputs`, in order of transactions, into one file.
 ///
-/// Of each page the newest version is kept; pages beyond the end of the last input's database are dropped. The output covers
-/// the first input's min TXID to the last one's max TXID, and has the last one's commit, timestamp, WAL position and node.
+/// Of each page the newest version is kept; pages beyond the end of the last input's database are dropped. The
+/// output covers the first input's min TXID to the last one's max TXID, and has the last one's commit, timestamp,
+/// WAL position and node.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the inputs do not follow one another, differ in page size, or are none, and where the database
-/// grew again after shrinking but a file lacks pages by which it grew; [`Error::InFile`] with the error of a
-/// [`Decoder`]; the errors of [`Encoder`].
+/// [`Error::Invalid`] where the inputs do not follow one another, differ in page size, or are none, and where the
+/// database grew again after shrinking but a file lacks pages by which it grew; [`Error::InFile`] with the error of
+/// a [`Decoder`]; the errors of [`Encoder`].
 pub fn merge<R: Read, W: Write>(mut inputs: Vec<Decoder<R>>, out: W) -> Result<Encoded<W>, Error> {
     let header = merged_header(&inputs)?;
     let survive = surviving(&inputs);

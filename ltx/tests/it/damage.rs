@@ -11,8 +11,8 @@ fn small() -> Sample {
     Sample { header: header(512, 5, 3, 4), pages }
 }
 
-/// LZ4 can spell the same page in more than one way (a copy from further back in a run of equal bytes), and the checksum
-/// covers the page, not its spelling. So a flipped bit is an error or changes nothing that was stored.
+/// LZ4 can spell the same page in more than one way (a copy from further back in a run of equal bytes), and the
+/// checksum covers the page, not its spelling. So a flipped bit is an error or changes nothing that was stored.
 #[test]
 fn every_flipped_bit_is_found_or_harmless() {
     let sample = small();
@@ -71,7 +71,8 @@ fn errors_are_final() {
     assert!(decoder.trailer().is_none());
 }
 
-/// Files of the specification's default kind carry database checksums; they are read, their checksums are not looked at.
+/// Files of the specification's default kind carry database checksums; they are read, their checksums are not
+/// looked at.
 #[test]
 fn files_with_database_checksums_are_read() {
     let sample = small();

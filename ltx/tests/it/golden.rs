@@ -1,6 +1,7 @@
 //! Files that Litestream wrote, in both of its page encodings; `tests/golden/README.md` says how they were made.
 //!
-//! To try the codec against a whole replica: `LTX_CORPUS=<a level's folder> cargo test -p litekeep-ltx -- --ignored corpus`.
+//! To try the codec against a whole replica: `LTX_CORPUS=<a level's folder> cargo test -p litekeep-ltx -- --ignored
+//! corpus`.
 
 use std::path::{Path, PathBuf};
 

@@ -86,7 +86,8 @@ fn inputs_that_do_not_follow_one_another_are_refused() {
     merged(&[file(512, 5, 6), file(512, 7, 7)]).unwrap();
 }
 
-/// A page cut off by a shrinking database and not written again when it grew would otherwise come back with old content.
+/// A page cut off by a shrinking database and not written again when it grew would otherwise come back with old
+/// content.
 #[test]
 fn pages_that_were_cut_off_do_not_come_back() {
     let file = |txid, commit, pages: &[u32]| {
