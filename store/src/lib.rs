@@ -1,1 +1,27 @@
-//! See Cargo.toml's description.
+//! The log in object storage: put, list, read, compaction, retention and restore plans.
+//!
+//! LTX files are the truth; nothing here keeps a second record of what the log holds. [`Store`] moves bytes, [`plan`]
+//! decides over a listing ([`Log`]) without any I/O, [`Store::compact`] executes a merge. No SQLite here.
+
+mod compact;
+mod counters;
+mod error;
+pub mod folder;
+mod http;
+mod log;
+pub mod plan;
+pub mod price;
+mod record;
+mod store;
+mod stream;
+mod target;
+mod upload;
+
+pub use counters::{Counters, Counts, Request};
+pub use error::{Error, ErrorKind, Origin, Result};
+pub use log::{FileRef, Layout, Log, SNAPSHOT_LEVEL, Times};
+pub use record::RecordRef;
+pub use store::{Conditional, Put, Store};
+pub use stream::StreamWriter;
+pub use target::{Azure, Gcs, S3, Secret, Target};
+pub use upload::Upload;

@@ -1,0 +1,244 @@
+//! What can go wrong with the log in the store, by what the caller must do.
+
+use std::fmt;
+
+use litekeep_ltx::{Txid, WriterId};
+
+/// This crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the caller must do about an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The store does not answer, refuses, or lacks what was asked for: try again later.
+    Unavailable,
+    /// Another writer owns this place: stop writing.
+    Fenced,
+    /// Bytes in the store are not what they must be.
+    Corrupt,
+    /// The request or its settings cannot work: change them.
+    Invalid,
+    /// A promise of this crate was broken.
+    Internal,
+}
+
+/// A failure of the store or of a plan over it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store gave no usable answer.
+    #[error("{action}: {cause}")]
+    Unavailable {
+        /// What was tried, as a verb phrase with the place.
+        action: String,
+        /// What the store or the network said.
+        cause: String,
+    },
+    /// The store answered that it will not let us.
+    #[error("{action}: access denied: {cause} (check the keys and what they may do: put, get, list, delete)")]
+    Denied {
+        /// What was tried, as a verb phrase with the place.
+        action: String,
+        /// What the store said.
+        cause: String,
+    },
+    /// The object is not there.
+    #[error("{action}: there is no such object or bucket")]
+    Missing {
+        /// What was tried, as a verb phrase with the place.
+        action: String,
+    },
+    /// Another writer put different bytes under the name that we wanted.
+    #[error(
+        "write `{place}`: it is there already, from {theirs}, and differs from ours, {ours}: another replicator writes \
+         to this place (stop one of the two, or give each its own path)"
+    )]
+    Fenced {
+        /// The object's key.
+        place: String,
+        /// What we wanted to put.
+        ours: Box<Origin>,
+        /// What stands there.
+        theirs: Box<Origin>,
+    },
+    /// Another writer put other bytes under a record's name that we wanted.
+    #[error("write `{place}`: another writer was first")]
+    Taken {
+        /// The record's key.
+        place: String,
+    },
+    /// The store's bytes are damaged or are no LTX file.
+    #[error("{action}: {cause}")]
+    Corrupt {
+        /// What was tried, as a verb phrase with the place.
+        action: String,
+        /// What is wrong with the bytes.
+        cause: String,
+    },
+    /// A setting or an argument cannot work.
+    #[error("{action}: {cause}")]
+    Invalid {
+        /// What was tried, as a verb phrase with the place.
+        action: String,
+        /// What is wrong and what would be right.
+        cause: String,
+    },
+    /// There is nothing to restore from.
+    #[error("plan a restore: the log is empty")]
+    Empty,
+    /// The transaction asked for is not in the log.
+    #[error("plan a restore to {wanted}: the log ends at {last}")]
+    BeyondEnd {
+        /// The transaction asked for.
+        wanted: Txid,
+        /// The last one in the log.
+        last: Txid,
+    },
+    /// Transactions are missing between what can be restored and what was asked for.
+    #[error(
+        "plan a restore to {wanted}: transactions {first_missing} to {last_missing} are missing from the log; {}",
+        nearest_phrase(*.nearest)
+    )]
+    Hole {
+        /// The transaction asked for.
+        wanted: Txid,
+        /// The first transaction that no usable file holds.
+        first_missing: Txid,
+        /// The last one before the log goes on.
+        last_missing: Txid,
+        /// The greatest transaction before the hole that can be restored.
+        nearest: Option<Txid>,
+    },
+    /// The transaction was merged with its neighbours and cannot be told apart from them any more.
+    #[error(
+        "plan a restore to {wanted}: compaction merged it with its neighbours; {}; the next one after it is {after}",
+        nearest_phrase(*.before)
+    )]
+    Merged {
+        /// The transaction asked for.
+        wanted: Txid,
+        /// The greatest restorable transaction before it.
+        before: Option<Txid>,
+        /// The smallest restorable transaction after it.
+        after: Txid,
+    },
+    /// A promise of this crate was broken.
+    #[error("{action}: {cause}")]
+    Internal {
+        /// What was tried, as a verb phrase with the place.
+        action: String,
+        /// What was found instead of what must hold.
+        cause: String,
+    },
+}
+
+fn nearest_phrase(nearest: Option<Txid>) -> String {
+    match nearest {
+        Some(txid) => format!("the nearest intact transaction before it is {txid}"),
+        None => "no transaction before it can be restored".to_owned(),
+    }
+}
+
+impl Error {
+    /// What the caller must do.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Unavailable { .. } | Error::Denied { .. } | Error::Missing { .. } => {
+                ErrorKind::Unavailable
+            }
+            Error::Fenced { .. } | Error::Taken { .. } => ErrorKind::Fenced,
+            Error::Corrupt { .. } | Error::Hole { .. } => ErrorKind::Corrupt,
+            Error::Invalid { .. } | Error::Empty | Error::BeyondEnd { .. } | Error::Merged { .. } => {
+                ErrorKind::Invalid
+            }
+            Error::Internal { .. } => ErrorKind::Internal,
+        }
+    }
+
+    /// Whether the object was absent: after a listing, compaction has replaced it and a new listing helps.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Error::Missing { .. })
+    }
+
+    /// An object store's error, with what was tried.
+    pub(crate) fn from_store(action: impl Into<String>, error: object_store::Error) -> Error {
+        use object_store::Error as E;
+        let action = action.into();
+        match error {
+            E::NotFound { .. } => Error::Missing { action },
+            E::PermissionDenied { source, .. } | E::Unauthenticated { source, .. } => {
+                Error::Denied { action, cause: source.to_string() }
+            }
+            E::InvalidPath { source } => Error::Invalid { action, cause: source.to_string() },
+            E::NotSupported { source } => Error::Invalid { action, cause: source.to_string() },
+            e @ (E::NotImplemented { .. } | E::UnknownConfigurationKey { .. }) => {
+                Error::Invalid { action, cause: e.to_string() }
+            }
+            E::JoinError { source } => Error::Internal { action, cause: source.to_string() },
+            E::Generic { source, .. } => Error::Unavailable { action, cause: causes(source.as_ref()) },
+            e => Error::Unavailable { action, cause: causes(&e) },
+        }
+    }
+}
+
+/// An error with its sources, each said once.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = inner.source();
+    }
+    text
+}
+
+/// Who wrote an LTX file and what it claims to hold, as far as its bytes tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A readable header.
+    File {
+        /// The run of the replicator that wrote it; 0 for Litestream.
+        node: WriterId,
+        /// First transaction.
+        min: Txid,
+        /// Last transaction.
+        max: Txid,
+        /// Milliseconds since the epoch.
+        timestamp_ms: i64,
+    },
+    /// Not an LTX file.
+    Unreadable {
+        /// How long the object is.
+        bytes: u64,
+    },
+}
+
+impl Origin {
+    pub(crate) fn of(bytes: &[u8]) -> Origin {
+        match litekeep_ltx::Header::parse(bytes) {
+            Ok(h) => {
+                Origin::File { node: h.node, min: h.min_txid, max: h.max_txid, timestamp_ms: h.timestamp_ms }
+            }
+            Err(_) => Origin::Unreadable { bytes: bytes.len() as u64 },
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::File { node, min, max, timestamp_ms } => {
+                write!(f, "writer {node} (transactions {min} to {max}, ")?;
+                match jiff::Timestamp::from_millisecond(*timestamp_ms) {
+                    Ok(time) => write!(f, "{time})"),
+                    Err(_) => write!(f, "{timestamp_ms} ms)"),
+                }
+            }
+            Origin::Unreadable { bytes } => write!(f, "an object of {bytes} bytes that is no LTX file"),
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! Where a log stands, and how to reach it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
+
+use crate::error::{Error, Result};
+use crate::folder::Folder;
+use crate::http::ExclusiveCompletion;
+use crate::log::Layout;
+
+/// A place for logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A folder of this machine.
+    Folder(PathBuf),
+    /// Amazon S3 or a compatible store.
+    S3(S3),
+    /// Google Cloud Storage.
+    Gcs(Gcs),
+    /// Azure Blob Storage.
+    Azure(Azure),
+    /// Any other address, for builds with the adapter that knows its scheme.
+    Other {
+        /// `scheme://host/path`.
+        url: String,
+        /// The adapter's own options.
+        options: Vec<(String, String)>,
+    },
+}
+
+/// A value that messages and logs must not show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(value: impl Into<String>) -> Secret {
+        Secret(value.into())
+    }
+
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// A bucket of S3 or of a compatible store. Without keys those of the environment (`AWS_*`), of a web identity, of the
+/// container or of the instance are used, in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct S3 {
+    /// The bucket.
+    pub bucket: String,
+    /// Prefix of all keys, may be empty.
+    pub path: String,
+    /// `https://host[:port]`, also `http://`; `None` is Amazon.
+    pub endpoint: Option<String>,
+    /// `None`: the environment's, else `us-east-1`.
+    pub region: Option<String>,
+    /// The bucket stands in the path and not in the host name. `None`: with an endpoint yes, else no.
+    pub path_style: Option<bool>,
+    /// Access key id.
+    pub access_key_id: Option<String>,
+    /// Secret access key.
+    pub secret_access_key: Option<Secret>,
+    /// Session token of temporary keys.
+    pub session_token: Option<Secret>,
+    /// Certificates (PEM) to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Accept any certificate.
+    pub skip_verify: bool,
+}
+
+/// A bucket of Google Cloud Storage. Without a file the default credentials of the environment are used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gcs {
+    /// The bucket.
+    pub bucket: String,
+    /// Prefix of all keys, may be empty.
+    pub path: String,
+    /// Service account or application default credentials (JSON).
+    pub credentials_file: Option<PathBuf>,
+    /// Another address than Google's, for emulators; requests are then not signed unless a file is given.
+    pub endpoint: Option<String>,
+    /// Certificates (PEM) to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A container of Azure Blob Storage. Without a key the environment's (`AZURE_*`) or the machine's identity is used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Azure {
+    /// The storage account.
+    pub account: String,
+    /// The container.
+    pub container: String,
+    /// Prefix of all keys, may be empty.
+    pub path: String,
+    /// The account's key.
+    pub account_key: Option<Secret>,
+    /// A shared access signature, as a query string.
+    pub sas_token: Option<Secret>,
+    /// Another address than Azure's.
+    pub endpoint: Option<String>,
+    /// Certificates (PEM) to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// How the timestamp of a file of the log is kept on the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stamp {
+    /// The file's modification time.
+    Modified,
+    /// Metadata of this name, RFC 3339 with nanoseconds.
+    Metadata(&'static str),
+}
+
+impl Stamp {
+    pub(crate) const LITESTREAM: Stamp = Stamp::Metadata("litestream-timestamp");
+    /// Azure's metadata names are C# identifiers, without hyphens.
+    const LITESTREAM_AZURE: Stamp = Stamp::Metadata("litestreamtimestamp");
+}
+
+/// An opened place.
+pub(crate) struct Opened {
+    pub(crate) objects: Arc<dyn ObjectStore>,
+    pub(crate) folder: Option<Folder>,
+    pub(crate) layout: Layout,
+    pub(crate) stamp: Stamp,
+    /// How messages name the place, without its path.
+    pub(crate) name: String,
+    pub(crate) path: String,
+    pub(crate) bulk_delete: bool,
+}
+
+impl Target {
+    pub(crate) fn open(&self) -> Result<Opened> {
+        match self {
+            Target::Folder(path) => {
+                let folder = Folder::new(path);
+                Ok(Opened {
+                    objects: Arc::new(folder.clone()),
+                    folder: Some(folder),
+                    layout: Layout::Ltx,
+                    stamp: Stamp::Modified,
+                    name: path.display().to_string(),
+                    path: String::new(),
+                    bulk_delete: false,
+                })
+            }
+            Target::S3(s3) => s3.open(),
+            Target::Gcs(gcs) => gcs.open(),
+            Target::Azure(azure) => azure.open(),
+            Target::Other { url, options } => open_other(url, options),
+        }
+    }
+}
+
+impl S3 {
+    fn open(&self) -> Result<Opened> {
+        let action = || format!("open bucket `{}`", self.bucket);
+        let path_style = self.path_style.unwrap_or(self.endpoint.is_some());
+        let options =
+            client_options(self.ca_file.as_ref())?.with_allow_invalid_certificates(self.skip_verify);
+        let mut builder = AmazonS3Builder::from_env()
+            .with_bucket_name(&self.bucket)
+            .with_virtual_hosted_style_request(!path_style)
+            .with_client_options(options)
+            .with_retry(retries())
+            .with_http_connector(ExclusiveCompletion::default())
+            // Signing reads every byte once more; TLS and the file's own checksum already guard the body.
+            .with_unsigned_payload(self.endpoint.as_ref().is_none_or(|e| e.starts_with("https://")));
+        if let Some(endpoint) = &self.endpoint {
+            let endpoint = endpoint.trim_end_matches('/');
+            // The crate wants the bucket in the host name of a virtual-hosted endpoint to be there already.
+            let endpoint =
+                if path_style { endpoint.to_owned() } else { with_bucket_host(endpoint, &self.bucket) };
+            builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
+        }
+        if let Some(region) = &self.region {
+            builder = builder.with_region(region);
+        }
+        if let Some(id) = &self.access_key_id {
+            builder = builder.with_access_key_id(id);
+        }
+        if let Some(secret) = &self.secret_access_key {
+            builder = builder.with_secret_access_key(secret.expose());
+        }
+        if let Some(token) = &self.session_token {
+            builder = builder.with_token(token.expose());
+        }
+        let objects = builder.build().map_err(|e| Error::from_store(action(), e))?;
+        Ok(Opened {
+            objects: Arc::new(objects),
+            folder: None,
+            layout: Layout::Flat,
+            stamp: Stamp::LITESTREAM,
+            name: format!("s3://{}", self.bucket),
+            path: self.path.clone(),
+            bulk_delete: true,
+        })
+    }
+}
+
+fn with_bucket_host(endpoint: &str, bucket: &str) -> String {
+    match endpoint.split_once("://") {
+        Some((scheme, host)) if !host.starts_with(&format!("{bucket}.")) => {
+            format!("{scheme}://{bucket}.{host}")
+        }
+        _ => endpoint.to_owned(),
+    }
+}
+
+impl Gcs {
+    fn open(&self) -> Result<Opened> {
+        let action = || format!("open Google bucket `{}`", self.bucket);
+        let mut options = client_options(self.ca_file.as_ref())?;
+        let mut builder =
+            GoogleCloudStorageBuilder::from_env().with_bucket_name(&self.bucket).with_retry(retries());
+        if let Some(file) = &self.credentials_file {
+            builder = builder.with_application_credentials(file.display().to_string());
+        }
+        if let Some(endpoint) = &self.endpoint {
+            options = options.with_allow_http(endpoint.starts_with("http://"));
+            builder = builder
+                .with_base_url(endpoint.trim_end_matches('/'))
+                .with_skip_signature(self.credentials_file.is_none());
+        }
+        let objects =
+            builder.with_client_options(options).build().map_err(|e| Error::from_store(action(), e))?;
+        Ok(Opened {
+            objects: Arc::new(objects),
+            folder: None,
+            layout: Layout::Ltx,
+            stamp: Stamp::LITESTREAM,
+            name: format!("gs://{}", self.bucket),
+            path: self.path.clone(),
+            bulk_delete: false,
+        })
+    }
+}
+
+impl Azure {
+    fn open(&self) -> Result<Opened> {
+        let action = || format!("open Azure container `{}` of account `{}`", self.container, self.account);
+        let mut builder = MicrosoftAzureBuilder::from_env()
+            .with_account(&self.account)
+            .with_container_name(&self.container)
+            .with_client_options(client_options(self.ca_file.as_ref())?)
+            .with_retry(retries());
+        if let Some(key) = &self.account_key {
+            builder = builder.with_access_key(key.expose());
+        }
+        if let Some(token) = &self.sas_token {
+            let pairs = token.expose().trim_start_matches('?').split('&').filter_map(|p| p.split_once('='));
+            let pairs: Vec<_> = pairs.map(|(k, v)| (k.to_owned(), percent_decoded(v))).collect();
+            builder = builder.with_sas_authorization(pairs);
+        }
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder
+                .with_allow_http(endpoint.starts_with("http://"))
+                .with_endpoint(endpoint.trim_end_matches('/').to_owned());
+        }
+        let objects = builder.build().map_err(|e| Error::from_store(action(), e))?;
+        Ok(Opened {
+            objects: Arc::new(objects),
+            folder: None,
+            layout: Layout::Ltx,
+            stamp: Stamp::LITESTREAM_AZURE,
+            name: format!("abs://{}@{}", self.account, self.container),
+            path: self.path.clone(),
+            bulk_delete: true,
+        })
+    }
+}
+
+/// The values of a query string as they were before they were put into it; the client encodes them again.
+fn percent_decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let pair = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten();
+        match pair.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                decoded.push(byte);
+                at += 3;
+            }
+            None => {
+                decoded.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+fn open_other(url: &str, _options: &[(String, String)]) -> Result<Opened> {
+    Err(Error::Invalid {
+        action: format!("open `{url}`"),
+        cause: "no such kind of store (known: a folder, s3, gs, abs)".to_owned(),
+    })
+}
+
+/// Few and short: what is worth retrying longer belongs to the caller, who knows what else there is to do.
+fn retries() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(2),
+            base: 2.0,
+        },
+        max_retries: 2,
+        retry_timeout: Duration::from_secs(20),
+    }
+}
+
+/// Bounds one request. A part of 8 MiB gets through in this time at 50 KB/s; small puts have a shorter limit of their own.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(180);
+
+fn client_options(ca_file: Option<&PathBuf>) -> Result<ClientOptions> {
+    // One TLS implementation in the whole program. Whoever installed another one first keeps it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut options = ClientOptions::new()
+        .with_timeout(REQUEST_TIMEOUT)
+        .with_connect_timeout(Duration::from_secs(10))
+        // Shorter than the 20 s after which common stores close an idle connection under a request.
+        .with_pool_idle_timeout(Duration::from_secs(15));
+    if let Some(file) = ca_file {
+        let action = || format!("read the certificates of `{}`", file.display());
+        let invalid = |cause: String| Error::Invalid { action: action(), cause };
+        let pem = std::fs::read(file).map_err(|e| invalid(e.to_string()))?;
+        let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| invalid(e.to_string()))?;
+        if certificates.is_empty() {
+            return Err(invalid("there is no PEM certificate in it".to_owned()));
+        }
+        for certificate in certificates {
+            options = options.with_root_certificate(certificate);
+        }
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_do_not_show() {
+        let s3 = S3 { secret_access_key: Some(Secret::new("hunter2")), ..S3::default() };
+        assert!(!format!("{:?}", Target::S3(s3)).contains("hunter2"));
+    }
+
+    #[test]
+    fn virtual_hosts_name_the_bucket_once() {
+        assert_eq!(with_bucket_host("https://s3.example", "b"), "https://b.s3.example");
+        assert_eq!(with_bucket_host("https://b.s3.example", "b"), "https://b.s3.example");
+    }
+
+    #[test]
+    fn signatures_are_decoded() {
+        assert_eq!(percent_decoded("a%2Bb%3D%zz"), "a+b=%zz");
+    }
+}
