@@ -95,7 +95,7 @@ impl fmt::Display for Diagnostic {
 }
 
 fn render_all(diagnostics: &[Diagnostic]) -> String {
-    diagnostics.iter().map(Diagnostic::to_string).collect::<Vec<_>>().join("\n")
+    diagnostics.iter().map(Diagnostic::to_string).collect::<Vec<_>>().join("\n\n")
 }
 
 /// Collects the diagnostics of one file while it is read.
@@ -204,11 +204,18 @@ fn mask_values(chars: &mut [char]) {
         while at < chars.len() && is_word(chars[at]) {
             at += 1;
         }
-        let word: String = chars[start..at].iter().collect::<String>().replace('-', "_");
-        if SECRET_KEYS.contains(&word.as_str()) {
+        let word = chars[start..at].iter().collect::<String>().to_ascii_lowercase().replace('-', "_");
+        if names_a_secret(&word) {
             at = mask_value_after(chars, at);
         }
     }
+}
+
+/// Whether the key is secret or may have been meant as one: the message about `secret_acess_key` must not show its
+/// value either.
+fn names_a_secret(word: &str) -> bool {
+    ["secret", "passw", "token", "_key"].iter().any(|part| word.contains(part))
+        || SECRET_KEYS.iter().any(|key| strsim::normalized_damerau_levenshtein(word, key) > 0.7)
 }
 
 /// Masks the value behind `key =`, `key:` or `"key":` and returns where it ends.
@@ -282,7 +289,10 @@ mod tests {
             ("password: ${SFTP_PASSWORD}", "password: ${SFTP_PASSWORD}"),
             ("url: sftp://me:se@cret@host/x", "url: sftp://me:*******@host/x"),
             ("url = \"s3://bucket/a@b\"", "url = \"s3://bucket/a@b\""),
+            ("secret_acess_key = \"abc\"", "secret_acess_key = \"***\""),
+            ("Pasword: abc", "Pasword: ***"),
             ("passwords are not keys", "passwords are not keys"),
+            ("key_file = \"id\"", "key_file = \"id\""),
         ] {
             assert_eq!(mask_secrets(line), masked);
         }

@@ -284,10 +284,10 @@ impl Reader<'_> {
     }
 
     fn keep(&mut self, found: &Entry) -> Option<Option<Duration>> {
-        match &found.node.value {
-            Value::String(text) if text == "forever" => Some(None),
-            _ => self.duration(found, "30d", KEEP).map(Some),
+        if matches!(found.node.value, Value::String(_)) && self.text(found)? == "forever" {
+            return Some(None);
         }
+        self.duration(found, "30d", KEEP).map(Some)
     }
 
     fn verify(&mut self, found: &Entry) -> Option<Option<Duration>> {

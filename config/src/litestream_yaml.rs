@@ -4,6 +4,7 @@
 //! a key of neither version is an error. Refused is what would change what is stored or where: encryption, and
 //! stores that we do not write to.
 
+mod indentation;
 mod keys;
 mod replica;
 
@@ -57,6 +58,8 @@ struct Globals {
 
 impl Reader<'_> {
     fn litestream(&mut self, root: &[Entry], config: &mut Config) {
+        let repaired = indentation::repair(root, &mut self.report);
+        let root = repaired.as_deref().unwrap_or(root);
         self.check_litestream_keys(root, "the root", &[keys::ROOT, keys::REPLICA_SETTINGS]);
         if let Some(addr) = entry(root, "addr").and_then(|found| self.listen_address(found)) {
             config.metrics = Some(Metrics { addr });

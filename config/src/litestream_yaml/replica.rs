@@ -7,8 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::node::{Entry, Node, Value, entry};
-use crate::reader::{Dialect, Reader};
-use crate::secret::Secret;
+use crate::reader::Reader;
 use crate::settings::{Credentials, Destination};
 use crate::store_url::{
     AzureUrl, GcsUrl, S3Url, SftpUrl, StoreUrl, WebDavUrl, host_and_port, normal_endpoint, object_path,
@@ -314,7 +313,6 @@ impl Reader<'_> {
     }
 
     fn replica_credentials(&mut self, scope: &Scope<'_>, url: &StoreUrl) -> Credentials {
-        debug_assert!(self.dialect == Dialect::Litestream);
         let in_file = match url {
             StoreUrl::S3(_) => {
                 self.s3_credentials([scope.get("access-key-id"), scope.get("secret-access-key"), None])
@@ -323,30 +321,9 @@ impl Reader<'_> {
             StoreUrl::Sftp(_) => self.ssh_credentials(scope.get("key-path"), scope.get("host-key")),
             StoreUrl::File { .. } | StoreUrl::Gcs(_) | StoreUrl::WebDav(_) => Credentials::Ambient,
         };
-        match (in_file, url) {
-            (Credentials::Ambient, StoreUrl::S3(_)) => self.s3_from_environment(),
-            (Credentials::Ambient, StoreUrl::Azure(_)) => match self.variable("LITESTREAM_AZURE_ACCOUNT_KEY")
-            {
-                Some(key) => Credentials::AzureKey(key),
-                None => Credentials::Ambient,
-            },
-            (credentials, _) => credentials,
+        match in_file {
+            Credentials::Ambient => Credentials::from_litestream_variables(url, self.input.env),
+            given => given,
         }
-    }
-
-    fn s3_from_environment(&self) -> Credentials {
-        if self.variable("AWS_ACCESS_KEY_ID").is_some() {
-            return Credentials::Ambient;
-        }
-        match (self.variable("LITESTREAM_ACCESS_KEY_ID"), self.variable("LITESTREAM_SECRET_ACCESS_KEY")) {
-            (Some(access_key_id), Some(secret_access_key)) => {
-                Credentials::S3 { access_key_id, secret_access_key, session_token: None }
-            }
-            _ => Credentials::Ambient,
-        }
-    }
-
-    fn variable(&self, name: &str) -> Option<Secret> {
-        (self.input.env)(name).filter(|value| !value.is_empty()).map(Secret::new)
     }
 }

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use litekeep_config::{Config, Credentials, LogFormat, LogLevel, Secret, Source, StoreUrl};
+use litekeep_config::{Config, Credentials, Destination, LogFormat, LogLevel, Secret, Source, StoreUrl};
 use proptest::prelude::*;
 
 use crate::{brief, yaml, yaml_with};
@@ -65,6 +65,25 @@ fn an_articles_file_without_keys() {
     );
     assert_eq!(config.databases[0].destinations[0].credentials, Credentials::Ambient);
     assert!(config.warnings.is_empty());
+}
+
+/// The same file as its page gives it when it is copied as text: the indentation is gone.
+#[test]
+fn an_articles_file_whose_indentation_was_lost() {
+    let text = "dbs:\n- path: /srv/shop/shop.db\nreplicas:\n- type: s3\nbucket: shop-backups\npath: shop.db\nregion: eu-central-1\n";
+    let config = yaml(text).unwrap();
+    let database = &config.databases[0];
+    assert_eq!(database.source, Source::File("/srv/shop/shop.db".into()));
+    assert_eq!(database.destinations[0].url.to_string(), "s3://shop-backups/shop.db?region=eu-central-1");
+    assert_eq!(
+        warnings(&config),
+        [
+            "`replicas` stands at the root, as if its indentation had been lost: it is read as the replica of the only database; indent it to the `path` of the database"
+        ]
+    );
+    // With two databases nobody can say whose it is.
+    let error = yaml(&text.replace("replicas:", "- path: /srv/other.db\nreplicas:")).unwrap_err();
+    assert!(brief(&error).iter().any(|message| message.contains("unknown key `replicas`")), "{error}");
 }
 
 #[test]
@@ -229,6 +248,8 @@ fn credentials_of_litestreams_own_variables() {
         Credentials::Ambient,
         "the store's own go first"
     );
+    let named = Destination::parse("s3://b/a", &own).unwrap();
+    assert!(matches!(named.credentials, Credentials::S3 { .. }), "a URL on the command line too");
 }
 
 #[test]
