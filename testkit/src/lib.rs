@@ -3,9 +3,19 @@
 //!
 //! Everything is synchronous to its user and brings its own threads, so it serves tests with and without a runtime.
 
+pub mod bank;
+pub mod clock;
+pub mod contents;
 pub mod fault_proxy;
+pub mod litestream;
+pub mod process;
+pub mod programs;
 pub mod s3_server;
 mod serving;
 
+pub use bank::Bank;
+pub use contents::Digest;
 pub use fault_proxy::FaultProxy;
+pub use litestream::Litestream;
+pub use process::Process;
 pub use s3_server::{S3Options, S3Server};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use litekeep_testkit::{FaultProxy, S3Options, S3Server};
+use litekeep_testkit::{FaultProxy, S3Options, S3Server, bank};
 
 #[derive(Parser)]
 #[command(about = "Test helpers as processes")]
@@ -44,6 +44,13 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Write into a database what can be checked later; acknowledges each commit with `n OP MONOTONIC-NS UNIX-NS`.
+    Bank(bank::Options),
+    /// Check that a database is a state that a bank was in; prints what it holds.
+    BankCheck {
+        /// The database.
+        db: PathBuf,
+    },
 }
 
 fn main() -> Result<()> {
@@ -53,6 +60,8 @@ fn main() -> Result<()> {
             ready(&server.address().to_string())?;
             server.run_forever();
         }
+        Command::Bank(options) => bank::run(&options)?,
+        Command::BankCheck { db } => writeln!(std::io::stdout(), "{:?}", bank::check(&db)?)?,
         Command::FaultProxy { upstream, port, control, seed } => {
             let proxy = FaultProxy::start_on(port, upstream, seed)?;
             let address = proxy.address();

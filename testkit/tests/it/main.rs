@@ -1,4 +1,7 @@
 //! The helpers themselves, each against what it claims to do.
 
+mod bank;
+mod contents;
+mod litestream;
 mod proxy;
 mod s3;
