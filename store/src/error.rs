@@ -175,7 +175,18 @@ impl Error {
                 Error::Invalid { action, cause: e.to_string() }
             }
             E::JoinError { source } => Error::Internal { action, cause: source.to_string() },
-            E::Generic { source, .. } => Error::Unavailable { action, cause: causes(source.as_ref()) },
+            E::Generic { source, .. } => {
+                // A refused listing comes without a type of its own; only the text has the status.
+                let cause = causes(source.as_ref());
+                let status = |code: &str| cause.contains(&format!("status code: {code}"));
+                if status("401") || status("403") {
+                    Error::Denied { action, cause }
+                } else if status("404") {
+                    Error::Missing { action }
+                } else {
+                    Error::Unavailable { action, cause }
+                }
+            }
             e => Error::Unavailable { action, cause: causes(&e) },
         }
     }

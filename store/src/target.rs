@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
@@ -178,6 +178,7 @@ impl S3 {
             .with_virtual_hosted_style_request(!path_style)
             .with_client_options(options)
             .with_retry(retries())
+            .with_conditional_put(S3ConditionalPut::ETagMatch)
             .with_http_connector(ExclusiveCompletion::default())
             // Signing reads every byte once more; TLS and the file's own checksum already guard the body.
             .with_unsigned_payload(self.endpoint.as_ref().is_none_or(|e| e.starts_with("https://")));

@@ -148,7 +148,7 @@ impl Upload {
     }
 
     /// Whether the file that stands there is ours: header, size and trailer, with the checksum of all bytes, agree.
-    async fn compare(&self) -> Result<Put> {
+    async fn compare(&mut self) -> Result<Put> {
         let Some(size) = self.store.head_key(&self.key).await? else {
             return Err(Error::Missing { action: format!("read `{}`", self.store.place_of(&self.key)) });
         };

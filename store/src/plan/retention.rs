@@ -1,11 +1,10 @@
 //! Which files may go.
 //!
 //! Why deleting them is safe:
-//! - A point is *expired* for a horizon when the point after it is no younger than the horizon: then it is the answer
-//!   to no instant since.
-//! - A file goes for one of a higher level only when that file's *last* point is expired, so with all points between:
-//!   a chain to any younger point leads through the higher file. Level 0 goes for level 1 at once: both end within one
-//!   second.
+//! - A point is the answer to the instants from its time until that of the point after it.
+//! - A file goes for one of a higher level only when that file's *last* point, which stays, is at or before the horizon
+//!   of `any_second`: then the points between answer to no instant since, and a chain to any younger point leads
+//!   through the higher file. Level 0 goes for level 1 at once: both end within one second.
 //! - Of the bases at or before the horizon of `keep` the newest stays; nothing that ends before it is needed by any
 //!   younger point.
 //!
@@ -26,10 +25,8 @@ pub fn retention(log: &Log, times: &Times, now_ms: i64, policy: &Policy) -> Vec<
     let keep = now_ms.saturating_sub(millis(policy.keep.max(policy.any_second)));
 
     let newest_l0 = log.newest_l0().map(|f| f.name);
-    let oldest_base = log
-        .files()
-        .filter(|f| f.is_base() && points.time(f.max()).is_some_and(|time| time <= keep))
-        .max_by_key(|f| (f.max(), f.level));
+    let oldest_base =
+        log.files().filter(|f| f.is_base() && points.ended(f.max(), keep)).max_by_key(|f| (f.max(), f.level));
     let seconds = Cover::new(log.level(1));
     let covers: Vec<(u8, Cover<'_>)> =
         (2..SNAPSHOT_LEVEL).map(|level| (level, Cover::new(log.level(level)))).collect();
@@ -42,7 +39,7 @@ pub fn retention(log: &Log, times: &Times, now_ms: i64, policy: &Policy) -> Vec<
         in_second
             || covers.iter().any(|(level, cover)| {
                 *level > file.level
-                    && cover.of(file).is_some_and(|wider| points.expired(wider.max(), any_second))
+                    && cover.of(file).is_some_and(|wider| points.ended(wider.max(), any_second))
             })
     };
     let before_base =
@@ -78,11 +75,12 @@ impl Points {
         Points { times: points }
     }
 
-    fn time(&self, point: Txid) -> Option<i64> {
-        self.times.get(&point).copied()
+    /// The point is at or before the horizon.
+    fn ended(&self, point: Txid, horizon_ms: i64) -> bool {
+        self.times.get(&point).is_some_and(|time| *time <= horizon_ms)
     }
 
-    /// The point after it is at or before the horizon.
+    /// The point after it is at or before the horizon: it answers to no instant since.
     fn expired(&self, point: Txid, horizon_ms: i64) -> bool {
         self.times.range(point.next()..).next().is_some_and(|(_, time)| *time <= horizon_ms)
     }

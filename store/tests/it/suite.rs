@@ -1,0 +1,167 @@
+//! Goal: every kind of store keeps the same promises. Method: one suite, run on each.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use litekeep_store::{Conditional, ErrorKind, Layout, Put, Store, Target};
+use object_store::memory::InMemory;
+
+use crate::files::{Database, name};
+use crate::s3::Server;
+
+#[tokio::test]
+async fn a_folder_keeps_the_promises() {
+    let dir = tempfile::tempdir().unwrap();
+    run_all(&Store::open(&Target::Folder(dir.path().join("not/yet/there"))).unwrap()).await;
+}
+
+#[tokio::test]
+async fn memory_keeps_the_promises() {
+    for layout in [Layout::Flat, Layout::Ltx] {
+        run_all(&Store::from_object_store(Arc::new(InMemory::new()), "some/where", layout).unwrap()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_keeps_the_promises() {
+    let server = Server::start();
+    run_all(&server.store("some/where")).await;
+}
+
+async fn run_all(store: &Store) {
+    files_are_put_once(&store.join("once").unwrap()).await;
+    files_are_listed_and_read(&store.join("read").unwrap()).await;
+    uploads_of_any_size(&store.join("upload").unwrap()).await;
+    records_stand_beside(&store.join("records").unwrap()).await;
+    of_racing_writers_one_wins(&store.join("race").unwrap()).await;
+    assert_eq!(store.probe().await.unwrap(), Conditional::Honoured);
+}
+
+async fn files_are_put_once(store: &Store) {
+    let (name, ours) = Database::new(1).commit(3, 5, 1_000);
+    let (_, theirs) = Database::new(2).commit(3, 5, 2_000);
+    assert_eq!(store.put(0, name, ours.clone(), 1_000).await.unwrap(), Put::Written);
+    assert_eq!(store.put(0, name, ours.clone(), 1_000).await.unwrap(), Put::AlreadyThere);
+    let error = store.put(0, name, theirs, 2_000).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+    let message = error.to_string();
+    assert!(message.contains("writer 0000000000000007"), "{message}");
+    assert!(
+        message.contains("1970-01-01T00:00:01Z") && message.contains("1970-01-01T00:00:02Z"),
+        "{message}"
+    );
+    let file = store.list().await.unwrap().level(0)[0].clone();
+    assert_eq!(store.get(&file).await.unwrap(), ours);
+}
+
+async fn files_are_listed_and_read(store: &Store) {
+    assert!(store.list().await.unwrap().is_empty());
+    let mut database = Database::new(3);
+    let mut bodies = Vec::new();
+    for i in 0..3 {
+        let timestamp_ms = 1_700_000_000_123 + i * 1000;
+        let (name, bytes) = database.commit(10, 20, timestamp_ms);
+        store.put(0, name, bytes.clone(), timestamp_ms).await.unwrap();
+        bodies.push(bytes);
+    }
+    let (name, snapshot) = database.snapshot(1_700_000_005_000);
+    store.put(9, name, snapshot.clone(), 1_700_000_005_000).await.unwrap();
+
+    let log = store.list().await.unwrap();
+    assert_eq!((log.level(0).len(), log.level(9).len(), log.files().count()), (3, 1, 4));
+    assert!(log.strays.is_empty(), "{:?}", log.strays);
+    assert_eq!(log.last(), Some(name.max));
+    for (i, (file, body)) in log.level(0).iter().zip(&bodies).enumerate() {
+        assert_eq!(file.size, body.len() as u64);
+        assert_eq!(store.get(file).await.unwrap(), body);
+        assert_eq!(store.get_range(file, 50..99).await.unwrap(), body.slice(50..99));
+        let streamed: Vec<Bytes> = store.get_stream(file).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(streamed.concat(), body.as_ref());
+        assert_eq!(store.header(file).await.unwrap().timestamp_ms, 1_700_000_000_123 + i as i64 * 1000);
+        assert_eq!(store.time_of(file).await.unwrap(), 1_700_000_000_123 + i as i64 * 1000);
+    }
+    let gone = log.level(0)[..2].to_vec();
+    store.delete(gone.clone()).await.unwrap();
+    store.delete(gone.clone()).await.unwrap();
+    let left = store.list().await.unwrap();
+    assert_eq!(left.files().count(), 2);
+    assert!(store.get(&gone[0]).await.unwrap_err().is_missing());
+}
+
+async fn uploads_of_any_size(store: &Store) {
+    const MIB: usize = 1 << 20;
+    for (serial, size) in [0, 1, 100, 8 * MIB, 8 * MIB + 1, 21 * MIB + 17].into_iter().enumerate() {
+        let mut bytes = vec![0; size];
+        fastrand::Rng::with_seed(size as u64).fill(&mut bytes);
+        let bytes = Bytes::from(bytes);
+        let name = name(1, serial as u64 + 1);
+        for expected in [Put::Written, Put::AlreadyThere] {
+            let mut upload = store.put_stream(9, name, 5_000);
+            for piece in bytes.chunks(700_001) {
+                upload.write(bytes.slice_ref(piece)).await.unwrap();
+            }
+            assert_eq!(upload.finish().await.unwrap(), expected, "{size} bytes");
+        }
+        let log = store.list().await.unwrap();
+        let file = log.level(9).iter().find(|f| f.name == name).unwrap();
+        assert_eq!(store.get(file).await.unwrap(), bytes);
+
+        let mut other = bytes.to_vec();
+        other.push(1);
+        let mut upload = store.put_stream(9, name, 5_000);
+        upload.write(other.into()).await.unwrap();
+        assert_eq!(upload.finish().await.unwrap_err().kind(), ErrorKind::Fenced);
+        assert_eq!(store.get(file).await.unwrap(), bytes);
+    }
+    let before = store.list().await.unwrap();
+    let mut upload = store.put_stream(9, name(1, 99), 5_000);
+    upload.write(vec![7; 9 * MIB].into()).await.unwrap();
+    upload.abort().await;
+    drop(upload);
+    assert_eq!(store.list().await.unwrap(), before, "an aborted upload leaves nothing");
+}
+
+async fn records_stand_beside(store: &Store) {
+    assert_eq!(store.get_record("epoch/0001").await.unwrap(), None);
+    assert_eq!(store.put_record("epoch/0001", "a".into(), true).await.unwrap(), Put::Written);
+    assert_eq!(store.put_record("epoch/0001", "a".into(), true).await.unwrap(), Put::AlreadyThere);
+    let taken = store.put_record("epoch/0001", "b".into(), true).await.unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::Fenced);
+    store.put_record("epoch/0002", "c".into(), true).await.unwrap();
+    store.put_record("proof", "d".into(), false).await.unwrap();
+    store.put_record("proof", "e".into(), false).await.unwrap();
+    assert_eq!(store.get_record("proof").await.unwrap(), Some("e".into()));
+    let names =
+        |records: Vec<litekeep_store::RecordRef>| records.into_iter().map(|r| r.name).collect::<Vec<_>>();
+    assert_eq!(names(store.list_records("epoch").await.unwrap()), ["epoch/0001", "epoch/0002"]);
+    assert_eq!(names(store.list_records("").await.unwrap()), ["epoch/0001", "epoch/0002", "proof"]);
+    assert!(store.list().await.unwrap().is_empty(), "records are no files of the log");
+    store.delete_records(&["epoch/0001".into()]).await.unwrap();
+    assert_eq!(names(store.list_records("epoch").await.unwrap()), ["epoch/0002"]);
+}
+
+async fn of_racing_writers_one_wins(store: &Store) {
+    for round in 1..=10 {
+        let puts = (0..12u64).map(|writer| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let bytes = Bytes::from(vec![writer as u8; 5000]);
+                (writer, store.put(0, name(round, round), bytes, 1_000).await)
+            })
+        });
+        let mut winners = Vec::new();
+        for outcome in futures::future::try_join_all(puts).await.unwrap() {
+            match outcome {
+                (writer, Ok(put)) => {
+                    assert_eq!(put, Put::Written);
+                    winners.push(writer);
+                }
+                (_, Err(e)) => assert_eq!(e.kind(), ErrorKind::Fenced, "{e}"),
+            }
+        }
+        assert_eq!(winners.len(), 1, "round {round}");
+        let file = store.list().await.unwrap().level(0)[round as usize - 1].clone();
+        assert_eq!(store.get(&file).await.unwrap(), vec![winners[0] as u8; 5000]);
+    }
+}
