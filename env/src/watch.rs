@@ -108,7 +108,8 @@ impl Watcher {
             // SAFETY: `n` bytes of the buffer were written by the kernel.
             let mut bytes = unsafe { std::slice::from_raw_parts(buf.as_ptr().cast::<u8>(), n as usize) };
             while bytes.len() >= 16 {
-                let word = |i: usize| u32::from_ne_bytes(bytes[4 * i..4 * i + 4].try_into().expect("4 bytes"));
+                let word =
+                    |i: usize| u32::from_ne_bytes(bytes[4 * i..4 * i + 4].try_into().expect("4 bytes"));
                 let (wd, mask, name_len) = (word(0) as i32, word(1), word(3) as usize);
                 let name = bytes[16..16 + name_len].split(|b| *b == 0).next().unwrap_or_default();
                 self.translate(wd, mask, OsStr::from_bytes(name), &mut f);
@@ -160,8 +161,13 @@ mod tests {
         assert!(w.wait(Some(Duration::from_secs(5))).unwrap());
         w.drain(|e| seen.push(e)).unwrap();
         let b = dir.path().join("b");
-        let want =
-            [Event::Appeared(p.clone()), Event::Modified(p.clone()), Event::Vanished(p), Event::Appeared(b.clone()), Event::Vanished(b)];
+        let want = [
+            Event::Appeared(p.clone()),
+            Event::Modified(p.clone()),
+            Event::Vanished(p),
+            Event::Appeared(b.clone()),
+            Event::Vanished(b),
+        ];
         assert_eq!(seen, want);
     }
 }

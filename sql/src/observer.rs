@@ -85,7 +85,8 @@ impl Observer {
     pub fn begin_read(&self) -> Result<Option<Snapshot>, Error> {
         const READ: &str = "begin a read transaction";
         self.connection.execute_batch("BEGIN").map_err(|e| Error::new(READ, e))?;
-        let touch = self.connection.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get::<_, i64>(0));
+        let touch =
+            self.connection.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get::<_, i64>(0));
         match touch {
             Ok(_) => Ok(self.snapshot()),
             Err(e) => {
@@ -129,7 +130,11 @@ impl Observer {
 
     /// Takes the write lock; `false` when a writer is at work.
     pub fn try_lock_writers(&self) -> Result<bool, Error> {
-        match self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| Error::new("take the write lock", e)) {
+        match self
+            .connection
+            .execute_batch("BEGIN IMMEDIATE")
+            .map_err(|e| Error::new("take the write lock", e))
+        {
             Ok(()) => Ok(true),
             Err(e) if e.is_busy() => Ok(false),
             Err(e) => Err(e),

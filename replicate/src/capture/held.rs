@@ -1,0 +1,194 @@
+//! The files of one database, held open, and the lock that keeps the WAL from being reset before it is copied.
+//!
+//! Invariants:
+//! - The descriptors of the database file and of `-shm` are opened once and closed last: closing any descriptor of
+//!   these files drops the POSIX locks that SQLite holds on them in this process.
+//! - A shared lock on the database's SHARED range makes us count as a connection: nobody's close is the last one, so
+//!   nobody deletes the WAL or leaves WAL mode.
+//! - [`Hold::Mark`]: the lock on a read mark `m` of the wal-index. No checkpoint copies frames beyond `m`, and no reset
+//!   of the WAL can happen at all.
+//! - [`Hold::Backfilled`]: the lock of readers that use the database file only. No checkpoint copies anything, so the
+//!   WAL can be reset at most once.
+//!
+//! The locks are open-file-description locks, so they need no SQLite connection and cost nothing while the database is
+//! idle. A crash drops them with the process.
+
+use crate::Error;
+use litekeep_env::lock;
+use litekeep_format::locks::{DMS, READ_LOCKS, SHARED_FIRST, SHARED_SIZE, read_lock};
+use litekeep_format::{DatabaseHeader, WalIndexHeader};
+use litekeep_ltx::Salt;
+use litekeep_sql::{Observer, Snapshot};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What keeps the WAL in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Nothing: it may be reset at any time.
+    Nothing,
+    /// It can be reset once, by the next commit.
+    Backfilled,
+    /// It cannot be reset; the slot of the read mark.
+    Mark(u8),
+}
+
+/// Descriptors and locks of one database.
+#[derive(Debug)]
+pub struct HeldFiles {
+    path: PathBuf,
+    database: File,
+    shm: File,
+    hold: Hold,
+}
+
+/// `app.db` -> `app.db-wal`.
+pub fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+impl HeldFiles {
+    /// Opens the files. The connection must be open on the same path, and must have read once, so that `-shm` exists
+    /// and is valid by SQLite's own rules.
+    pub fn open(path: &Path, _alongside: &Observer) -> Result<HeldFiles, Error> {
+        let database = File::open(path).map_err(Error::file("open", path))?;
+        let shm_path = sibling(path, "-shm");
+        let shm = File::open(&shm_path).map_err(Error::file("open", &shm_path))?;
+        lock::share(&database, SHARED_FIRST, SHARED_SIZE).map_err(Error::file("lock", path))?;
+        lock::share(&shm, DMS, 1).map_err(Error::file("lock", &shm_path))?;
+        Ok(HeldFiles { path: path.to_owned(), database, shm, hold: Hold::Nothing })
+    }
+
+    /// The database's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The database file, for reading pages.
+    pub fn database(&self) -> &File {
+        &self.database
+    }
+
+    /// What is held.
+    pub fn hold(&self) -> Hold {
+        self.hold
+    }
+
+    /// Whether the path still leads to the file that is held.
+    pub fn is_current(&self) -> bool {
+        match (std::fs::metadata(&self.path), self.database.metadata()) {
+            (Ok(a), Ok(b)) => a.ino() == b.ino() && a.dev() == b.dev(),
+            _ => false,
+        }
+    }
+
+    /// The header of the database file.
+    pub fn database_header(&self) -> Result<DatabaseHeader, Error> {
+        let mut bytes = [0; 100];
+        self.database.read_exact_at(&mut bytes, 0).map_err(Error::file("read the header of", &self.path))?;
+        DatabaseHeader::parse(&bytes).map_err(|source| Error::Format {
+            doing: "read the header of",
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// The wal-index as it is now. `None` when it is being rebuilt or was never built.
+    pub fn wal_index(&self) -> Result<Option<WalIndexHeader>, Error> {
+        let mut bytes = [0; WalIndexHeader::LEN];
+        // A writer changes the two copies within nanoseconds; a header that stays torn needs SQLite's recovery.
+        for attempt in 0..50 {
+            let n =
+                self.shm.read_at(&mut bytes, 0).map_err(Error::file("read the wal-index of", &self.path))?;
+            if let Some(header) = WalIndexHeader::parse(&bytes[..n]) {
+                return Ok(Some(header));
+            }
+            if attempt > 10 {
+                std::thread::sleep(Duration::from_micros(20));
+            }
+        }
+        Ok(None)
+    }
+
+    fn lock_slot(&self, slot: usize) -> Result<bool, Error> {
+        lock::share(&self.shm, read_lock(slot), 1).map_err(Error::file("lock the wal-index of", &self.path))
+    }
+
+    fn unlock_slot(&self, slot: usize) -> Result<(), Error> {
+        lock::release(&self.shm, read_lock(slot), 1)
+            .map_err(Error::file("unlock the wal-index of", &self.path))
+    }
+
+    /// Moves the hold to a read mark that protects what the open read transaction of `reader` sees. The new lock is taken
+    /// before the old one is dropped and while the transaction lasts, so the WAL is protected without a gap. `false`:
+    /// nothing changed, because no mark protects that state.
+    pub fn hold_mark(&mut self, snapshot: &Snapshot) -> Result<bool, Error> {
+        let Some(index) = self.wal_index()?.filter(|i| i.salt == snapshot.salt) else { return Ok(false) };
+        // A mark at or below the snapshot protects everything beyond it; the highest blocks checkpoints least.
+        let marks = index.checkpoint.read_marks;
+        let mut slots: Vec<(u32, usize)> = (1..READ_LOCKS)
+            .filter(|&i| marks[i] <= snapshot.max_frame && marks[i] > 0)
+            .map(|i| (marks[i], i))
+            .collect();
+        slots.sort_unstable_by(|a, b| b.cmp(a));
+        let old = self.hold;
+        for (mark, slot) in slots {
+            let had = old == Hold::Mark(slot as u8);
+            if !had && !self.lock_slot(slot)? {
+                continue;
+            }
+            // The slot may have been given another mark, or the WAL reset, before the lock was there.
+            let valid = |i: &WalIndexHeader| i.checkpoint.read_marks[slot] == mark && i.salt == snapshot.salt;
+            if self.wal_index()?.as_ref().is_some_and(valid) {
+                self.hold = Hold::Mark(slot as u8);
+                self.drop_hold(old)?;
+                return Ok(true);
+            }
+            if !had {
+                self.unlock_slot(slot)?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Moves the hold to the lock of readers that use the database file only. `false`: nothing changed, because frames
+    /// are left that a checkpoint has not copied. When it succeeds, every frame of `salt` up to `frames` is in the
+    /// database file and no other frame of that generation exists.
+    pub fn hold_backfilled(&mut self, salt: Salt, frames: u32) -> Result<bool, Error> {
+        let old = self.hold;
+        if old != Hold::Backfilled && !self.lock_slot(0)? {
+            return Ok(false);
+        }
+        let is_that = |i: &WalIndexHeader| {
+            i.salt == salt && i.max_frame == frames && i.checkpoint.backfilled == i.max_frame
+        };
+        if self.wal_index()?.as_ref().is_some_and(is_that) {
+            self.hold = Hold::Backfilled;
+            self.drop_hold(old)?;
+            return Ok(true);
+        }
+        if old != Hold::Backfilled {
+            self.unlock_slot(0)?;
+        }
+        Ok(false)
+    }
+
+    fn drop_hold(&self, old: Hold) -> Result<(), Error> {
+        match old {
+            _ if old == self.hold => Ok(()),
+            Hold::Nothing => Ok(()),
+            Hold::Backfilled => self.unlock_slot(0),
+            Hold::Mark(slot) => self.unlock_slot(slot.into()),
+        }
+    }
+
+    /// Lets the WAL go.
+    pub fn release(&mut self) -> Result<(), Error> {
+        let old = std::mem::replace(&mut self.hold, Hold::Nothing);
+        self.drop_hold(old)
+    }
+}

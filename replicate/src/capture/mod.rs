@@ -1,0 +1,427 @@
+//! One database's WAL becomes level-0 files.
+//!
+//! Invariants:
+//! - Only frames up to `mxFrame` of the wal-index are committed. A commit frame beyond it never happened (a failed fsync
+//!   leaves one), so nothing is taken from the WAL's content alone.
+//! - Every segment starts where the one before ended, or replaces it by a comparison of page checksums. There is no third
+//!   way, so no frame is skipped silently.
+//! - While a [`Hold`] lasts, no frame after the place is overwritten. Should it be lost, the next look notices by salt
+//!   and checksum.
+//!
+//! A crash leaves locks to the kernel and nothing else; [`continuity`] decides at the next start.
+
+pub mod continuity;
+mod held;
+mod pages;
+mod reset;
+pub mod segment;
+mod wal;
+
+pub use continuity::Broken;
+pub use held::{HeldFiles, Hold, sibling};
+pub use pages::Pages;
+pub use reset::Reset;
+pub use segment::{Body, Segment, Stamp};
+pub use wal::{Frames, Place};
+
+use crate::local::{PageSums, Spool};
+use crate::{Error, Kind};
+use litekeep_format::{WalHeader, WalIndexHeader, frame_size};
+use litekeep_ltx::{Checksum, PageSize, Pgno, Salt, page_checksum};
+use litekeep_sql::Observer;
+use std::path::Path;
+use std::time::Duration;
+use wal::{End, Wal};
+
+/// What a look at the WAL found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing new.
+    Nothing,
+    /// Frames of finished commits were read, up to this place.
+    Frames(Place),
+    /// The WAL does not lead on from the last place.
+    Broken(Broken),
+}
+
+/// One database being captured.
+#[derive(Debug)]
+pub struct Capture {
+    /// For reads and checkpoints. Before the files: they must be closed last.
+    observer: Option<Observer>,
+    /// For the write lock, which a connection cannot hold while it checkpoints.
+    locker: Option<Observer>,
+    wal: Option<(Wal, WalHeader)>,
+    files: HeldFiles,
+    page_size: PageSize,
+    place: Option<Place>,
+    page_count: u32,
+    /// The end of the WAL when [`Hold::Backfilled`] was taken: a log that has come this far has everything of the
+    /// generation, so the next one continues it from its first frame.
+    backfilled_at: Option<(Salt, u32)>,
+    /// Frame at which the hold was taken, for deciding when it is worth moving.
+    held_at: u32,
+}
+
+/// How a database was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// In WAL mode.
+    Wal,
+    /// In another journal mode; it was switched.
+    Switched,
+}
+
+impl Capture {
+    /// Attaches to an existing database, switches it to WAL mode where necessary and takes hold of the WAL. What the log
+    /// has of it is not known yet.
+    pub fn attach(path: &Path) -> Result<(Capture, Found), Error> {
+        let observer = Observer::open(path)?;
+        observer.wait_for_locks(Duration::from_secs(5))?;
+        let mut found = Found::Wal;
+        let mode = observer.journal_mode()?;
+        if mode != "wal" {
+            let now = observer.switch_to_wal()?;
+            if now != "wal" {
+                return Err(Error::with_hint(
+                    Kind::Invalid,
+                    format!("`{}` is in journal mode `{mode}` and cannot be switched to WAL", path.display()),
+                    "WAL needs a local file system and an ordinary file; see `litekeep init` for what was found",
+                ));
+            }
+            found = Found::Switched;
+        }
+        observer.begin_read()?;
+        observer.end()?;
+        let files = HeldFiles::open(path, &observer)?;
+        let header = files.database_header()?;
+        let mut capture = Capture {
+            observer: Some(observer),
+            locker: None,
+            wal: None,
+            files,
+            page_size: header.page_size,
+            place: None,
+            page_count: 0,
+            backfilled_at: None,
+            held_at: 0,
+        };
+        capture.renew_hold()?;
+        Ok((capture, found))
+    }
+
+    /// The files.
+    pub fn files(&self) -> &HeldFiles {
+        &self.files
+    }
+
+    /// Page size.
+    pub fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    /// Where the log is.
+    pub fn place(&self) -> Option<Place> {
+        self.place
+    }
+
+    /// Pages of the database at that place.
+    pub fn page_count(&self) -> u32 {
+        self.page_count
+    }
+
+    /// Tells the capture what the log contains.
+    pub fn set_position(&mut self, place: Option<Place>, page_count: u32) {
+        self.place = place;
+        self.page_count = page_count;
+    }
+
+    fn observer(&mut self) -> Result<&Observer, Error> {
+        if self.observer.is_none() {
+            self.observer = Some(Observer::open(self.files.path())?);
+        }
+        Ok(self.observer.as_ref().expect("just opened"))
+    }
+
+    /// The wal-index. When it is not valid, a connection of ours makes SQLite recover it.
+    fn wal_index(&mut self) -> Result<WalIndexHeader, Error> {
+        for _ in 0..3 {
+            if let Some(index) = self.files.wal_index()? {
+                return Ok(index);
+            }
+            let observer = self.observer()?;
+            observer.wait_for_locks(Duration::from_secs(5))?;
+            observer.begin_read()?;
+            observer.end()?;
+        }
+        let path = self.files.path().display();
+        Err(Error::new(Kind::Unavailable, format!("the wal-index of `{path}` stays invalid")))
+    }
+
+    /// The WAL with its header; opened again when the generation in the file is another than the one expected.
+    fn wal(&mut self, salt: Option<Salt>) -> Result<Option<(&Wal, &WalHeader)>, Error> {
+        let fits = |h: &WalHeader| salt.is_none_or(|s| s == h.salt);
+        if let Some((wal, header)) = &mut self.wal
+            && !fits(header)
+            && let Some(fresh) = wal.header()?
+        {
+            *header = fresh;
+        }
+        if self.wal.as_ref().is_none_or(|(_, h)| !fits(h)) {
+            self.wal = None;
+            if let Some(wal) = Wal::open(self.files.path())?
+                && let Some(header) = wal.header()?
+            {
+                self.wal = Some((wal, header));
+            }
+        }
+        Ok(self.wal.as_ref().map(|(w, h)| (w, h)))
+    }
+
+    /// Moves the hold to the present, so that checkpoints may copy what the log has. Keeps the old hold when no better
+    /// one can be had.
+    pub fn renew_hold(&mut self) -> Result<(), Error> {
+        for _ in 0..5 {
+            let observer = self.observer()?;
+            observer.wait_for_locks(Duration::from_secs(1))?;
+            let snapshot = observer.begin_read()?;
+            if let Some(s) = snapshot.filter(|s| s.max_frame > 0) {
+                self.enter_generation(s.salt)?;
+            }
+            let moved = match snapshot {
+                Some(s) if s.max_frame > 0 && self.files.hold_mark(&s)? => {
+                    self.backfilled_at = None;
+                    self.held_at = s.max_frame;
+                    true
+                }
+                _ => self.hold_backfilled()?,
+            };
+            self.observer()?.end()?;
+            if moved {
+                return Ok(());
+            }
+        }
+        tracing::debug!(path = %self.files.path().display(), "no hold on the WAL could be had");
+        Ok(())
+    }
+
+    /// Takes [`Hold::Backfilled`], which lets the next commit overwrite the WAL: only when the log has all of it, or when
+    /// nothing is held and so nothing can become worse.
+    fn hold_backfilled(&mut self) -> Result<bool, Error> {
+        let index = self.wal_index()?;
+        let log_has_all = match self.place {
+            Some(p) => (p.salt, p.frames) == (index.salt, index.max_frame),
+            None => index.max_frame == 0,
+        };
+        if !log_has_all && self.files.hold() != Hold::Nothing {
+            return Ok(false);
+        }
+        let held = self.files.hold_backfilled(index.salt, index.max_frame)?;
+        if held {
+            self.backfilled_at = Some((index.salt, index.max_frame));
+            self.held_at = index.max_frame;
+        }
+        Ok(held)
+    }
+
+    /// Moves the place to the beginning of the generation that continues it, while that is still provable: a new hold
+    /// says nothing about the generation before.
+    fn enter_generation(&mut self, salt: Salt) -> Result<(), Error> {
+        if self.next_generation_continues()
+            && self.place.is_none_or(|p| p.salt != salt)
+            && let Some((_, h)) = self.wal(Some(salt))?.filter(|(_, h)| h.salt == salt)
+        {
+            self.place = Some(Place { salt: h.salt, frames: 0, checksum: h.checksum });
+        }
+        Ok(())
+    }
+
+    /// Whether the log has everything up to where [`Hold::Backfilled`] was taken.
+    fn next_generation_continues(&self) -> bool {
+        match (self.files.hold(), self.backfilled_at, self.place) {
+            (Hold::Backfilled, Some(at), Some(p)) => at == (p.salt, p.frames),
+            (Hold::Backfilled, Some((_, frames)), None) => frames == 0,
+            _ => false,
+        }
+    }
+
+    /// Looks for commits after the place and reads them into `out`.
+    pub fn look(&mut self, out: &mut Frames) -> Result<Look, Error> {
+        out.clear();
+        let index = self.wal_index()?;
+        if let Some(p) = self.place.filter(|p| p.salt == index.salt) {
+            if index.max_frame == p.frames {
+                return Ok(Look::Nothing);
+            }
+            if index.max_frame > p.frames {
+                return self.read_on(p, index.max_frame, out);
+            }
+            return Ok(Look::Broken(Broken::Behind));
+        }
+        if index.max_frame == 0 && self.next_generation_continues() {
+            return Ok(Look::Nothing);
+        }
+        self.enter_generation(index.salt)?;
+        match self.place.filter(|p| p.salt == index.salt) {
+            Some(start) => self.read_on(start, index.max_frame, out),
+            None => self.resume(out),
+        }
+    }
+
+    fn read_on(&mut self, from: Place, limit: u32, out: &mut Frames) -> Result<Look, Error> {
+        let Some((wal, header)) = self.wal(Some(from.salt))?.filter(|(_, h)| h.salt == from.salt) else {
+            return Ok(Look::Broken(Broken::Gone));
+        };
+        let (end, why) = wal.read(header, from, limit, out)?;
+        if why == End::Limit && end.frames == limit {
+            return Ok(Look::Frames(end));
+        }
+        out.clear();
+        Ok(Look::Broken(Broken::Differs))
+    }
+
+    /// Judges what happened since the place was saved; see [`continuity`].
+    pub fn resume(&mut self, out: &mut Frames) -> Result<Look, Error> {
+        out.clear();
+        let Some(place) = self.place else { return Ok(Look::Broken(Broken::Unknown)) };
+        let index = self.wal_index()?;
+        self.wal = None;
+        self.wal(None)?;
+        let Some((wal, _)) = &self.wal else { return Ok(Look::Broken(Broken::Gone)) };
+        Ok(match continuity::resume(&self.files, wal, place, &index, out)? {
+            Ok(end) if out.pages.is_empty() => {
+                self.place = Some(end);
+                Look::Nothing
+            }
+            Ok(end) => Look::Frames(end),
+            Err(broken) => Look::Broken(broken),
+        })
+    }
+
+    /// Encodes the frames of the last [`Look::Frames`] and moves the place to their end.
+    pub fn segment(
+        &mut self,
+        frames: &Frames,
+        end: Place,
+        stamp: Stamp,
+        spool: &Spool,
+    ) -> Result<Segment, Error> {
+        let (wal, wal_header) = self.wal.as_ref().expect("the frames were read from it");
+        let of = segment::FramesOf {
+            files: &self.files,
+            wal,
+            wal_header,
+            before: self.place,
+            place: end,
+            page_count_before: self.page_count,
+        };
+        let segment = segment::from_frames(of, frames, stamp, spool)?;
+        self.place = Some(end);
+        self.page_count = segment.header.commit;
+        Ok(segment)
+    }
+
+    /// The present state, which the hold protects for as long as the capture is not used otherwise.
+    pub fn pages(&mut self) -> Result<Pages<'_>, Error> {
+        self.renew_hold()?;
+        let index = self.wal_index()?;
+        if index.max_frame == 0 {
+            // A WAL whose header already bears the salt begins there; otherwise the next commit writes a header.
+            let header = self.wal(Some(index.salt))?.map(|(_, h)| h).filter(|h| h.salt == index.salt);
+            let place = header.map(|h| Place { salt: h.salt, frames: 0, checksum: h.checksum });
+            return Pages::in_database(&self.files, self.page_size, place);
+        }
+        self.wal(Some(index.salt))?;
+        match &self.wal {
+            Some((wal, header)) if header.salt == index.salt => {
+                Pages::in_wal(&self.files, wal, header, index.max_frame)
+            }
+            _ => {
+                let path = self.files.path().display();
+                Err(Error::new(Kind::Unavailable, format!("the WAL of `{path}` does not fit its wal-index")))
+            }
+        }
+    }
+
+    /// Compares the present state with the checksums of what the log has: the pages that differ become one segment.
+    /// `None` when nothing differs. Moves the place to the present in both cases. With `every` page, all are taken.
+    pub fn difference(
+        &mut self,
+        sums: &PageSums,
+        stamp: Stamp,
+        spool: &Spool,
+    ) -> Result<Option<Segment>, Error> {
+        let log_count = sums.page_count()?;
+        let pages = self.pages()?;
+        let (place, page_count) = (pages.place, pages.page_count());
+        let mut changed: Vec<Pgno> = vec![];
+        let mut known = vec![Checksum::default(); 8192];
+        pages.for_each(|pgno, page| {
+            let nth = (pgno.get() - 1) as usize % known.len();
+            if nth == 0 || pgno.get() == 1 {
+                sums.get(pgno, &mut known)?;
+            }
+            if pgno.get() > log_count || known[nth] != page_checksum(pgno, page) {
+                changed.push(pgno);
+            }
+            Ok(())
+        })?;
+        let mut segment = None;
+        if !changed.is_empty() || page_count != log_count {
+            if changed.is_empty() {
+                // The database only shrank. A file of the log holds at least one page.
+                changed.push(Pgno::FIRST);
+            }
+            segment = Some(segment::from_pages(&pages, &changed, stamp, spool)?);
+        }
+        self.set_position(place, page_count);
+        Ok(segment)
+    }
+
+    /// Frames that the log has beyond what checkpoints may copy.
+    pub fn frames_pinned(&self) -> u32 {
+        match (self.files.hold(), self.place) {
+            (Hold::Mark(_), Some(p)) => p.frames.saturating_sub(self.held_at),
+            // After a reset under this hold no checkpoint copies anything until it is moved.
+            (Hold::Backfilled, Some(p)) if self.backfilled_at.is_some_and(|(s, _)| s != p.salt) => u32::MAX,
+            _ => 0,
+        }
+    }
+
+    /// Bytes of the WAL that the log has.
+    pub fn wal_bytes(&self) -> u64 {
+        self.place.map_or(0, |p| u64::from(p.frames) * frame_size(self.page_size))
+    }
+
+    /// Moves the hold to the present and copies frames into the database file up to there.
+    pub fn checkpoint(&mut self) -> Result<litekeep_sql::Checkpoint, Error> {
+        self.renew_hold()?;
+        Ok(self.observer()?.checkpoint_passive()?)
+    }
+
+    /// Gives up connections and the WAL's descriptor; locks stay. When the log has everything it is copied into the
+    /// database file first, so that the application's next commit can reset the WAL by itself.
+    pub fn rest(&mut self) -> Result<(), Error> {
+        let done = self.checkpoint()?;
+        if done.is_complete() {
+            self.hold_backfilled()?;
+        }
+        (self.locker, self.observer, self.wal) = (None, None, None);
+        Ok(())
+    }
+
+    /// Makes what the WAL holds durable, so that the store is never ahead of the file after a power cut. `None` when no
+    /// WAL is open.
+    pub fn wal_to_sync(&self) -> Result<Option<impl FnOnce() -> Result<(), Error> + Send + use<>>, Error> {
+        match &self.wal {
+            Some((wal, _)) => {
+                let wal = wal.try_clone()?;
+                Ok(Some(move || wal.sync()))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

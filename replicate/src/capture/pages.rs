@@ -1,0 +1,124 @@
+//! The pages of a database as of a certain frame of its WAL.
+//!
+//! Right while a hold protects that state: a page with a frame up to there is read from the WAL, any other from the
+//! database file, which no checkpoint writes beyond the hold.
+
+use super::held::HeldFiles;
+use super::wal::{Frames, Place, Wal};
+use crate::{Error, Kind};
+use litekeep_format::WalHeader;
+use litekeep_ltx::{PageSize, Pgno};
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// A state of the database.
+#[derive(Debug)]
+pub struct Pages<'a> {
+    files: &'a HeldFiles,
+    wal: Option<&'a Wal>,
+    slots: HashMap<Pgno, u32>,
+    page_size: PageSize,
+    page_count: u32,
+    /// Where in the WAL the state ends; `None` when the WAL holds nothing of it.
+    pub place: Option<Place>,
+}
+
+impl<'a> Pages<'a> {
+    /// The state after the first `frames` frames of the WAL's generation.
+    pub fn in_wal(
+        files: &'a HeldFiles,
+        wal: &'a Wal,
+        header: &WalHeader,
+        frames: u32,
+    ) -> Result<Pages<'a>, Error> {
+        let start = Place { salt: header.salt, frames: 0, checksum: header.checksum };
+        let mut read = Frames::default();
+        let (end, _) = wal.read(header, start, frames, &mut read)?;
+        if end.frames != frames {
+            let path = files.path().display();
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!("read the WAL of `{path}`: {} of {frames} frames are whole", end.frames),
+            ));
+        }
+        let page_count = if frames == 0 { in_file(files, header.page_size)? } else { read.page_count };
+        let slots = read.pages.into_iter().collect();
+        Ok(Pages { files, wal: Some(wal), slots, page_size: header.page_size, page_count, place: Some(end) })
+    }
+
+    /// The state in the database file alone; `place` is where the empty WAL begins, if it has a header.
+    pub fn in_database(
+        files: &'a HeldFiles,
+        page_size: PageSize,
+        place: Option<Place>,
+    ) -> Result<Pages<'a>, Error> {
+        let page_count = in_file(files, page_size)?;
+        Ok(Pages { files, wal: None, slots: HashMap::new(), page_size, page_count, place })
+    }
+
+    /// Page size.
+    pub fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    /// Pages of the database.
+    pub fn page_count(&self) -> u32 {
+        self.page_count
+    }
+
+    /// Reads a page. Pages that the database has but nobody ever wrote (free pages at its end) are zeros.
+    pub fn read(&self, pgno: Pgno, page: &mut [u8]) -> Result<(), Error> {
+        if let (Some(wal), Some(slot)) = (self.wal, self.slots.get(&pgno)) {
+            return wal.page(self.page_size, *slot, page);
+        }
+        read_or_zero(self.files, pgno.offset(self.page_size), page)
+    }
+
+    /// Every page but the lock page, ascending, in order of the file.
+    pub fn for_each(&self, mut f: impl FnMut(Pgno, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        let size = self.page_size.bytes();
+        // One read for a run of pages: most of them come from the database file.
+        let run = ((1 << 20) / size).max(1) as u32;
+        let mut buffer = vec![0; run as usize * size];
+        let mut first = 1;
+        while first <= self.page_count {
+            let n = run.min(self.page_count - first + 1);
+            let pgno = Pgno::new(first).expect("pages count from 1");
+            read_or_zero(self.files, pgno.offset(self.page_size), &mut buffer[..n as usize * size])?;
+            for (i, page) in buffer.chunks_exact_mut(size).take(n as usize).enumerate() {
+                let pgno = Pgno::new(first + i as u32).expect("pages count from 1");
+                if pgno == self.page_size.lock_page() {
+                    continue;
+                }
+                if let (Some(wal), Some(slot)) = (self.wal, self.slots.get(&pgno)) {
+                    wal.page(self.page_size, *slot, page)?;
+                }
+                f(pgno, page)?;
+            }
+            first += n;
+        }
+        Ok(())
+    }
+}
+
+/// Pages of the database when the WAL holds nothing: the size of the file says.
+fn in_file(files: &HeldFiles, page_size: PageSize) -> Result<u32, Error> {
+    let len = files.database().metadata().map_err(Error::file("read the size of", files.path()))?.len();
+    Ok((len / u64::from(page_size.get())).min(u32::MAX.into()) as u32)
+}
+
+/// Reads from the database file; what lies beyond its end is zero.
+fn read_or_zero(files: &HeldFiles, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
+    let mut n = 0;
+    while n < bytes.len() {
+        match files.database().read_at(&mut bytes[n..], offset + n as u64) {
+            Ok(0) => break,
+            Ok(k) => n += k,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::file("read", files.path())(e)),
+        }
+    }
+    bytes[n..].fill(0);
+    Ok(())
+}

@@ -1,0 +1,344 @@
+//! Goal: whatever an application does, the segments rebuild exactly the state that SQLite shows.
+//! Method: random application activity, seeded, mixed with captures, checkpoints, resets, rests and downtimes of the
+//! replicator. A replica made of the segments alone is compared, page by page, with what SQLite serialises.
+
+use super::*;
+use crate::local::State;
+use litekeep_ltx::{Decoder, Txid, WriterId};
+use rusqlite::Connection;
+use std::path::PathBuf;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+/// A copy of the database that only ever sees segments.
+#[derive(Default)]
+struct Replica {
+    pages: Vec<Vec<u8>>,
+    txid: u64,
+    bytes: u64,
+}
+
+impl Replica {
+    fn stamp(&self) -> Stamp {
+        Stamp { txid: Txid::new(self.txid + 1).unwrap(), writer: WriterId(1), timestamp_ms: 1 }
+    }
+
+    fn apply(&mut self, segment: &Segment, spool: &Spool, sums: &PageSums) {
+        let bytes = match &segment.body {
+            Body::Memory(b) => b.to_vec(),
+            Body::Spooled => spool.read(segment.name()).unwrap(),
+        };
+        assert_eq!(segment.txid().get(), self.txid + 1);
+        assert_eq!(bytes.len() as u64, segment.size);
+        self.bytes += segment.size;
+        let before = self.pages.len();
+        let mut d = Decoder::new(&bytes[..]).unwrap();
+        let page_size = d.header().page_size.bytes();
+        let commit = d.header().commit as usize;
+        self.pages.resize(self.pages.len().max(commit), vec![]);
+        let mut page = vec![0; page_size];
+        while let Some(p) = d.next_page(&mut page).unwrap() {
+            self.pages[p.get() as usize - 1] = page.clone();
+        }
+        self.pages.truncate(commit);
+        assert!(self.pages[before.min(commit)..].iter().all(|p| !p.is_empty()), "growth without a page");
+        sums.apply(&segment.sums, segment.header.commit).unwrap();
+        self.txid += 1;
+    }
+}
+
+struct World {
+    _dir: tempfile::TempDir,
+    path: PathBuf,
+    spool: Spool,
+    sums: PageSums,
+    replica: Replica,
+    frames: Frames,
+}
+
+impl World {
+    fn new(setup: &str) -> (World, Connection) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let app = Connection::open(&path).unwrap();
+        app.execute_batch(setup).unwrap();
+        let world = World {
+            spool: Spool::new(&dir.path().join("spool")),
+            sums: PageSums::open(&dir.path().join("pages")).unwrap(),
+            _dir: dir,
+            path,
+            replica: Replica::default(),
+            frames: Frames::default(),
+        };
+        (world, app)
+    }
+
+    fn connect(&self) -> Connection {
+        let c = Connection::open(&self.path).unwrap();
+        c.busy_timeout(Duration::from_millis(3)).unwrap();
+        c.execute_batch("PRAGMA synchronous=OFF; PRAGMA cache_size=10").unwrap();
+        c
+    }
+
+    /// Captures until nothing is new. Returns whether a break was met.
+    fn follow(&mut self, capture: &mut Capture) -> bool {
+        let mut broke = false;
+        for _ in 0..10 {
+            match capture.look(&mut self.frames).unwrap() {
+                Look::Nothing => return broke,
+                Look::Frames(end) => {
+                    let s = capture.segment(&self.frames, end, self.replica.stamp(), &self.spool).unwrap();
+                    self.replica.apply(&s, &self.spool, &self.sums);
+                }
+                Look::Broken(_) => {
+                    broke = true;
+                    self.compare_with_sums(capture);
+                }
+            }
+        }
+        panic!("there is always something new");
+    }
+
+    fn compare_with_sums(&mut self, capture: &mut Capture) {
+        if let Some(s) = capture.difference(&self.sums, self.replica.stamp(), &self.spool).unwrap() {
+            self.replica.apply(&s, &self.spool, &self.sums);
+        }
+    }
+
+    fn check(&self, context: &str) {
+        let mut c = Connection::open(&self.path).unwrap();
+        c.execute_batch("BEGIN").unwrap();
+        let truth = c.serialize("main").unwrap();
+        let ours: Vec<u8> = self.replica.pages.concat();
+        if truth[..] != ours[..] {
+            let n = self.replica.pages[0].len();
+            let bad: Vec<usize> = (0..truth.len().max(ours.len()) / n)
+                .filter(|i| truth.get(i * n..(i + 1) * n) != ours.get(i * n..(i + 1) * n))
+                .map(|i| i + 1)
+                .collect();
+            panic!("{context}: sizes {} and {}, pages that differ: {bad:?}", truth.len() / n, ours.len() / n);
+        }
+        c.execute_batch("ROLLBACK").unwrap();
+        // Not the last connection's close: that would checkpoint what the test is about.
+        c.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+    }
+}
+
+fn act(apps: &mut Vec<Connection>, world: &World, r: &mut Random) {
+    if apps.is_empty() {
+        apps.push(world.connect());
+    }
+    let k = r.below(apps.len() as u64) as usize;
+    let app = &apps[k];
+    let run = |sql: &str| {
+        let _ = app.execute_batch(sql);
+    };
+    match r.below(100) {
+        0..=49 => {
+            for _ in 0..1 + r.below(8) {
+                run(&format!("UPDATE t SET b=randomblob(900) WHERE id={}", 1 + r.below(150)));
+            }
+        }
+        50..=58 => {
+            run("INSERT INTO t(b) VALUES(randomblob(5000)); DELETE FROM t WHERE id>150 AND random()%2")
+        }
+        59..=62 => {
+            run("BEGIN; INSERT INTO u(b) SELECT zeroblob(3000) FROM t LIMIT 40; DELETE FROM u; COMMIT")
+        }
+        63..=72 => run("PRAGMA wal_checkpoint(PASSIVE)"),
+        73..=77 => run("PRAGMA wal_checkpoint(RESTART)"),
+        78..=82 => run("PRAGMA wal_checkpoint(TRUNCATE)"),
+        83..=86 => run("BEGIN; UPDATE t SET b=randomblob(900); ROLLBACK"),
+        87..=90 => {
+            apps.remove(k);
+        }
+        91..=94 => apps.push(world.connect()),
+        95..=96 => run("VACUUM"),
+        97 => run("PRAGMA incremental_vacuum(3)"),
+        _ => {
+            apps.clear();
+            let c = world.connect();
+            let _ = c.execute_batch(
+                "PRAGMA journal_mode=DELETE; UPDATE t SET b=randomblob(900) WHERE id=3; PRAGMA journal_mode=WAL",
+            );
+            apps.push(c);
+        }
+    }
+}
+
+fn campaign(seed: u64, rounds: usize, page_size: u32, auto_vacuum: &str) -> (u64, u64) {
+    let setup = format!(
+        "PRAGMA page_size={page_size}; PRAGMA auto_vacuum={auto_vacuum}; PRAGMA journal_mode=WAL;
+         PRAGMA wal_autocheckpoint=0; CREATE TABLE t(id INTEGER PRIMARY KEY, b); CREATE TABLE u(id INTEGER PRIMARY KEY, b);
+         INSERT INTO t(b) SELECT randomblob(900) FROM (WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<150) SELECT i FROM n)"
+    );
+    let (mut world, app) = World::new(&setup);
+    let mut apps = vec![app];
+    let mut r = Random(seed);
+    let mut saved: Option<(Option<Place>, u32)> = None;
+    let (mut breaks, mut resumes) = (0, 0);
+    for round in 0..rounds {
+        let (mut capture, _) = Capture::attach(&world.path).unwrap();
+        match saved {
+            None => world.compare_with_sums(&mut capture),
+            Some((place, count)) => {
+                capture.set_position(place, count);
+                resumes += 1;
+                if world.follow(&mut capture) {
+                    breaks += 1;
+                }
+            }
+        }
+        world.check(&format!("seed {seed} round {round}: after the return"));
+        for step in 0..r.below(12) {
+            for _ in 0..r.below(3) {
+                act(&mut apps, &world, &mut r);
+            }
+            match r.below(10) {
+                0..=4 => {
+                    assert!(
+                        !world.follow(&mut capture),
+                        "seed {seed} round {round}.{step}: a break under the hold"
+                    );
+                    world.check(&format!("seed {seed} round {round}.{step}: following"));
+                }
+                5 => {
+                    capture.checkpoint().unwrap();
+                }
+                6 => {
+                    capture.shrink().unwrap();
+                    let World { frames, spool, replica, sums, .. } = &mut world;
+                    let stamp = replica.stamp();
+                    capture.reset(frames, spool, || stamp, |s| replica.apply(&s, spool, sums)).unwrap();
+                }
+                7 => capture.rest().unwrap(),
+                _ => {}
+            }
+        }
+        assert!(!world.follow(&mut capture), "seed {seed} round {round}: a break under the hold");
+        world.check(&format!("seed {seed} round {round}: before the leave"));
+        saved = Some((capture.place(), capture.page_count()));
+        drop(capture);
+        for _ in 0..r.below(4) {
+            act(&mut apps, &world, &mut r);
+        }
+    }
+    (resumes, breaks)
+}
+
+#[test]
+fn segments_rebuild_every_state() {
+    for (i, page_size) in [512, 1024, 4096, 65536].into_iter().enumerate() {
+        for (j, auto_vacuum) in ["NONE", "FULL", "INCREMENTAL"].into_iter().enumerate() {
+            let rounds = if page_size == 65536 { 10 } else { 25 };
+            let seed = 0x9E37_79B9_7F4A_7C15 ^ ((i * 3 + j) as u64) << 40;
+            let (resumes, breaks) = campaign(seed, rounds, page_size, auto_vacuum);
+            assert!(breaks < resumes, "no downtime at all was bridged by the WAL");
+        }
+    }
+}
+
+#[test]
+fn frames_beyond_the_wal_index_are_not_commits() {
+    let (mut world, app) = World::new(
+        "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(x); INSERT INTO t VALUES(1)",
+    );
+    let (mut capture, _) = Capture::attach(&world.path).unwrap();
+    world.compare_with_sums(&mut capture);
+    app.execute_batch("INSERT INTO t VALUES(2)").unwrap();
+    // Bring the WAL to the state after a commit whose fsync failed: the frame is there, the wal-index does not count it.
+    let shm = std::fs::read(sibling(&world.path, "-shm")).unwrap();
+    app.execute_batch("INSERT INTO t VALUES(3)").unwrap();
+    let raw = std::fs::File::options().write(true).open(sibling(&world.path, "-shm")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&raw, &shm[..WalIndexHeader::LEN], 0).unwrap();
+    std::mem::forget(raw);
+    let Look::Frames(end) = capture.look(&mut world.frames).unwrap() else {
+        panic!("the second row is committed")
+    };
+    assert_eq!((end.frames, world.frames.commits), (capture.place().unwrap().frames + 1, 1));
+}
+
+#[test]
+fn ten_wrapped_restarts_upload_a_fraction_of_the_database() {
+    let (mut world, app) = World::new(
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; CREATE TABLE t(id INTEGER PRIMARY KEY, b);
+         INSERT INTO t(b) SELECT randomblob(900) FROM (WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<20000) SELECT i FROM n)",
+    );
+    let (mut capture, _) = Capture::attach(&world.path).unwrap();
+    world.compare_with_sums(&mut capture);
+    let first = world.replica.bytes;
+    let mut capture = Some(capture);
+    for i in 0..10 {
+        let leaving = capture.take().unwrap();
+        let position = (leaving.place(), leaving.page_count());
+        drop(leaving);
+        // Enough commits on a few rows to wrap the WAL several times.
+        for j in 0..1500 {
+            app.execute("UPDATE t SET b=randomblob(900) WHERE id=?1", [i * 7 + j % 5 + 1]).unwrap();
+        }
+        let (mut back, _) = Capture::attach(&world.path).unwrap();
+        back.set_position(position.0, position.1);
+        assert!(world.follow(&mut back), "the WAL wrapped, so page checksums must have been needed");
+        world.check(&format!("restart {i}"));
+        capture = Some(back);
+    }
+    let later = world.replica.bytes - first;
+    assert!(later * 20 < first, "{later} bytes for ten restarts of a database of {first}");
+}
+
+#[test]
+fn a_huge_transaction_goes_through_the_spool() {
+    let (mut world, app) = World::new(
+        "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(id INTEGER PRIMARY KEY, b)",
+    );
+    let (mut capture, _) = Capture::attach(&world.path).unwrap();
+    world.compare_with_sums(&mut capture);
+    app.execute_batch("BEGIN").unwrap();
+    for _ in 0..300 {
+        app.execute("INSERT INTO t(b) VALUES(randomblob(100000))", []).unwrap();
+    }
+    app.execute_batch("COMMIT").unwrap();
+    assert!(!world.follow(&mut capture));
+    assert_eq!(world.spool.list().unwrap().len(), 1);
+    world.check("after 30 MB in one transaction");
+}
+
+#[test]
+fn a_saved_state_is_as_good_as_the_capture() {
+    let (mut world, app) =
+        World::new("PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(x)");
+    let (mut capture, _) = Capture::attach(&world.path).unwrap();
+    world.compare_with_sums(&mut capture);
+    app.execute_batch("INSERT INTO t VALUES(1)").unwrap();
+    world.follow(&mut capture);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    let state = State {
+        writer: WriterId(1),
+        txid: Txid::new(world.replica.txid).unwrap(),
+        page_count: capture.page_count(),
+        page_size: capture.page_size(),
+        place: capture.place(),
+        synced: None,
+        boot: [0; 16],
+        confirmed_ms: 0,
+        captured_ms: 0,
+    };
+    crate::local::StateFile::open(&path).unwrap().0.save(&state).unwrap();
+    drop(capture);
+    app.execute_batch("INSERT INTO t VALUES(2)").unwrap();
+    let back = crate::local::StateFile::peek(&path).unwrap();
+    let (mut capture, _) = Capture::attach(&world.path).unwrap();
+    capture.set_position(back.place, back.page_count);
+    assert!(!world.follow(&mut capture));
+    world.check("after the return");
+}

@@ -1,0 +1,95 @@
+//! What litekeep keeps beside a database, in `.NAME-litekeep/`: a lock, the position in the log, the checksum of every
+//! page, and the files that the store has not confirmed yet.
+//!
+//! Losing the whole folder loses no data: the position is then taken from the store, and the page checksums are read back
+//! from it.
+
+mod page_sums;
+mod spool;
+mod state;
+
+pub use page_sums::PageSums;
+pub use spool::{Spool, SpoolWriter, Spooled};
+pub use state::{State, StateFile};
+
+use crate::{Error, Kind};
+use litekeep_env::lock;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+/// The folder, claimed by this process.
+#[derive(Debug)]
+pub struct MetaDir {
+    path: PathBuf,
+    /// Holds the claim for as long as it is open.
+    _lock: File,
+}
+
+impl MetaDir {
+    /// The folder's place when the configuration names none: `app.db` -> `.app.db-litekeep`.
+    pub fn default_path(database: &Path) -> PathBuf {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(database.file_name().unwrap_or_default());
+        name.push("-litekeep");
+        database.with_file_name(name)
+    }
+
+    /// Makes the folder where needed and claims it; an error that names the other process when that has it.
+    pub fn claim(path: &Path, database: &Path) -> Result<MetaDir, Error> {
+        std::fs::create_dir_all(path).map_err(Error::file("create", path))?;
+        let lock_path = path.join("lock");
+        let mut options = File::options();
+        let mut lock = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&lock_path)
+            .map_err(Error::file("open", &lock_path))?;
+        if !lock::claim(&lock).map_err(Error::file("lock", &lock_path))? {
+            let mut pid = String::new();
+            let _ = lock.read_to_string(&mut pid);
+            return Err(Error::with_hint(
+                Kind::Invalid,
+                format!(
+                    "another litekeep (process {}) already replicates `{}`",
+                    pid.trim(),
+                    database.display()
+                ),
+                "stop that process first; `litekeep status` shows what it does",
+            ));
+        }
+        let mut write_pid = || -> std::io::Result<()> {
+            lock.set_len(0)?;
+            lock.rewind()?;
+            writeln!(lock, "{}", std::process::id())
+        };
+        write_pid().map_err(Error::file("write", &lock_path))?;
+        Ok(MetaDir { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Whether a live process has claimed the folder, and its id as it wrote it.
+    pub fn claimed_by(path: &Path) -> Option<u32> {
+        let mut file = File::open(path.join("lock")).ok()?;
+        if lock::claim(&file).ok()? {
+            return None;
+        }
+        let mut pid = String::new();
+        file.read_to_string(&mut pid).ok()?;
+        pid.trim().parse().ok()
+    }
+
+    /// A file of the folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests;
