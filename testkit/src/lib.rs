@@ -4,6 +4,7 @@
 //! Everything is synchronous to its user and brings its own threads, so it serves tests with and without a runtime.
 
 pub mod bank;
+pub mod campaign;
 pub mod clock;
 pub mod contents;
 pub mod fault_proxy;

