@@ -1,8 +1,8 @@
 //! What the log costs a month, by the price list of one well-known store.
 //!
-//! The list is that of Amazon S3 Standard, us-east-1, as published on <https://aws.amazon.com/s3/pricing/>, in US
-//! dollars without tax or free tier. It is an estimate to compare settings with, not a bill: most compatible stores
-//! charge less, and some nothing for requests.
+//! The figures are list prices of Amazon S3 Standard, us-east-1, in US dollars without tax or free tier; those of today
+//! stand on <https://aws.amazon.com/s3/pricing/>. It is an estimate to compare settings with, not a bill: most
+//! compatible stores charge less, and some nothing for requests.
 
 use std::time::Duration;
 

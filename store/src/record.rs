@@ -10,6 +10,9 @@ use crate::store::{Put, Store};
 /// Where records stand, below the log's path.
 const FOLDER: &str = "litekeep";
 
+/// Records are small; this only bounds how long reading one may take.
+const ABOUT_BYTES: u64 = 1 << 20;
+
 /// A record, as a listing shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordRef {
@@ -40,7 +43,7 @@ impl Store {
 
     /// A record, `None` where there is none.
     pub async fn get_record(&self, name: &str) -> Result<Option<Bytes>> {
-        match self.get_key(&self.record_key(name)?, None).await {
+        match self.get_key(&self.record_key(name)?, None, ABOUT_BYTES).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.is_missing() => Ok(None),
             Err(e) => Err(e),

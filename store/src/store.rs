@@ -30,9 +30,10 @@ use crate::folder::{self, Folder};
 use crate::log::{FileRef, Layout, Log, SNAPSHOT_LEVEL, Times, parse_name};
 use crate::target::{Opened, Stamp, Target};
 
-/// How long a put may take: a base for the round trip, and the body at no less than 100 KB/s.
-const PUT_BASE: Duration = Duration::from_secs(15);
-const PUT_BYTES_PER_MS: u64 = 100;
+/// How long a request may take with the client's own retries: a base for the round trips, and the body at no less than
+/// 100 KB/s.
+const LIMIT_BASE: Duration = Duration::from_secs(15);
+const LIMIT_BYTES_PER_MS: u64 = 100;
 
 /// Requests that one call runs at the same time.
 const PARALLEL: usize = 16;
@@ -268,7 +269,7 @@ impl Store {
                 self.create_unfenced(key, parts, timestamp_ms).await
             }
             E::AlreadyExists { .. } | E::Precondition { .. } | E::NotModified { .. } | E::Generic { .. } => {
-                match self.get_key(key, None).await {
+                match self.get_key(key, None, size_of(&parts)).await {
                     Ok(theirs) => self.same_or_fenced(key, &parts, &theirs),
                     Err(_) => Err(Error::from_store(self.writing(key), error)),
                 }
@@ -278,7 +279,7 @@ impl Store {
     }
 
     async fn create_unfenced(&self, key: &Key, parts: Vec<Bytes>, timestamp_ms: Option<i64>) -> Result<Put> {
-        match self.get_key(key, None).await {
+        match self.get_key(key, None, size_of(&parts)).await {
             Ok(theirs) => return self.same_or_fenced(key, &parts, &theirs),
             Err(e) if e.is_missing() => {}
             Err(e) => return Err(e),
@@ -294,12 +295,12 @@ impl Store {
         timestamp_ms: Option<i64>,
         mode: PutMode,
     ) -> object_store::Result<()> {
-        let size: u64 = parts.iter().map(|p| p.len() as u64).sum();
+        let size = size_of(&parts);
         let (attributes, extensions) = self.stamped(timestamp_ms);
         let options = PutOptions { mode, attributes, extensions, ..PutOptions::default() };
         self.client.counters.request(Request::Put, 1);
         let put = self.client.objects.put_opts(key, PutPayload::from_iter(parts), options);
-        let outcome = within(PUT_BASE + Duration::from_millis(size / PUT_BYTES_PER_MS), put).await;
+        let outcome = within(size, put).await;
         match &outcome {
             Ok(_) => self.client.counters.bytes_out(size),
             Err(object_store::Error::AlreadyExists { .. }) => {}
@@ -359,13 +360,13 @@ impl Store {
     /// # Errors
     /// [`Error::is_missing`] when compaction has replaced it since the listing.
     pub async fn get(&self, file: &FileRef) -> Result<Bytes> {
-        self.get_key(&self.key(file.level, file.name), None).await
+        self.get_key(&self.key(file.level, file.name), None, file.size).await
     }
 
     /// A range of bytes, which must lie within the file.
     pub async fn get_range(&self, file: &FileRef, range: Range<u64>) -> Result<Bytes> {
         let key = self.key(file.level, file.name);
-        let bytes = self.get_key(&key, Some(range.clone())).await?;
+        let bytes = self.get_key(&key, Some(range.clone()), range.end - range.start).await?;
         if bytes.len() as u64 != range.end - range.start {
             return Err(Error::Corrupt {
                 action: format!("read bytes {} to {} of `{}`", range.start, range.end, self.place_of(&key)),
@@ -448,11 +449,18 @@ impl Store {
         Ok(())
     }
 
-    pub(crate) async fn get_key(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes> {
+    /// An object or a range of it, of about so many bytes.
+    pub(crate) async fn get_key(
+        &self,
+        key: &Key,
+        range: Option<Range<u64>>,
+        about_bytes: u64,
+    ) -> Result<Bytes> {
         self.client.counters.request(Request::Get, 1);
         let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
         let read = async { self.client.objects.get_opts(key, options).await?.bytes().await };
-        let bytes = self.failing(read.await, || format!("read `{}`", self.place_of(key)))?;
+        let bytes =
+            self.failing(within(about_bytes, read).await, || format!("read `{}`", self.place_of(key)))?;
         self.client.counters.bytes_in(bytes.len() as u64);
         Ok(bytes)
     }
@@ -545,11 +553,16 @@ impl std::fmt::Debug for Store {
     }
 }
 
-/// Bounds a request; beyond it nobody knows whether it landed.
+fn size_of(parts: &[Bytes]) -> u64 {
+    parts.iter().map(|part| part.len() as u64).sum()
+}
+
+/// Bounds a request that moves so many bytes; beyond it nobody knows whether it landed.
 async fn within<T>(
-    limit: Duration,
+    bytes: u64,
     request: impl Future<Output = object_store::Result<T>>,
 ) -> object_store::Result<T> {
+    let limit = LIMIT_BASE + Duration::from_millis(bytes / LIMIT_BYTES_PER_MS);
     match tokio::time::timeout(limit, request).await {
         Ok(outcome) => outcome,
         Err(_) => Err(object_store::Error::Generic {

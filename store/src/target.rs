@@ -370,6 +370,28 @@ mod tests {
     }
 
     #[test]
+    fn google_and_azure_are_reached_by_litestreams_keys() {
+        let gcs = Gcs { bucket: "b".into(), endpoint: Some("http://127.0.0.1:1".into()), ..Gcs::default() };
+        let gcs = Target::Gcs(gcs).open().unwrap();
+        assert_eq!((gcs.layout, gcs.stamp), (Layout::Ltx, Stamp::Metadata("litestream-timestamp")));
+        let azure = Azure {
+            account: "a".into(),
+            container: "c".into(),
+            account_key: Some(Secret::new("a2V5")),
+            ..Azure::default()
+        };
+        let azure = Target::Azure(azure).open().unwrap();
+        assert_eq!((azure.layout, azure.stamp), (Layout::Ltx, Stamp::Metadata("litestreamtimestamp")));
+    }
+
+    #[test]
+    fn a_ca_file_without_certificates_is_refused() {
+        let s3 = S3 { bucket: "b".into(), ca_file: Some("/dev/null".into()), ..S3::default() };
+        let error = Target::S3(s3).open().err().unwrap();
+        assert!(error.to_string().contains("/dev/null"), "{error}");
+    }
+
+    #[test]
     fn signatures_are_decoded() {
         assert_eq!(percent_decoded("a%2Bb%3D%zz"), "a+b=%zz");
     }

@@ -153,9 +153,10 @@ impl Upload {
             return Err(Error::Missing { action: format!("read `{}`", self.store.place_of(&self.key)) });
         };
         let head_end = size.min(Header::LEN as u64);
-        let head = self.store.get_key(&self.key, Some(0..head_end)).await?;
+        let head = self.store.get_key(&self.key, Some(0..head_end), head_end).await?;
         if size == self.size && head == self.head {
-            let tail = self.store.get_key(&self.key, Some(size - self.tail.len() as u64..size)).await?;
+            let tail_bytes = self.tail.len() as u64;
+            let tail = self.store.get_key(&self.key, Some(size - tail_bytes..size), tail_bytes).await?;
             if tail == self.tail {
                 return Ok(Put::AlreadyThere);
             }

@@ -140,7 +140,7 @@ pub(super) fn list_one(root: &Path, prefix: &Key) -> object_store::Result<ListRe
         if metadata.is_dir() {
             result.common_prefixes.push(key);
         } else if key.as_ref().ends_with(TEMPORARY_SUFFIX) {
-            remove_leftover(&entry.path(), &metadata);
+            remove_leftover(&entry.path(), &metadata, now());
         } else {
             result.objects.push(object_meta(key, &metadata));
         }
@@ -155,10 +155,10 @@ fn key_of(prefix: &Key, entry: &DirEntry) -> Key {
     Key::parse(&joined).unwrap_or_else(|_| Key::from(joined))
 }
 
-fn remove_leftover(path: &Path, metadata: &Metadata) {
+fn remove_leftover(path: &Path, metadata: &Metadata, now: SystemTime) {
     // The change time: the modification time may already be the timestamp of an old file of the log.
     let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(metadata.ctime()).unwrap_or(0));
-    if now().duration_since(changed).is_ok_and(|age| age > LEFTOVER_AGE) {
+    if now.duration_since(changed).is_ok_and(|age| age > LEFTOVER_AGE) {
         tracing::info!(path = %path.display(), "removing what a crashed writer left behind");
         let _ = std::fs::remove_file(path);
     }
@@ -178,5 +178,24 @@ fn object_meta(location: Key, metadata: &Metadata) -> ObjectMeta {
         size: metadata.len(),
         e_tag: Some(format!("{:x}-{:x}-{:x}", metadata.ino(), metadata.mtime(), metadata.mtime_nsec())),
         version: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers_go_after_an_hour_whatever_their_modification_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.ltx.1-0.tmp");
+        let file = File::create(&path).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        let metadata = file.metadata().unwrap();
+        let in_minutes = |minutes: u64| now() + Duration::from_secs(minutes * 60);
+        remove_leftover(&path, &metadata, in_minutes(59));
+        assert!(path.exists());
+        remove_leftover(&path, &metadata, in_minutes(61));
+        assert!(!path.exists());
     }
 }
