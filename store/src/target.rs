@@ -167,13 +167,19 @@ impl Target {
     }
 }
 
+/// Where Amazon's own tools look for the region, in this order.
+const REGION_VARIABLES: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
+
 impl S3 {
     fn open(&self) -> Result<Opened> {
         let action = || format!("open bucket `{}`", self.bucket);
         let path_style = self.path_style.unwrap_or(self.endpoint.is_some());
         let options =
             client_options(self.ca_file.as_ref())?.with_allow_invalid_certificates(self.skip_verify);
-        let mut builder = AmazonS3Builder::from_env()
+        // Keys of our own must not meet a session token of the environment's.
+        let builder =
+            if self.access_key_id.is_some() { AmazonS3Builder::new() } else { AmazonS3Builder::from_env() };
+        let mut builder = builder
             .with_bucket_name(&self.bucket)
             .with_virtual_hosted_style_request(!path_style)
             .with_client_options(options)
@@ -189,7 +195,8 @@ impl S3 {
                 if path_style { endpoint.to_owned() } else { with_bucket_host(endpoint, &self.bucket) };
             builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
         }
-        if let Some(region) = &self.region {
+        let from_env = || REGION_VARIABLES.iter().find_map(|name| std::env::var(name).ok());
+        if let Some(region) = self.region.clone().or_else(from_env) {
             builder = builder.with_region(region);
         }
         if let Some(id) = &self.access_key_id {
@@ -255,7 +262,9 @@ impl Gcs {
 impl Azure {
     fn open(&self) -> Result<Opened> {
         let action = || format!("open Azure container `{}` of account `{}`", self.container, self.account);
-        let mut builder = MicrosoftAzureBuilder::from_env()
+        let own_keys = self.account_key.is_some() || self.sas_token.is_some();
+        let builder = if own_keys { MicrosoftAzureBuilder::new() } else { MicrosoftAzureBuilder::from_env() };
+        let mut builder = builder
             .with_account(&self.account)
             .with_container_name(&self.container)
             .with_client_options(client_options(self.ca_file.as_ref())?)

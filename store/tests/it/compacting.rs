@@ -137,3 +137,24 @@ async fn a_damaged_input_makes_no_output() {
     assert_eq!(log.level(0).len(), 3);
     assert_eq!(std::fs::read_dir(dir.path().join("ltx")).unwrap().count(), 1, "not even a folder was made");
 }
+
+/// Housekeeping runs in tasks of a runtime with many threads; that this compiles is the test.
+#[test]
+fn its_futures_may_move_between_threads() {
+    fn movable(_: &impl Send) {}
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&Target::Folder(dir.path().to_owned())).unwrap();
+    let merge = Merge { level: 1, inputs: Vec::new(), name: crate::files::name(1, 1) };
+    let (log, mut times) = (Log::default(), Times::default());
+    movable(&store.compact(&merge));
+    movable(&store.list());
+    movable(&store.probe());
+    movable(&store.put_record("a", Bytes::new(), true));
+    movable(&store.delete(Vec::new()));
+    movable(&store.learn_times(Vec::new(), &mut times));
+    movable(&store.put_from(9, merge.name, 0, None, |_| Ok::<(), litekeep_store::Error>(())));
+    movable(&plan::at_time(&log, 0, |f| {
+        let store = store.clone();
+        async move { store.time_of(&f).await }
+    }));
+}
