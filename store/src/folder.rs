@@ -1,6 +1,7 @@
 //! A folder as an object store.
 //!
-//! Promises, beyond those of [`publish`]:
+//! Promises:
+//! - A file appears whole, durable and only once (module `publish`).
 //! - A small put costs one fsync of the file and one of its folder, and a handful of other system calls.
 //! - The modification time of a file of the log is its timestamp, as Litestream expects it.
 //! - Several processes may use one folder at once.
