@@ -6,5 +6,6 @@
 pub mod capture;
 mod error;
 pub mod local;
+pub mod replicator;
 
 pub use error::{Error, Kind};

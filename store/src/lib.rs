@@ -22,6 +22,6 @@ pub use error::{Error, ErrorKind, Origin, Result};
 pub use log::{FileRef, Layout, Log, SNAPSHOT_LEVEL, Times};
 pub use record::RecordRef;
 pub use store::{Conditional, Put, Store};
-pub use stream::StreamWriter;
+pub use stream::{RangeReader, StreamWriter};
 pub use target::{Azure, Gcs, S3, Secret, Target};
 pub use upload::Upload;

@@ -108,9 +108,16 @@ impl Store {
     }
 }
 
+impl Store {
+    /// A file of the log to be read on a blocking thread, `ahead` bytes at a time. Call from within the runtime.
+    pub fn reader(&self, file: &FileRef, ahead: u64) -> RangeReader {
+        RangeReader::new(self.clone(), file.clone(), Bytes::new(), ahead, Handle::current())
+    }
+}
+
 /// Reads a file of the log from a blocking thread, some bytes at a time, so that many may be open at once with little
 /// memory and no connection held.
-pub(crate) struct RangeReader {
+pub struct RangeReader {
     store: Store,
     file: FileRef,
     runtime: Handle,

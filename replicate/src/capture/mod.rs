@@ -378,14 +378,85 @@ impl Capture {
         Ok(segment)
     }
 
-    /// Frames that the log has beyond what checkpoints may copy.
-    pub fn frames_pinned(&self) -> u32 {
-        match (self.files.hold(), self.place) {
+    /// Some pages as they are in the log's last state, as a transaction that changes nothing.
+    pub fn restate(&mut self, which: &[Pgno], stamp: Stamp, spool: &Spool) -> Result<Segment, Error> {
+        let frames = self.place.map(|p| (p.salt, p.frames));
+        let pages = self.pages()?;
+        if pages.place.map(|p| (p.salt, p.frames)) != frames && frames.is_some() {
+            let path = self.files.path().display();
+            return Err(Error::new(Kind::Unavailable, format!("`{path}` is being written; trying again")));
+        }
+        let (place, page_count) = (pages.place, pages.page_count());
+        let segment = segment::from_pages(&pages, which, stamp, spool)?;
+        self.set_position(place, page_count);
+        Ok(segment)
+    }
+
+    /// The place that a file of the log ended at, if the WAL still proves it: the frame before it is of the same
+    /// generation, ends the same commit and holds the page that the file holds. `page_sum` gives that page's checksum.
+    pub fn locate(
+        &mut self,
+        header: &litekeep_ltx::Header,
+        page_sum: impl Fn(Pgno) -> Result<Option<Checksum>, Error>,
+    ) -> Result<Option<Place>, Error> {
+        let end = header.wal_offset + header.wal_size;
+        let (frame_len, page_size) = (frame_size(self.page_size), self.page_size);
+        let Some(bytes) = end.checked_sub(WalHeader::LEN as u64).filter(|n| n % frame_len == 0) else {
+            return Ok(None);
+        };
+        let Ok(frames) = u32::try_from(bytes / frame_len) else { return Ok(None) };
+        let Some((wal, wal_header)) = self.wal(None)? else { return Ok(None) };
+        if frames == 0 {
+            let place = Place { salt: wal_header.salt, frames, checksum: wal_header.checksum };
+            return Ok((wal_header.salt == header.wal_salt).then_some(place));
+        }
+        let Some(last) = wal.frame_header(page_size, frames - 1)? else { return Ok(None) };
+        if last.salt != header.wal_salt || last.commit != header.commit {
+            return Ok(None);
+        }
+        let mut page = vec![0; page_size.bytes()];
+        wal.page(page_size, frames - 1, &mut page)?;
+        let same = page_sum(last.pgno)? == Some(page_checksum(last.pgno, &page));
+        Ok(same.then_some(Place { salt: last.salt, frames, checksum: last.checksum }))
+    }
+
+    /// Bytes that the log has and checkpoints may not copy yet.
+    pub fn bytes_pinned(&self) -> u64 {
+        let frames = match (self.files.hold(), self.place) {
             (Hold::Mark(_), Some(p)) => p.frames.saturating_sub(self.held_at),
             // After a reset under this hold no checkpoint copies anything until it is moved.
-            (Hold::Backfilled, Some(p)) if self.backfilled_at.is_some_and(|(s, _)| s != p.salt) => u32::MAX,
+            (Hold::Backfilled, Some(p)) if self.backfilled_at.is_some_and(|(s, _)| s != p.salt) => return u64::MAX,
             _ => 0,
-        }
+        };
+        u64::from(frames) * frame_size(self.page_size)
+    }
+
+    /// Bytes that the application has committed beyond the place, as far as the wal-index tells at a glance.
+    pub fn bytes_ahead(&self) -> u64 {
+        let Ok(Some(index)) = self.files.wal_index() else { return 0 };
+        let known = self.place.filter(|p| p.salt == index.salt).map_or(0, |p| p.frames);
+        u64::from(index.max_frame.saturating_sub(known)) * frame_size(self.page_size)
+    }
+
+    /// Whether a frame of the current generation stands behind the place: a commit that is about to be counted, which
+    /// raises no further event, or the trace of a rollback.
+    pub fn has_frames_beyond(&mut self) -> Result<bool, Error> {
+        let page_size = self.page_size;
+        let place = self.place;
+        let Some((wal, header)) = self.wal(place.map(|p| p.salt))? else { return Ok(false) };
+        let next = place.filter(|p| p.salt == header.salt).map_or(0, |p| p.frames);
+        Ok(wal.frame_header(page_size, next)?.is_some_and(|f| f.salt == header.salt))
+    }
+
+    /// Whether a checkpoint could free the WAL only with our help.
+    pub fn is_held(&self) -> bool {
+        matches!(self.files.hold(), Hold::Mark(_))
+    }
+
+    /// Lets the WAL go: it may be reset, and what is not captured by then has to be found by page checksums.
+    pub fn let_go(&mut self) -> Result<(), Error> {
+        self.backfilled_at = None;
+        self.files.release()
     }
 
     /// Bytes of the WAL that the log has.

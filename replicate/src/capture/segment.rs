@@ -7,13 +7,13 @@
 use super::held::HeldFiles;
 use super::pages::Pages;
 use super::wal::{Frames, KEEP_LEN, Place, Wal};
-use crate::local::{Spool, SpoolWriter};
+use crate::local::{Spool, SpoolWriter, Spooled};
 use crate::{Error, Kind};
 use litekeep_format::{FrameHeader, WalHeader, frame_size};
 use litekeep_ltx::{
-    Checksum, Encoder, FileName, Header, PageSize, Pgno, Salt, Txid, WriterId, page_checksum,
+    Checksum, Decoder, Encoder, FileName, Header, PageSize, Pgno, Salt, Txid, WriterId, page_checksum,
 };
-use std::io::{self, Write};
+use std::io::{self, BufReader, Write};
 
 /// What a segment becomes in the log, decided by the caller.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +56,19 @@ impl Segment {
     /// The transaction.
     pub fn txid(&self) -> Txid {
         self.header.max_txid
+    }
+
+    /// A segment that a crash or a shutdown left in the spool. Where it ended in the WAL has to be located again.
+    pub fn from_spool(spool: &Spool, file: &Spooled) -> Result<Segment, Error> {
+        let failed = |source| Error::Ltx { doing: format!("read {} from the spool", file.name), source };
+        let mut decoder = Decoder::new(BufReader::new(spool.open(file.name)?)).map_err(failed)?;
+        let header = *decoder.header();
+        let mut page = vec![0; header.page_size.bytes()];
+        let mut sums = vec![];
+        while let Some(pgno) = decoder.next_page(&mut page).map_err(failed)? {
+            sums.push((pgno, page_checksum(pgno, &page)));
+        }
+        Ok(Segment { header, body: Body::Spooled, size: file.size, sums, place: None, commits: 0 })
     }
 
     /// Name in the log.

@@ -1,0 +1,685 @@
+//! One database: from the event that wakes it to the confirmation of the store.
+
+use super::destination::{self, Destination, MEMORY_LIMIT};
+use super::start;
+use super::status::{DestinationStatus, Phase, Status};
+use super::{Settings, Shared};
+use crate::capture::{Body, Capture, Frames, Look, Reset, Segment, Stamp};
+use crate::local::{MetaDir, PageSums, Spool, State, StateFile};
+use crate::{Error, Kind};
+use litekeep_env::disk;
+use litekeep_ltx::{Pgno, Txid, WriterId};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// An awake database without anything to do goes to rest after this.
+const LINGER: Duration = Duration::from_secs(3);
+/// Frames that checkpoints may not copy yet are worth a move of the hold beyond this many bytes.
+const PINNED_BYTES: u64 = 4 << 20;
+/// A WAL of this size is reset when the last reset is long ago; a larger one at half the limit, at once.
+const RESET_BYTES: u64 = 4 << 20;
+const RESET_PAUSE: Duration = Duration::from_secs(60);
+/// While an upload is not due yet, a WAL that grows by this much is captured all the same.
+const EARLY_BYTES: u64 = 16 << 20;
+
+/// State beside the database.
+pub(crate) struct Local {
+    pub(crate) _meta: MetaDir,
+    pub(crate) writer: WriterId,
+    pub(crate) sums: PageSums,
+    pub(crate) spool: Spool,
+    pub(crate) state: Mutex<(StateFile, Option<State>)>,
+}
+
+/// What capturing needs; locked while a blocking thread works on it.
+#[derive(Default)]
+pub(crate) struct Work {
+    pub(crate) local: Option<Arc<Local>>,
+    pub(crate) capture: Option<Capture>,
+    /// The last transaction that was given a number.
+    pub(crate) last: Option<Txid>,
+    /// The next look must put something, so that the log has a level-0 file of ours.
+    pub(crate) must_put: bool,
+    pub(crate) last_reset: Option<Instant>,
+}
+
+pub(crate) struct Database {
+    pub(crate) settings: Settings,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) work: Arc<Mutex<Work>>,
+    pub(crate) destinations: Mutex<Vec<Destination>>,
+    status: Mutex<Status>,
+    /// Something happened since the last look.
+    dirty: AtomicBool,
+    /// A task is at work.
+    awake: AtomicBool,
+    /// The file is not there: events of the file itself matter then.
+    waiting: AtomicBool,
+    bell: Notify,
+    /// A destination confirmed something, or the task went to rest.
+    progress: Notify,
+}
+
+/// What a look led to.
+enum Step {
+    /// The file is not there.
+    Absent,
+    /// Nothing new. With frames beyond the wal-index a commit may be on its way without another event.
+    Quiet { more_coming: bool },
+    /// Segments were queued.
+    Captured,
+    /// The log must catch up first.
+    MustDrain,
+}
+
+impl Database {
+    pub(crate) fn new(settings: Settings, shared: Arc<Shared>) -> Arc<Database> {
+        let destinations = settings.stores.iter().cloned().map(Destination::new).collect();
+        let status = Status { path: settings.path.clone(), ..Status::default() };
+        Arc::new(Database {
+            settings,
+            shared,
+            work: Arc::default(),
+            destinations: Mutex::new(destinations),
+            status: Mutex::new(status),
+            dirty: AtomicBool::new(false),
+            awake: AtomicBool::new(false),
+            waiting: AtomicBool::new(true),
+            bell: Notify::new(),
+            progress: Notify::new(),
+        })
+    }
+
+    pub(crate) fn destinations(&self) -> MutexGuard<'_, Vec<Destination>> {
+        self.destinations.lock().expect("no panic while held")
+    }
+
+    fn set_status(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.status.lock().expect("no panic while held"));
+    }
+
+    pub(crate) fn phase(&self, phase: Phase) {
+        self.set_status(|s| {
+            s.phase = phase;
+            if !phase.is_red() {
+                (s.message, s.hint) = (None, None);
+            }
+        });
+    }
+
+    pub(crate) fn is_following(&self) -> bool {
+        self.status.lock().expect("no panic while held").phase == Phase::Following
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let mut status = self.status.lock().expect("no panic while held").clone();
+        let destinations = self.destinations();
+        status.durable = destinations.iter().filter_map(|d| d.durable).max();
+        let oldest = destinations.iter().filter_map(|d| d.queue.front()).map(|s| s.header.timestamp_ms).min();
+        status.behind_since_ms = oldest;
+        status.destinations = destinations
+            .iter()
+            .map(|d| DestinationStatus {
+                place: d.store.place(),
+                durable: d.durable,
+                waiting: d.queue.len(),
+                error: d.error.clone(),
+                unfenced: d.unfenced,
+            })
+            .collect();
+        status
+    }
+
+    /// Whether an event of this file matters.
+    pub(crate) fn concerns(&self, path: &Path) -> bool {
+        self.waiting.load(SeqCst) || path != self.settings.path
+    }
+
+    /// Something was written: look.
+    pub(crate) fn wake(self: &Arc<Self>) {
+        self.dirty.store(true, SeqCst);
+        if self.awake.swap(true, SeqCst) {
+            self.bell.notify_one();
+        } else {
+            self.shared.runtime.spawn(self.clone().run());
+        }
+    }
+
+    /// The database or its WAL came or went.
+    pub(crate) fn name_changed(self: &Arc<Self>) {
+        self.wake();
+    }
+
+    /// The task of an awake database.
+    async fn run(self: Arc<Self>) {
+        let mut failures = 0u32;
+        let mut beyond = Duration::ZERO;
+        loop {
+            let begun = Instant::now();
+            self.dirty.store(false, SeqCst);
+            let linger = match self.clone().step().await {
+                Ok(Step::Absent) => Duration::ZERO,
+                Ok(Step::Quiet { more_coming: true }) => {
+                    beyond = (beyond * 2).clamp(Duration::from_micros(20), Duration::from_secs(1));
+                    beyond
+                }
+                Ok(Step::Quiet { more_coming: false }) => {
+                    (failures, beyond) = (0, Duration::ZERO);
+                    LINGER
+                }
+                Ok(Step::Captured) => {
+                    (failures, beyond) = (0, Duration::ZERO);
+                    self.wait_until_due(begun).await;
+                    self.dirty.store(true, SeqCst);
+                    Duration::ZERO
+                }
+                Ok(Step::MustDrain) => {
+                    self.progress.notified().await;
+                    continue;
+                }
+                Err(e) => {
+                    let wait = self.failed(&e, failures);
+                    failures += 1;
+                    match wait {
+                        Some(wait) => {
+                            self.dirty.store(true, SeqCst);
+                            self.pause(wait).await;
+                            continue;
+                        }
+                        None => break,
+                    }
+                }
+            };
+            if self.shared.stopping.load(SeqCst) {
+                break;
+            }
+            if self.dirty.load(SeqCst) {
+                continue;
+            }
+            let rung = tokio::time::timeout(linger, self.bell.notified()).await.is_ok();
+            if rung || self.dirty.load(SeqCst) || beyond > Duration::ZERO {
+                continue;
+            }
+            if self.clone().rest().await {
+                self.awake.store(false, SeqCst);
+                self.progress.notify_waiters();
+                // An event between the last look and here found us awake and rang a bell that nobody hears.
+                if !self.dirty.load(SeqCst) || self.awake.swap(true, SeqCst) {
+                    return;
+                }
+            }
+        }
+        // Stopped or refused: stays "awake", so that no event begins another task.
+        self.progress.notify_waiters();
+    }
+
+    async fn pause(&self, at_most: Duration) {
+        let _ = tokio::time::timeout(at_most, self.bell.notified()).await;
+    }
+
+    /// After an upload: waits for its confirmation and for the interval, but not while the WAL grows fast.
+    async fn wait_until_due(self: &Arc<Self>, begun: Instant) {
+        let due = begun + self.settings.upload_interval;
+        loop {
+            let drained = self.destinations().iter().any(|d| d.queue.is_empty() && d.error.is_none());
+            let left = due.saturating_duration_since(Instant::now());
+            if drained && left.is_zero() {
+                return;
+            }
+            let tick = if drained { left.min(Duration::from_millis(50)) } else { Duration::from_millis(50) };
+            let _ = tokio::time::timeout(tick, self.progress.notified()).await;
+            if self.shared.stopping.load(SeqCst) || self.grows_fast().await {
+                return;
+            }
+        }
+    }
+
+    async fn grows_fast(self: &Arc<Self>) -> bool {
+        if self.settings.upload_interval < Duration::from_millis(50) && self.destinations().iter().all(|d| d.error.is_none())
+        {
+            return false;
+        }
+        let work = self.work.clone();
+        self.run_blocking(move || {
+            let work = work.lock().expect("no panic while held");
+            Ok(work.capture.as_ref().is_some_and(|c| c.bytes_ahead() >= EARLY_BYTES))
+        })
+        .await
+        .unwrap_or(false)
+    }
+
+    /// Runs something that blocks where it may.
+    pub(crate) async fn run_blocking<T: Send + 'static>(
+        &self,
+        f: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        match self.shared.runtime.spawn_blocking(f).await {
+            Ok(result) => result,
+            Err(e) => Err(Error::new(Kind::Internal, format!("replicate `{}`: {e}", self.settings.path.display()))),
+        }
+    }
+
+    /// Notes an error; how long to wait before the next try, `None` when only a person can help.
+    fn failed(&self, e: &Error, failures: u32) -> Option<Duration> {
+        let path = self.settings.path.display();
+        let phase = match e.kind() {
+            Kind::Unavailable | Kind::Internal => Phase::Failing,
+            Kind::Fenced => Phase::Fenced,
+            Kind::Corrupt | Kind::Invalid => Phase::Refused,
+        };
+        tracing::error!(%path, "{}: {e}", phase.name());
+        self.set_status(|s| {
+            s.phase = phase;
+            s.message = Some(e.to_string());
+            s.hint = e.hint().map(str::to_owned);
+        });
+        (phase == Phase::Failing).then(|| Duration::from_millis(200 << failures.min(7)).min(Duration::from_secs(20)))
+    }
+
+    /// One look: begin where necessary, capture, and hand over to the destinations.
+    async fn step(self: Arc<Self>) -> Result<Step, Error> {
+        let file = std::fs::metadata(&self.settings.path);
+        if !file.is_ok_and(|m| m.is_file() && m.len() > 0) {
+            let mut work = self.work.lock().expect("no panic while held");
+            if work.capture.take().is_some() {
+                tracing::warn!(path = %self.settings.path.display(), "the database is gone; waiting for it to come back");
+            }
+            drop(work);
+            self.waiting.store(true, SeqCst);
+            self.phase(Phase::Waiting);
+            return Ok(Step::Absent);
+        }
+        self.waiting.store(false, SeqCst);
+        if !self.is_attached() {
+            let _permit = self.shared.starting.acquire().await;
+            start::begin(&self).await?;
+            self.ship();
+        }
+        let this = self.clone();
+        let step = self.run_blocking(move || this.look()).await?;
+        if matches!(step, Step::Captured) {
+            self.ship();
+        }
+        Ok(step)
+    }
+
+    fn is_attached(&self) -> bool {
+        let mut work = self.work.lock().expect("no panic while held");
+        if work.capture.as_ref().is_some_and(|c| !c.files().is_current()) {
+            tracing::warn!(path = %self.settings.path.display(), "the database was replaced by another file");
+            work.capture = None;
+        }
+        work.capture.is_some()
+    }
+
+    /// The blocking part of a step.
+    fn look(self: &Arc<Self>) -> Result<Step, Error> {
+        thread_local! {
+            // Grows to a few MiB on the threads that see large transactions; there are only a few threads.
+            static FRAMES: std::cell::RefCell<Frames> = std::cell::RefCell::default();
+        }
+        FRAMES.with_borrow_mut(|frames| {
+            let mut work = self.work.lock().expect("no panic while held");
+            let step = self.capture(&mut work, frames)?;
+            if !matches!(step, Step::MustDrain) {
+                self.tend(&mut work, frames)?;
+            }
+            if let Some(c) = &work.capture {
+                let (bytes, last) = (c.wal_bytes(), work.last);
+                self.set_status(|s| {
+                    s.wal_bytes = bytes;
+                    s.captured = last;
+                });
+            }
+            Ok(step)
+        })
+    }
+
+    fn next_stamp(&self, work: &Work) -> Stamp {
+        let local = work.local.as_ref().expect("set when the capture was");
+        Stamp {
+            txid: work.last.map_or(Txid::FIRST, Txid::next),
+            writer: local.writer,
+            timestamp_ms: self.next_time(),
+        }
+    }
+
+    /// Now, but never earlier than the last file of the log.
+    fn next_time(&self) -> i64 {
+        let newest = self.destinations().iter().filter_map(|d| d.newest_time()).max();
+        self.shared.clock.unix_ms().max(newest.unwrap_or(i64::MIN))
+    }
+
+    fn capture(self: &Arc<Self>, work: &mut Work, frames: &mut Frames) -> Result<Step, Error> {
+        let stamp = self.next_stamp(work);
+        let local = work.local.clone().expect("set when the capture was");
+        let Work { capture: Some(capture), must_put, .. } = work else { return Ok(Step::Absent) };
+        let drained = local.state().is_some_and(|s| Some(s.txid) == stamp.txid.prev());
+        if self.is_over_limit() {
+            capture.let_go()?;
+            return Ok(Step::MustDrain);
+        }
+        let segment = match capture.look(frames)? {
+            Look::Frames(end) => Some(capture.segment(frames, end, stamp, &local.spool)?),
+            // Page checksums know the log only up to what is confirmed.
+            Look::Broken(_) if !drained => return Ok(Step::MustDrain),
+            Look::Broken(why) => {
+                tracing::warn!(path = %self.settings.path.display(), "{why}; comparing page checksums");
+                self.set_status(|s| s.breaks += 1);
+                capture.difference(&local.sums, stamp, &local.spool)?
+            }
+            Look::Nothing => None,
+        };
+        let segment = match segment {
+            None if *must_put => Some(capture.restate(&[Pgno::FIRST], stamp, &local.spool)?),
+            other => other,
+        };
+        match segment {
+            Some(segment) => {
+                *must_put = false;
+                self.enqueue(work, segment)?;
+                Ok(Step::Captured)
+            }
+            None => Ok(Step::Quiet { more_coming: capture.has_frames_beyond()? }),
+        }
+    }
+
+    /// Hands a segment to every destination; to the spool as well when too much waits already.
+    fn enqueue(&self, work: &mut Work, segment: Segment) -> Result<(), Error> {
+        work.last = Some(segment.txid());
+        self.set_status(|s| s.commits += u64::from(segment.commits));
+        let mut destinations = self.destinations();
+        let waiting = destinations.iter().filter(|d| !d.lags).map(Destination::waiting_bytes).max().unwrap_or(0);
+        let mut segment = Arc::new(segment);
+        if waiting + segment.size > MEMORY_LIMIT
+            && let Body::Memory(bytes) = &segment.body
+        {
+            let local = work.local.as_ref().expect("set when the capture was");
+            local.spool.add(segment.name(), bytes)?;
+            segment = Arc::new(Segment { body: Body::Spooled, ..Segment::clone(&segment) });
+        }
+        for d in destinations.iter_mut().filter(|d| !d.lags) {
+            d.queue.push_back(segment.clone());
+        }
+        Ok(())
+    }
+
+    /// Whether more waits for every destination than the local disk may take.
+    fn is_over_limit(&self) -> bool {
+        let destinations = self.destinations();
+        let least = destinations.iter().filter(|d| !d.lags).map(|d| d.queue.iter().map(|s| s.size).sum::<u64>()).min();
+        let Some(waiting) = least.filter(|w| *w > MEMORY_LIMIT) else { return false };
+        let scarce = disk::space(&self.settings.meta_dir).is_ok_and(|(free, all)| free < all / 10);
+        waiting > self.settings.spool_limit || scarce
+    }
+
+    /// Checkpoints and resets, so that the WAL stays small.
+    fn tend(self: &Arc<Self>, work: &mut Work, frames: &mut Frames) -> Result<(), Error> {
+        let Some(capture) = &mut work.capture else { return Ok(()) };
+        let bytes = capture.wal_bytes();
+        let rested = work.last_reset.is_none_or(|t| t.elapsed() >= RESET_PAUSE);
+        if bytes >= self.settings.wal_limit / 2 || (bytes >= RESET_BYTES && rested && capture.is_held()) {
+            return self.reset(work, frames);
+        }
+        if capture.bytes_pinned() >= PINNED_BYTES {
+            capture.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    fn reset(self: &Arc<Self>, work: &mut Work, frames: &mut Frames) -> Result<(), Error> {
+        for _ in 0..2 {
+            let Some(capture) = &mut work.capture else { return Ok(()) };
+            capture.shrink()?;
+            if matches!(self.capture(work, frames)?, Step::MustDrain) {
+                return Ok(());
+            }
+        }
+        let stamp = self.next_stamp(work);
+        let local = work.local.clone().expect("set when the capture was");
+        let Some(capture) = &mut work.capture else { return Ok(()) };
+        let mut captured = None;
+        let outcome = capture.reset(frames, &local.spool, || stamp, |segment| captured = Some(segment))?;
+        if let Some(segment) = captured {
+            self.enqueue(work, segment)?;
+        }
+        match outcome {
+            Reset::Done => {
+                work.last_reset = Some(Instant::now());
+                self.set_status(|s| s.resets += 1);
+            }
+            other => tracing::debug!(path = %self.settings.path.display(), "the WAL was not reset: {other:?}"),
+        }
+        Ok(())
+    }
+
+    /// Starts a shipping task for each destination that has something to do and has none.
+    pub(crate) fn ship(self: &Arc<Self>) {
+        let mut destinations = self.destinations();
+        for (nth, d) in destinations.iter_mut().enumerate() {
+            if !d.shipping && (!d.queue.is_empty() || d.lags) {
+                d.shipping = true;
+                self.shared.runtime.spawn(self.clone().ship_to(nth));
+            }
+        }
+    }
+
+    async fn ship_to(self: Arc<Self>, nth: usize) {
+        loop {
+            let (store, segment, lags) = {
+                let mut destinations = self.destinations();
+                let d = &mut destinations[nth];
+                let segment = d.queue.front().cloned();
+                if segment.is_none() && !d.lags {
+                    d.shipping = false;
+                    break;
+                }
+                (d.store.clone(), segment, d.lags)
+            };
+            let shipped = match segment {
+                Some(segment) if !lags => self.clone().ship_one(nth, &store, &segment).await,
+                _ => start::catch_up(&self, nth).await,
+            };
+            if let Err(e) = shipped {
+                let wait = {
+                    let mut destinations = self.destinations();
+                    let d = &mut destinations[nth];
+                    d.failures += 1;
+                    if d.failures == 1 {
+                        tracing::warn!(path = %self.settings.path.display(), store = d.store.place(), "{e}; trying again");
+                    }
+                    d.error = Some(e.to_string());
+                    d.back_off()
+                };
+                if e.kind() == Kind::Fenced || e.kind() == Kind::Invalid {
+                    self.fenced(&e);
+                    self.destinations()[nth].shipping = false;
+                    break;
+                }
+                if self.shared.stopping.load(SeqCst) {
+                    break;
+                }
+                tokio::time::sleep(wait).await;
+            }
+            self.progress.notify_waiters();
+        }
+        self.progress.notify_waiters();
+    }
+
+    async fn ship_one(self: Arc<Self>, nth: usize, store: &litekeep_store::Store, segment: &Arc<Segment>) -> Result<(), Error> {
+        let local = self.local()?;
+        // The store must not get ahead of the file: after a power cut the application would be behind its own backup.
+        let sync = {
+            let work = self.work.clone();
+            move || {
+                let sync = work.lock().expect("no panic while held").capture.as_ref().map(Capture::wal_to_sync);
+                match sync.transpose()?.flatten() {
+                    Some(sync) => sync(),
+                    None => Ok(()),
+                }
+            }
+        };
+        self.run_blocking(sync).await?;
+        destination::put(store, &local.spool, segment).await?;
+        {
+            let mut destinations = self.destinations();
+            let d = &mut destinations[nth];
+            d.landed(0, segment.name(), segment.size, segment.header.timestamp_ms);
+            d.queue.pop_front();
+            d.failures = 0;
+            d.error = None;
+        }
+        self.confirmed(&local, segment)
+    }
+
+    /// A destination has the segment: local state moves on.
+    fn confirmed(self: &Arc<Self>, local: &Local, segment: &Segment) -> Result<(), Error> {
+        let everywhere = self.destinations().iter().all(|d| d.durable >= Some(segment.txid()));
+        if everywhere && matches!(segment.body, Body::Spooled) {
+            local.spool.remove(segment.name())?;
+        }
+        let mut guard = local.state.lock().expect("no panic while held");
+        let (file, state) = &mut *guard;
+        if state.is_some_and(|s| s.txid >= segment.txid()) {
+            return Ok(());
+        }
+        local.sums.apply(&segment.sums, segment.header.commit)?;
+        let now = self.shared.clock.unix_ms();
+        let new = State {
+            writer: local.writer,
+            txid: segment.txid(),
+            page_count: segment.header.commit,
+            page_size: segment.header.page_size,
+            place: segment.place,
+            synced: state.and_then(|s| s.synced),
+            boot: disk::boot_id(),
+            confirmed_ms: now,
+            captured_ms: segment.header.timestamp_ms,
+        };
+        file.save(&new)?;
+        *state = Some(new);
+        self.set_status(|s| s.confirmed_ms = Some(now));
+        Ok(())
+    }
+
+    pub(crate) fn local(&self) -> Result<Arc<Local>, Error> {
+        let local = self.work.lock().expect("no panic while held").local.clone();
+        local.ok_or_else(|| Error::new(Kind::Internal, "the local state is not open"))
+    }
+
+    /// Another writer owns the log: stop, and keep what it does not have.
+    fn fenced(self: &Arc<Self>, e: &Error) {
+        self.failed(e, 0);
+        let mut work = self.work.lock().expect("no panic while held");
+        work.capture = None;
+        if let Some(local) = &work.local {
+            let queued: Vec<_> = self.destinations().iter_mut().flat_map(|d| std::mem::take(&mut d.queue)).collect();
+            for segment in &queued {
+                if let Body::Memory(bytes) = &segment.body {
+                    let _ = local.spool.add(segment.name(), bytes);
+                }
+            }
+            let name = format!("fork-{}", self.shared.clock.unix_ms());
+            match local.spool.keep_as_fork(&name) {
+                Ok(Some(path)) => tracing::error!(
+                    path = %self.settings.path.display(),
+                    "transactions that are not in the log are kept in `{}`", path.display()
+                ),
+                Ok(None) => {}
+                Err(e) => tracing::error!("could not keep the fork: {e}"),
+            }
+        }
+    }
+
+    /// Lets go of connections; `false` when something came up.
+    async fn rest(self: Arc<Self>) -> bool {
+        let this = self.clone();
+        let rested = self.run_blocking(move || {
+            let mut work = this.work.lock().expect("no panic while held");
+            let Some(capture) = &mut work.capture else { return Ok(true) };
+            capture.rest()?;
+            let mut none = Frames::default();
+            Ok(matches!(capture.look(&mut none)?, Look::Nothing))
+        });
+        match rested.await {
+            Ok(quiet) => quiet,
+            Err(e) => {
+                tracing::debug!(path = %self.settings.path.display(), "could not go to rest: {e}");
+                true
+            }
+        }
+    }
+
+    /// Waits until everything committed before the call is confirmed everywhere.
+    pub(crate) async fn sync(self: &Arc<Self>) {
+        self.wake();
+        loop {
+            let notified = self.progress.notified();
+            if self.is_synced().await {
+                return;
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(100), notified).await;
+        }
+    }
+
+    async fn is_synced(self: &Arc<Self>) -> bool {
+        if self.status.lock().expect("no panic while held").phase == Phase::Waiting {
+            return true;
+        }
+        let this = self.clone();
+        self.run_blocking(move || {
+            let mut work = this.work.lock().expect("no panic while held");
+            let last = work.last;
+            let Some(capture) = &mut work.capture else { return Ok(false) };
+            let mut frames = Frames::default();
+            let nothing_new = matches!(capture.look(&mut frames)?, Look::Nothing);
+            let all_there = this.destinations().iter().all(|d| d.queue.is_empty() && !d.lags && d.durable >= last);
+            if !nothing_new {
+                this.wake();
+            }
+            Ok(nothing_new && all_there)
+        })
+        .await
+        .unwrap_or(false)
+    }
+
+    /// Lets go of everything. Page checksums are synced, so that the next start can believe them.
+    pub(crate) async fn close(self: Arc<Self>) {
+        let this = self.clone();
+        let closed = self.run_blocking(move || {
+            let mut work = this.work.lock().expect("no panic while held");
+            work.capture = None;
+            if let Some(local) = work.local.take() {
+                local.sync_sums()?;
+            }
+            Ok(())
+        });
+        if let Err(e) = closed.await {
+            tracing::debug!("could not sync local state: {e}");
+        }
+        self.phase(Phase::Stopped);
+        self.bell.notify_one();
+    }
+}
+
+impl Local {
+    pub(crate) fn state(&self) -> Option<State> {
+        self.state.lock().expect("no panic while held").1
+    }
+
+    /// Makes the page checksums durable and notes up to where they are.
+    pub(crate) fn sync_sums(&self) -> Result<(), Error> {
+        let mut guard = self.state.lock().expect("no panic while held");
+        let (file, state) = &mut *guard;
+        if let Some(state) = state.as_mut().filter(|s| s.synced != Some(s.txid)) {
+            self.sums.sync()?;
+            state.synced = Some(state.txid);
+            file.save(state)?;
+            file.sync()?;
+        }
+        Ok(())
+    }
+}

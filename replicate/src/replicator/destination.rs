@@ -1,0 +1,109 @@
+//! One place that a database's log goes to, and what waits for it.
+
+use crate::capture::{Body, Segment};
+use crate::local::Spool;
+use crate::{Error, Kind};
+use litekeep_ltx::{FileName, Txid};
+use litekeep_store::{FileRef, Log, Store, Times};
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of segments that wait in memory before they go to the spool.
+pub(crate) const MEMORY_LIMIT: u64 = 16 << 20;
+
+/// A destination.
+pub(crate) struct Destination {
+    pub(crate) store: Store,
+    /// What the log there consists of, kept up to date without listing.
+    pub(crate) log: Log,
+    pub(crate) times: Times,
+    pub(crate) queue: VecDeque<Arc<Segment>>,
+    pub(crate) durable: Option<Txid>,
+    pub(crate) error: Option<String>,
+    pub(crate) unfenced: bool,
+    pub(crate) failures: u32,
+    /// It lacks files that only another destination has.
+    pub(crate) lags: bool,
+    pub(crate) shipping: bool,
+}
+
+impl Destination {
+    pub(crate) fn new(store: Store) -> Destination {
+        Destination {
+            store,
+            log: Log::default(),
+            times: Times::default(),
+            queue: VecDeque::new(),
+            durable: None,
+            error: None,
+            unfenced: false,
+            failures: 0,
+            lags: false,
+            shipping: false,
+        }
+    }
+
+    /// Notes a file that is there now.
+    pub(crate) fn landed(&mut self, level: u8, name: FileName, size: u64, timestamp_ms: i64) {
+        self.log.insert(FileRef { level, name, size, modified_ms: timestamp_ms });
+        self.times.insert(level, name, timestamp_ms);
+        self.durable = self.durable.max(Some(name.max));
+    }
+
+    /// Timestamp of the newest file, there or waiting; milliseconds since the epoch.
+    pub(crate) fn newest_time(&self) -> Option<i64> {
+        let waiting = self.queue.back().map(|s| s.header.timestamp_ms);
+        waiting.or_else(|| self.log.newest_l0().map(|f| self.times.of(f)))
+    }
+
+    /// Bytes that wait in memory.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        let in_memory = |s: &&Arc<Segment>| matches!(s.body, Body::Memory(_));
+        self.queue.iter().filter(in_memory).map(|s| s.size).sum()
+    }
+
+    /// Before the next try after a failure: 0.1 s, doubling to 10 s.
+    pub(crate) fn back_off(&self) -> Duration {
+        Duration::from_millis(100 << self.failures.min(7)).min(Duration::from_secs(10))
+    }
+}
+
+/// Puts a segment at level 0.
+pub(crate) async fn put(store: &Store, spool: &Spool, segment: &Segment) -> Result<(), Error> {
+    let (name, time) = (segment.name(), segment.header.timestamp_ms);
+    match &segment.body {
+        Body::Memory(bytes) => {
+            if store.as_folder().is_some() {
+                let (store, bytes) = (store.clone(), bytes.clone());
+                let put = tokio::task::spawn_blocking(move || store.put_blocking(0, name, bytes, time));
+                put.await.map_err(|e| Error::new(Kind::Internal, format!("put {name}: {e}")))??;
+            } else {
+                store.put(0, name, bytes.clone(), time).await?;
+            }
+        }
+        Body::Spooled if segment.size <= MEMORY_LIMIT => {
+            store.put(0, name, spool.read(name)?.into(), time).await?;
+        }
+        Body::Spooled => {
+            let mut file = spool.open(name)?;
+            let copied = store.put_from(0, name, time, Some(segment.size), move |to| {
+                let mut buffer = vec![0; 256 << 10];
+                loop {
+                    let n = file.read(&mut buffer).map_err(spool_failed)?;
+                    if n == 0 {
+                        return Ok::<_, Error>(());
+                    }
+                    to.write_all(&buffer[..n]).map_err(spool_failed)?;
+                }
+            });
+            copied.await?;
+        }
+    }
+    Ok(())
+}
+
+fn spool_failed(e: std::io::Error) -> Error {
+    Error::new(Kind::Unavailable, format!("copy a file from the spool: {e}"))
+}

@@ -1,0 +1,79 @@
+//! Compaction, retention and snapshots of one database's logs, without listing.
+
+use super::database::Database;
+use crate::Error;
+use litekeep_store::{Log, Store, Times, plan};
+use std::sync::Arc;
+
+impl Database {
+    /// Does what is due in every destination. Failures are logged and tried again later: the log is complete without.
+    pub(crate) async fn maintain(self: &Arc<Self>) {
+        let count = self.destinations().len();
+        for nth in 0..count {
+            let (store, log, mut times) = {
+                let destinations = self.destinations();
+                let d = &destinations[nth];
+                if d.log.is_empty() || d.lags || !self.is_following() {
+                    continue;
+                }
+                (d.store.clone(), d.log.clone(), d.times.clone())
+            };
+            let Ok(_permit) = self.shared.maintaining.acquire().await else { return };
+            if let Err(e) = self.maintain_one(nth, &store, log, &mut times).await {
+                tracing::warn!(path = %self.settings.path.display(), store = store.place(), "maintenance: {e}");
+            }
+        }
+        if let Ok(local) = self.local() {
+            let synced = self.run_blocking(move || local.sync_sums()).await;
+            if let Err(e) = synced {
+                tracing::debug!("could not sync page checksums: {e}");
+            }
+        }
+    }
+
+    async fn maintain_one(self: &Arc<Self>, nth: usize, store: &Store, mut log: Log, times: &mut Times) -> Result<(), Error> {
+        let now = self.shared.clock.unix_ms();
+        let policy = &self.settings.policy;
+        let unknown: Vec<_> = plan::untimed(&log).into_iter().filter(|f| !times.contains(f)).collect();
+        if !unknown.is_empty() {
+            store.learn_times(unknown, times).await?;
+        }
+        loop {
+            let merges = plan::compaction(&log, times, now, policy);
+            if merges.is_empty() {
+                break;
+            }
+            for merge in merges {
+                let merged = store.compact(&merge).await?;
+                let time = merge.inputs.last().map_or(now, |f| times.of(f));
+                self.note(nth, merged.level, merged.name, merged.size, time);
+                log.insert(merged.clone());
+                times.insert(merged.level, merged.name, time);
+            }
+        }
+        if plan::snapshot_due(&log, times, now, policy)
+            && let Some(merge) = plan::snapshot(&log)?
+        {
+            let merged = store.compact(&merge).await?;
+            let time = merge.inputs.last().map_or(now, |f| times.of(f));
+            self.note(nth, merged.level, merged.name, merged.size, time);
+            log.insert(merged.clone());
+            times.insert(merged.level, merged.name, time);
+        }
+        let gone = plan::retention(&log, times, now, policy);
+        if !gone.is_empty() {
+            // Forgotten first: whoever plans meanwhile does not count on them.
+            self.destinations()[nth].log.remove_all(&gone);
+            store.delete(gone).await?;
+        }
+        let mut destinations = self.destinations();
+        let d = &mut destinations[nth];
+        let remaining = d.log.clone();
+        d.times.retain(&remaining);
+        Ok(())
+    }
+
+    fn note(&self, nth: usize, level: u8, name: litekeep_ltx::FileName, size: u64, time: i64) {
+        self.destinations()[nth].landed(level, name, size, time);
+    }
+}

@@ -1,0 +1,215 @@
+//! Keeping logs up to date while applications write.
+//!
+//! One inotify descriptor wakes databases; a woken database is a task that captures, ships and goes away again. An idle
+//! database has no task, no timer and no SQLite connection, and costs the store no request.
+//!
+//! Invariants:
+//! - Level-0 files are put in order, one at a time for each destination, under names that must be free.
+//! - Local state never runs ahead of the log: position and page checksums move when a destination has confirmed.
+//! - What cannot be shipped is kept: in memory, then in the spool, and beyond its limit in the database itself, to be
+//!   found again by page checksums.
+//! - When anything fails the application goes on; the status says what is wrong.
+
+mod database;
+mod destination;
+mod maintain;
+mod start;
+mod status;
+
+pub use status::{DestinationStatus, Phase, Status};
+
+use crate::capture::sibling;
+use crate::{Error, Kind};
+use database::Database;
+use litekeep_env::watch::{Event, Watcher};
+use litekeep_env::{Clock, SystemClock};
+use litekeep_store::Store;
+use litekeep_store::plan::Policy;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// How one database is replicated.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The database file; it need not exist yet.
+    pub path: PathBuf,
+    /// Where litekeep keeps its own state of it.
+    pub meta_dir: PathBuf,
+    /// Where its log goes.
+    pub stores: Vec<Store>,
+    /// At most one upload in this time; the first after a pause is at once.
+    pub upload_interval: Duration,
+    /// What the log keeps how long.
+    pub policy: Policy,
+    /// The WAL is reset before it grows beyond this many bytes.
+    pub wal_limit: u64,
+    /// Bytes that may wait on the local disk during an outage.
+    pub spool_limit: u64,
+    /// Go on where the log ends although the database shares no history with it.
+    pub new_timeline: bool,
+    /// How long the log is watched for another writer before a newcomer takes it over.
+    pub newcomer_watch: Duration,
+}
+
+/// Shared by all databases of a process.
+pub(crate) struct Shared {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) stopping: AtomicBool,
+    /// Databases that start at the same time.
+    pub(crate) starting: Semaphore,
+    pub(crate) maintaining: Semaphore,
+    pub(crate) watcher: Watcher,
+}
+
+/// Replicates databases until it is shut down.
+pub struct Replicator {
+    shared: Arc<Shared>,
+    databases: Arc<Mutex<Names>>,
+}
+
+/// Databases by the names that events speak of.
+#[derive(Default)]
+struct Names {
+    all: Vec<Arc<Database>>,
+    by_event: HashMap<PathBuf, Arc<Database>>,
+}
+
+/// Between two rounds of events: a hot writer raises thousands a second, each of which would wake us.
+const EVENT_PAUSE: Duration = Duration::from_micros(300);
+/// How often compaction, retention and snapshots are considered.
+const MAINTENANCE_TICK: Duration = Duration::from_secs(10);
+
+impl Replicator {
+    /// Starts the watcher; no database yet. Call from within a tokio runtime.
+    pub fn start() -> Result<Replicator, Error> {
+        let watcher = Watcher::new().map_err(|e| Error::new(Kind::Unavailable, format!("start inotify: {e}")))?;
+        let shared = Arc::new(Shared {
+            clock: Arc::new(SystemClock),
+            runtime: tokio::runtime::Handle::current(),
+            stopping: AtomicBool::new(false),
+            starting: Semaphore::new(4),
+            maintaining: Semaphore::new(1),
+            watcher,
+        });
+        let replicator = Replicator { shared: shared.clone(), databases: Arc::default() };
+        let names = replicator.databases.clone();
+        std::thread::Builder::new()
+            .name("watch".into())
+            .spawn(move || follow_events(&shared, &names))
+            .map_err(|e| Error::new(Kind::Unavailable, format!("start the watching thread: {e}")))?;
+        replicator.shared.runtime.spawn(keep_up(replicator.shared.clone(), replicator.databases.clone()));
+        Ok(replicator)
+    }
+
+    /// Adds a database and begins to replicate it. What goes wrong from here on is in its status.
+    pub fn add(&self, settings: Settings) -> Result<(), Error> {
+        let path = std::path::absolute(&settings.path).map_err(Error::file("find", &settings.path))?;
+        let parent = path.parent().map(Path::to_owned).unwrap_or_default();
+        if !parent.is_dir() {
+            return Err(Error::with_hint(
+                Kind::Invalid,
+                format!("the folder `{}` does not exist", parent.display()),
+                format!("create it with `mkdir -p '{}'`", parent.display()),
+            ));
+        }
+        // The folder as the kernel knows it, so that its events are recognised.
+        let dir = parent.canonicalize().map_err(Error::file("find", &parent))?;
+        let path = dir.join(path.file_name().unwrap_or_default());
+        self.shared.watcher.add(&dir).map_err(Error::file("watch", &dir))?;
+        let database = Database::new(Settings { path: path.clone(), ..settings }, self.shared.clone());
+        let mut names = self.databases.lock().expect("no panic while held");
+        if names.by_event.contains_key(&path) {
+            return Err(Error::new(Kind::Invalid, format!("`{}` is replicated already", path.display())));
+        }
+        names.by_event.insert(sibling(&path, "-wal"), database.clone());
+        names.by_event.insert(path, database.clone());
+        names.all.push(database.clone());
+        drop(names);
+        database.wake();
+        Ok(())
+    }
+
+    /// How every database is.
+    pub fn statuses(&self) -> Vec<Status> {
+        let all = self.databases.lock().expect("no panic while held").all.clone();
+        all.iter().map(|d| d.status()).collect()
+    }
+
+    /// Whether a database at this path is replicated.
+    pub fn has(&self, path: &Path) -> bool {
+        self.databases.lock().expect("no panic while held").by_event.contains_key(path)
+    }
+
+    /// Captures and ships everything there is now, and waits for the confirmation of every destination, at most so long.
+    /// Returns what is not safe.
+    pub async fn sync(&self, timeout: Duration) -> Vec<Status> {
+        let all = self.databases.lock().expect("no panic while held").all.clone();
+        let waits = all.iter().map(|d| async move { (d, tokio::time::timeout(timeout, d.sync()).await.is_ok()) });
+        let done = futures::future::join_all(waits).await;
+        done.into_iter().filter(|(_, ok)| !ok).map(|(d, _)| d.status()).collect()
+    }
+
+    /// Ships what is left, then lets go of every database. Returns what is not safe.
+    pub async fn shut_down(self, timeout: Duration) -> Vec<Status> {
+        let unsafe_ones = self.sync(timeout).await;
+        self.shared.stopping.store(true, SeqCst);
+        let all = std::mem::take(&mut self.databases.lock().expect("no panic while held").all);
+        for database in all {
+            database.close().await;
+        }
+        unsafe_ones
+    }
+}
+
+fn follow_events(shared: &Shared, names: &Mutex<Names>) {
+    while !shared.stopping.load(SeqCst) {
+        match shared.watcher.wait(Some(Duration::from_secs(1))) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(e) => {
+                tracing::error!("waiting for file events failed: {e}");
+                std::thread::sleep(Duration::from_secs(1));
+                continue;
+            }
+        }
+        let drained = shared.watcher.drain(|event| {
+            let names = names.lock().expect("no panic while held");
+            match event {
+                Event::Overflow => names.all.iter().for_each(|d| d.wake()),
+                Event::Modified(path) => {
+                    if let Some(d) = names.by_event.get(&path).filter(|d| d.concerns(&path)) {
+                        d.wake();
+                    }
+                }
+                Event::Appeared(path) | Event::Vanished(path) => {
+                    if let Some(d) = names.by_event.get(&path) {
+                        d.name_changed();
+                    }
+                }
+            }
+        });
+        if let Err(e) = drained {
+            tracing::error!("reading file events failed: {e}");
+        }
+        std::thread::sleep(EVENT_PAUSE);
+    }
+}
+
+/// Compaction, retention and snapshots of every database, one after the other.
+async fn keep_up(shared: Arc<Shared>, names: Arc<Mutex<Names>>) {
+    while !shared.stopping.load(SeqCst) {
+        tokio::time::sleep(MAINTENANCE_TICK).await;
+        let all = names.lock().expect("no panic while held").all.clone();
+        for database in all {
+            if shared.stopping.load(SeqCst) {
+                return;
+            }
+            database.maintain().await;
+        }
+    }
+}

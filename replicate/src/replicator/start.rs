@@ -1,0 +1,459 @@
+//! Where a database and its log stand when replication begins.
+//!
+//! The log is the truth; local state is a cache that is brought up to it. Cases:
+//! - An empty log: the whole database is copied once, as a snapshot, followed by a level-0 file of ours.
+//! - A log that local state knows, perhaps with a few later files whose confirmation a crash swallowed, or that a
+//!   Litestream wrote meanwhile: their page checksums are applied, and the WAL or a comparison of pages leads on.
+//! - A log that local state does not know (lost with the disk, or another machine's): it is watched for another writer
+//!   first, and the database must share its history with it, or a person must say `--new-timeline`.
+//!
+//! Nothing in the log is overwritten in any of these. A crash on the way changes nothing but a finished snapshot.
+
+use super::database::{Database, Local, Work};
+use super::status::Phase;
+use crate::capture::{Broken, Capture, Found, Frames, Look, Place, Segment, Stamp, segment};
+use crate::local::{MetaDir, PageSums, Spool, State, StateFile};
+use crate::{Error, Kind};
+use litekeep_env::{disk, random_u64};
+use litekeep_ltx::{Checksum, Decoder, FileName, Header, Pgno, Txid, WriterId, page_checksum};
+use litekeep_store::plan::{self, Goal};
+use litekeep_store::{Conditional, FileRef, Log, SNAPSHOT_LEVEL, Store};
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+/// Bytes of one request when a file of the log is read from front to back.
+const READ_AHEAD: u64 = 1 << 20;
+
+/// Two states whose pages agree in at least this share have a common history.
+const COMMON_PERCENT: u64 = 50;
+
+/// Attaches to the database and brings local state to the end of the log.
+pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
+    db.phase(Phase::Starting);
+    let local = open_local(db).await?;
+    let head = list(db).await?;
+    let known = local.state();
+    let capture = attach(db).await?;
+    let Some((head, nth)) = head else {
+        return first_snapshot(db, &local, capture).await;
+    };
+    let (store, log) = {
+        let destinations = db.destinations();
+        (destinations[nth].store.clone(), destinations[nth].log.clone())
+    };
+    let newest = match log.newest_l0() {
+        Some(file) if known.is_none_or(|s| s.txid != head) => Some(store.header(file).await?),
+        _ => None,
+    };
+    let ours = known.is_some_and(|s| s.txid == head || newest.is_some_and(|h| h.node == s.writer));
+    if !ours {
+        watch_for_another(db, &store, &log, head).await?;
+    }
+    let from = known.and_then(|s| trusted_sums(&s, head));
+    apply_sums(&store, &log, &local, from, head).await?;
+    settle(db, local, capture, head, newest, known, ours).await
+}
+
+async fn open_local(db: &Arc<Database>) -> Result<Arc<Local>, Error> {
+    if let Some(local) = db.work.lock().expect("no panic while held").local.clone() {
+        return Ok(local);
+    }
+    let this = db.clone();
+    let open = move || {
+        let meta = MetaDir::claim(&this.settings.meta_dir, &this.settings.path)?;
+        let (file, state) = StateFile::open(&meta.file("state"))?;
+        Ok::<_, Error>(Arc::new(Local {
+            writer: state.map_or(WriterId(random_u64()), |s| s.writer),
+            sums: PageSums::open(&meta.file("pages"))?,
+            spool: Spool::new(&meta.file("spool")),
+            state: Mutex::new((file, state)),
+            _meta: meta,
+        }))
+    };
+    let local = db.run_blocking(open).await?;
+    db.work.lock().expect("no panic while held").local = Some(local.clone());
+    Ok(local)
+}
+
+/// Lists every destination. Returns the last transaction of the most advanced one, and which that is.
+async fn list(db: &Arc<Database>) -> Result<Option<(Txid, usize)>, Error> {
+    let stores: Vec<Store> = db.destinations().iter().map(|d| d.store.clone()).collect();
+    let mut head: Option<(Txid, usize)> = None;
+    for (nth, store) in stores.iter().enumerate() {
+        let unfenced = store.probe().await? == Conditional::Ignored;
+        let log = store.list().await?;
+        let last = log.last();
+        if unfenced {
+            tracing::warn!(store = store.place(), "the store ignores conditional writes: a second writer cannot be told apart");
+        }
+        for stray in &log.strays {
+            tracing::warn!(store = store.place(), "`{stray}` is not a file of the log and is left alone");
+        }
+        let mut destinations = db.destinations();
+        let d = &mut destinations[nth];
+        (d.log, d.durable, d.unfenced) = (log, last, unfenced);
+        if last > head.map(|(t, _)| t) {
+            head = last.map(|t| (t, nth));
+        }
+    }
+    if let Some((head, _)) = head {
+        for d in db.destinations().iter_mut() {
+            d.lags = d.durable != Some(head);
+        }
+    }
+    Ok(head)
+}
+
+async fn attach(db: &Arc<Database>) -> Result<Capture, Error> {
+    let path = db.settings.path.clone();
+    let (capture, found) = db.run_blocking(move || Capture::attach(&path)).await?;
+    if found == Found::Switched {
+        tracing::warn!(path = %db.settings.path.display(), "the database was not in WAL mode; litekeep has switched it");
+    }
+    Ok(capture)
+}
+
+/// Up to where the local page checksums can be believed.
+fn trusted_sums(state: &State, head: Txid) -> Option<Txid> {
+    let up_to = if state.boot == disk::boot_id() { Some(state.txid) } else { state.synced };
+    up_to.filter(|t| *t <= head)
+}
+
+/// Copies the whole database into an empty log.
+async fn first_snapshot(db: &Arc<Database>, local: &Arc<Local>, capture: Capture) -> Result<(), Error> {
+    db.phase(Phase::Snapshot);
+    {
+        let mut work = db.work.lock().expect("no panic while held");
+        work.capture = Some(capture);
+        // A log that vanished from the store does not make its transactions free again.
+        work.last = local.state().map(|s| s.txid);
+    }
+    let stores: Vec<Store> = db.destinations().iter().map(|d| d.store.clone()).collect();
+    let txid = local.state().map_or(Txid::FIRST, |s| s.txid.next());
+    let stamp = Stamp { txid, writer: local.writer, timestamp_ms: db.shared.clock.unix_ms() };
+    let name = FileName { min: Txid::FIRST, max: txid };
+    let expected = std::fs::metadata(&db.settings.path).map_or(0, |m| m.len());
+    let mut state = None;
+    for (nth, store) in stores.iter().enumerate() {
+        let (work, local) = (db.work.clone(), local.clone());
+        let encode = move |to: &mut litekeep_store::StreamWriter| encode_snapshot(&work, &local, stamp, to);
+        let put = store.put_from(SNAPSHOT_LEVEL, name, stamp.timestamp_ms, Some(expected), encode).await;
+        let ((header, size, place), _) = match put {
+            Ok(done) => done,
+            Err(e) => {
+                db.work.lock().expect("no panic while held").capture = None;
+                return Err(e);
+            }
+        };
+        db.destinations()[nth].landed(SNAPSHOT_LEVEL, name, size, stamp.timestamp_ms);
+        state = Some((header, place));
+        if stores.len() > 1 {
+            // A second snapshot would show a later state under the same name: the others copy this one.
+            for (other, d) in db.destinations().iter_mut().enumerate() {
+                d.lags = other != nth;
+            }
+            break;
+        }
+    }
+    let (header, place) = state.ok_or_else(|| Error::new(Kind::Invalid, "a database needs a destination"))?;
+    let now = db.shared.clock.unix_ms();
+    save_state(local, header.commit, &header, place, now)?;
+    let mut work = db.work.lock().expect("no panic while held");
+    work.last = Some(txid);
+    work.must_put = true;
+    drop(work);
+    db.phase(Phase::Following);
+    Ok(())
+}
+
+fn encode_snapshot<W: Write>(
+    work: &Mutex<Work>,
+    local: &Local,
+    stamp: Stamp,
+    to: W,
+) -> Result<(Header, u64, Option<Place>), Error> {
+    let mut work = work.lock().expect("no panic while held");
+    let capture = work.capture.as_mut().expect("attached before the snapshot");
+    let pages = capture.pages()?;
+    let (place, page_count) = (pages.place, pages.page_count());
+    let mut batch: Vec<(Pgno, Checksum)> = Vec::with_capacity(4096);
+    let (header, size) = segment::snapshot(&pages, stamp, to, |pgno, sum| {
+        batch.push((pgno, sum));
+        if batch.len() == batch.capacity() {
+            local.sums.apply(&batch, page_count)?;
+            batch.clear();
+        }
+        Ok(())
+    })?;
+    local.sums.apply(&batch, page_count)?;
+    capture.set_position(place, page_count);
+    Ok((header, size, place))
+}
+
+fn save_state(
+    local: &Local,
+    page_count: u32,
+    header: &Header,
+    place: Option<Place>,
+    confirmed_ms: i64,
+) -> Result<(), Error> {
+    let mut guard = local.state.lock().expect("no panic while held");
+    let (file, state) = &mut *guard;
+    let new = State {
+        writer: local.writer,
+        txid: header.max_txid,
+        page_count,
+        page_size: header.page_size,
+        place,
+        synced: None,
+        boot: disk::boot_id(),
+        confirmed_ms,
+        captured_ms: header.timestamp_ms,
+    };
+    file.save(&new)?;
+    *state = Some(new);
+    Ok(())
+}
+
+/// A newcomer waits whether somebody else writes to the log.
+async fn watch_for_another(db: &Arc<Database>, store: &Store, log: &Log, head: Txid) -> Result<(), Error> {
+    let wait = db.settings.newcomer_watch;
+    tracing::warn!(
+        path = %db.settings.path.display(),
+        "the log at {} was written by another replicator; watching it for {} s before taking over at transaction {head}",
+        store.place(),
+        wait.as_secs()
+    );
+    tokio::time::sleep(wait).await;
+    let now = store.list().await?;
+    if now.last() != log.last() {
+        return Err(Error::with_hint(
+            Kind::Fenced,
+            format!("another replicator is writing to {}", store.place()),
+            "stop it, or give this database a destination of its own",
+        ));
+    }
+    Ok(())
+}
+
+/// Applies the page checksums of the log's files after `from` to the local ones.
+async fn apply_sums(
+    store: &Store,
+    log: &Log,
+    local: &Arc<Local>,
+    from: Option<Txid>,
+    head: Txid,
+) -> Result<(), Error> {
+    for file in files_after(log, from, head)? {
+        let (local, reader) = (local.clone(), store.reader(&file, READ_AHEAD));
+        let place = store.place_of_file(file.level, file.name);
+        let apply = move || apply_sums_of(&local, reader).map_err(|source| Error::Ltx { doing: format!("read `{place}`"), source });
+        tokio::task::spawn_blocking(move || apply()?).await.map_err(|e| Error::new(Kind::Internal, e.to_string()))??;
+    }
+    Ok(())
+}
+
+/// Applies the sums of one file, in pieces. Applied twice they are the same, so a file that turns out to be damaged at
+/// its end does no harm: local state does not move until all are applied.
+fn apply_sums_of(local: &Local, reader: litekeep_store::RangeReader) -> Result<Result<(), Error>, litekeep_ltx::Error> {
+    let mut decoder = Decoder::new(reader)?;
+    let commit = decoder.header().commit;
+    let mut page = vec![0; decoder.header().page_size.bytes()];
+    let mut batch = Vec::with_capacity(4096);
+    loop {
+        let next = decoder.next_page(&mut page)?;
+        batch.extend(next.map(|pgno| (pgno, page_checksum(pgno, &page))));
+        if next.is_none() || batch.len() == batch.capacity() {
+            if let Err(e) = local.sums.apply(&batch, commit) {
+                return Ok(Err(e));
+            }
+            batch.clear();
+        }
+        if next.is_none() {
+            return Ok(Ok(()));
+        }
+    }
+}
+
+/// The files that lead from a state to the end of the log; those of a whole restore when there is none, or when the
+/// log has merged the way.
+fn files_after(log: &Log, from: Option<Txid>, head: Txid) -> Result<Vec<FileRef>, Error> {
+    let mut files = vec![];
+    let mut at = from;
+    while let Some(t) = at.filter(|t| *t < head) {
+        let next = log.files().filter(|f| !f.is_base() && f.min() <= t.next() && f.max() > t).max_by_key(|f| f.max());
+        let Some(next) = next else { return Ok(plan::restore(log, Goal::Txid(head))?) };
+        files.push(next.clone());
+        at = Some(next.max());
+    }
+    if from.is_none() {
+        return Ok(plan::restore(log, Goal::Txid(head))?);
+    }
+    Ok(files)
+}
+
+/// Finds the place in the WAL, or decides what to do without one.
+async fn settle(
+    db: &Arc<Database>,
+    local: Arc<Local>,
+    capture: Capture,
+    head: Txid,
+    newest: Option<Header>,
+    known: Option<State>,
+    ours: bool,
+) -> Result<(), Error> {
+    let new_timeline = db.settings.new_timeline;
+    let this = db.clone();
+    let settled = move || {
+        let mut capture = capture;
+        let page_count = local.sums.page_count()?;
+        let place = match (known.filter(|s| s.txid == head), newest) {
+            (Some(s), _) => s.place,
+            (None, Some(h)) if h.max_txid == head && h.page_size == capture.page_size() => {
+                capture.locate(&h, |pgno| Ok(Some(local.sum_of(pgno)?)))?
+            }
+            _ => None,
+        };
+        capture.set_position(place, page_count);
+        let mut frames = Frames::default();
+        let look = capture.resume(&mut frames)?;
+        let path = this.settings.path.display();
+        if let Look::Broken(why) = look {
+            if known.is_none() && !new_timeline {
+                require_common_history(&mut capture, &local, &this, head)?;
+            }
+            if why == Broken::Behind || why == Broken::Differs {
+                tracing::warn!(%path, "{why}: the log keeps them up to transaction {head}, and goes on with what the file has now");
+            }
+            capture.set_position(None, page_count);
+        }
+        let header = newest.filter(|h| h.max_txid == head);
+        if known.is_none_or(|s| s.txid != head) {
+            let now = this.shared.clock.unix_ms();
+            let header = header.unwrap_or(Header {
+                page_size: capture.page_size(),
+                commit: page_count,
+                min_txid: head,
+                max_txid: head,
+                timestamp_ms: now,
+                wal_offset: 32,
+                wal_size: 0,
+                wal_salt: Default::default(),
+                node: local.writer,
+            });
+            save_state(&local, page_count, &header, capture.place(), now)?;
+        }
+        let pending = spooled(&this, &local, head)?;
+        let mut work = this.work.lock().expect("no panic while held");
+        work.last = Some(pending.last().map_or(head, |s| s.txid()));
+        if let Some(last) = pending.last() {
+            let sums = |pgno| Ok(last.sums.binary_search_by_key(&pgno, |(p, _)| *p).ok().map(|i| last.sums[i].1));
+            let place = capture.locate(&last.header, sums)?;
+            capture.set_position(place, last.header.commit);
+        }
+        for d in this.destinations().iter_mut() {
+            d.queue.extend(pending.iter().cloned());
+        }
+        work.must_put = !ours || newest.is_none() && known.is_none();
+        work.capture = Some(capture);
+        Ok(())
+    };
+    db.run_blocking(settled).await?;
+    db.phase(Phase::Following);
+    Ok(())
+}
+
+/// Refuses a database that has nothing to do with the log.
+fn require_common_history(
+    capture: &mut Capture,
+    local: &Local,
+    db: &Database,
+    head: Txid,
+) -> Result<(), Error> {
+    let pages = capture.pages()?;
+    let (mut same, mut known) = (0u64, vec![Checksum::default(); 4096]);
+    let in_log = u64::from(local.sums.page_count()?);
+    pages.for_each(|pgno, page| {
+        let nth = (pgno.get() - 1) as usize % known.len();
+        if nth == 0 {
+            local.sums.get(pgno, &mut known)?;
+        }
+        same += u64::from(known[nth] == page_checksum(pgno, page));
+        Ok(())
+    })?;
+    if same * 100 >= in_log * COMMON_PERCENT {
+        return Ok(());
+    }
+    let path = db.settings.path.display();
+    Err(Error::with_hint(
+        Kind::Invalid,
+        format!(
+            "`{path}` shares only {same} of {in_log} pages with the log at {}, which ends at transaction {head}: it seems to be another database",
+            db.destinations()[0].store.place()
+        ),
+        "restore the log to another path to look at it (`litekeep restore -o FILE URL`); to go on with the present file and keep the log's past, add `--new-timeline`; else give the database a destination of its own",
+    ))
+}
+
+/// What waits in the spool beyond the log; anything that does not continue it is kept aside.
+fn spooled(db: &Database, local: &Local, head: Txid) -> Result<Vec<Arc<Segment>>, Error> {
+    let mut pending: Vec<Arc<Segment>> = vec![];
+    for file in local.spool.list()? {
+        if file.name.max <= head {
+            local.spool.remove(file.name)?;
+            continue;
+        }
+        let expected = pending.last().map_or(head, |s| s.txid()).next();
+        if file.name.min != expected {
+            let kept = local.spool.keep_as_fork(&format!("fork-{}", db.shared.clock.unix_ms()))?;
+            tracing::error!(path = %db.settings.path.display(), "the spool does not continue the log; it is kept in {kept:?}");
+            return Ok(vec![]);
+        }
+        pending.push(Arc::new(Segment::from_spool(&local.spool, &file)?));
+    }
+    Ok(pending)
+}
+
+/// Copies to one destination what another has and it lacks.
+pub(crate) async fn catch_up(db: &Arc<Database>, nth: usize) -> Result<(), Error> {
+    let (to, from, files) = {
+        let destinations = db.destinations();
+        let d = &destinations[nth];
+        let best = destinations.iter().max_by_key(|d| d.durable).expect("there is at least this one");
+        let head = best.durable.ok_or_else(|| Error::new(Kind::Unavailable, "no destination is complete yet"))?;
+        (d.store.clone(), best.store.clone(), files_after(&best.log, d.durable, head)?)
+    };
+    for file in &files {
+        let mut stream = from.get_stream(file).await?;
+        let time = from.time_of(file).await?;
+        let mut upload = to.put_stream(file.level, file.name, time).expect_bytes(file.size);
+        while let Some(piece) = futures::TryStreamExt::try_next(&mut stream).await? {
+            upload.write(piece).await?;
+        }
+        upload.finish().await?;
+        db.destinations()[nth].landed(file.level, file.name, file.size, time);
+    }
+    let mut destinations = db.destinations();
+    let queued: Vec<Arc<Segment>> =
+        destinations.iter().enumerate().filter(|(i, _)| *i != nth).flat_map(|(_, d)| d.queue.iter().cloned()).collect();
+    let most = destinations.iter().filter_map(|d| d.durable).max();
+    let d = &mut destinations[nth];
+    d.failures = 0;
+    d.error = None;
+    if d.durable >= most {
+        let mut waiting: Vec<Arc<Segment>> = queued.into_iter().filter(|s| Some(s.txid()) > d.durable).collect();
+        waiting.sort_by_key(|s| s.txid());
+        waiting.dedup_by_key(|s| s.txid());
+        d.queue = waiting.into();
+        d.lags = false;
+    }
+    Ok(())
+}
+
+impl Local {
+    fn sum_of(&self, pgno: Pgno) -> Result<Checksum, Error> {
+        let mut one = [Checksum::default()];
+        self.sums.get(pgno, &mut one)?;
+        Ok(one[0])
+    }
+}
