@@ -1,0 +1,29 @@
+//! The subcommands, one file each.
+
+mod databases;
+mod history;
+mod init;
+mod restore;
+mod status;
+mod version;
+
+use anyhow::Result;
+
+use crate::args::{Args, Command};
+use crate::report::Outcome;
+
+/// Runs what the command line asks for.
+///
+/// # Errors
+/// Each with a verb phrase as its outermost context.
+pub(crate) async fn run(args: Args) -> Result<Outcome> {
+    let format = args.format();
+    match args.command {
+        Command::Init(args) => init::run(&args, format),
+        Command::Databases(args) => databases::run(&args, format),
+        Command::History(args) => history::run(&args, format).await,
+        Command::Status(args) => status::run(&args, format).await,
+        Command::Restore(args) => restore::run(&args, format).await,
+        Command::Version => version::run(format),
+    }
+}

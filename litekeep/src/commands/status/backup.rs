@@ -1,0 +1,198 @@
+//! The store's side of one database: what is there, whether it is whole, when it was proven, what it costs.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use litekeep_config::StoreUrl;
+use litekeep_ltx::Txid;
+use litekeep_store::{Counts, Log, Store, Times, price};
+use serde::Serialize;
+
+use crate::commands::history::MissingRange;
+use crate::proof::{self, Proof};
+use crate::report::text;
+use crate::restore_points::Points;
+
+/// Requests are counted over this window, or since the first file where that is younger.
+const WINDOW_MS: i64 = 24 * 3600 * 1000;
+/// A shorter time says nothing about a month.
+const LEAST_WINDOW_MS: i64 = 60_000;
+
+/// One of several destinations may be behind the others this long.
+const LAG_MS: i64 = 120_000;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Backup {
+    url: StoreUrl,
+    /// Why the rest is not known.
+    error: Option<String>,
+    contents: Option<Contents>,
+}
+
+#[derive(Debug, Serialize)]
+struct Contents {
+    last_txid: Option<String>,
+    last_upload_at: Option<String>,
+    files: usize,
+    size_bytes: u64,
+    gaps: Vec<MissingRange>,
+    last_proof: Option<Proof>,
+    /// `None` for a folder, and until a minute of uploads is there to count.
+    month: Option<Month>,
+    #[serde(skip)]
+    last: Option<Txid>,
+    #[serde(skip)]
+    last_upload_ms: Option<i64>,
+}
+
+/// A month in which everything goes on as in the last day, at the list prices of S3 Standard.
+#[derive(Debug, Serialize)]
+struct Month {
+    put_requests: u64,
+    dollars_requests: f64,
+    dollars_storage: f64,
+    dollars: f64,
+}
+
+impl Backup {
+    pub(super) async fn read(url: StoreUrl, store: &Store, now_ms: i64) -> Backup {
+        match Contents::read(store, now_ms).await {
+            Ok(contents) => Backup { url, error: None, contents: Some(contents) },
+            Err(error) => Backup { url, error: Some(format!("{error:#}")), contents: None },
+        }
+    }
+
+    /// The last transaction that is there.
+    pub(super) fn last(&self) -> Option<Txid> {
+        self.contents.as_ref()?.last
+    }
+
+    /// What is wrong, when one of the backups confirmed `durable` and the one that is furthest ends at `furthest`.
+    pub(super) fn red(&self, durable: Option<Txid>, furthest: Option<Txid>, now_ms: i64) -> Vec<String> {
+        let mut red = Vec::new();
+        if let Some(error) = &self.error {
+            red.push(error.clone());
+        }
+        let Some(contents) = &self.contents else { return red };
+        let has = contents.last.map_or("is empty".to_owned(), |last| format!("ends at {last}"));
+        let quiet_ms = contents.last_upload_ms.map(|last_ms| now_ms - last_ms);
+        match (durable, furthest) {
+            (Some(durable), furthest) if furthest < Some(durable) => {
+                red.push(format!("{} {has}, although transaction {durable} was confirmed", self.url));
+            }
+            (Some(durable), _) if contents.last < Some(durable) && quiet_ms.is_none_or(|ms| ms > LAG_MS) => {
+                red.push(format!("{} {has}, while another destination has {durable}", self.url));
+            }
+            _ if contents.last.is_none() => red.push(format!("{} is empty", self.url)),
+            _ => {}
+        }
+        red.extend(contents.gaps.iter().map(|gap| format!("{}: {}", self.url, gap.text().trim_end())));
+        if let Some(proof) = contents.last_proof.as_ref().filter(|proof| !proof.proven) {
+            let reason = proof.reason.as_deref().unwrap_or("it differs from the database");
+            red.push(format!("{}: the verification at {} failed: {reason}", self.url, proof.at));
+        }
+        red
+    }
+
+    pub(super) fn text(&self, now_ms: i64) -> String {
+        let mut out = format!("    {}: ", self.url);
+        let Some(contents) = &self.contents else {
+            out.push_str("unknown\n");
+            return out;
+        };
+        out.push_str(&format!("{} files, {}", contents.files, text::size(contents.size_bytes)));
+        if let Some(last_ms) = contents.last_upload_ms {
+            out.push_str(&format!(", last upload {} ago", text::age(now_ms - last_ms)));
+        }
+        if let Some(month) = &contents.month {
+            out.push_str(&format!(", about ${:.2} a month (S3 list price)", month.dollars));
+        }
+        match &contents.last_proof {
+            Some(proof) if proof.proven => out.push_str(&format!(", proven restorable at {}\n", proof.at)),
+            Some(_) => out.push('\n'),
+            None => out.push_str(", not yet proven restorable\n"),
+        }
+        out
+    }
+}
+
+impl Contents {
+    async fn read(store: &Store, now_ms: i64) -> Result<Contents> {
+        let log = store.list().await?;
+        let points = Points::of(&log, &Times::default());
+        let last_upload_ms = log.files().map(|file| file.modified_ms).max();
+        Ok(Contents {
+            last_txid: log.last().map(|txid| txid.to_string()),
+            last_upload_at: last_upload_ms.map(text::rfc3339),
+            files: log.files().count(),
+            size_bytes: log.size(),
+            gaps: points.gaps().iter().map(MissingRange::from).collect(),
+            last_proof: proof::newest(store).await?,
+            month: if store.as_folder().is_some() { None } else { month(&log, &points, now_ms) },
+            last: log.last(),
+            last_upload_ms,
+        })
+    }
+}
+
+/// Transaction ids number uploads, so two points tell how many were made between them, also of files that compaction has
+/// replaced since.
+fn month(log: &Log, points: &Points, now_ms: i64) -> Option<Month> {
+    let (first, first_ms) = points.first()?;
+    let (last, _) = points.last()?;
+    let since_ms = first_ms.max(now_ms - WINDOW_MS);
+    let window_ms = now_ms - since_ms;
+    if window_ms < LEAST_WINDOW_MS {
+        return None;
+    }
+    let uploads = last.get() - points.at(since_ms).unwrap_or(first).get();
+    let merged = log.files().filter(|file| file.level > 0 && file.modified_ms >= since_ms).count();
+    let counts = Counts { put: uploads + merged as u64, ..Counts::default() };
+    let window = Duration::from_millis(window_ms.unsigned_abs());
+    let price = price::monthly(&counts, window, log.size());
+    Some(Month {
+        put_requests: (counts.put as f64 * 30.0 * WINDOW_MS as f64 / window_ms as f64) as u64,
+        dollars_requests: price.requests,
+        dollars_storage: price.storage,
+        dollars: price.total(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use litekeep_ltx::FileName;
+    use litekeep_store::FileRef;
+
+    #[test]
+    fn uploads_are_counted_although_compaction_took_their_files() {
+        let txid = |n| Txid::new(n).unwrap();
+        let file = |level, min, max, modified_ms| FileRef {
+            level,
+            name: FileName { min: txid(min), max: txid(max) },
+            size: 500_000_000,
+            modified_ms,
+        };
+        // A day with 86,400 uploads, of which one merged file and the newest are left.
+        let log =
+            Log::new([file(9, 1, 1, 0), file(2, 2, 86_400, WINDOW_MS), file(0, 86_401, 86_401, WINDOW_MS)]);
+        let points = Points::of(&log, &Times::default());
+        let month = month(&log, &points, WINDOW_MS).unwrap();
+        assert_eq!(month.put_requests, 30 * 86_401 + 30);
+        // 2,592,030 puts and more at 5 dollars a million, and 1.5 GB.
+        assert!((month.dollars_requests - 12.96).abs() < 0.01, "{month:?}");
+        assert!((month.dollars_storage - 0.0345).abs() < 1e-9, "{month:?}");
+    }
+
+    #[test]
+    fn a_minute_is_too_short_for_a_price() {
+        let file = FileRef {
+            level: 0,
+            name: FileName { min: Txid::FIRST, max: Txid::FIRST },
+            size: 1,
+            modified_ms: 1000,
+        };
+        let log = Log::new([file]);
+        assert!(month(&log, &Points::of(&log, &Times::default()), 60_999).is_none());
+    }
+}

@@ -1,0 +1,257 @@
+//! The database's side: what the replicator says it has confirmed, and what SQLite has committed since.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use litekeep_env::Clock;
+use litekeep_format::{WalHeader, WalIndexHeader, frame_size};
+use litekeep_ltx::Txid;
+use litekeep_replicate::local::{MetaDir, State, StateFile};
+use serde::Serialize;
+
+use crate::report::text;
+use crate::settings::Database;
+
+/// How long beyond twice its upload interval a replicator may be behind before it counts as stuck.
+const GRACE_MS: i64 = 10_000;
+
+/// One look, as it is printed.
+#[derive(Debug, Serialize)]
+pub(super) struct Live {
+    exists: bool,
+    size_bytes: Option<u64>,
+    wal_bytes: Option<u64>,
+    replicator_pid: Option<u32>,
+    confirmed: Option<Confirmed>,
+    /// Frames of the WAL that are not confirmed; `None`: nobody can tell.
+    pending_frames: Option<u64>,
+    /// How old the oldest unconfirmed commit can be.
+    lag_seconds_at_most: Option<f64>,
+    #[serde(skip)]
+    stuck: bool,
+    #[serde(skip)]
+    at_ms: i64,
+}
+
+/// The last transaction that the store confirmed, in the replicator's words.
+#[derive(Debug, Serialize)]
+struct Confirmed {
+    txid: String,
+    at: String,
+    captured_at: String,
+    pages: u32,
+    page_size: u32,
+    #[serde(skip)]
+    number: Txid,
+    #[serde(skip)]
+    captured_ms: i64,
+}
+
+impl From<&State> for Confirmed {
+    fn from(state: &State) -> Self {
+        Confirmed {
+            txid: state.txid.to_string(),
+            at: text::rfc3339(state.confirmed_ms),
+            captured_at: text::rfc3339(state.captured_ms),
+            pages: state.page_count,
+            page_size: state.page_size.get(),
+            number: state.txid,
+            captured_ms: state.captured_ms,
+        }
+    }
+}
+
+/// One look, as it is compared.
+#[derive(Debug)]
+struct Look {
+    size_bytes: Option<u64>,
+    wal_bytes: Option<u64>,
+    replicator_pid: Option<u32>,
+    state: Option<State>,
+    pending_frames: Option<u64>,
+    at_ms: i64,
+}
+
+/// Looks at one database until it is known whether its replicator moves.
+#[derive(Debug)]
+pub(super) struct Watch {
+    first: Option<Txid>,
+    last: Look,
+}
+
+impl Watch {
+    pub(super) fn begin(database: &Database, clock: &dyn Clock) -> Watch {
+        let last = Look::at(database, clock);
+        Watch { first: last.state.map(|state| state.txid), last }
+    }
+
+    pub(super) fn look(&mut self, database: &Database, clock: &dyn Clock) {
+        self.last = Look::at(database, clock);
+    }
+
+    /// There is something to confirm, somebody to do it, and nothing was confirmed since the first look.
+    pub(super) fn is_behind(&self) -> bool {
+        let unmoved = self.last.state.map(|state| state.txid) == self.first;
+        self.last.replicator_pid.is_some() && unmoved && self.last.has_pending()
+    }
+
+    pub(super) fn end(self, upload_interval: Duration) -> Live {
+        let behind = self.is_behind();
+        let Look { size_bytes, wal_bytes, replicator_pid, state, pending_frames, at_ms } = self.last;
+        let since_ms = state.map(|state| (at_ms - state.confirmed_ms).max(0));
+        let allowed_ms = 2 * i64::try_from(upload_interval.as_millis()).unwrap_or(i64::MAX / 4) + GRACE_MS;
+        Live {
+            exists: size_bytes.is_some(),
+            size_bytes,
+            wal_bytes,
+            replicator_pid,
+            confirmed: state.as_ref().map(Confirmed::from),
+            pending_frames,
+            lag_seconds_at_most: match (pending_frames, since_ms) {
+                (Some(0), Some(_)) => Some(0.0),
+                (Some(_), Some(since_ms)) => Some(since_ms as f64 / 1000.0),
+                _ => None,
+            },
+            at_ms,
+            stuck: behind && since_ms.is_none_or(|since_ms| since_ms > allowed_ms),
+        }
+    }
+}
+
+impl Look {
+    fn at(database: &Database, clock: &dyn Clock) -> Look {
+        // The state first: frames that are confirmed between the two readings would else count as lost.
+        let state = StateFile::peek(&database.meta_dir.join("state"));
+        let metadata = std::fs::metadata(&database.path).ok();
+        let wal = sibling(&database.path, "-wal");
+        let replicator_pid = MetaDir::claimed_by(&database.meta_dir);
+        let modified_ms = metadata.as_ref().map(|metadata| {
+            use std::os::unix::fs::MetadataExt;
+            metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000
+        });
+        let pending = Pending { database: &database.path, wal: &wal, state: state.as_ref() };
+        Look {
+            size_bytes: metadata.map(|metadata| metadata.len()),
+            wal_bytes: std::fs::metadata(&wal).ok().map(|metadata| metadata.len()),
+            pending_frames: pending.frames(replicator_pid.is_some(), modified_ms),
+            replicator_pid,
+            state,
+            at_ms: clock.unix_ms(),
+        }
+    }
+
+    fn has_pending(&self) -> bool {
+        self.pending_frames.is_some_and(|frames| frames > 0)
+    }
+}
+
+/// Finds out what of the WAL the log does not have yet.
+struct Pending<'a> {
+    database: &'a Path,
+    wal: &'a Path,
+    state: Option<&'a State>,
+}
+
+impl Pending<'_> {
+    fn frames(&self, replicated: bool, modified_ms: Option<i64>) -> Option<u64> {
+        let place = self.state.and_then(|state| state.place);
+        let after = |salt, frames: u64| match place {
+            Some(place) if place.salt == salt => frames.saturating_sub(place.frames.into()),
+            _ => frames,
+        };
+        if let Some(index) = self.index() {
+            return Some(after(index.salt, index.max_frame.into()));
+        }
+        if let Some((header, frames)) = self.wal() {
+            return Some(after(header.salt, frames));
+        }
+        // Without a WAL everything is in the database file. Whether it was captured before it got there is known only
+        // while a replicator keeps the WAL from being deleted.
+        let state = self.state?;
+        (replicated || modified_ms.is_some_and(|modified_ms| modified_ms <= state.confirmed_ms)).then_some(0)
+    }
+
+    fn index(&self) -> Option<WalIndexHeader> {
+        let mut bytes = [0; WalIndexHeader::LEN];
+        // Caught in the middle of a commit the header is not valid; the next moment it is.
+        (0..10).find_map(|_| {
+            let mut file = File::open(sibling(self.database, "-shm")).ok()?;
+            file.read_exact(&mut bytes).ok()?;
+            WalIndexHeader::parse(&bytes)
+        })
+    }
+
+    /// Header and whole frames of a WAL that no process has open.
+    fn wal(&self) -> Option<(WalHeader, u64)> {
+        let mut file = File::open(self.wal).ok()?;
+        let length = file.metadata().ok()?.len();
+        let mut bytes = [0; WalHeader::LEN];
+        file.read_exact(&mut bytes).ok()?;
+        let header = WalHeader::parse(&bytes).ok()?;
+        Some((header, (length - WalHeader::LEN as u64) / frame_size(header.page_size)))
+    }
+}
+
+fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+impl Live {
+    /// The last transaction that must be in the store.
+    pub(super) fn durable(&self) -> Option<Txid> {
+        self.confirmed.as_ref().map(|confirmed| confirmed.number)
+    }
+
+    /// When this was, milliseconds since the epoch.
+    pub(super) fn at_ms(&self) -> i64 {
+        self.at_ms
+    }
+
+    pub(super) fn red(&self) -> Vec<String> {
+        let mut red = Vec::new();
+        if !self.exists {
+            red.push("the database file does not exist".to_owned());
+        }
+        if self.replicator_pid.is_none() {
+            red.push("no replicator is running: start `litekeep replicate`".to_owned());
+        } else if self.confirmed.is_none() {
+            red.push("the replicator has not had anything confirmed yet".to_owned());
+        }
+        if self.stuck {
+            red.push("commits are waiting and the replicator does not move: look at its log".to_owned());
+        }
+        red
+    }
+
+    pub(super) fn text(&self, now_ms: i64) -> String {
+        let mut out = String::new();
+        match (&self.confirmed, self.pending_frames) {
+            (Some(confirmed), Some(0)) => {
+                out.push_str(&format!(
+                    "    everything is in the backup, up to transaction {}\n",
+                    confirmed.txid
+                ));
+            }
+            (Some(confirmed), pending) => {
+                let pending = pending.map_or("an unknown number of frames is not".to_owned(), |frames| {
+                    format!("{frames} frames are not")
+                });
+                out.push_str(&format!(
+                    "    everything up to {} ({} ago) is in the backup, transaction {}; {pending}\n",
+                    text::rfc3339(confirmed.captured_ms),
+                    text::age(now_ms - confirmed.captured_ms),
+                    confirmed.txid
+                ));
+            }
+            (None, _) => {}
+        }
+        let size = |bytes: Option<u64>| bytes.map_or("none".to_owned(), text::size);
+        let by = self.replicator_pid.map_or(String::new(), |pid| format!(", replicated by process {pid}"));
+        out.push_str(&format!("    database {}, WAL {}{by}\n", size(self.size_bytes), size(self.wal_bytes)));
+        out
+    }
+}

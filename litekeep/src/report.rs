@@ -1,0 +1,311 @@
+//! What the user sees: errors, results, exit codes.
+//!
+//! ```text
+//! error: could not restore `app.db` to 2026-08-21T10:00:00Z
+//!   caused by: read `app/0001/000…2a.ltx`: checksum mismatch (expected 8f3a…, found 0000…)
+//! hint: run `litekeep verify app.db` to find the nearest intact point
+//! ```
+//!
+//! The outermost context of every error is a verb phrase that says what the command was to do; "could not" stands only
+//! here.
+
+pub(crate) mod progress;
+pub(crate) mod text;
+
+use std::fmt;
+use std::io::Write;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+/// How results and errors are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// For programs; the shapes are in docs/json-output.md.
+    Json,
+}
+
+/// How a command ended without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Exit code 0.
+    Done,
+    /// The answer is no: exit code 1.
+    No,
+}
+
+/// Exit code of every error.
+const ERROR: u8 = 2;
+
+/// What the user, or a program that runs litekeep, must do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// Try again later.
+    Unavailable,
+    /// Another writer owns the backup.
+    Fenced,
+    /// Bytes are damaged or missing.
+    Corrupt,
+    /// The request or the configuration must be changed.
+    Invalid,
+    /// A bug.
+    Internal,
+}
+
+/// An error of the command line itself.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Failure {
+        Failure { kind, message: message.into(), hint: None }
+    }
+
+    /// The request must be changed.
+    pub(crate) fn invalid(message: impl Into<String>) -> Failure {
+        Failure::new(Kind::Invalid, message)
+    }
+
+    /// A local file could not be used; `doing` is a verb phrase that names it.
+    pub(crate) fn io(doing: impl fmt::Display, error: &std::io::Error) -> Failure {
+        use std::io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory, NotFound, PermissionDenied};
+        let kind = match error.kind() {
+            NotFound | PermissionDenied | AlreadyExists | IsADirectory | NotADirectory => Kind::Invalid,
+            _ => Kind::Unavailable,
+        };
+        Failure::new(kind, format!("{doing}: {}", text::io_error(error)))
+    }
+
+    /// What to type next.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// An error as it is printed.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Report {
+    pub(crate) kind: Kind,
+    pub(crate) message: String,
+    pub(crate) causes: Vec<String>,
+    pub(crate) hint: Option<String>,
+}
+
+impl Report {
+    pub(crate) fn of(error: &anyhow::Error) -> Report {
+        let mut said: Vec<String> = Vec::new();
+        for cause in error.chain() {
+            let cause = cause.to_string();
+            // Some messages carry their source's words already.
+            if said.last().is_none_or(|last| !last.contains(&cause)) {
+                said.push(cause);
+            }
+        }
+        let known = error.chain().find_map(known);
+        let (kind, hint) = known.unwrap_or((Kind::Internal, None));
+        let message = said.remove(0);
+        let alone = error.chain().nth(1).is_none();
+        let message = if alone { message } else { format!("could not {message}") };
+        Report { kind, message, causes: said, hint }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.message)?;
+        for cause in &self.causes {
+            write!(f, "\n  caused by: {}", cause.replace('\n', "\n    "))?;
+        }
+        match &self.hint {
+            Some(hint) => write!(f, "\nhint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Kind and hint of an error of ours; `None` for what others throw.
+fn known(error: &(dyn std::error::Error + 'static)) -> Option<(Kind, Option<String>)> {
+    if let Some(error) = error.downcast_ref::<Failure>() {
+        return Some((error.kind, error.hint.clone()));
+    }
+    if error.is::<litekeep_config::Error>() {
+        return Some((Kind::Invalid, None));
+    }
+    if let Some(error) = error.downcast_ref::<litekeep_replicate::Error>() {
+        use litekeep_replicate::Kind as K;
+        let kind = match error.kind() {
+            K::Unavailable => Kind::Unavailable,
+            K::Fenced => Kind::Fenced,
+            K::Corrupt => Kind::Corrupt,
+            K::Invalid => Kind::Invalid,
+            K::Internal => Kind::Internal,
+        };
+        let hint = error.hint().map(str::to_owned).or_else(|| match error {
+            litekeep_replicate::Error::Store(error) => store_hint(error),
+            _ => None,
+        });
+        return Some((kind, hint));
+    }
+    if let Some(error) = error.downcast_ref::<litekeep_store::Error>() {
+        use litekeep_store::ErrorKind as K;
+        let kind = match error.kind() {
+            K::Unavailable => Kind::Unavailable,
+            K::Fenced => Kind::Fenced,
+            K::Corrupt => Kind::Corrupt,
+            K::Invalid => Kind::Invalid,
+            K::Internal => Kind::Internal,
+        };
+        return Some((kind, store_hint(error)));
+    }
+    if error.is::<litekeep_sql::Error>() {
+        return Some((Kind::Unavailable, None));
+    }
+    None
+}
+
+fn store_hint(error: &litekeep_store::Error) -> Option<String> {
+    use litekeep_store::Error as E;
+    Some(match error {
+        E::Empty => {
+            "check the URL; `litekeep databases` shows where each database is backed up to".to_owned()
+        }
+        E::Hole { nearest: Some(txid), .. } => {
+            format!("`litekeep restore -txid {txid}` restores the nearest intact point")
+        }
+        E::Merged { before: Some(txid), .. } => {
+            format!("`litekeep restore -txid {txid}` restores the nearest point before it")
+        }
+        E::BeyondEnd { last, .. } => format!("`litekeep restore -txid {last}` restores the last transaction"),
+        E::Hole { .. } | E::Merged { .. } => "`litekeep history` lists what can be restored".to_owned(),
+        _ => return None,
+    })
+}
+
+/// Prints an error and gives its exit code.
+pub(crate) fn error(error: &anyhow::Error, format: Format) -> ExitCode {
+    print_error(&Report::of(error), format);
+    ExitCode::from(ERROR)
+}
+
+/// Prints what clap has to say: help and version on stdout, complaints on stderr.
+pub(crate) fn usage(error: &clap::Error, format: Format) -> ExitCode {
+    if !error.use_stderr() {
+        stdout(&error.to_string());
+        return ExitCode::SUCCESS;
+    }
+    match format {
+        Format::Text => eprint!("{}", error.render().ansi()),
+        Format::Json => {
+            let whole = error.to_string();
+            let message = whole.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+            let hint = Some("`litekeep --help` shows how it is used".to_owned());
+            let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+            print_error(&Report { kind: Kind::Invalid, message, causes: Vec::new(), hint }, format);
+        }
+    }
+    ExitCode::from(ERROR)
+}
+
+fn print_error(report: &Report, format: Format) {
+    match format {
+        Format::Text => eprintln!("{report}"),
+        Format::Json => eprintln!("{}", serde_json::json!({ "error": report })),
+    }
+}
+
+/// Prints a remark on stderr; with JSON as `{"warning": …}`.
+pub(crate) fn warning(message: &str, format: Format) {
+    match format {
+        Format::Text => eprintln!("warning: {message}"),
+        Format::Json => eprintln!("{}", serde_json::json!({ "warning": { "message": message } })),
+    }
+}
+
+/// Prints a result: `value` as JSON, or the text.
+pub(crate) fn result<T: Serialize>(format: Format, value: &T, text: impl FnOnce() -> String) {
+    match format {
+        Format::Text => stdout(&text()),
+        Format::Json => {
+            let mut json = serde_json::to_string_pretty(value).expect("results have string keys only");
+            json.push('\n');
+            stdout(&json);
+        }
+    }
+}
+
+/// Writes to stdout. Whoever reads has the right to stop reading (`| head`), so a failure there is not ours to report.
+fn stdout(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn the_format_of_the_architecture() {
+        let failure =
+            Failure::new(Kind::Corrupt, "read `a.ltx`: checksum mismatch").hint("run `litekeep verify`");
+        let error = Err::<(), _>(failure).context("restore `app.db`").unwrap_err();
+        let report = Report::of(&error);
+        assert_eq!(
+            report.to_string(),
+            "error: could not restore `app.db`\n  caused by: read `a.ltx`: checksum mismatch\nhint: run `litekeep verify`"
+        );
+        assert_eq!(
+            serde_json::to_value(&report).unwrap(),
+            serde_json::json!({
+                "kind": "corrupt",
+                "message": "could not restore `app.db`",
+                "causes": ["read `a.ltx`: checksum mismatch"],
+                "hint": "run `litekeep verify`",
+            })
+        );
+    }
+
+    #[test]
+    fn a_source_that_was_said_is_not_said_again() {
+        #[derive(Debug)]
+        struct Outer(std::io::Error);
+        impl fmt::Display for Outer {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "read `x`: {}", self.0)
+            }
+        }
+        impl std::error::Error for Outer {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+        let error = anyhow::Error::new(Outer(std::io::Error::other("broken"))).context("do it");
+        assert_eq!(Report::of(&error).causes, ["read `x`: broken"]);
+    }
+
+    #[test]
+    fn kinds_and_hints_come_from_the_lower_layers() {
+        let last = litekeep_ltx::Txid::FIRST;
+        let error = litekeep_store::Error::BeyondEnd { wanted: last.next(), last };
+        let error = anyhow::Error::new(litekeep_replicate::Error::from(error)).context("restore `app.db`");
+        let report = Report::of(&error);
+        assert_eq!(report.kind, Kind::Invalid);
+        assert!(report.hint.unwrap().contains("-txid 0000000000000001"));
+    }
+}

@@ -1,0 +1,81 @@
+//! How far a restore is: a bar on a terminal, a line per phase elsewhere, nothing beside JSON.
+
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use litekeep_replicate::restore::{Phase, Progress};
+
+use crate::report::{Format, text};
+
+/// Shows progress on stderr.
+pub(crate) enum Shown {
+    /// With JSON.
+    Nothing,
+    /// Into a file or a log.
+    Lines,
+    /// On a terminal.
+    Bar(Mutex<ProgressBar>),
+}
+
+impl Shown {
+    pub(crate) fn new(format: Format) -> Shown {
+        match format {
+            Format::Json => Shown::Nothing,
+            Format::Text if std::io::stderr().is_terminal() => Shown::Bar(Mutex::new(ProgressBar::hidden())),
+            Format::Text => Shown::Lines,
+        }
+    }
+
+    /// Takes the bar away, so that what follows stands on a line of its own.
+    pub(crate) fn end(&self) {
+        if let Shown::Bar(bar) = self {
+            bar.lock().unwrap_or_else(PoisonError::into_inner).finish_and_clear();
+        }
+    }
+}
+
+fn name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Fetch => "fetching",
+        Phase::Check => "checking",
+        Phase::Sync => "syncing",
+    }
+}
+
+fn bar(phase: Phase, total_bytes: u64) -> ProgressBar {
+    let (bar, template) = match total_bytes {
+        0 => (ProgressBar::new_spinner(), "{msg} {spinner} {elapsed}"),
+        total => (
+            ProgressBar::new(total),
+            "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+        ),
+    };
+    let style = ProgressStyle::with_template(template).expect("the template is constant");
+    bar.set_style(style);
+    bar.set_message(name(phase));
+    bar.enable_steady_tick(std::time::Duration::from_millis(100));
+    bar
+}
+
+impl Progress for Shown {
+    fn begin(&self, phase: Phase, total_bytes: u64) {
+        match self {
+            Shown::Nothing => {}
+            Shown::Lines if total_bytes > 0 => eprintln!("{} {}", name(phase), text::size(total_bytes)),
+            Shown::Lines => eprintln!("{}", name(phase)),
+            Shown::Bar(current) => {
+                let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+                current.finish_and_clear();
+                *current = bar(phase, total_bytes);
+            }
+        }
+    }
+
+    fn advance(&self, bytes: u64) {
+        if let Shown::Bar(bar) = self {
+            bar.lock().unwrap_or_else(PoisonError::into_inner).inc(bytes);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The databases of a configuration, one by one.
+
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use litekeep_config::{DatabaseConfig, Destination, Pattern, Source};
+use litekeep_replicate::local::MetaDir;
+
+use crate::args::ConfigArgs;
+use crate::report::{Failure, Format};
+use crate::settings::{Settings, default_backup, default_destination, env, is_store};
+
+/// The first bytes of a database.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// One database file and where it is backed up to.
+#[derive(Clone, Debug)]
+pub(crate) struct Database {
+    pub(crate) path: PathBuf,
+    /// Where litekeep keeps its own state.
+    pub(crate) meta_dir: PathBuf,
+    /// Its own places, also where the configuration names a folder of databases.
+    pub(crate) destinations: Vec<Destination>,
+    pub(crate) config: DatabaseConfig,
+}
+
+impl Database {
+    /// A database without configuration, with the default destination.
+    pub(crate) fn unconfigured(path: &Path) -> Database {
+        let config = DatabaseConfig::new(Source::File(path.to_owned()));
+        Database {
+            path: path.to_owned(),
+            meta_dir: MetaDir::default_path(path),
+            destinations: vec![default_destination(path)],
+            config,
+        }
+    }
+
+    fn of_file(config: &DatabaseConfig, path: &Path) -> Database {
+        Database {
+            path: path.to_owned(),
+            meta_dir: config.meta_dir.clone().unwrap_or_else(|| MetaDir::default_path(path)),
+            destinations: config.destinations.clone(),
+            config: config.clone(),
+        }
+    }
+
+    fn in_folder(config: &DatabaseConfig, dir: &Path, path: &Path) -> Result<Database> {
+        let relative = path.strip_prefix(dir).unwrap_or(path);
+        let joined: Result<Vec<_>, _> = config.destinations.iter().map(|d| d.join(relative)).collect();
+        Ok(Database {
+            path: path.to_owned(),
+            meta_dir: match &config.meta_dir {
+                Some(root) => root.join(relative),
+                None => MetaDir::default_path(path),
+            },
+            destinations: joined.with_context(|| format!("name the backup of `{}`", path.display()))?,
+            config: config.clone(),
+        })
+    }
+
+    /// The database of a configuration that the user calls `path`; it need not exist.
+    fn named(settings: &Settings, path: &Path) -> Result<Database> {
+        let wanted = normal(path);
+        for config in &settings.config.databases {
+            match &config.source {
+                Source::File(own) if normal(own) == wanted => return Ok(Database::of_file(config, own)),
+                Source::Folder { dir, pattern, recursive, watch } => {
+                    let dir = normal(dir);
+                    let (pattern, recursive, watch) = (pattern.clone(), *recursive, *watch);
+                    let source = Source::Folder { dir: dir.clone(), pattern, recursive, watch };
+                    if source.covers(&wanted) {
+                        return Database::in_folder(config, &dir, &wanted);
+                    }
+                }
+                Source::File(_) => {}
+            }
+        }
+        let known: Vec<String> =
+            settings.config.databases.iter().map(|d| format!("`{}`", d.source)).collect();
+        let failure = Failure::invalid(format!(
+            "`{}` is not in the configuration `{}`, which has {}",
+            path.display(),
+            settings.path.display(),
+            if known.is_empty() { "no database".to_owned() } else { known.join(", ") }
+        ));
+        Err(failure.hint("`litekeep databases` lists them with their backups").into())
+    }
+}
+
+/// All databases of a configuration; folders are searched for files that are databases.
+pub(crate) fn all(settings: &Settings) -> Result<Vec<Database>> {
+    let mut databases = Vec::new();
+    for config in &settings.config.databases {
+        match &config.source {
+            Source::File(path) => databases.push(Database::of_file(config, path)),
+            Source::Folder { dir, pattern, recursive, .. } => {
+                let mut found = Vec::new();
+                search(dir, pattern, *recursive, &mut found)?;
+                found.sort();
+                for path in found {
+                    databases.push(Database::in_folder(config, dir, &path)?);
+                }
+            }
+        }
+    }
+    Ok(databases)
+}
+
+fn search(dir: &Path, pattern: &Pattern, recursive: bool, found: &mut Vec<PathBuf>) -> Result<(), Failure> {
+    let failed =
+        |error: std::io::Error| Failure::io(format!("search `{}` for databases", dir.display()), &error);
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let path = entry.path();
+        // A link to a folder could lead around in a circle.
+        let kind = entry.file_type().map_err(failed)?;
+        if kind.is_dir() {
+            if recursive {
+                search(&path, pattern, recursive, found)?;
+            }
+        } else if entry.file_name().to_str().is_some_and(|name| pattern.matches(name)) && is_database(&path) {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn is_database(path: &Path) -> bool {
+    use std::io::Read;
+    let mut magic = [0; MAGIC.len()];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && &magic == MAGIC
+}
+
+/// A log that the user asked for, and the database that it belongs to, if known.
+#[derive(Clone, Debug)]
+pub(crate) struct Backup {
+    pub(crate) database: Option<Database>,
+    pub(crate) destination: Destination,
+}
+
+/// The backups that an argument means: a URL or folder is one itself, a database has those of the configuration (or the
+/// default folder beside it, where there is no configuration), nothing means all databases.
+///
+/// # Errors
+/// When the database is unknown, the URL is none, or the configuration has mistakes.
+pub(crate) fn backups(target: Option<&str>, args: &ConfigArgs, format: Format) -> Result<Vec<Backup>> {
+    if let Some(url) = target.filter(|target| is_store(target)) {
+        return Ok(vec![Backup { database: None, destination: Destination::parse(url, &env)? }]);
+    }
+    let databases = databases(target.map(Path::new), args, format)?;
+    let backups = databases.into_iter().flat_map(|database| {
+        let destinations = database.destinations.clone();
+        destinations
+            .into_iter()
+            .map(move |destination| Backup { database: Some(database.clone()), destination })
+    });
+    Ok(backups.collect())
+}
+
+/// The database that was named, or all of the configuration.
+///
+/// # Errors
+/// As [`backups`].
+pub(crate) fn databases(target: Option<&Path>, args: &ConfigArgs, format: Format) -> Result<Vec<Database>> {
+    let Some(path) = target else { return all(&Settings::load(args, format)?) };
+    match Settings::find(args, format)? {
+        Some(settings) => Ok(vec![Database::named(&settings, path)?]),
+        None if default_backup(path).is_dir() => Ok(vec![Database::unconfigured(path)]),
+        None => Err(Failure::invalid(format!(
+            "there is no configuration that names `{}`, and no backup `{}` beside it",
+            path.display(),
+            default_backup(path).display()
+        ))
+        .hint("name the configuration with --config, or give the URL of the backup")
+        .into()),
+    }
+}
+
+/// The path with its folder resolved as far as it exists, so that two spellings of one file are equal. The file itself is
+/// not resolved: SQLite's `-wal` stands beside the name that was opened.
+fn normal(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path };
+    match parent.canonicalize() {
+        Ok(parent) => parent.join(name),
+        Err(_) => lexical(&path),
+    }
+}
+
+fn lexical(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                out.pop();
+            }
+            Component::CurDir => {}
+            other => out.push(other),
+        }
+    }
+    out
+}

@@ -1,0 +1,213 @@
+//! Destinations of the configuration as stores.
+//!
+//! One client for each distinct bucket and identity, whatever number of databases goes there: connections are shared.
+
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context as _, Result};
+use litekeep_config::{AzureUrl, Credentials, Destination, GcsUrl, S3Url, StoreUrl};
+use litekeep_store::{Azure, Gcs, S3, Secret, Store, Target};
+
+use crate::report::Failure;
+use crate::settings::env;
+
+/// The stores that are open.
+#[derive(Default)]
+pub(crate) struct Stores {
+    /// By target without its path.
+    roots: Mutex<Vec<(Target, Store)>>,
+}
+
+impl Stores {
+    /// The log at a destination. Asks the store nothing.
+    ///
+    /// # Errors
+    /// For settings that cannot work.
+    pub(crate) fn open(&self, destination: &Destination) -> Result<Store> {
+        let action = || format!("open `{}`", destination.url);
+        let (root, path) = split(target(destination).with_context(action)?);
+        let mut roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = roots.iter().find(|(target, _)| *target == root).map(|(_, store)| store.clone());
+        let store = match opened {
+            Some(store) => store,
+            None => {
+                let store = Store::open(&root).with_context(action)?;
+                roots.push((root, store.clone()));
+                store
+            }
+        };
+        store.join(&path).with_context(action)
+    }
+}
+
+/// The target of the whole bucket, and the path in it. Folders share nothing, so they keep their path.
+fn split(mut target: Target) -> (Target, String) {
+    let path = match &mut target {
+        Target::S3(s3) => std::mem::take(&mut s3.path),
+        Target::Gcs(gcs) => std::mem::take(&mut gcs.path),
+        Target::Azure(azure) => std::mem::take(&mut azure.path),
+        Target::Folder(_) | Target::Other { .. } => String::new(),
+    };
+    (target, path)
+}
+
+/// A destination in the store's own terms.
+///
+/// # Errors
+/// When the account of an Azure URL is nowhere given.
+pub(crate) fn target(destination: &Destination) -> Result<Target, Failure> {
+    let Destination { url, credentials, ca_file, .. } = destination;
+    Ok(match url {
+        StoreUrl::File { path } => Target::Folder(path.clone()),
+        StoreUrl::S3(url) => Target::S3(s3(url, destination)),
+        StoreUrl::Gcs(GcsUrl { bucket, path, endpoint }) => Target::Gcs(Gcs {
+            bucket: bucket.clone(),
+            path: path.clone(),
+            credentials_file: match credentials {
+                Credentials::GoogleFile(file) => Some(file.clone()),
+                _ => None,
+            },
+            endpoint: endpoint.clone(),
+            ca_file: ca_file.clone(),
+        }),
+        StoreUrl::Azure(url) => Target::Azure(azure(url, destination)?),
+        StoreUrl::Sftp(sftp) => {
+            let (key_file, host_key) = match credentials {
+                Credentials::Ssh { key_file, host_key } => (key_file.as_ref(), host_key.clone()),
+                _ => (None, None),
+            };
+            let key_file = key_file.map(|file| file.display().to_string());
+            let password = sftp.password.as_ref().map(|secret| secret.expose().to_owned());
+            other(
+                format!("sftp://{}:{}/{}", sftp.host, sftp.port, sftp.path),
+                [
+                    ("user", sftp.user.clone()),
+                    ("password", password),
+                    ("key_file", key_file),
+                    ("host_key", host_key),
+                ],
+            )
+        }
+        StoreUrl::WebDav(webdav) => {
+            let scheme = if webdav.tls { "webdavs" } else { "webdav" };
+            let password = webdav.password.as_ref().map(|secret| secret.expose().to_owned());
+            other(
+                format!("{scheme}://{}/{}", webdav.host, webdav.path),
+                [
+                    ("user", webdav.user.clone()),
+                    ("password", password),
+                    ("ca_file", ca_file.as_ref().map(|file| file.display().to_string())),
+                    ("skip_verify", webdav.skip_verify.then(|| "true".to_owned())),
+                ],
+            )
+        }
+    })
+}
+
+fn secret(secret: &litekeep_config::Secret) -> Secret {
+    Secret::new(secret.expose())
+}
+
+fn s3(url: &S3Url, destination: &Destination) -> S3 {
+    let mut s3 = S3 {
+        bucket: url.bucket.clone(),
+        path: url.path.clone(),
+        endpoint: url.endpoint.clone(),
+        region: url.region.clone(),
+        path_style: Some(url.path_style()),
+        ca_file: destination.ca_file.clone(),
+        skip_verify: url.skip_verify,
+        ..S3::default()
+    };
+    if let Credentials::S3 { access_key_id, secret_access_key, session_token } = &destination.credentials {
+        s3.access_key_id = Some(access_key_id.expose().to_owned());
+        s3.secret_access_key = Some(secret(secret_access_key));
+        s3.session_token = session_token.as_ref().map(secret);
+    }
+    s3
+}
+
+fn azure(url: &AzureUrl, destination: &Destination) -> Result<Azure, Failure> {
+    let from_environment = || env("AZURE_STORAGE_ACCOUNT_NAME").or_else(|| env("AZURE_STORAGE_ACCOUNT"));
+    let Some(account) = url.account.clone().or_else(from_environment) else {
+        return Err(Failure::invalid("the URL names no storage account")
+            .hint(format!("write abs://ACCOUNT@{}/…, or set AZURE_STORAGE_ACCOUNT_NAME", url.container)));
+    };
+    let (account_key, sas_token) = match &destination.credentials {
+        Credentials::AzureKey(key) => (Some(secret(key)), None),
+        Credentials::AzureSas(token) => (None, Some(secret(token))),
+        _ => (None, None),
+    };
+    Ok(Azure {
+        account,
+        container: url.container.clone(),
+        path: url.path.clone(),
+        account_key,
+        sas_token,
+        endpoint: url.endpoint.clone(),
+        ca_file: destination.ca_file.clone(),
+    })
+}
+
+fn other<const N: usize>(url: String, options: [(&str, Option<String>); N]) -> Target {
+    let given = options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Target::Other { url, options: given.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn of(url: &str) -> Target {
+        target(&Destination::parse(url, &|_| None).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_part_of_an_s3_url_arrives() {
+        let Target::S3(s3) = of("s3://b/p/q?endpoint=http://h:9000&region=eu&force-path-style=false") else {
+            panic!("not S3")
+        };
+        assert_eq!((s3.bucket.as_str(), s3.path.as_str()), ("b", "p/q"));
+        assert_eq!((s3.endpoint.as_deref(), s3.region.as_deref()), (Some("http://h:9000"), Some("eu")));
+        assert_eq!(s3.path_style, Some(false));
+    }
+
+    #[test]
+    fn keys_and_certificates_arrive() {
+        let key = || litekeep_config::Secret::new("k");
+        let mut destination = Destination::parse("s3://b", &|_| None).unwrap();
+        destination.credentials =
+            Credentials::S3 { access_key_id: key(), secret_access_key: key(), session_token: Some(key()) };
+        destination.ca_file = Some(PathBuf::from("/ca.pem"));
+        let Target::S3(s3) = target(&destination).unwrap() else { panic!("not S3") };
+        assert_eq!(s3.access_key_id.as_deref(), Some("k"));
+        assert!(s3.secret_access_key.is_some() && s3.session_token.is_some() && s3.ca_file.is_some());
+
+        let mut destination = Destination::parse("abs://me@c/p", &|_| None).unwrap();
+        destination.credentials = Credentials::AzureSas(key());
+        let Target::Azure(azure) = target(&destination).unwrap() else { panic!("not Azure") };
+        assert_eq!((azure.account.as_str(), azure.container.as_str()), ("me", "c"));
+        assert!(azure.sas_token.is_some() && azure.account_key.is_none());
+    }
+
+    #[test]
+    fn adapters_get_the_login_beside_the_url() {
+        let Target::Other { url, options } = of("sftp://me:pw@h:2222/srv/b") else {
+            panic!("not an adapter")
+        };
+        assert_eq!(url, "sftp://h:2222/srv/b");
+        assert_eq!(options, [("user".into(), "me".into()), ("password".into(), "pw".into())]);
+    }
+
+    #[test]
+    fn databases_in_one_bucket_share_a_client() {
+        let stores = Stores::default();
+        let open = |url: &str| stores.open(&Destination::parse(url, &|_| None).unwrap()).unwrap();
+        let (a, b) = (open("s3://bucket/a?region=eu"), open("s3://bucket/b?region=eu"));
+        assert_eq!((a.place().as_str(), b.place().as_str()), ("s3://bucket/a", "s3://bucket/b"));
+        assert_eq!(stores.roots.lock().unwrap().len(), 1);
+        open("s3://other/a?region=eu");
+        assert_eq!(stores.roots.lock().unwrap().len(), 2);
+    }
+}
