@@ -7,5 +7,6 @@ pub mod capture;
 mod error;
 pub mod local;
 pub mod replicator;
+pub mod restore;
 
 pub use error::{Error, Kind};

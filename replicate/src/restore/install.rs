@@ -1,0 +1,380 @@
+//! Putting a restored database in its place, without ever losing the one that stands there.
+
+#![allow(unsafe_code)] // renameat2 has no safe form in std
+
+use super::in_use::{self, SIDECARS, sidecar};
+use super::plan::{Damaged, Goal, plan};
+use super::{DEFAULT_PARALLELISM, Phase, Progress, fetch};
+use crate::{Error, Kind};
+use litekeep_env::{Clock, SystemClock, disk, lock};
+use litekeep_ltx::{PageSize, Txid};
+use litekeep_sql::Observer;
+use litekeep_store::Store;
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// How much SQLite is asked about the restored database before it gets its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Integrity {
+    /// Nothing: the checksums of the log prove that the pages are those of the original.
+    #[default]
+    None,
+    /// `PRAGMA quick_check`.
+    Quick,
+    /// `PRAGMA integrity_check`.
+    Full,
+}
+
+/// How to restore.
+#[derive(Clone)]
+pub struct Options {
+    /// Replace an existing database, which is kept aside.
+    pub force: bool,
+    /// Do nothing where a database exists.
+    pub if_not_exists: bool,
+    /// What to check besides the log's own checksums.
+    pub integrity: Integrity,
+    /// Requests at the same time.
+    pub parallelism: usize,
+    /// Dates the database that is kept aside, and tells old leftovers from new.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            force: false,
+            if_not_exists: false,
+            integrity: Integrity::None,
+            parallelism: DEFAULT_PARALLELISM,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// A restored database.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// The transaction whose state it has.
+    pub txid: Txid,
+    /// When that transaction was seen, milliseconds since the epoch.
+    pub time_ms: i64,
+    /// Page size.
+    pub page_size: PageSize,
+    /// Pages.
+    pub page_count: u32,
+    /// Bytes of the log that were read.
+    pub bytes: u64,
+    /// Files of the log that were read.
+    pub files: usize,
+    /// Where the former database is now.
+    pub kept_aside: Option<PathBuf>,
+    /// Files of the log that are damaged and were gone around.
+    pub damaged: Vec<Damaged>,
+    /// The goal was an instant after the last transaction of the log.
+    pub after_end: bool,
+}
+
+/// Restores a database to `path`; see the module for what is promised. `None`: one was there, and
+/// [`Options::if_not_exists`] was set.
+///
+/// # Errors
+/// `Invalid` when a database is there, or in use; else those of [`plan`] and [`fetch`]. Nothing has changed then.
+pub async fn to_path(
+    store: &Store,
+    goal: Goal,
+    path: &Path,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Option<Restored>, Error> {
+    let target = Target::find(path)?;
+    if target.exists()? {
+        if options.if_not_exists {
+            return Ok(None);
+        }
+        target.refuse_unless(options.force)?;
+    }
+    // Said before the work; what counts is asked again at the end.
+    drop(in_use::exclude(&target.path)?);
+    let plan = plan(store, goal).await?;
+    let temporary = target.begin(plan.database_bytes(), options.clock.unix_ms())?;
+    let done =
+        fetch(store, plan, temporary.file.clone(), &temporary.path, options.parallelism, progress).await?;
+
+    if options.integrity != Integrity::None {
+        progress.begin(Phase::Check, 0);
+        let (path, quick) = (temporary.path.clone(), options.integrity == Integrity::Quick);
+        blocking(move || check(&path, quick)).await?;
+    }
+    progress.begin(Phase::Sync, 0);
+    let (force, now_ms) = (options.force, options.clock.unix_ms());
+    let kept_aside = blocking(move || temporary.install(&target, force, now_ms)).await?;
+    Ok(Some(Restored {
+        txid: done.txid,
+        time_ms: done.time_ms,
+        page_size: done.page_size,
+        page_count: done.page_count,
+        bytes: done.bytes(),
+        files: done.files.len(),
+        kept_aside,
+        damaged: done.damaged,
+        after_end: done.after_end,
+    }))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|e| Err(Error::new(Kind::Internal, format!("restore: {e}"))))
+}
+
+/// Where the database will stand.
+#[derive(Debug)]
+pub(super) struct Target {
+    path: PathBuf,
+    folder: PathBuf,
+}
+
+impl Target {
+    /// A link is followed, so that the database is replaced and not the link.
+    pub(super) fn find(path: &Path) -> Result<Target, Error> {
+        let path = if path.is_symlink() {
+            path.canonicalize().map_err(Error::file("follow the link", path))?
+        } else {
+            path.to_owned()
+        };
+        if path.is_dir() || path.file_name().is_none() {
+            return Err(Error::with_hint(
+                Kind::Invalid,
+                format!("restore to `{}`: it is a folder", path.display()),
+                "name the database file to be",
+            ));
+        }
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        Ok(Target { path, folder })
+    }
+
+    fn exists(&self) -> Result<bool, Error> {
+        self.path.try_exists().map_err(Error::file("look for", &self.path))
+    }
+
+    fn refuse_unless(&self, force: bool) -> Result<(), Error> {
+        if force {
+            return Ok(());
+        }
+        Err(Error::with_hint(
+            Kind::Invalid,
+            format!("restore to `{}`: a file is there already", self.path.display()),
+            "-force restores over it and keeps the old one aside; -o restores to another path",
+        ))
+    }
+
+    /// A temporary file beside the target, after old leftovers were removed and the disk was found large enough.
+    pub(super) fn begin(&self, bytes: u64, now_ms: i64) -> Result<Temporary, Error> {
+        std::fs::create_dir_all(&self.folder).map_err(Error::file("create", &self.folder))?;
+        self.remove_leftovers(now_ms);
+        let (free, _) =
+            disk::space(&self.folder).map_err(Error::file("read the free space of", &self.folder))?;
+        if free < bytes {
+            let folder = self.folder.display();
+            return Err(Error::with_hint(
+                Kind::Invalid,
+                format!("restore to `{folder}`: {bytes} bytes are needed and {free} are free"),
+                "make room there, or restore to another file system with -o",
+            ));
+        }
+        let path = sidecar(&self.path, &format!("{RESTORING}{:016x}", litekeep_env::random_u64()));
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).open(&path);
+        let file = file.map_err(Error::file("create", &path))?;
+        let temporary = Temporary { path, file: Arc::new(file) };
+        // Tells a restore at work from a leftover; without locks on this file system age alone must do.
+        let _ = lock::claim(&temporary.file);
+        Ok(temporary)
+    }
+
+    /// Removes what crashed restores left in the folder. Failing to costs space only.
+    fn remove_leftovers(&self, now_ms: i64) {
+        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if !is_leftover(&name.to_string_lossy()) {
+                continue;
+            }
+            let changed = entry.metadata().and_then(|m| m.modified());
+            let changed_ms =
+                changed.ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map(|d| d.as_millis() as i64);
+            let old =
+                changed_ms.is_some_and(|ms| now_ms.saturating_sub(ms) > LEFTOVER_AGE.as_millis() as i64);
+            let idle = || File::open(entry.path()).and_then(|f| lock::claim(&f)).unwrap_or(false);
+            if old && idle() {
+                tracing::info!(path = %entry.path().display(), "removing what a crashed restore left behind");
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Gives the database and its sidecars, as far as they are there, names of their own.
+    ///
+    /// Links come first: at the instant at which the database leaves its place, all that belongs to it stands under its
+    /// kept name already.
+    fn keep_aside(&self, now_ms: i64) -> Result<Option<PathBuf>, Error> {
+        let kept = self.free_name(now_ms)?;
+        let sidecars = SIDECARS.map(|suffix| (sidecar(&self.path, suffix), sidecar(&kept, suffix)));
+        let mut moved = vec![];
+        for (from, to) in &sidecars {
+            match std::fs::hard_link(from, to) {
+                Ok(()) => moved.push((from, to, true)),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                // A file system without links.
+                Err(_) => moved.push((from, to, false)),
+            }
+        }
+        let had_database = match std::fs::rename(&self.path, &kept) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            Err(e) => {
+                for (_, to, _) in moved.iter().filter(|(.., linked)| *linked) {
+                    let _ = std::fs::remove_file(to);
+                }
+                return Err(Error::file("keep aside", &self.path)(e));
+            }
+        };
+        for (from, to, linked) in &moved {
+            let done = if *linked { std::fs::remove_file(from) } else { std::fs::rename(from, to) };
+            done.map_err(Error::file("keep aside", from))?;
+        }
+        Ok((had_database || !moved.is_empty()).then_some(kept))
+    }
+
+    /// A name for the old database that nothing has yet.
+    fn free_name(&self, now_ms: i64) -> Result<PathBuf, Error> {
+        let time = jiff::Timestamp::from_millisecond(now_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        let stamp = time.strftime("%Y%m%dT%H%M%S");
+        for nth in 1..1000 {
+            let suffix = match nth {
+                1 => format!("{KEPT}{stamp}"),
+                _ => format!("{KEPT}{stamp}-{nth}"),
+            };
+            let kept = sidecar(&self.path, &suffix);
+            let taken = [""].iter().chain(&SIDECARS).any(|s| sidecar(&kept, s).symlink_metadata().is_ok());
+            if !taken {
+                return Ok(kept);
+            }
+        }
+        Err(Error::new(Kind::Invalid, format!("keep `{}` aside: all names are taken", self.path.display())))
+    }
+}
+
+/// Between the target's name and a random number.
+const RESTORING: &str = ".restoring-";
+/// Between the target's name and the time of the restore (UTC).
+const KEPT: &str = ".before-restore-";
+/// How long a temporary file may stand untouched before it counts as a leftover.
+const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
+
+/// `NAME.restoring-<16 hexadecimal digits>`, or what SQLite put beside it during a check.
+fn is_leftover(name: &str) -> bool {
+    let Some((_, end)) = name.rsplit_once(RESTORING) else { return false };
+    let digits = SIDECARS.iter().find_map(|s| end.strip_suffix(s)).unwrap_or(end);
+    digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// The file that is being restored; removed unless it was installed.
+#[derive(Debug)]
+pub(super) struct Temporary {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<File>,
+}
+
+impl Temporary {
+    /// Makes the content durable and gives the file its name.
+    pub(super) fn install(self, target: &Target, force: bool, now_ms: i64) -> Result<Option<PathBuf>, Error> {
+        self.file.sync_all().map_err(Error::file("sync", &self.path))?;
+        let mut kept = None;
+        let path = &target.path;
+        let exclusive = in_use::exclude(path)?;
+        let old = std::fs::metadata(path).ok();
+        if let Some(old) = &old {
+            target.refuse_unless(force)?;
+            self.take_after(old);
+        }
+        if old.is_some() || SIDECARS.iter().any(|s| sidecar(path, s).exists()) {
+            kept = target.keep_aside(now_ms)?;
+        }
+        let renamed = rename_to_free_name(&self.path, path);
+        renamed.map_err(Error::file("give the restored database its name", path))?;
+        disk::sync_dir(&target.folder).map_err(Error::file("sync", &target.folder))?;
+        drop(exclusive);
+        Ok(kept)
+    }
+
+    /// Owner and permissions of the file that is replaced, as far as this user may give them.
+    fn take_after(&self, old: &std::fs::Metadata) {
+        let _ = self.file.set_permissions(old.permissions());
+        let _ = std::os::unix::fs::fchown(&self.file, Some(old.uid()), Some(old.gid()));
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        for suffix in [""].iter().chain(&SIDECARS) {
+            let _ = std::fs::remove_file(sidecar(&self.path, suffix));
+        }
+    }
+}
+
+/// Renames, but never over a file that came meanwhile.
+fn rename_to_free_name(from: &Path, to: &Path) -> io::Result<()> {
+    let c = |path: &Path| CString::new(path.as_os_str().as_bytes());
+    let (c_from, c_to) = (c(from)?, c(to)?);
+    // SAFETY: both strings end with NUL and outlive the call.
+    let renamed = unsafe {
+        libc::renameat2(
+            libc::AT_FDCWD,
+            c_from.as_ptr(),
+            libc::AT_FDCWD,
+            c_to.as_ptr(),
+            libc::RENAME_NOREPLACE,
+        )
+    };
+    if renamed == 0 {
+        return Ok(());
+    }
+    let e = io::Error::last_os_error();
+    match e.raw_os_error() {
+        // A file system that knows no such flag: a link refuses a taken name too.
+        Some(libc::EINVAL | libc::ENOSYS) => {
+            std::fs::hard_link(from, to)?;
+            std::fs::remove_file(from)
+        }
+        _ => Err(e),
+    }
+}
+
+/// Asks SQLite; what it puts beside the file is removed again.
+fn check(path: &Path, quick: bool) -> Result<(), Error> {
+    let found = Observer::open(path)?.integrity(quick);
+    for suffix in SIDECARS {
+        let _ = std::fs::remove_file(sidecar(path, suffix));
+    }
+    let found = found?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<_> = found.iter().take(5).map(String::as_str).collect();
+    Err(Error::with_hint(
+        Kind::Corrupt,
+        format!("check the restored database: SQLite finds {} errors: {}", found.len(), shown.join("; ")),
+        "the original was damaged by then: `litekeep history` lists earlier points to restore",
+    ))
+}

@@ -1,0 +1,209 @@
+//! Which files bring a goal back, and what the result will be.
+
+use crate::{Error, Kind};
+use litekeep_ltx::{PageSize, Txid};
+use litekeep_store::{self as store, FileRef, Log, Store, plan as log_plan};
+
+/// What to restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// The last transaction of the log.
+    Latest,
+    /// Exactly this transaction.
+    Txid(Txid),
+    /// The state at an instant, milliseconds since the epoch: the last transaction at or before it.
+    Time(i64),
+}
+
+/// A file of the log that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Which one.
+    pub file: FileRef,
+    /// What is wrong with it, beginning with its place.
+    pub cause: String,
+}
+
+/// What a restore will do.
+#[derive(Clone, Debug)]
+pub struct RestorePlan {
+    /// The transaction that is restored. Fixed: going around a damaged file never changes it.
+    pub txid: Txid,
+    /// When that transaction was seen, milliseconds since the epoch.
+    pub time_ms: i64,
+    /// Page size of the database.
+    pub page_size: PageSize,
+    /// Pages of the database.
+    pub page_count: u32,
+    /// In the order in which they are applied.
+    pub files: Vec<FileRef>,
+    /// Files that would be used if they were intact.
+    pub damaged: Vec<Damaged>,
+    /// The goal was an instant after the last transaction of the log: right if the database has not changed since.
+    pub after_end: bool,
+}
+
+impl RestorePlan {
+    /// Bytes of the log that are read.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.size).sum()
+    }
+
+    /// Bytes of the database.
+    pub fn database_bytes(&self) -> u64 {
+        u64::from(self.page_count) * u64::from(self.page_size.get())
+    }
+
+    /// A plan for the same transaction that goes around one more file.
+    pub(super) async fn without(
+        mut self,
+        store: &Store,
+        file: FileRef,
+        cause: String,
+    ) -> Result<RestorePlan, Error> {
+        self.damaged.push(Damaged { file, cause });
+        self.again(store).await
+    }
+
+    /// A plan for the same transaction from a new listing.
+    pub(super) async fn again(self, store: &Store) -> Result<RestorePlan, Error> {
+        let log = store.list().await?;
+        lead_to(store, &log, self.txid, self.after_end, self.damaged).await
+    }
+}
+
+/// Plans a restore; reads listings and a few headers only.
+///
+/// # Errors
+/// `Invalid` for a goal outside the log, `Corrupt` for a hole; both name the nearest point that can be restored.
+pub async fn plan(store: &Store, goal: Goal) -> Result<RestorePlan, Error> {
+    let log = store.list().await?;
+    match goal {
+        Goal::Latest => {
+            let last = log.last().ok_or(store::Error::Empty)?;
+            lead_to(store, &log, last, false, vec![]).await
+        }
+        Goal::Txid(txid) => lead_to(store, &log, txid, false, vec![]).await,
+        Goal::Time(at_ms) => plan_instant(store, &log, at_ms).await,
+    }
+}
+
+async fn plan_instant(store: &Store, log: &Log, at_ms: i64) -> Result<RestorePlan, Error> {
+    let last = log.last().ok_or(store::Error::Empty)?;
+    let Some(txid) = log_plan::at_time(log, at_ms, |file| time_of(store, file)).await? else {
+        return Err(before_begin(store, log, at_ms).await);
+    };
+    let after_end = txid == last && at_ms > time_of_txid(store, log, last).await?;
+    // Compaction has merged the transaction with later ones, so the one before it is the last that was whole by then.
+    let txid = match log_plan::restore(log, log_plan::Goal::Txid(txid)) {
+        Err(store::Error::Merged { before: Some(before), .. }) => before,
+        Err(store::Error::Merged { before: None, .. }) => return Err(before_begin(store, log, at_ms).await),
+        _ => txid,
+    };
+    lead_to(store, log, txid, after_end, vec![]).await
+}
+
+async fn lead_to(
+    store: &Store,
+    log: &Log,
+    txid: Txid,
+    after_end: bool,
+    mut damaged: Vec<Damaged>,
+) -> Result<RestorePlan, Error> {
+    let mut usable = log.clone();
+    for bad in &damaged {
+        usable.remove(bad.file.level, bad.file.name);
+    }
+    loop {
+        let files = log_plan::restore(&usable, log_plan::Goal::Txid(txid))
+            .map_err(|e| no_chain(e, &usable, damaged.last()))?;
+        let last = files.last().expect("a chain has a base");
+        let header = match store.header(last).await {
+            Ok(header) => header,
+            Err(e) if e.kind() == store::ErrorKind::Corrupt => {
+                usable.remove(last.level, last.name);
+                damaged.push(Damaged { file: last.clone(), cause: e.to_string() });
+                continue;
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let time_ms = time_of_txid(store, log, txid).await?;
+        let (page_size, page_count) = (header.page_size, header.commit);
+        return Ok(RestorePlan { txid, time_ms, page_size, page_count, files, damaged, after_end });
+    }
+}
+
+/// A file's timestamp; a damaged header must not hide the rest of the log, so the modification time stands in.
+async fn time_of(store: &Store, file: FileRef) -> store::Result<i64> {
+    match store.time_of(&file).await {
+        Err(e) if e.kind() == store::ErrorKind::Corrupt => Ok(file.modified_ms),
+        time => time,
+    }
+}
+
+/// When a transaction was seen. A snapshot may be stamped later than its last transaction: the lowest level knows best.
+async fn time_of_txid(store: &Store, log: &Log, txid: Txid) -> Result<i64, Error> {
+    let file = log.files().find(|f| f.max() == txid).expect("a restorable transaction ends a file");
+    Ok(time_of(store, file.clone()).await?)
+}
+
+/// The error for an instant before the log's first restorable transaction.
+async fn before_begin(store: &Store, log: &Log, at_ms: i64) -> Error {
+    let first = log.files().filter(|f| f.is_base()).map(FileRef::max).min();
+    let (Some(first), Some(last)) = (first, log.last()) else { return store::Error::Empty.into() };
+    let range = async { Ok((time_of_txid(store, log, first).await?, time_of_txid(store, log, last).await?)) };
+    let (first_ms, last_ms) = match range.await {
+        Ok(range) => range,
+        Err(e) => return e,
+    };
+    Error::with_hint(
+        Kind::Invalid,
+        format!(
+            "plan a restore of `{}` to {}: the log begins later; it can be restored from {} (transaction {first}) to \
+             {} (transaction {last})",
+            store.place(),
+            instant(at_ms),
+            instant(first_ms),
+            instant(last_ms),
+        ),
+        format!("litekeep restore -timestamp {}", instant(first_ms)),
+    )
+}
+
+/// The error for a transaction to which no chain leads, with what can be had instead.
+fn no_chain(error: store::Error, usable: &Log, damaged: Option<&Damaged>) -> Error {
+    let nearest = match &error {
+        store::Error::Hole { nearest, .. } => *nearest,
+        store::Error::Merged { before, .. } => *before,
+        // The goal itself was in a damaged file at the end of the log, or is no transaction of the log at all.
+        store::Error::BeyondEnd { .. } => match log_plan::restore(usable, log_plan::Goal::Latest) {
+            Ok(chain) => chain.last().map(FileRef::max),
+            Err(store::Error::Hole { nearest, .. }) => nearest,
+            Err(_) => None,
+        },
+        _ => None,
+    };
+    let hint =
+        nearest.map(|txid| format!("litekeep restore -txid {txid} restores the nearest intact point before"));
+    match damaged {
+        Some(bad) => Error::Other {
+            kind: Kind::Corrupt,
+            message: format!(
+                "{}; the log has no other files for transactions {} to {}",
+                bad.cause,
+                bad.file.min(),
+                bad.file.max()
+            ),
+            hint,
+        },
+        None => {
+            let error = Error::Store(error);
+            Error::Other { kind: error.kind(), message: error.to_string(), hint }
+        }
+    }
+}
+
+/// RFC 3339 in UTC.
+pub(super) fn instant(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |time| time.to_string())
+}

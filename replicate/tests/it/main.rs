@@ -1,0 +1,5 @@
+//! Capture, restore and verify against real databases and stores.
+
+mod origin;
+mod restore;
+mod restore_in_place;
