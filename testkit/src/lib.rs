@@ -9,6 +9,7 @@ pub mod clock;
 pub mod contents;
 pub mod fault_proxy;
 pub mod litestream;
+pub mod power_cut;
 pub mod process;
 pub mod programs;
 pub mod s3_server;

@@ -29,6 +29,11 @@ pub fn litekeep() -> Result<PathBuf> {
     built("litekeep", &["--bin", "litekeep"], "litekeep")
 }
 
+/// The library that records what a process does to files.
+pub(crate) fn recorder() -> Result<PathBuf> {
+    built("litekeep-recorder", &["--lib"], "liblitekeep_recorder.so")
+}
+
 /// The root of the workspace.
 #[must_use]
 pub fn workspace() -> &'static Path {

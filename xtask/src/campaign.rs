@@ -16,12 +16,20 @@ struct Campaign {
     test: &'static str,
 }
 
-const CAMPAIGNS: &[Campaign] = &[Campaign {
-    name: "bank",
-    about: "the bank workload itself: killed at random, what it acknowledged is there and every row is right",
-    package: "litekeep-testkit",
-    test: "bank::what_was_acknowledged_is_there_after_a_kill",
-}];
+const CAMPAIGNS: &[Campaign] = &[
+    Campaign {
+        name: "bank",
+        about: "the bank workload itself: killed at random, what it acknowledged is there and every row is right",
+        package: "litekeep-testkit",
+        test: "bank::what_was_acknowledged_is_there_after_a_kill",
+    },
+    Campaign {
+        name: "power-cut-bank",
+        about: "the bank under power cuts: SQLite keeps the promises of each `synchronous`",
+        package: "litekeep-testkit",
+        test: "power_cut::sqlite_keeps_its_promises",
+    },
+];
 
 /// Prints the table.
 pub(crate) fn list() {

@@ -3,5 +3,6 @@
 mod bank;
 mod contents;
 mod litestream;
+mod power_cut;
 mod proxy;
 mod s3;
