@@ -1,6 +1,9 @@
 //! Capture, restore, verify: how a database gets into the log and out again.
 //!
 //! - [`capture`]: one database's WAL becomes level-0 files, each commit exactly once and none silently skipped.
+//! - [`replicator`]: many databases, woken by events, shipped in order, kept small.
+//! - [`restore`]: any transaction or instant of a log becomes a database file again.
+//! - [`verify`]: proof that a restore gives the live database.
 //! - [`local`]: what litekeep keeps beside the database: position, page checksums, spool.
 
 pub mod capture;
@@ -8,5 +11,6 @@ mod error;
 pub mod local;
 pub mod replicator;
 pub mod restore;
+pub mod verify;
 
 pub use error::{Error, Kind};

@@ -343,6 +343,43 @@ impl Capture {
         }
     }
 
+    /// The state that ends at this offset of this WAL generation, and `true`; without such a place, because the WAL is
+    /// empty or the offset unknown, the present state, and `false`. `None` when the offset is before what the hold
+    /// protects, so that the state cannot be read any more.
+    pub fn pages_at_offset(&mut self, at: Option<(Salt, u64)>) -> Result<Option<(Pages<'_>, bool)>, Error> {
+        let index = self.wal_index()?;
+        let frame_len = frame_size(self.page_size);
+        let of_this_generation = at.filter(|(salt, end)| {
+            *salt == index.salt
+                && *end >= WalHeader::LEN as u64
+                && (end - WalHeader::LEN as u64) % frame_len == 0
+        });
+        let Some((salt, end)) = of_this_generation.filter(|_| index.max_frame > 0) else {
+            return match at {
+                // The log ends in a generation before this one, which has frames: it is behind.
+                Some(_) if index.max_frame > 0 => Ok(None),
+                _ => Ok(Some((self.pages()?, false))),
+            };
+        };
+        let frames = ((end - WalHeader::LEN as u64) / frame_len) as u32;
+        // Below this a checkpoint may write pages into the database file while they are read.
+        let floor = match self.files.hold() {
+            Hold::Mark(_) => self.held_at,
+            Hold::Backfilled => index.checkpoint.backfilled,
+            Hold::Nothing => u32::MAX,
+        };
+        if frames < floor || frames > index.max_frame {
+            return Ok(None);
+        }
+        self.wal(Some(salt))?;
+        match &self.wal {
+            Some((wal, header)) if header.salt == salt => {
+                Ok(Some((Pages::in_wal(&self.files, wal, header, frames)?, true)))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Compares the present state with the checksums of what the log has: the pages that differ become one segment.
     /// `None` when nothing differs. Moves the place to the present in both cases. With `every` page, all are taken.
     pub fn difference(
@@ -425,7 +462,9 @@ impl Capture {
         let frames = match (self.files.hold(), self.place) {
             (Hold::Mark(_), Some(p)) => p.frames.saturating_sub(self.held_at),
             // After a reset under this hold no checkpoint copies anything until it is moved.
-            (Hold::Backfilled, Some(p)) if self.backfilled_at.is_some_and(|(s, _)| s != p.salt) => return u64::MAX,
+            (Hold::Backfilled, Some(p)) if self.backfilled_at.is_some_and(|(s, _)| s != p.salt) => {
+                return u64::MAX;
+            }
             _ => 0,
         };
         u64::from(frames) * frame_size(self.page_size)
@@ -448,9 +487,9 @@ impl Capture {
         Ok(wal.frame_header(page_size, next)?.is_some_and(|f| f.salt == header.salt))
     }
 
-    /// Whether a checkpoint could free the WAL only with our help.
-    pub fn is_held(&self) -> bool {
-        matches!(self.files.hold(), Hold::Mark(_))
+    /// Whether the next commit resets the WAL already.
+    pub fn is_reset_prepared(&self) -> bool {
+        self.next_generation_continues()
     }
 
     /// Lets the WAL go: it may be reset, and what is not captured by then has to be found by page checksums.

@@ -31,7 +31,7 @@ pub enum Reset {
 /// Tries for the write lock, 50 µs apart.
 const LOCK_TRIES: u32 = 2000;
 /// Tries for the checkpoint lock, 200 µs apart, while the writers wait.
-const CHECKPOINT_TRIES: u32 = 20;
+const CHECKPOINT_TRIES: u32 = 100;
 
 impl Capture {
     /// Prepares a reset: everything that the log has is copied into the database file and synced.

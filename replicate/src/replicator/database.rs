@@ -19,9 +19,13 @@ use tokio::sync::Notify;
 const LINGER: Duration = Duration::from_secs(3);
 /// Frames that checkpoints may not copy yet are worth a move of the hold beyond this many bytes.
 const PINNED_BYTES: u64 = 4 << 20;
-/// A WAL of this size is reset when the last reset is long ago; a larger one at half the limit, at once.
+/// A WAL of this size is reset when the last reset is long ago; a larger one at a quarter of the limit, at once.
 const RESET_BYTES: u64 = 4 << 20;
 const RESET_PAUSE: Duration = Duration::from_secs(60);
+/// A capture that takes this long is followed by a pause of so many times as long, ...
+const CAPTURE_SHARE: u32 = 6;
+/// ... but of no more than this.
+const MOST_SPREAD: Duration = Duration::from_millis(60);
 /// While an upload is not due yet, a WAL that grows by this much is captured all the same.
 const EARLY_BYTES: u64 = 16 << 20;
 
@@ -172,7 +176,7 @@ impl Database {
                 }
                 Ok(Step::Captured) => {
                     (failures, beyond) = (0, Duration::ZERO);
-                    self.wait_until_due(begun).await;
+                    self.wait_until_due(begun, begun.elapsed()).await;
                     self.dirty.store(true, SeqCst);
                     Duration::ZERO
                 }
@@ -220,9 +224,11 @@ impl Database {
         let _ = tokio::time::timeout(at_most, self.bell.notified()).await;
     }
 
-    /// After an upload: waits for its confirmation and for the interval, but not while the WAL grows fast.
-    async fn wait_until_due(self: &Arc<Self>, begun: Instant) {
-        let due = begun + self.settings.upload_interval;
+    /// After a capture: waits for its confirmation and for the interval, but not while the WAL grows fast. A hot
+    /// writer's pages are captured less often, so that capture takes a small share of one core.
+    async fn wait_until_due(self: &Arc<Self>, begun: Instant, took: Duration) {
+        let spread = (took * CAPTURE_SHARE).min(MOST_SPREAD);
+        let due = begun + self.settings.upload_interval.max(spread);
         loop {
             let drained = self.destinations().iter().any(|d| d.queue.is_empty() && d.error.is_none());
             let left = due.saturating_duration_since(Instant::now());
@@ -238,7 +244,8 @@ impl Database {
     }
 
     async fn grows_fast(self: &Arc<Self>) -> bool {
-        if self.settings.upload_interval < Duration::from_millis(50) && self.destinations().iter().all(|d| d.error.is_none())
+        if self.settings.upload_interval < Duration::from_millis(50)
+            && self.destinations().iter().all(|d| d.error.is_none())
         {
             return false;
         }
@@ -258,7 +265,9 @@ impl Database {
     ) -> Result<T, Error> {
         match self.shared.runtime.spawn_blocking(f).await {
             Ok(result) => result,
-            Err(e) => Err(Error::new(Kind::Internal, format!("replicate `{}`: {e}", self.settings.path.display()))),
+            Err(e) => {
+                Err(Error::new(Kind::Internal, format!("replicate `{}`: {e}", self.settings.path.display())))
+            }
         }
     }
 
@@ -276,7 +285,8 @@ impl Database {
             s.message = Some(e.to_string());
             s.hint = e.hint().map(str::to_owned);
         });
-        (phase == Phase::Failing).then(|| Duration::from_millis(200 << failures.min(7)).min(Duration::from_secs(20)))
+        (phase == Phase::Failing)
+            .then(|| Duration::from_millis(200 << failures.min(7)).min(Duration::from_secs(20)))
     }
 
     /// One look: begin where necessary, capture, and hand over to the destinations.
@@ -354,6 +364,9 @@ impl Database {
     }
 
     fn capture(self: &Arc<Self>, work: &mut Work, frames: &mut Frames) -> Result<Step, Error> {
+        if work.capture.is_none() {
+            return Ok(Step::Absent);
+        }
         let stamp = self.next_stamp(work);
         let local = work.local.clone().expect("set when the capture was");
         let Work { capture: Some(capture), must_put, .. } = work else { return Ok(Step::Absent) };
@@ -392,7 +405,8 @@ impl Database {
         work.last = Some(segment.txid());
         self.set_status(|s| s.commits += u64::from(segment.commits));
         let mut destinations = self.destinations();
-        let waiting = destinations.iter().filter(|d| !d.lags).map(Destination::waiting_bytes).max().unwrap_or(0);
+        let waiting =
+            destinations.iter().filter(|d| !d.lags).map(Destination::waiting_bytes).max().unwrap_or(0);
         let mut segment = Arc::new(segment);
         if waiting + segment.size > MEMORY_LIMIT
             && let Body::Memory(bytes) = &segment.body
@@ -410,7 +424,11 @@ impl Database {
     /// Whether more waits for every destination than the local disk may take.
     fn is_over_limit(&self) -> bool {
         let destinations = self.destinations();
-        let least = destinations.iter().filter(|d| !d.lags).map(|d| d.queue.iter().map(|s| s.size).sum::<u64>()).min();
+        let least = destinations
+            .iter()
+            .filter(|d| !d.lags)
+            .map(|d| d.queue.iter().map(|s| s.size).sum::<u64>())
+            .min();
         let Some(waiting) = least.filter(|w| *w > MEMORY_LIMIT) else { return false };
         let scarce = disk::space(&self.settings.meta_dir).is_ok_and(|(free, all)| free < all / 10);
         waiting > self.settings.spool_limit || scarce
@@ -419,9 +437,13 @@ impl Database {
     /// Checkpoints and resets, so that the WAL stays small.
     fn tend(self: &Arc<Self>, work: &mut Work, frames: &mut Frames) -> Result<(), Error> {
         let Some(capture) = &mut work.capture else { return Ok(()) };
+        if capture.is_reset_prepared() {
+            return Ok(());
+        }
         let bytes = capture.wal_bytes();
         let rested = work.last_reset.is_none_or(|t| t.elapsed() >= RESET_PAUSE);
-        if bytes >= self.settings.wal_limit / 2 || (bytes >= RESET_BYTES && rested && capture.is_held()) {
+        // A fast writer adds as much again while the reset is prepared.
+        if bytes >= self.settings.wal_limit / 4 || (bytes >= RESET_BYTES && rested) {
             return self.reset(work, frames);
         }
         if capture.bytes_pinned() >= PINNED_BYTES {
@@ -451,7 +473,9 @@ impl Database {
                 work.last_reset = Some(Instant::now());
                 self.set_status(|s| s.resets += 1);
             }
-            other => tracing::debug!(path = %self.settings.path.display(), "the WAL was not reset: {other:?}"),
+            other => {
+                tracing::debug!(path = %self.settings.path.display(), "the WAL was not reset: {other:?}")
+            }
         }
         Ok(())
     }
@@ -509,13 +533,19 @@ impl Database {
         self.progress.notify_waiters();
     }
 
-    async fn ship_one(self: Arc<Self>, nth: usize, store: &litekeep_store::Store, segment: &Arc<Segment>) -> Result<(), Error> {
+    async fn ship_one(
+        self: Arc<Self>,
+        nth: usize,
+        store: &litekeep_store::Store,
+        segment: &Arc<Segment>,
+    ) -> Result<(), Error> {
         let local = self.local()?;
         // The store must not get ahead of the file: after a power cut the application would be behind its own backup.
         let sync = {
             let work = self.work.clone();
             move || {
-                let sync = work.lock().expect("no panic while held").capture.as_ref().map(Capture::wal_to_sync);
+                let sync =
+                    work.lock().expect("no panic while held").capture.as_ref().map(Capture::wal_to_sync);
                 match sync.transpose()?.flatten() {
                     Some(sync) => sync(),
                     None => Ok(()),
@@ -576,7 +606,8 @@ impl Database {
         let mut work = self.work.lock().expect("no panic while held");
         work.capture = None;
         if let Some(local) = &work.local {
-            let queued: Vec<_> = self.destinations().iter_mut().flat_map(|d| std::mem::take(&mut d.queue)).collect();
+            let queued: Vec<_> =
+                self.destinations().iter_mut().flat_map(|d| std::mem::take(&mut d.queue)).collect();
             for segment in &queued {
                 if let Body::Memory(bytes) = &segment.body {
                     let _ = local.spool.add(segment.name(), bytes);
@@ -636,7 +667,8 @@ impl Database {
             let Some(capture) = &mut work.capture else { return Ok(false) };
             let mut frames = Frames::default();
             let nothing_new = matches!(capture.look(&mut frames)?, Look::Nothing);
-            let all_there = this.destinations().iter().all(|d| d.queue.is_empty() && !d.lags && d.durable >= last);
+            let all_there =
+                this.destinations().iter().all(|d| d.queue.is_empty() && !d.lags && d.durable >= last);
             if !nothing_new {
                 this.wake();
             }

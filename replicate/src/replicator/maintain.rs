@@ -31,7 +31,13 @@ impl Database {
         }
     }
 
-    async fn maintain_one(self: &Arc<Self>, nth: usize, store: &Store, mut log: Log, times: &mut Times) -> Result<(), Error> {
+    async fn maintain_one(
+        self: &Arc<Self>,
+        nth: usize,
+        store: &Store,
+        mut log: Log,
+        times: &mut Times,
+    ) -> Result<(), Error> {
         let now = self.shared.clock.unix_ms();
         let policy = &self.settings.policy;
         let unknown: Vec<_> = plan::untimed(&log).into_iter().filter(|f| !times.contains(f)).collect();

@@ -87,7 +87,8 @@ const MAINTENANCE_TICK: Duration = Duration::from_secs(10);
 impl Replicator {
     /// Starts the watcher; no database yet. Call from within a tokio runtime.
     pub fn start() -> Result<Replicator, Error> {
-        let watcher = Watcher::new().map_err(|e| Error::new(Kind::Unavailable, format!("start inotify: {e}")))?;
+        let watcher =
+            Watcher::new().map_err(|e| Error::new(Kind::Unavailable, format!("start inotify: {e}")))?;
         let shared = Arc::new(Shared {
             clock: Arc::new(SystemClock),
             runtime: tokio::runtime::Handle::current(),
@@ -149,7 +150,8 @@ impl Replicator {
     /// Returns what is not safe.
     pub async fn sync(&self, timeout: Duration) -> Vec<Status> {
         let all = self.databases.lock().expect("no panic while held").all.clone();
-        let waits = all.iter().map(|d| async move { (d, tokio::time::timeout(timeout, d.sync()).await.is_ok()) });
+        let waits =
+            all.iter().map(|d| async move { (d, tokio::time::timeout(timeout, d.sync()).await.is_ok()) });
         let done = futures::future::join_all(waits).await;
         done.into_iter().filter(|(_, ok)| !ok).map(|(d, _)| d.status()).collect()
     }

@@ -84,7 +84,10 @@ async fn list(db: &Arc<Database>) -> Result<Option<(Txid, usize)>, Error> {
         let log = store.list().await?;
         let last = log.last();
         if unfenced {
-            tracing::warn!(store = store.place(), "the store ignores conditional writes: a second writer cannot be told apart");
+            tracing::warn!(
+                store = store.place(),
+                "the store ignores conditional writes: a second writer cannot be told apart"
+            );
         }
         for stray in &log.strays {
             tracing::warn!(store = store.place(), "`{stray}` is not a file of the log and is left alone");
@@ -247,15 +250,23 @@ async fn apply_sums(
     for file in files_after(log, from, head)? {
         let (local, reader) = (local.clone(), store.reader(&file, READ_AHEAD));
         let place = store.place_of_file(file.level, file.name);
-        let apply = move || apply_sums_of(&local, reader).map_err(|source| Error::Ltx { doing: format!("read `{place}`"), source });
-        tokio::task::spawn_blocking(move || apply()?).await.map_err(|e| Error::new(Kind::Internal, e.to_string()))??;
+        let apply = move || {
+            apply_sums_of(&local, reader)
+                .map_err(|source| Error::Ltx { doing: format!("read `{place}`"), source })
+        };
+        tokio::task::spawn_blocking(move || apply()?)
+            .await
+            .map_err(|e| Error::new(Kind::Internal, e.to_string()))??;
     }
     Ok(())
 }
 
 /// Applies the sums of one file, in pieces. Applied twice they are the same, so a file that turns out to be damaged at
 /// its end does no harm: local state does not move until all are applied.
-fn apply_sums_of(local: &Local, reader: litekeep_store::RangeReader) -> Result<Result<(), Error>, litekeep_ltx::Error> {
+fn apply_sums_of(
+    local: &Local,
+    reader: litekeep_store::RangeReader,
+) -> Result<Result<(), Error>, litekeep_ltx::Error> {
     let mut decoder = Decoder::new(reader)?;
     let commit = decoder.header().commit;
     let mut page = vec![0; decoder.header().page_size.bytes()];
@@ -281,7 +292,10 @@ fn files_after(log: &Log, from: Option<Txid>, head: Txid) -> Result<Vec<FileRef>
     let mut files = vec![];
     let mut at = from;
     while let Some(t) = at.filter(|t| *t < head) {
-        let next = log.files().filter(|f| !f.is_base() && f.min() <= t.next() && f.max() > t).max_by_key(|f| f.max());
+        let next = log
+            .files()
+            .filter(|f| !f.is_base() && f.min() <= t.next() && f.max() > t)
+            .max_by_key(|f| f.max());
         let Some(next) = next else { return Ok(plan::restore(log, Goal::Txid(head))?) };
         files.push(next.clone());
         at = Some(next.max());
@@ -347,7 +361,8 @@ async fn settle(
         let mut work = this.work.lock().expect("no panic while held");
         work.last = Some(pending.last().map_or(head, |s| s.txid()));
         if let Some(last) = pending.last() {
-            let sums = |pgno| Ok(last.sums.binary_search_by_key(&pgno, |(p, _)| *p).ok().map(|i| last.sums[i].1));
+            let sums =
+                |pgno| Ok(last.sums.binary_search_by_key(&pgno, |(p, _)| *p).ok().map(|i| last.sums[i].1));
             let place = capture.locate(&last.header, sums)?;
             capture.set_position(place, last.header.commit);
         }
@@ -420,7 +435,8 @@ pub(crate) async fn catch_up(db: &Arc<Database>, nth: usize) -> Result<(), Error
         let destinations = db.destinations();
         let d = &destinations[nth];
         let best = destinations.iter().max_by_key(|d| d.durable).expect("there is at least this one");
-        let head = best.durable.ok_or_else(|| Error::new(Kind::Unavailable, "no destination is complete yet"))?;
+        let head =
+            best.durable.ok_or_else(|| Error::new(Kind::Unavailable, "no destination is complete yet"))?;
         (d.store.clone(), best.store.clone(), files_after(&best.log, d.durable, head)?)
     };
     for file in &files {
@@ -434,14 +450,19 @@ pub(crate) async fn catch_up(db: &Arc<Database>, nth: usize) -> Result<(), Error
         db.destinations()[nth].landed(file.level, file.name, file.size, time);
     }
     let mut destinations = db.destinations();
-    let queued: Vec<Arc<Segment>> =
-        destinations.iter().enumerate().filter(|(i, _)| *i != nth).flat_map(|(_, d)| d.queue.iter().cloned()).collect();
+    let queued: Vec<Arc<Segment>> = destinations
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| *i != nth)
+        .flat_map(|(_, d)| d.queue.iter().cloned())
+        .collect();
     let most = destinations.iter().filter_map(|d| d.durable).max();
     let d = &mut destinations[nth];
     d.failures = 0;
     d.error = None;
     if d.durable >= most {
-        let mut waiting: Vec<Arc<Segment>> = queued.into_iter().filter(|s| Some(s.txid()) > d.durable).collect();
+        let mut waiting: Vec<Arc<Segment>> =
+            queued.into_iter().filter(|s| Some(s.txid()) > d.durable).collect();
         waiting.sort_by_key(|s| s.txid());
         waiting.dedup_by_key(|s| s.txid());
         d.queue = waiting.into();
