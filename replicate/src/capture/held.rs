@@ -35,6 +35,9 @@ pub enum Hold {
     Mark(u8),
 }
 
+/// A byte of the database file, far beyond any page, whose lock says that a litekeep replicates it.
+const REPLICATOR_LOCK: u64 = 0x7fff_ffff_ffff_0000;
+
 /// Descriptors and locks of one database.
 #[derive(Debug)]
 pub struct HeldFiles {
@@ -55,12 +58,19 @@ impl HeldFiles {
     /// Opens the files. The connection must be open on the same path, and must have read once, so that `-shm` exists
     /// and is valid by SQLite's own rules.
     pub fn open(path: &Path, _alongside: &Observer) -> Result<HeldFiles, Error> {
-        let database = File::open(path).map_err(Error::file("open", path))?;
+        // Writable for the sake of an exclusive lock only; nothing is ever written.
+        let options = File::options().read(true).write(true).open(path);
+        let database = options.or_else(|_| File::open(path)).map_err(Error::file("open", path))?;
         let shm_path = sibling(path, "-shm");
         let shm = File::open(&shm_path).map_err(Error::file("open", &shm_path))?;
         lock::share(&database, SHARED_FIRST, SHARED_SIZE).map_err(Error::file("lock", path))?;
         lock::share(&shm, DMS, 1).map_err(Error::file("lock", &shm_path))?;
         Ok(HeldFiles { path: path.to_owned(), database, shm, hold: Hold::Nothing })
+    }
+
+    /// Makes us the database's only replicator for as long as the files are open; `false` when another process is.
+    pub fn claim(&self) -> Result<bool, Error> {
+        lock::exclude(&self.database, REPLICATOR_LOCK, 1).map_err(Error::file("lock", &self.path))
     }
 
     /// The database's path.

@@ -519,18 +519,6 @@ impl Capture {
         (self.locker, self.observer, self.wal) = (None, None, None);
         Ok(())
     }
-
-    /// Makes what the WAL holds durable, so that the store is never ahead of the file after a power cut. `None` when no
-    /// WAL is open.
-    pub fn wal_to_sync(&self) -> Result<Option<impl FnOnce() -> Result<(), Error> + Send + use<>>, Error> {
-        match &self.wal {
-            Some((wal, _)) => {
-                let wal = wal.try_clone()?;
-                Ok(Some(move || wal.sync()))
-            }
-            None => Ok(None),
-        }
-    }
 }
 
 #[cfg(test)]

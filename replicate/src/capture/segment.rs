@@ -13,7 +13,9 @@ use litekeep_format::{FrameHeader, WalHeader, frame_size};
 use litekeep_ltx::{
     Checksum, Decoder, Encoder, FileName, Header, PageSize, Pgno, Salt, Txid, WriterId, page_checksum,
 };
+use std::fs::File;
 use std::io::{self, BufReader, Write};
+use std::sync::Arc;
 
 /// What a segment becomes in the log, decided by the caller.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,8 @@ pub struct Segment {
     pub place: Option<Place>,
     /// The application's commits in it.
     pub commits: u32,
+    /// The WAL that it was read from, to be synced before the segment is put.
+    pub wal: Option<Arc<File>>,
 }
 
 impl Segment {
@@ -68,7 +72,7 @@ impl Segment {
         while let Some(pgno) = decoder.next_page(&mut page).map_err(failed)? {
             sums.push((pgno, page_checksum(pgno, &page)));
         }
-        Ok(Segment { header, body: Body::Spooled, size: file.size, sums, place: None, commits: 0 })
+        Ok(Segment { header, body: Body::Spooled, size: file.size, sums, place: None, commits: 0, wal: None })
     }
 
     /// Name in the log.
@@ -132,7 +136,7 @@ impl Draft {
                 Body::Spooled
             }
         };
-        Ok(Segment { header, body, size: done.size, sums: self.sums, place, commits })
+        Ok(Segment { header, body, size: done.size, sums: self.sums, place, commits, wal: None })
     }
 }
 
@@ -217,7 +221,8 @@ pub fn from_frames(of: FramesOf<'_>, frames: &Frames, stamp: Stamp, spool: &Spoo
             draft.page(p, &page)?;
         }
     }
-    draft.finish(Some(of.place), frames.commits)
+    let segment = draft.finish(Some(of.place), frames.commits)?;
+    Ok(Segment { wal: Some(of.wal.file()), ..segment })
 }
 
 /// The last frame of each page that still belongs to the database, ascending: page and position in `frames.pages`.

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::held::sibling;
 
@@ -35,7 +36,7 @@ impl Place {
 #[derive(Debug)]
 pub struct Wal {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
 }
 
 /// Frames that were read and verified, in the order of the WAL.
@@ -86,7 +87,7 @@ impl Wal {
     pub fn open(database: &Path) -> Result<Option<Wal>, Error> {
         let path = sibling(database, "-wal");
         match File::open(&path) {
-            Ok(file) => Ok(Some(Wal { path, file })),
+            Ok(file) => Ok(Some(Wal { path, file: Arc::new(file) })),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::file("open", &path)(e)),
         }
@@ -143,15 +144,9 @@ impl Wal {
         Ok(())
     }
 
-    /// Makes what the application has written so far durable.
-    pub fn sync(&self) -> Result<(), Error> {
-        self.file.sync_data().map_err(Error::file("sync", &self.path))
-    }
-
-    /// A second descriptor for the same file, for syncing on another thread.
-    pub fn try_clone(&self) -> Result<Wal, Error> {
-        let file = self.file.try_clone().map_err(Error::file("open", &self.path))?;
-        Ok(Wal { path: self.path.clone(), file })
+    /// The descriptor, for syncing on another thread what the application has written.
+    pub fn file(&self) -> Arc<File> {
+        self.file.clone()
     }
 
     /// Reads and verifies the frames from `place` up to frame number `limit`, appending to `out` those that belong to

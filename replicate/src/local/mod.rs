@@ -7,10 +7,12 @@
 mod page_sums;
 mod spool;
 mod state;
+mod trouble;
 
 pub use page_sums::PageSums;
 pub use spool::{Spool, SpoolWriter, Spooled};
 pub use state::{State, StateFile};
+pub use trouble::Trouble;
 
 use crate::{Error, Kind};
 use litekeep_env::lock;
@@ -47,7 +49,7 @@ impl MetaDir {
             .truncate(false)
             .open(&lock_path)
             .map_err(Error::file("open", &lock_path))?;
-        if !lock::claim(&lock).map_err(Error::file("lock", &lock_path))? {
+        if !lock::exclude(&lock, 0, 1).map_err(Error::file("lock", &lock_path))? {
             let mut pid = String::new();
             let _ = lock.read_to_string(&mut pid);
             return Err(Error::with_hint(
@@ -69,12 +71,11 @@ impl MetaDir {
         Ok(MetaDir { path: path.to_owned(), _lock: lock })
     }
 
-    /// Whether a live process has claimed the folder, and its id as it wrote it.
+    /// Whether a live process has claimed the folder, and its id as it wrote it. Takes no lock itself, not even for a
+    /// moment: a replicator that starts just then would be refused.
     pub fn claimed_by(path: &Path) -> Option<u32> {
         let mut file = File::open(path.join("lock")).ok()?;
-        if lock::claim(&file).ok()? {
-            return None;
-        }
+        lock::holder(&file, 0, 1).ok()??;
         let mut pid = String::new();
         file.read_to_string(&mut pid).ok()?;
         pid.trim().parse().ok()

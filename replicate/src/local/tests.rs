@@ -100,3 +100,21 @@ fn a_second_claim_names_the_first() {
     assert_eq!(MetaDir::claimed_by(&path), None);
     MetaDir::claim(&path, &db).unwrap();
 }
+
+#[test]
+fn asking_who_has_the_folder_keeps_nobody_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("meta");
+    drop(MetaDir::claim(&path, Path::new("app.db")).unwrap());
+    let asked = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !asked.load(std::sync::atomic::Ordering::Relaxed) {
+                MetaDir::claimed_by(&path);
+            }
+        });
+        let refused = (0..2000).filter(|_| MetaDir::claim(&path, Path::new("app.db")).is_err()).count();
+        asked.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(refused, 0);
+    });
+}

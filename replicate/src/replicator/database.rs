@@ -5,7 +5,7 @@ use super::start;
 use super::status::{DestinationStatus, Phase, Status};
 use super::{Settings, Shared};
 use crate::capture::{Body, Capture, Frames, Look, Reset, Segment, Stamp};
-use crate::local::{MetaDir, PageSums, Spool, State, StateFile};
+use crate::local::{MetaDir, PageSums, Spool, State, StateFile, Trouble};
 use crate::{Error, Kind};
 use litekeep_env::disk;
 use litekeep_ltx::{Pgno, Txid, WriterId};
@@ -15,6 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
+/// How often the queue is looked at that has to drain.
+const DRAIN_TICK: Duration = Duration::from_millis(200);
+/// When only a person can help, the situation is looked at again after this.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 /// An awake database without anything to do goes to rest after this.
 const LINGER: Duration = Duration::from_secs(3);
 /// Frames that checkpoints may not copy yet are worth a move of the hold beyond this many bytes.
@@ -98,28 +102,34 @@ impl Database {
     }
 
     pub(crate) fn destinations(&self) -> MutexGuard<'_, Vec<Destination>> {
-        self.destinations.lock().expect("no panic while held")
+        lock(&self.destinations)
+    }
+
+    pub(crate) fn work(&self) -> MutexGuard<'_, Work> {
+        lock(&self.work)
     }
 
     fn set_status(&self, change: impl FnOnce(&mut Status)) {
-        change(&mut self.status.lock().expect("no panic while held"));
+        change(&mut lock(&self.status));
     }
 
     pub(crate) fn phase(&self, phase: Phase) {
-        self.set_status(|s| {
-            s.phase = phase;
-            if !phase.is_red() {
-                (s.message, s.hint) = (None, None);
-            }
-        });
+        let was_red = {
+            let mut status = lock(&self.status);
+            (status.message, status.hint) = (None, None);
+            std::mem::replace(&mut status.phase, phase).is_red()
+        };
+        if was_red || phase == Phase::Following {
+            Trouble::clear(&self.settings.meta_dir);
+        }
     }
 
     pub(crate) fn is_following(&self) -> bool {
-        self.status.lock().expect("no panic while held").phase == Phase::Following
+        lock(&self.status).phase == Phase::Following
     }
 
     pub(crate) fn status(&self) -> Status {
-        let mut status = self.status.lock().expect("no panic while held").clone();
+        let mut status = lock(&self.status).clone();
         let destinations = self.destinations();
         status.durable = destinations.iter().filter_map(|d| d.durable).max();
         let oldest = destinations.iter().filter_map(|d| d.queue.front()).map(|s| s.header.timestamp_ms).min();
@@ -152,11 +162,6 @@ impl Database {
         }
     }
 
-    /// The database or its WAL came or went.
-    pub(crate) fn name_changed(self: &Arc<Self>) {
-        self.wake();
-    }
-
     /// The task of an awake database.
     async fn run(self: Arc<Self>) {
         let mut failures = 0u32;
@@ -181,7 +186,10 @@ impl Database {
                     Duration::ZERO
                 }
                 Ok(Step::MustDrain) => {
-                    self.progress.notified().await;
+                    let _ = tokio::time::timeout(DRAIN_TICK, self.progress.notified()).await;
+                    if self.shared.stopping.load(SeqCst) {
+                        break;
+                    }
                     continue;
                 }
                 Err(e) => {
@@ -249,10 +257,9 @@ impl Database {
         {
             return false;
         }
-        let work = self.work.clone();
+        let this = self.clone();
         self.run_blocking(move || {
-            let work = work.lock().expect("no panic while held");
-            Ok(work.capture.as_ref().is_some_and(|c| c.bytes_ahead() >= EARLY_BYTES))
+            Ok(this.work().capture.as_ref().is_some_and(|c| c.bytes_ahead() >= EARLY_BYTES))
         })
         .await
         .unwrap_or(false)
@@ -280,20 +287,28 @@ impl Database {
             Kind::Corrupt | Kind::Invalid => Phase::Refused,
         };
         tracing::error!(%path, "{}: {e}", phase.name());
+        if e.kind() == Kind::Internal {
+            // Nothing in memory can be believed: begin again from what is confirmed.
+            self.work().capture = None;
+        }
         self.set_status(|s| {
             s.phase = phase;
             s.message = Some(e.to_string());
             s.hint = e.hint().map(str::to_owned);
         });
-        (phase == Phase::Failing)
-            .then(|| Duration::from_millis(200 << failures.min(7)).min(Duration::from_secs(20)))
+        Trouble::note(&self.settings.meta_dir, phase, e, self.shared.clock.unix_ms());
+        match phase {
+            Phase::Failing => Some(Duration::from_millis(200 << failures.min(7)).min(Duration::from_secs(20))),
+            Phase::Refused => Some(REFUSED_PAUSE),
+            _ => None,
+        }
     }
 
     /// One look: begin where necessary, capture, and hand over to the destinations.
     async fn step(self: Arc<Self>) -> Result<Step, Error> {
         let file = std::fs::metadata(&self.settings.path);
         if !file.is_ok_and(|m| m.is_file() && m.len() > 0) {
-            let mut work = self.work.lock().expect("no panic while held");
+            let mut work = self.work();
             if work.capture.take().is_some() {
                 tracing::warn!(path = %self.settings.path.display(), "the database is gone; waiting for it to come back");
             }
@@ -304,9 +319,17 @@ impl Database {
         }
         self.waiting.store(false, SeqCst);
         if !self.is_attached() {
+            // What was captured of the former file goes first: page checksums know only what is confirmed.
+            if self.destinations().iter().any(|d| !d.queue.is_empty()) {
+                self.ship();
+                return Ok(Step::MustDrain);
+            }
             let _permit = self.shared.starting.acquire().await;
             start::begin(&self).await?;
             self.ship();
+        }
+        if self.work().local.is_none() {
+            start::open_local(&self).await?;
         }
         let this = self.clone();
         let step = self.run_blocking(move || this.look()).await?;
@@ -317,7 +340,7 @@ impl Database {
     }
 
     fn is_attached(&self) -> bool {
-        let mut work = self.work.lock().expect("no panic while held");
+        let mut work = self.work();
         if work.capture.as_ref().is_some_and(|c| !c.files().is_current()) {
             tracing::warn!(path = %self.settings.path.display(), "the database was replaced by another file");
             work.capture = None;
@@ -332,7 +355,7 @@ impl Database {
             static FRAMES: std::cell::RefCell<Frames> = std::cell::RefCell::default();
         }
         FRAMES.with_borrow_mut(|frames| {
-            let mut work = self.work.lock().expect("no panic while held");
+            let mut work = self.work();
             let step = self.capture(&mut work, frames)?;
             if !matches!(step, Step::MustDrain) {
                 self.tend(&mut work, frames)?;
@@ -343,6 +366,9 @@ impl Database {
                     s.wal_bytes = bytes;
                     s.captured = last;
                 });
+                if lock(&self.status).phase == Phase::Failing {
+                    self.phase(Phase::Following);
+                }
             }
             Ok(step)
         })
@@ -541,18 +567,10 @@ impl Database {
     ) -> Result<(), Error> {
         let local = self.local()?;
         // The store must not get ahead of the file: after a power cut the application would be behind its own backup.
-        let sync = {
-            let work = self.work.clone();
-            move || {
-                let sync =
-                    work.lock().expect("no panic while held").capture.as_ref().map(Capture::wal_to_sync);
-                match sync.transpose()?.flatten() {
-                    Some(sync) => sync(),
-                    None => Ok(()),
-                }
-            }
-        };
-        self.run_blocking(sync).await?;
+        if let Some(wal) = segment.wal.clone() {
+            let path = self.settings.path.clone();
+            self.run_blocking(move || wal.sync_data().map_err(Error::file("sync the WAL of", &path))).await?;
+        }
         destination::put(store, &local.spool, segment).await?;
         {
             let mut destinations = self.destinations();
@@ -571,7 +589,7 @@ impl Database {
         if everywhere && matches!(segment.body, Body::Spooled) {
             local.spool.remove(segment.name())?;
         }
-        let mut guard = local.state.lock().expect("no panic while held");
+        let mut guard = lock(&local.state);
         let (file, state) = &mut *guard;
         if state.is_some_and(|s| s.txid >= segment.txid()) {
             return Ok(());
@@ -596,14 +614,14 @@ impl Database {
     }
 
     pub(crate) fn local(&self) -> Result<Arc<Local>, Error> {
-        let local = self.work.lock().expect("no panic while held").local.clone();
+        let local = self.work().local.clone();
         local.ok_or_else(|| Error::new(Kind::Internal, "the local state is not open"))
     }
 
     /// Another writer owns the log: stop, and keep what it does not have.
     fn fenced(self: &Arc<Self>, e: &Error) {
         self.failed(e, 0);
-        let mut work = self.work.lock().expect("no panic while held");
+        let mut work = self.work();
         work.capture = None;
         if let Some(local) = &work.local {
             let queued: Vec<_> =
@@ -629,11 +647,17 @@ impl Database {
     async fn rest(self: Arc<Self>) -> bool {
         let this = self.clone();
         let rested = self.run_blocking(move || {
-            let mut work = this.work.lock().expect("no panic while held");
+            let mut work = this.work();
             let Some(capture) = &mut work.capture else { return Ok(true) };
             capture.rest()?;
             let mut none = Frames::default();
-            Ok(matches!(capture.look(&mut none)?, Look::Nothing))
+            let quiet = matches!(capture.look(&mut none)?, Look::Nothing);
+            if quiet && this.destinations().iter().all(|d| d.queue.is_empty() && !d.shipping)
+                && let Some(local) = work.local.take()
+            {
+                local.sync_sums()?;
+            }
+            Ok(quiet)
         });
         match rested.await {
             Ok(quiet) => quiet,
@@ -657,12 +681,12 @@ impl Database {
     }
 
     async fn is_synced(self: &Arc<Self>) -> bool {
-        if self.status.lock().expect("no panic while held").phase == Phase::Waiting {
+        if lock(&self.status).phase == Phase::Waiting {
             return true;
         }
         let this = self.clone();
         self.run_blocking(move || {
-            let mut work = this.work.lock().expect("no panic while held");
+            let mut work = this.work();
             let last = work.last;
             let Some(capture) = &mut work.capture else { return Ok(false) };
             let mut frames = Frames::default();
@@ -682,7 +706,7 @@ impl Database {
     pub(crate) async fn close(self: Arc<Self>) {
         let this = self.clone();
         let closed = self.run_blocking(move || {
-            let mut work = this.work.lock().expect("no panic while held");
+            let mut work = this.work();
             work.capture = None;
             if let Some(local) = work.local.take() {
                 local.sync_sums()?;
@@ -697,14 +721,20 @@ impl Database {
     }
 }
 
+/// Locks although a panic may have happened under the lock: whatever it left behind is dropped by
+/// [`Database::failed`], and the database begins again from what the store has confirmed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 impl Local {
     pub(crate) fn state(&self) -> Option<State> {
-        self.state.lock().expect("no panic while held").1
+        lock(&self.state).1
     }
 
     /// Makes the page checksums durable and notes up to where they are.
     pub(crate) fn sync_sums(&self) -> Result<(), Error> {
-        let mut guard = self.state.lock().expect("no panic while held");
+        let mut guard = lock(&self.state);
         let (file, state) = &mut *guard;
         if let Some(state) = state.as_mut().filter(|s| s.synced != Some(s.txid)) {
             self.sums.sync()?;

@@ -28,7 +28,7 @@ use litekeep_store::plan::Policy;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -72,11 +72,22 @@ pub struct Replicator {
     databases: Arc<Mutex<Names>>,
 }
 
+/// Says how a file in a watched folder is replicated, if it is a database to be replicated at all.
+pub type Choose = Box<dyn Fn(&Path) -> Option<Settings> + Send + Sync>;
+
+/// A folder whose databases are replicated as they appear.
+struct Folder {
+    dir: PathBuf,
+    recursive: bool,
+    choose: Choose,
+}
+
 /// Databases by the names that events speak of.
 #[derive(Default)]
 struct Names {
     all: Vec<Arc<Database>>,
     by_event: HashMap<PathBuf, Arc<Database>>,
+    folders: Vec<Arc<Folder>>,
 }
 
 /// Between two rounds of events: a hot writer raises thousands a second, each of which would wake us.
@@ -109,47 +120,32 @@ impl Replicator {
 
     /// Adds a database and begins to replicate it. What goes wrong from here on is in its status.
     pub fn add(&self, settings: Settings) -> Result<(), Error> {
-        let path = std::path::absolute(&settings.path).map_err(Error::file("find", &settings.path))?;
-        let parent = path.parent().map(Path::to_owned).unwrap_or_default();
-        if !parent.is_dir() {
-            return Err(Error::with_hint(
-                Kind::Invalid,
-                format!("the folder `{}` does not exist", parent.display()),
-                format!("create it with `mkdir -p '{}'`", parent.display()),
-            ));
-        }
-        // The folder as the kernel knows it, so that its events are recognised.
-        let dir = parent.canonicalize().map_err(Error::file("find", &parent))?;
-        let path = dir.join(path.file_name().unwrap_or_default());
-        self.shared.watcher.add(&dir).map_err(Error::file("watch", &dir))?;
-        let database = Database::new(Settings { path: path.clone(), ..settings }, self.shared.clone());
-        let mut names = self.databases.lock().expect("no panic while held");
-        if names.by_event.contains_key(&path) {
-            return Err(Error::new(Kind::Invalid, format!("`{}` is replicated already", path.display())));
-        }
-        names.by_event.insert(sibling(&path, "-wal"), database.clone());
-        names.by_event.insert(path, database.clone());
-        names.all.push(database.clone());
-        drop(names);
-        database.wake();
-        Ok(())
+        add(&self.shared, &self.databases, settings)
+    }
+
+    /// Adds every database of a folder that `choose` accepts, now and whenever one appears.
+    pub fn add_folder(&self, dir: &Path, recursive: bool, choose: Choose) -> Result<(), Error> {
+        let dir = dir.canonicalize().map_err(Error::file("find", dir))?;
+        let folder = Arc::new(Folder { dir: dir.clone(), recursive, choose });
+        lock(&self.databases).folders.push(folder.clone());
+        scan(&self.shared, &self.databases, &folder, &dir)
     }
 
     /// How every database is.
     pub fn statuses(&self) -> Vec<Status> {
-        let all = self.databases.lock().expect("no panic while held").all.clone();
+        let all = lock(&self.databases).all.clone();
         all.iter().map(|d| d.status()).collect()
     }
 
     /// Whether a database at this path is replicated.
     pub fn has(&self, path: &Path) -> bool {
-        self.databases.lock().expect("no panic while held").by_event.contains_key(path)
+        lock(&self.databases).by_event.contains_key(path)
     }
 
     /// Captures and ships everything there is now, and waits for the confirmation of every destination, at most so long.
     /// Returns what is not safe.
     pub async fn sync(&self, timeout: Duration) -> Vec<Status> {
-        let all = self.databases.lock().expect("no panic while held").all.clone();
+        let all = lock(&self.databases).all.clone();
         let waits =
             all.iter().map(|d| async move { (d, tokio::time::timeout(timeout, d.sync()).await.is_ok()) });
         let done = futures::future::join_all(waits).await;
@@ -160,7 +156,7 @@ impl Replicator {
     pub async fn shut_down(self, timeout: Duration) -> Vec<Status> {
         let unsafe_ones = self.sync(timeout).await;
         self.shared.stopping.store(true, SeqCst);
-        let all = std::mem::take(&mut self.databases.lock().expect("no panic while held").all);
+        let all = std::mem::take(&mut lock(&self.databases).all);
         for database in all {
             database.close().await;
         }
@@ -168,7 +164,63 @@ impl Replicator {
     }
 }
 
-fn follow_events(shared: &Shared, names: &Mutex<Names>) {
+fn lock(names: &Mutex<Names>) -> MutexGuard<'_, Names> {
+    names.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn add(shared: &Arc<Shared>, names: &Mutex<Names>, settings: Settings) -> Result<(), Error> {
+    let path = std::path::absolute(&settings.path).map_err(Error::file("find", &settings.path))?;
+    let parent = path.parent().map(Path::to_owned).unwrap_or_default();
+    if !parent.is_dir() {
+        return Err(Error::with_hint(
+            Kind::Invalid,
+            format!("the folder `{}` does not exist", parent.display()),
+            format!("create it with `mkdir -p '{}'`", parent.display()),
+        ));
+    }
+    // The folder as the kernel knows it, so that its events are recognised.
+    let dir = parent.canonicalize().map_err(Error::file("find", &parent))?;
+    let path = dir.join(path.file_name().unwrap_or_default());
+    shared.watcher.add(&dir).map_err(Error::file("watch", &dir))?;
+    let database = Database::new(Settings { path: path.clone(), ..settings }, shared.clone());
+    {
+        let mut names = lock(names);
+        if names.by_event.contains_key(&path) {
+            return Err(Error::new(Kind::Invalid, format!("`{}` is replicated already", path.display())));
+        }
+        names.by_event.insert(sibling(&path, "-wal"), database.clone());
+        names.by_event.insert(path, database.clone());
+        names.all.push(database.clone());
+    }
+    database.wake();
+    Ok(())
+}
+
+/// Watches a folder, and adds what is in it. The watch comes first, so that nothing appears unseen in between.
+fn scan(shared: &Arc<Shared>, names: &Mutex<Names>, folder: &Folder, dir: &Path) -> Result<(), Error> {
+    shared.watcher.add(dir).map_err(Error::file("watch", dir))?;
+    for entry in std::fs::read_dir(dir).map_err(Error::file("list", dir))? {
+        let path = entry.map_err(Error::file("list", dir))?.path();
+        consider(shared, names, folder, &path);
+    }
+    Ok(())
+}
+
+/// Adds a file that a folder's rule accepts, or looks into a folder within it.
+fn consider(shared: &Arc<Shared>, names: &Mutex<Names>, folder: &Folder, path: &Path) {
+    let result = if path.is_dir() && folder.recursive {
+        scan(shared, names, folder, path)
+    } else if lock(names).by_event.contains_key(path) {
+        Ok(())
+    } else {
+        (folder.choose)(path).map_or(Ok(()), |settings| add(shared, names, settings))
+    };
+    if let Err(e) = result {
+        tracing::error!(path = %path.display(), "could not replicate: {e}");
+    }
+}
+
+fn follow_events(shared: &Arc<Shared>, names: &Mutex<Names>) {
     while !shared.stopping.load(SeqCst) {
         match shared.watcher.wait(Some(Duration::from_secs(1))) {
             Ok(true) => {}
@@ -179,22 +231,41 @@ fn follow_events(shared: &Shared, names: &Mutex<Names>) {
                 continue;
             }
         }
-        let drained = shared.watcher.drain(|event| {
-            let names = names.lock().expect("no panic while held");
-            match event {
-                Event::Overflow => names.all.iter().for_each(|d| d.wake()),
-                Event::Modified(path) => {
-                    if let Some(d) = names.by_event.get(&path).filter(|d| d.concerns(&path)) {
-                        d.wake();
-                    }
-                }
-                Event::Appeared(path) | Event::Vanished(path) => {
-                    if let Some(d) = names.by_event.get(&path) {
-                        d.name_changed();
-                    }
+        let mut overflow = false;
+        let mut appeared: Vec<PathBuf> = vec![];
+        let drained = shared.watcher.drain(|event| match event {
+            Event::Overflow => overflow = true,
+            Event::Modified(path) => {
+                if let Some(d) = lock(names).by_event.get(&path).filter(|d| d.concerns(&path)) {
+                    d.wake();
                 }
             }
+            Event::Appeared(path) | Event::Vanished(path) => match lock(names).by_event.get(&path) {
+                Some(d) => d.wake(),
+                None => appeared.push(path),
+            },
         });
+        for path in appeared {
+            let folders = lock(names).folders.clone();
+            let within = |f: &&Arc<Folder>| {
+                path.parent().is_some_and(|p| p == f.dir || (f.recursive && p.starts_with(&f.dir)))
+            };
+            for folder in folders.iter().filter(within) {
+                consider(shared, names, folder, &path);
+            }
+        }
+        if overflow {
+            let (all, folders) = {
+                let names = lock(names);
+                (names.all.clone(), names.folders.clone())
+            };
+            all.iter().for_each(|d| d.wake());
+            for folder in folders {
+                if let Err(e) = scan(shared, names, &folder, &folder.dir) {
+                    tracing::error!("after lost file events: {e}");
+                }
+            }
+        }
         if let Err(e) = drained {
             tracing::error!("reading file events failed: {e}");
         }
@@ -206,7 +277,7 @@ fn follow_events(shared: &Shared, names: &Mutex<Names>) {
 async fn keep_up(shared: Arc<Shared>, names: Arc<Mutex<Names>>) {
     while !shared.stopping.load(SeqCst) {
         tokio::time::sleep(MAINTENANCE_TICK).await;
-        let all = names.lock().expect("no panic while held").all.clone();
+        let all = lock(&names).all.clone();
         for database in all {
             if shared.stopping.load(SeqCst) {
                 return;

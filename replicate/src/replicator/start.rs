@@ -45,6 +45,13 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
         Some(file) if known.is_none_or(|s| s.txid != head) => Some(store.header(file).await?),
         _ => None,
     };
+    if let Some(s) = known.filter(|s| s.txid > head) {
+        tracing::error!(
+            path = %db.settings.path.display(),
+            "the log at {} ends at transaction {head}, but {} was confirmed: later files have vanished from the store; going on with what the database has",
+            store.place(), s.txid
+        );
+    }
     let ours = known.is_some_and(|s| s.txid == head || newest.is_some_and(|h| h.node == s.writer));
     if !ours {
         watch_for_another(db, &store, &log, head).await?;
@@ -54,8 +61,8 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
     settle(db, local, capture, head, newest, known, ours).await
 }
 
-async fn open_local(db: &Arc<Database>) -> Result<Arc<Local>, Error> {
-    if let Some(local) = db.work.lock().expect("no panic while held").local.clone() {
+pub(super) async fn open_local(db: &Arc<Database>) -> Result<Arc<Local>, Error> {
+    if let Some(local) = db.work().local.clone() {
         return Ok(local);
     }
     let this = db.clone();
@@ -71,7 +78,7 @@ async fn open_local(db: &Arc<Database>) -> Result<Arc<Local>, Error> {
         }))
     };
     let local = db.run_blocking(open).await?;
-    db.work.lock().expect("no panic while held").local = Some(local.clone());
+    db.work().local = Some(local.clone());
     Ok(local)
 }
 
@@ -110,6 +117,13 @@ async fn list(db: &Arc<Database>) -> Result<Option<(Txid, usize)>, Error> {
 async fn attach(db: &Arc<Database>) -> Result<Capture, Error> {
     let path = db.settings.path.clone();
     let (capture, found) = db.run_blocking(move || Capture::attach(&path)).await?;
+    if !capture.files().claim()? {
+        return Err(Error::with_hint(
+            Kind::Invalid,
+            format!("another litekeep already replicates `{}`", db.settings.path.display()),
+            "stop that process first; `litekeep status` shows it",
+        ));
+    }
     if found == Found::Switched {
         tracing::warn!(path = %db.settings.path.display(), "the database was not in WAL mode; litekeep has switched it");
     }
@@ -126,7 +140,7 @@ fn trusted_sums(state: &State, head: Txid) -> Option<Txid> {
 async fn first_snapshot(db: &Arc<Database>, local: &Arc<Local>, capture: Capture) -> Result<(), Error> {
     db.phase(Phase::Snapshot);
     {
-        let mut work = db.work.lock().expect("no panic while held");
+        let mut work = db.work();
         work.capture = Some(capture);
         // A log that vanished from the store does not make its transactions free again.
         work.last = local.state().map(|s| s.txid);
@@ -144,7 +158,7 @@ async fn first_snapshot(db: &Arc<Database>, local: &Arc<Local>, capture: Capture
         let ((header, size, place), _) = match put {
             Ok(done) => done,
             Err(e) => {
-                db.work.lock().expect("no panic while held").capture = None;
+                db.work().capture = None;
                 return Err(e);
             }
         };
@@ -161,7 +175,7 @@ async fn first_snapshot(db: &Arc<Database>, local: &Arc<Local>, capture: Capture
     let (header, place) = state.ok_or_else(|| Error::new(Kind::Invalid, "a database needs a destination"))?;
     let now = db.shared.clock.unix_ms();
     save_state(local, header.commit, &header, place, now)?;
-    let mut work = db.work.lock().expect("no panic while held");
+    let mut work = db.work();
     work.last = Some(txid);
     work.must_put = true;
     drop(work);
@@ -175,7 +189,7 @@ fn encode_snapshot<W: Write>(
     stamp: Stamp,
     to: W,
 ) -> Result<(Header, u64, Option<Place>), Error> {
-    let mut work = work.lock().expect("no panic while held");
+    let mut work = work.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let capture = work.capture.as_mut().expect("attached before the snapshot");
     let pages = capture.pages()?;
     let (place, page_count) = (pages.place, pages.page_count());
@@ -200,7 +214,7 @@ fn save_state(
     place: Option<Place>,
     confirmed_ms: i64,
 ) -> Result<(), Error> {
-    let mut guard = local.state.lock().expect("no panic while held");
+    let mut guard = local.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let (file, state) = &mut *guard;
     let new = State {
         writer: local.writer,
@@ -358,7 +372,7 @@ async fn settle(
             save_state(&local, page_count, &header, capture.place(), now)?;
         }
         let pending = spooled(&this, &local, head)?;
-        let mut work = this.work.lock().expect("no panic while held");
+        let mut work = this.work();
         work.last = Some(pending.last().map_or(head, |s| s.txid()));
         if let Some(last) = pending.last() {
             let sums =
@@ -367,6 +381,7 @@ async fn settle(
             capture.set_position(place, last.header.commit);
         }
         for d in this.destinations().iter_mut() {
+            d.queue.clear();
             d.queue.extend(pending.iter().cloned());
         }
         work.must_put = !ours || newest.is_none() && known.is_none();

@@ -1,0 +1,46 @@
+//! Why replication is red, for other processes to read: one JSON file that is there only while something is wrong.
+
+use crate::Error;
+use crate::replicator::Phase;
+use std::path::Path;
+
+/// What is wrong, since when, and what to type next.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Trouble {
+    /// The phase: `failing`, `fenced` or `refused`.
+    pub phase: String,
+    /// Place and cause.
+    pub message: String,
+    /// What to type next.
+    pub hint: Option<String>,
+    /// When it was last seen, milliseconds since the epoch.
+    pub at_ms: i64,
+}
+
+const NAME: &str = "trouble.json";
+
+impl Trouble {
+    /// Writes the note; a failure to do so is logged only, for it must not stop anything else.
+    pub(crate) fn note(meta_dir: &Path, phase: Phase, e: &Error, at_ms: i64) {
+        let trouble = Trouble {
+            phase: phase.name().to_owned(),
+            message: e.to_string(),
+            hint: e.hint().map(str::to_owned),
+            at_ms,
+        };
+        let text = serde_json::to_vec(&trouble).expect("strings and a number");
+        if let Err(e) = std::fs::create_dir_all(meta_dir).and_then(|()| std::fs::write(meta_dir.join(NAME), text)) {
+            tracing::warn!("could not write `{}`: {e}", meta_dir.join(NAME).display());
+        }
+    }
+
+    /// Takes the note away.
+    pub(crate) fn clear(meta_dir: &Path) {
+        let _ = std::fs::remove_file(meta_dir.join(NAME));
+    }
+
+    /// Reads the note, if there is one.
+    pub fn read(meta_dir: &Path) -> Option<Trouble> {
+        serde_json::from_slice(&std::fs::read(meta_dir.join(NAME)).ok()?).ok()
+    }
+}
