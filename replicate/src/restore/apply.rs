@@ -34,6 +34,8 @@ const SMALLEST_PIECE: u64 = 256 << 10;
 const GROUP_FILES: usize = 64;
 /// A page index over this size (some 800,000 pages) is not held in memory.
 const LARGEST_INDEX: u64 = 8 << 20;
+/// The least that is read of a file's end.
+const SMALLEST_TAIL: u64 = 64 << 10;
 /// Threads that decode; more only wait for the disk.
 const MOST_DECODERS: usize = 8;
 
@@ -87,7 +89,21 @@ struct Work {
     page_size: PageSize,
     page_count: u32,
     parallelism: usize,
+    limits: Limits,
+}
+
+/// What bounds the memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
     piece_bytes: u64,
+    index_bytes: u64,
+}
+
+impl Limits {
+    pub(super) fn new(parallelism: usize) -> Limits {
+        let piece_bytes = (WAITING_BYTES / parallelism as u64).clamp(SMALLEST_PIECE, LARGEST_PIECE);
+        Limits { piece_bytes, index_bytes: LARGEST_INDEX }
+    }
 }
 
 /// A large file, cut into pieces.
@@ -136,18 +152,18 @@ pub(super) async fn apply(
     plan: &RestorePlan,
     sink: Arc<dyn Sink>,
     parallelism: usize,
+    limits: Limits,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
-    let piece_bytes = (WAITING_BYTES / parallelism as u64).clamp(SMALLEST_PIECE, LARGEST_PIECE);
     let work = Arc::new(Work {
         source: Source::new(store, parallelism),
         sink,
         page_size: plan.page_size,
         page_count: plan.page_count,
         parallelism,
-        piece_bytes,
+        limits,
     });
-    let units = group(&plan.files, piece_bytes);
+    let units = group(&plan.files, limits.piece_bytes);
     let opened = stream::iter(units).map(|unit| open(work.clone(), unit)).buffered(2);
     let jobs = opened.map_ok(|jobs| stream::iter(jobs.into_iter().map(Ok))).try_flatten();
     let fetched = jobs.map(|job| Abort(tokio::spawn(fetch(work.clone(), job)))).buffered(parallelism);
@@ -253,7 +269,7 @@ impl Work {
             Job::Small(files) => self.run_small(&files, before),
             Job::Piece(large, nth, part) => self.run_piece(&large, nth, &part, before),
             Job::Serial(file) => {
-                let mut reader = self.source.reader(&file, self.piece_bytes, self.parallelism)?;
+                let mut reader = self.source.reader(&file, self.limits.piece_bytes, self.parallelism)?;
                 let decoded = self.decode(&file, &mut reader, before);
                 // The reader knows better than the decoder why bytes were missing.
                 let page_count = decoded.map_err(|e| reader.take_failure().unwrap_or(e))?;
@@ -380,32 +396,40 @@ async fn open(work: Arc<Work>, unit: Unit) -> Result<Vec<Planned>, Failure> {
         Unit::Large(file) => file,
     };
     let source = &work.source;
-    let (header_bytes, tail) =
-        futures::try_join!(fetch_bytes(source, &file, 0..Header::LEN as u64), fetch_tail(source, &file))?;
+    let (header_bytes, tail) = futures::try_join!(
+        fetch_bytes(source, &file, 0..Header::LEN as u64),
+        fetch_tail(source, &file, work.limits)
+    )?;
     let damaged = |e| Failure::damaged(source, &file, e);
     let Some((tail, index)) = tail else { return Ok(vec![Planned::Serial(file)]) };
     let header = Header::parse(&header_bytes).map_err(damaged)?;
     work.check_header(&file, &header)?;
-    let chunks = index.split(work.piece_bytes);
+    let chunks = index.split(work.limits.piece_bytes);
     let pieces = chunks.len();
     let large = Arc::new(Large { header_bytes, header, tail, chunks, file });
     Ok((0..pieces).map(|nth| Planned::Piece(large.clone(), nth)).collect())
 }
 
 /// The end of a file with its page index; `None` when that is too large to hold.
-async fn fetch_tail(source: &Source, file: &FileRef) -> Result<Option<(Bytes, PageIndex)>, Failure> {
+async fn fetch_tail(
+    source: &Source,
+    file: &FileRef,
+    limits: Limits,
+) -> Result<Option<(Bytes, PageIndex)>, Failure> {
     // An index takes about one byte for 300 of the file, so that one request is mostly enough.
-    let mut len = (file.size / 256).clamp(64 << 10, LARGEST_INDEX / 2).min(file.size);
+    let mut len = (file.size / 256).clamp(SMALLEST_TAIL, LARGEST_PIECE).min(file.size);
     loop {
         let tail = fetch_bytes(source, file, file.size - len..file.size).await?;
         match PageIndex::from_tail(file.size, &tail).map_err(|e| Failure::damaged(source, file, e))? {
-            IndexTail::Index(index) => {
+            IndexTail::Index(index)
+                if index.tail_range().end - index.tail_range().start <= limits.index_bytes =>
+            {
                 let range = index.tail_range();
                 let tail = tail.slice((len - (range.end - range.start)) as usize..);
                 return Ok(Some((tail, index)));
             }
-            IndexTail::Need(needed) if needed > LARGEST_INDEX => return Ok(None),
-            IndexTail::Need(needed) => len = needed,
+            IndexTail::Need(needed) if needed <= limits.index_bytes => len = needed,
+            _ => return Ok(None),
         }
     }
 }
@@ -462,3 +486,6 @@ impl Drop for Abort {
         self.0.abort();
     }
 }
+
+#[cfg(test)]
+mod tests;

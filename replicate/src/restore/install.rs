@@ -93,28 +93,12 @@ pub async fn to_path(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Option<Restored>, Error> {
-    let target = Target::find(path)?;
-    if target.exists()? {
-        if options.if_not_exists {
-            return Ok(None);
-        }
-        target.refuse_unless(options.force)?;
-    }
-    // Said before the work; what counts is asked again at the end.
-    drop(in_use::exclude(&target.path)?);
+    let Some(target) = Target::prepare(path, options)? else { return Ok(None) };
     let plan = plan(store, goal).await?;
     let temporary = target.begin(plan.database_bytes(), options.clock.unix_ms())?;
-    let done =
-        fetch(store, plan, temporary.file.clone(), &temporary.path, options.parallelism, progress).await?;
-
-    if options.integrity != Integrity::None {
-        progress.begin(Phase::Check, 0);
-        let (path, quick) = (temporary.path.clone(), options.integrity == Integrity::Quick);
-        blocking(move || check(&path, quick)).await?;
-    }
-    progress.begin(Phase::Sync, 0);
-    let (force, now_ms) = (options.force, options.clock.unix_ms());
-    let kept_aside = blocking(move || temporary.install(&target, force, now_ms)).await?;
+    let file = temporary.file.clone();
+    let done = fetch(store, plan, file, &temporary.path, options.parallelism, progress).await?;
+    let kept_aside = temporary.finish(target, options, progress).await?;
     Ok(Some(Restored {
         txid: done.txid,
         time_ms: done.time_ms,
@@ -128,7 +112,7 @@ pub async fn to_path(
     }))
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let ended = tokio::task::spawn_blocking(work).await;
@@ -143,8 +127,22 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// Finds out whether a database may come here; `None` when one is there and shall stay.
+    pub(super) fn prepare(path: &Path, options: &Options) -> Result<Option<Target>, Error> {
+        let target = Target::find(path)?;
+        if target.exists()? {
+            if options.if_not_exists {
+                return Ok(None);
+            }
+            target.refuse_unless(options.force)?;
+        }
+        // Said before the work; what counts is asked again at the end.
+        drop(in_use::exclude(&target.path)?);
+        Ok(Some(target))
+    }
+
     /// A link is followed, so that the database is replaced and not the link.
-    pub(super) fn find(path: &Path) -> Result<Target, Error> {
+    fn find(path: &Path) -> Result<Target, Error> {
         let path = if path.is_symlink() {
             path.canonicalize().map_err(Error::file("follow the link", path))?
         } else {
@@ -297,8 +295,25 @@ pub(super) struct Temporary {
 }
 
 impl Temporary {
+    /// Checks the content as far as was asked for, and puts it in its place. Returns where the old database is.
+    pub(super) async fn finish(
+        self,
+        target: Target,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<Option<PathBuf>, Error> {
+        if options.integrity != Integrity::None {
+            progress.begin(Phase::Check, 0);
+            let (path, quick) = (self.path.clone(), options.integrity == Integrity::Quick);
+            blocking(move || check(&path, quick)).await?;
+        }
+        progress.begin(Phase::Sync, 0);
+        let (force, now_ms) = (options.force, options.clock.unix_ms());
+        blocking(move || self.install(&target, force, now_ms)).await
+    }
+
     /// Makes the content durable and gives the file its name.
-    pub(super) fn install(self, target: &Target, force: bool, now_ms: i64) -> Result<Option<PathBuf>, Error> {
+    fn install(self, target: &Target, force: bool, now_ms: i64) -> Result<Option<PathBuf>, Error> {
         self.file.sync_all().map_err(Error::file("sync", &self.path))?;
         let mut kept = None;
         let path = &target.path;

@@ -20,6 +20,7 @@ mod install;
 mod plan;
 mod sink;
 mod source;
+pub mod v03;
 
 pub use compare::{Differences, differences};
 pub use install::{Integrity, Options, Restored, to_path};
@@ -27,7 +28,7 @@ pub use plan::{Damaged, Goal, RestorePlan, plan};
 
 use crate::Error;
 use crate::local::PageSums;
-use apply::{Failure, apply};
+use apply::{Failure, Limits, apply};
 use litekeep_ltx::{Checksum, Pgno};
 use litekeep_store::Store;
 use sink::{DatabaseFile, PageSumsOf, Sink};
@@ -141,11 +142,12 @@ async fn carry_out(
     progress: &dyn Progress,
     mut begin: impl FnMut(&RestorePlan) -> Result<Arc<dyn Sink>, Error>,
 ) -> Result<RestorePlan, Error> {
+    let parallelism = parallelism.max(1);
     let mut listings = 0;
     loop {
         progress.begin(Phase::Fetch, plan.bytes());
         let sink = begin(&plan)?;
-        match apply(store, &plan, sink, parallelism.max(1), progress).await {
+        match apply(store, &plan, sink, parallelism, Limits::new(parallelism), progress).await {
             Ok(()) => return Ok(plan),
             Err(Failure::Other(e)) => return Err(e),
             Err(Failure::Damaged(file, cause)) => {

@@ -3,3 +3,4 @@
 mod origin;
 mod restore;
 mod restore_in_place;
+mod restore_v03;
