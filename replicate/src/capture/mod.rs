@@ -352,7 +352,7 @@ impl Capture {
         let of_this_generation = at.filter(|(salt, end)| {
             *salt == index.salt
                 && *end >= WalHeader::LEN as u64
-                && (end - WalHeader::LEN as u64) % frame_len == 0
+                && (end - WalHeader::LEN as u64).is_multiple_of(frame_len)
         });
         let Some((salt, end)) = of_this_generation.filter(|_| index.max_frame > 0) else {
             return match at {
@@ -438,7 +438,8 @@ impl Capture {
     ) -> Result<Option<Place>, Error> {
         let end = header.wal_offset + header.wal_size;
         let (frame_len, page_size) = (frame_size(self.page_size), self.page_size);
-        let Some(bytes) = end.checked_sub(WalHeader::LEN as u64).filter(|n| n % frame_len == 0) else {
+        let Some(bytes) = end.checked_sub(WalHeader::LEN as u64).filter(|n| n.is_multiple_of(frame_len))
+        else {
             return Ok(None);
         };
         let Ok(frames) = u32::try_from(bytes / frame_len) else { return Ok(None) };

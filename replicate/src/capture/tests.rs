@@ -70,6 +70,8 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
         let app = Connection::open(&path).unwrap();
+        // RESTART and TRUNCATE wait for the replicator's hold as long as the application lets them.
+        app.busy_timeout(Duration::from_millis(3)).unwrap();
         app.execute_batch(setup).unwrap();
         let world = World {
             spool: Spool::new(&dir.path().join("spool")),

@@ -298,7 +298,9 @@ impl Database {
         });
         Trouble::note(&self.settings.meta_dir, phase, e, self.shared.clock.unix_ms());
         match phase {
-            Phase::Failing => Some(Duration::from_millis(200 << failures.min(7)).min(Duration::from_secs(20))),
+            Phase::Failing => {
+                Some(Duration::from_millis(200 << failures.min(7)).min(Duration::from_secs(20)))
+            }
             Phase::Refused => Some(REFUSED_PAUSE),
             _ => None,
         }
@@ -383,10 +385,11 @@ impl Database {
         }
     }
 
-    /// Now, but never earlier than the last file of the log.
+    /// Now, but never earlier than the last file of the log. Rounded up, so that a restore to an instant never holds a
+    /// commit that came after it.
     fn next_time(&self) -> i64 {
         let newest = self.destinations().iter().filter_map(|d| d.newest_time()).max();
-        self.shared.clock.unix_ms().max(newest.unwrap_or(i64::MIN))
+        (self.shared.clock.unix_ms() + 1).max(newest.unwrap_or(i64::MIN))
     }
 
     fn capture(self: &Arc<Self>, work: &mut Work, frames: &mut Frames) -> Result<Step, Error> {
@@ -401,7 +404,10 @@ impl Database {
             capture.let_go()?;
             return Ok(Step::MustDrain);
         }
-        let segment = match capture.look(frames)? {
+        let look = capture.look(frames)?;
+        // After the look: everything that it found was committed before.
+        let stamp = Stamp { timestamp_ms: self.next_time(), ..stamp };
+        let segment = match look {
             Look::Frames(end) => Some(capture.segment(frames, end, stamp, &local.spool)?),
             // Page checksums know the log only up to what is confirmed.
             Look::Broken(_) if !drained => return Ok(Step::MustDrain),
@@ -431,6 +437,7 @@ impl Database {
         work.last = Some(segment.txid());
         self.set_status(|s| s.commits += u64::from(segment.commits));
         let mut destinations = self.destinations();
+        leave_to_copying(&mut destinations);
         let waiting =
             destinations.iter().filter(|d| !d.lags).map(Destination::waiting_bytes).max().unwrap_or(0);
         let mut segment = Arc::new(segment);
@@ -490,7 +497,12 @@ impl Database {
         let local = work.local.clone().expect("set when the capture was");
         let Some(capture) = &mut work.capture else { return Ok(()) };
         let mut captured = None;
-        let outcome = capture.reset(frames, &local.spool, || stamp, |segment| captured = Some(segment))?;
+        let outcome = capture.reset(
+            frames,
+            &local.spool,
+            || Stamp { timestamp_ms: self.next_time(), ..stamp },
+            |segment| captured = Some(segment),
+        )?;
         if let Some(segment) = captured {
             self.enqueue(work, segment)?;
         }
@@ -652,7 +664,8 @@ impl Database {
             capture.rest()?;
             let mut none = Frames::default();
             let quiet = matches!(capture.look(&mut none)?, Look::Nothing);
-            if quiet && this.destinations().iter().all(|d| d.queue.is_empty() && !d.shipping)
+            if quiet
+                && this.destinations().iter().all(|d| d.queue.is_empty() && !d.shipping)
                 && let Some(local) = work.local.take()
             {
                 local.sync_sums()?;
@@ -708,16 +721,33 @@ impl Database {
         let closed = self.run_blocking(move || {
             let mut work = this.work();
             work.capture = None;
-            if let Some(local) = work.local.take() {
-                local.sync_sums()?;
+            let Some(local) = work.local.take() else { return Ok(()) };
+            let waiting: Vec<_> =
+                this.destinations().iter().filter(|d| !d.lags).flat_map(|d| d.queue.clone()).collect();
+            for segment in waiting {
+                if let Body::Memory(bytes) = &segment.body {
+                    local.spool.add(segment.name(), bytes)?;
+                }
             }
-            Ok(())
+            local.sync_sums()
         });
         if let Err(e) = closed.await {
             tracing::debug!("could not sync local state: {e}");
         }
         self.phase(Phase::Stopped);
         self.bell.notify_one();
+    }
+}
+
+/// A destination that is far behind another does not fill the local disk: it copies from the other one later.
+fn leave_to_copying(destinations: &mut [Destination]) {
+    let best = destinations.iter().filter_map(|d| d.durable).max();
+    for d in destinations {
+        let waiting: u64 = d.queue.iter().map(|s| s.size).sum();
+        if waiting > MEMORY_LIMIT && d.queue.back().is_some_and(|s| best >= Some(s.txid())) {
+            d.queue.clear();
+            d.lags = true;
+        }
     }
 }
 

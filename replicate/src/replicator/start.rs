@@ -58,7 +58,8 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
     }
     let from = known.and_then(|s| trusted_sums(&s, head));
     apply_sums(&store, &log, &local, from, head).await?;
-    settle(db, local, capture, head, newest, known, ours).await
+    let must_put = !ours || log.newest_l0().is_none();
+    settle(db, local, capture, head, newest, known, must_put).await
 }
 
 pub(super) async fn open_local(db: &Arc<Database>) -> Result<Arc<Local>, Error> {
@@ -328,7 +329,7 @@ async fn settle(
     head: Txid,
     newest: Option<Header>,
     known: Option<State>,
-    ours: bool,
+    must_put: bool,
 ) -> Result<(), Error> {
     let new_timeline = db.settings.new_timeline;
     let this = db.clone();
@@ -384,7 +385,7 @@ async fn settle(
             d.queue.clear();
             d.queue.extend(pending.iter().cloned());
         }
-        work.must_put = !ours || newest.is_none() && known.is_none();
+        work.must_put = must_put;
         work.capture = Some(capture);
         Ok(())
     };
