@@ -44,6 +44,12 @@ pub(crate) enum Command {
     Status(Status),
     /// Bring a database back: the last state, or that of any transaction or instant
     Restore(Restore),
+    /// Back up databases continuously, until told to stop
+    Replicate(Replicate),
+    /// Run a command beside the backup of its database
+    Run(Run),
+    /// Restore into a scratch folder and compare each page with the live database; exit code 1 when one differs
+    Verify(Verify),
     /// Print the versions of litekeep and of its SQLite
     Version,
 }
@@ -136,6 +142,60 @@ pub(crate) struct Restore {
     /// Say what would be restored, and restore nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Replicate {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// One database, instead of those of the configuration
+    #[arg(value_name = "DB")]
+    pub(crate) database: Option<PathBuf>,
+    /// Where it is backed up to [default: as the configuration says]
+    #[arg(value_name = "URL", requires = "database")]
+    pub(crate) urls: Vec<String>,
+    /// Run a command (by `sh -c`), and stop when it ends
+    #[arg(long, value_name = "CMD")]
+    pub(crate) exec: Option<String>,
+    /// Bring the backups up to date once, and stop
+    #[arg(long, conflicts_with = "exec")]
+    pub(crate) once: bool,
+    /// Restore each database that does not exist before it is replicated
+    #[arg(long)]
+    pub(crate) restore_if_db_not_exists: bool,
+    /// Go on with a database that shares no history with its backup
+    #[arg(long)]
+    pub(crate) new_timeline: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The database [default: all databases of the configuration]
+    #[arg(value_name = "DB")]
+    pub(crate) database: Option<PathBuf>,
+    /// Go on with a database that shares no history with its backup
+    #[arg(long)]
+    pub(crate) new_timeline: bool,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// A database [default: all databases of the configuration]
+    #[arg(value_name = "DB")]
+    pub(crate) target: Option<String>,
+    /// Where to restore to; needs as much space as the database [default: beside the database]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scratch: Option<PathBuf>,
+    /// Seconds to wait until the backup has the last commits
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) patience: u64,
 }
 
 /// What SQLite checks.

@@ -3,14 +3,17 @@
 mod databases;
 mod history;
 mod init;
+mod replicate;
 mod restore;
+mod run;
 mod status;
+mod verify;
 mod version;
 
 use anyhow::Result;
 
 use crate::args::{Args, Command};
-use crate::report::Outcome;
+use crate::report::{Outcome, log};
 
 /// Runs what the command line asks for.
 ///
@@ -18,12 +21,19 @@ use crate::report::Outcome;
 /// Each with a verb phrase as its outermost context.
 pub(crate) async fn run(args: Args) -> Result<Outcome> {
     let format = args.format();
+    // Those that replicate log as their configuration says.
+    if !matches!(args.command, Command::Replicate(_) | Command::Run(_)) {
+        log::start_quiet(format);
+    }
     match args.command {
         Command::Init(args) => init::run(&args, format),
         Command::Databases(args) => databases::run(&args, format),
         Command::History(args) => history::run(&args, format).await,
         Command::Status(args) => status::run(&args, format).await,
         Command::Restore(args) => restore::run(&args, format).await,
+        Command::Replicate(args) => replicate::run(&args, format).await,
+        Command::Run(args) => run::run(&args, format).await,
+        Command::Verify(args) => verify::run(&args, format).await,
         Command::Version => version::run(format),
     }
 }

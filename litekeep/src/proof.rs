@@ -36,3 +36,15 @@ pub(crate) async fn newest(store: &Store) -> Result<Option<Proof>> {
         .with_context(|| format!("read the proof `{}` of `{}`", newest.name, store.place()))?;
     Ok(Some(proof))
 }
+
+/// Puts a proof beside the log that it is about.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn record(store: &Store, proof: &Proof, now_ms: i64) -> Result<()> {
+    let time = jiff::Timestamp::from_millisecond(now_ms).context("read the clock")?;
+    let name = format!("{FOLDER}/{}-{}", time.strftime("%Y%m%dT%H%M%SZ"), proof.txid);
+    let json = serde_json::to_vec(proof).context("write the proof")?;
+    store.put_record(&name, json.into(), false).await?;
+    Ok(())
+}

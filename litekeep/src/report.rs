@@ -9,11 +9,12 @@
 //! The outermost context of every error is a verb phrase that says what the command was to do; "could not" stands only
 //! here.
 
+pub(crate) mod log;
 pub(crate) mod progress;
 pub(crate) mod text;
 
 use std::fmt;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -34,6 +35,8 @@ pub(crate) enum Outcome {
     Done,
     /// The answer is no: exit code 1.
     No,
+    /// A command ran, and this was its exit code.
+    Child(u8),
 }
 
 /// Exit code of every error.
@@ -210,7 +213,8 @@ pub(crate) fn usage(error: &clap::Error, format: Format) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match format {
-        Format::Text => eprint!("{}", error.render().ansi()),
+        Format::Text if std::io::stderr().is_terminal() => eprint!("{}", error.render().ansi()),
+        Format::Text => eprint!("{}", error.render()),
         Format::Json => {
             let whole = error.to_string();
             let message = whole.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();

@@ -266,13 +266,13 @@ impl Summary {
     fn text(&self) -> String {
         let end = if self.after_end { ", the last state in the backup" } else { "" };
         format!(
-            "{} as of {} (transaction {}{end})\nfrom {}: {} in {} files, a database of {}\n",
+            "{} as of {} (transaction {}{end})\nfrom {}: {} in {}, a database of {}\n",
             self.path.display(),
             self.time,
             self.txid,
             self.url,
             text::size(self.read_bytes),
-            self.files,
+            text::count(self.files, "file"),
             text::size(self.database_bytes)
         )
     }

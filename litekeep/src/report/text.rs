@@ -17,6 +17,11 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// `1 file`, `2 files`.
+pub(crate) fn count(number: usize, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
 /// An instant in UTC, RFC 3339 to the millisecond, as JSON has it too.
 pub(crate) fn rfc3339(unix_ms: i64) -> String {
     match Timestamp::from_millisecond(unix_ms) {

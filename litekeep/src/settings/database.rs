@@ -1,6 +1,7 @@
 //! The databases of a configuration, one by one.
 
 use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use litekeep_config::{DatabaseConfig, Destination, Pattern, Source};
@@ -60,7 +61,10 @@ impl Database {
     }
 
     /// The database of a configuration that the user calls `path`; it need not exist.
-    fn named(settings: &Settings, path: &Path) -> Result<Database> {
+    ///
+    /// # Errors
+    /// When it has none of that name.
+    pub(crate) fn named(settings: &Settings, path: &Path) -> Result<Database> {
         let wanted = normal(path);
         for config in &settings.config.databases {
             match &config.source {
@@ -94,33 +98,67 @@ pub(crate) fn all(settings: &Settings) -> Result<Vec<Database>> {
     for config in &settings.config.databases {
         match &config.source {
             Source::File(path) => databases.push(Database::of_file(config, path)),
-            Source::Folder { dir, pattern, recursive, .. } => {
-                let mut found = Vec::new();
-                search(dir, pattern, *recursive, &mut found)?;
-                found.sort();
-                for path in found {
-                    databases.push(Database::in_folder(config, dir, &path)?);
-                }
-            }
+            Source::Folder { .. } => databases.extend(search_folder(config)?.databases),
         }
     }
     Ok(databases)
 }
 
-fn search(dir: &Path, pattern: &Pattern, recursive: bool, found: &mut Vec<PathBuf>) -> Result<(), Failure> {
+/// What is in a folder of databases.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) databases: Vec<Database>,
+    /// The folders that were searched, with their modification times before.
+    pub(crate) folders: Vec<(PathBuf, SystemTime)>,
+    /// Some files have the right name and are no databases, or not yet.
+    pub(crate) unfinished: bool,
+}
+
+/// Searches the folder that a `[[database]]` names; nothing for one that names a file.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub(crate) fn search_folder(config: &DatabaseConfig) -> Result<Found> {
+    let mut found = Found::default();
+    if let Source::Folder { dir, pattern, recursive, .. } = &config.source {
+        let mut paths = Vec::new();
+        search(dir, pattern, *recursive, &mut paths, &mut found)?;
+        paths.sort();
+        for path in paths {
+            found.databases.push(Database::in_folder(config, dir, &path)?);
+        }
+    }
+    Ok(found)
+}
+
+fn search(
+    dir: &Path,
+    pattern: &Pattern,
+    recursive: bool,
+    paths: &mut Vec<PathBuf>,
+    found: &mut Found,
+) -> Result<(), Failure> {
     let failed =
         |error: std::io::Error| Failure::io(format!("search `{}` for databases", dir.display()), &error);
+    let modified = dir.metadata().and_then(|metadata| metadata.modified()).map_err(failed)?;
+    found.folders.push((dir.to_owned(), modified));
     for entry in std::fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let path = entry.path();
         // A link to a folder could lead around in a circle.
         let kind = entry.file_type().map_err(failed)?;
+        let name = entry.file_name();
         if kind.is_dir() {
-            if recursive {
-                search(&path, pattern, recursive, found)?;
+            // Our own state and restores have no databases of the user's.
+            if recursive && !name.to_string_lossy().ends_with("-litekeep") {
+                search(&path, pattern, recursive, paths, found)?;
             }
-        } else if entry.file_name().to_str().is_some_and(|name| pattern.matches(name)) && is_database(&path) {
-            found.push(path);
+        } else if name.to_str().is_some_and(|name| pattern.matches(name)) {
+            if is_database(&path) {
+                paths.push(path);
+            } else {
+                found.unfinished = true;
+            }
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use litekeep_config::{AzureUrl, Credentials, Destination, GcsUrl, S3Url, StoreUrl};
-use litekeep_store::{Azure, Gcs, S3, Secret, Store, Target};
+use litekeep_store::{Azure, Counts, Gcs, S3, Secret, Store, Target};
 
 use crate::report::Failure;
 use crate::settings::env;
@@ -37,6 +37,12 @@ impl Stores {
             }
         };
         store.join(&path).with_context(action)
+    }
+
+    /// What all of them were asked, with their names.
+    pub(crate) fn counts(&self) -> Vec<(String, Counts)> {
+        let roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
+        roots.iter().map(|(_, store)| (store.place(), store.counters().read())).collect()
     }
 }
 

@@ -100,7 +100,11 @@ impl Backup {
             out.push_str("unknown\n");
             return out;
         };
-        out.push_str(&format!("{} files, {}", contents.files, text::size(contents.size_bytes)));
+        out.push_str(&format!(
+            "{}, {}",
+            text::count(contents.files, "file"),
+            text::size(contents.size_bytes)
+        ));
         if let Some(last_ms) = contents.last_upload_ms {
             out.push_str(&format!(", last upload {} ago", text::age(now_ms - last_ms)));
         }

@@ -1,0 +1,96 @@
+//! The command that runs beside the replication.
+//!
+//! Promises: it gets every signal that would end litekeep, once; its exit code is passed on, a signal as 128 and its
+//! number, as a shell does. Should litekeep be killed, it goes on.
+
+#![allow(unsafe_code)] // kill(2) has no safe form in std
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use anyhow::Result;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::report::{Failure, text};
+
+/// The signals that end litekeep, or are a command's own business.
+const FORWARDED: [i32; 6] =
+    [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
+
+/// Signals that were sent to litekeep.
+pub(crate) struct Signals {
+    kinds: Vec<(i32, Signal)>,
+}
+
+impl Signals {
+    /// From here on signals do not end the process.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) fn catch() -> Result<Signals> {
+        let mut kinds = Vec::new();
+        for number in FORWARDED {
+            kinds.push((number, signal(SignalKind::from_raw(number))?));
+        }
+        Ok(Signals { kinds })
+    }
+
+    /// The next signal.
+    pub(crate) async fn next(&mut self) -> i32 {
+        std::future::poll_fn(|context| {
+            for (number, signal) in &mut self.kinds {
+                if signal.poll_recv(context).is_ready() {
+                    return std::task::Poll::Ready(*number);
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+
+    /// Waits for a signal that ends litekeep.
+    pub(crate) async fn end(&mut self) {
+        while !matches!(self.next().await, libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT) {}
+    }
+}
+
+/// A program with its arguments.
+pub(crate) fn start(command: &[OsString]) -> Result<Child, Failure> {
+    let (program, arguments) = command.split_first().expect("the command line requires one");
+    Command::new(program).args(arguments).spawn().map_err(|error| {
+        let program = program.to_string_lossy();
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => "check its name; a name without `/` is looked for in PATH",
+            _ => "check that it may be executed",
+        };
+        Failure::invalid(format!("start `{program}`: {}", text::io_error(&error))).hint(hint)
+    })
+}
+
+/// Waits until the command ends, handing signals on to it.
+///
+/// # Errors
+/// When the system does not tell its status.
+pub(crate) async fn wait(child: &mut Child, signals: &mut Signals) -> Result<u8> {
+    loop {
+        tokio::select! {
+            status = child.wait() => return Ok(code(status?)),
+            number = signals.next() => {
+                // The terminal sends Ctrl-C to the whole group, so the child has it already.
+                let from_terminal = matches!(number, libc::SIGINT | libc::SIGQUIT) && std::io::stdin().is_terminal();
+                if let Some(id) = child.id().filter(|_| !from_terminal) {
+                    // SAFETY: kill takes numbers only; the child is not reaped yet, so the number is still its own.
+                    unsafe { libc::kill(id.cast_signed(), number) };
+                }
+            }
+        }
+    }
+}
+
+fn code(status: ExitStatus) -> u8 {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    u8::try_from(code).unwrap_or(u8::MAX)
+}

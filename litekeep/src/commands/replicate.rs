@@ -1,0 +1,147 @@
+//! `litekeep replicate`: continuous backup, until a signal or the end of the command that runs beside it.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use litekeep_config::{Config, DatabaseConfig, Destination, Log, Metrics};
+
+use crate::args::{self, ConfigArgs};
+use crate::child::{self, Signals};
+use crate::metrics;
+use crate::replication::{Choices, Replication};
+use crate::report::{Format, Outcome, log};
+use crate::settings::{Database, Settings, database, env};
+
+pub(super) async fn run(args: &args::Replicate, format: Format) -> Result<Outcome> {
+    let scope = read(args, format).context("replicate")?;
+    log::start(scope.log, format);
+    let exec = args.exec.clone().or_else(|| scope.exec.clone()).filter(|_| !args.once);
+    let run = Run {
+        choices: Choices { restore_missing: args.restore_if_db_not_exists, new_timeline: args.new_timeline },
+        command: exec.map(|exec| ["/bin/sh", "-c", &exec].map(OsString::from).to_vec()),
+        once: args.once,
+        scope,
+    };
+    run.run().await.context("replicate")
+}
+
+fn read(args: &args::Replicate, format: Format) -> Result<Scope> {
+    match &args.database {
+        Some(path) if !args.urls.is_empty() => {
+            let parsed: Result<Vec<_>, _> =
+                args.urls.iter().map(|url| Destination::parse(url, &env)).collect();
+            Ok(Scope::of(Database { destinations: parsed?, ..Database::unconfigured(path) }))
+        }
+        Some(path) => Scope::of_one(path, &args.config, format),
+        None => Scope::of_all(Settings::load(&args.config, format)?),
+    }
+}
+
+/// What is replicated, and what the configuration says beside it.
+#[derive(Default)]
+pub(super) struct Scope {
+    databases: Vec<Database>,
+    /// Where new databases may appear.
+    folders: Vec<DatabaseConfig>,
+    metrics: Option<Metrics>,
+    pub(super) log: Log,
+    exec: Option<String>,
+}
+
+impl Scope {
+    fn of(database: Database) -> Scope {
+        Scope { databases: vec![database], ..Scope::default() }
+    }
+
+    /// One database, as the configuration has it; with the default destination where there is no configuration.
+    pub(super) fn of_one(path: &Path, config: &ConfigArgs, format: Format) -> Result<Scope> {
+        let Some(settings) = Settings::find(config, format)? else {
+            return Ok(Scope::of(Database::unconfigured(path)));
+        };
+        let database = Database::named(&settings, path)?;
+        Ok(Scope { metrics: settings.config.metrics, log: settings.config.log, ..Scope::of(database) })
+    }
+
+    /// Everything in the configuration.
+    pub(super) fn of_all(settings: Settings) -> Result<Scope> {
+        let databases = database::all(&settings)?;
+        let Config { databases: folders, metrics, log, exec, .. } = settings.config;
+        Ok(Scope { databases, folders, metrics, log, exec })
+    }
+}
+
+/// Replication, with a command beside it or without.
+pub(super) struct Run {
+    pub(super) scope: Scope,
+    pub(super) choices: Choices,
+    pub(super) command: Option<Vec<OsString>>,
+    pub(super) once: bool,
+}
+
+impl Run {
+    pub(super) async fn run(self) -> Result<Outcome> {
+        let mut signals = Signals::catch().context("catch signals")?;
+        let starting = Replication::start(&self.scope.databases, self.choices);
+        let replication = tokio::select! {
+            replication = starting => Arc::new(replication?),
+            () = signals.end() => return Ok(Outcome::Done),
+        };
+        if let Some(metrics) = &self.scope.metrics {
+            metrics::serve(metrics.addr, Arc::downgrade(&replication)).await?;
+        }
+        for database in &self.scope.databases {
+            let urls: Vec<String> = database.destinations.iter().map(|d| d.url.to_string()).collect();
+            tracing::info!(path = %database.path.display(), "replicating to {}", urls.join(", "));
+        }
+        let outcome = self.until_the_end(&replication, &mut signals).await;
+        let confirmed = shut_down(replication).await;
+        match (outcome, confirmed) {
+            (Ok(Outcome::Child(code)), Err(error)) if code != 0 => {
+                tracing::error!("{error:#}");
+                Ok(Outcome::Child(code))
+            }
+            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+            (Ok(outcome), Ok(())) => Ok(outcome),
+        }
+    }
+
+    async fn until_the_end(&self, replication: &Arc<Replication>, signals: &mut Signals) -> Result<Outcome> {
+        if self.once {
+            tokio::select! {
+                copied = replication.copied() => copied?,
+                () = signals.end() => return Ok(Outcome::Done),
+            }
+            return replication.sync().await.map(|()| Outcome::Done);
+        }
+        let folders = replication.follow_folders(&self.scope.folders);
+        let end = async {
+            let Some(command) = &self.command else {
+                signals.end().await;
+                return Ok(Outcome::Done);
+            };
+            tokio::select! {
+                settled = replication.settled() => settled?,
+                () = signals.end() => return Ok(Outcome::Done),
+            }
+            let mut child = child::start(command)?;
+            child::wait(&mut child, signals).await.map(Outcome::Child)
+        };
+        tokio::select! {
+            outcome = end => outcome,
+            () = folders => unreachable!("folders are followed for ever"),
+        }
+    }
+}
+
+/// A request for metrics may still hold the replication for as long as it takes to answer.
+async fn shut_down(mut replication: Arc<Replication>) -> Result<()> {
+    loop {
+        match Arc::try_unwrap(replication) {
+            Ok(replication) => return replication.shut_down().await,
+            Err(shared) => replication = shared,
+        }
+        tokio::task::yield_now().await;
+    }
+}

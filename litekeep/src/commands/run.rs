@@ -1,0 +1,29 @@
+//! `litekeep run DB -- CMD...`: an application with its backup, also without any configuration.
+//!
+//! The application starts only when the database is fit: a missing one is restored first, and one that has nothing to do
+//! with its backup is refused.
+
+use anyhow::{Context as _, Result};
+
+use super::replicate::{self, Scope};
+use crate::args;
+use crate::replication::Choices;
+use crate::report::{Format, Outcome, log};
+use crate::settings::Settings;
+
+pub(super) async fn run(args: &args::Run, format: Format) -> Result<Outcome> {
+    let what = || format!("run `{}`", args.command[0].to_string_lossy());
+    let scope = match &args.database {
+        Some(path) => Scope::of_one(path, &args.config, format),
+        None => Settings::load(&args.config, format).and_then(Scope::of_all),
+    };
+    let scope = scope.with_context(what)?;
+    log::start(scope.log, format);
+    let run = replicate::Run {
+        scope,
+        choices: Choices { restore_missing: true, new_timeline: args.new_timeline },
+        command: Some(args.command.clone()),
+        once: false,
+    };
+    run.run().await.with_context(what)
+}

@@ -1,0 +1,152 @@
+//! `litekeep verify`: proof that a restore gives the live database, recorded beside the backup.
+//!
+//! It is a process of its own, as the comparison needs: see [`litekeep_replicate::verify`].
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use litekeep_config::StoreUrl;
+use litekeep_env::{Clock, SystemClock};
+use litekeep_replicate::verify::{self, Proof as Outcomes};
+use litekeep_store::Store;
+use serde::Serialize;
+
+use crate::args;
+use crate::proof::{self, Proof};
+use crate::report::progress::Shown;
+use crate::report::{self, Failure, Format, Outcome, text};
+use crate::settings::{Database, Stores, database};
+
+#[derive(Serialize)]
+struct Verified {
+    ok: bool,
+    backups: Vec<Verification>,
+}
+
+#[derive(Serialize)]
+struct Verification {
+    database: PathBuf,
+    url: StoreUrl,
+    read_bytes: u64,
+    seconds: f64,
+    #[serde(flatten)]
+    proof: Proof,
+}
+
+impl Verification {
+    fn text(&self) -> String {
+        let Proof { txid, pages, proven, reason, .. } = &self.proof;
+        let seconds = self.seconds;
+        let read = text::size(self.read_bytes);
+        let of = format!("{} from {}", self.database.display(), self.url);
+        if *proven {
+            return format!(
+                "proven: {of}, transaction {txid}: {pages} pages are the live ones ({read} read, {seconds:.1} s)\n"
+            );
+        }
+        let reason = reason.as_deref().unwrap_or_default();
+        format!("NOT PROVEN: {of}, transaction {txid}: {reason}\n")
+    }
+}
+
+/// A folder that goes away with its owner.
+struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// Makes a folder beside the database, where there is as much space as it needs, or where the user says.
+    fn new(parent: &Path) -> Result<Scratch, Failure> {
+        let path = parent.join(format!(".litekeep-verify-{:016x}", litekeep_env::random_u64()));
+        let made = std::fs::create_dir(&path);
+        made.map_err(|error| {
+            Failure::io(format!("make the folder `{}`", path.display()), &error)
+                .hint("name a writable folder with --scratch")
+        })?;
+        Ok(Scratch { path })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+            tracing::warn!("could not remove `{}`: {error}", self.path.display());
+        }
+    }
+}
+
+pub(super) async fn run(args: &args::Verify, format: Format) -> Result<Outcome> {
+    let what =
+        args.target.as_deref().map_or("verify the backups".to_owned(), |target| format!("verify `{target}`"));
+    let verified = verify(args, format).await.context(what)?;
+    report::result(format, &verified, || verified.backups.iter().map(Verification::text).collect());
+    Ok(if verified.ok { Outcome::Done } else { Outcome::No })
+}
+
+async fn verify(args: &args::Verify, format: Format) -> Result<Verified> {
+    let databases = database::databases(args.target.as_deref().map(Path::new), &args.config, format)?;
+    let stores = Stores::default();
+    let mut backups = Vec::new();
+    for database in &databases {
+        for destination in &database.destinations {
+            let store = stores.open(destination)?;
+            let verification = one(database, &destination.url, &store, args, format).await;
+            let doing = || format!("compare `{}` with `{}`", database.path.display(), destination.url);
+            backups.push(verification.with_context(doing)?);
+        }
+    }
+    Ok(Verified { ok: backups.iter().all(|backup| backup.proof.proven), backups })
+}
+
+async fn one(
+    database: &Database,
+    url: &StoreUrl,
+    store: &Store,
+    args: &args::Verify,
+    format: Format,
+) -> Result<Verification> {
+    if !database.path.exists() {
+        let failure = Failure::invalid(format!("`{}` does not exist", database.path.display()));
+        return Err(failure.hint("without the database there is nothing to compare with: restore it").into());
+    }
+    let beside = database.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let scratch = Scratch::new(args.scratch.as_deref().or(beside).unwrap_or(Path::new(".")))?;
+    let clock = SystemClock;
+    let begin = clock.boottime();
+    let shown = Shown::new(format);
+    let patience = Duration::from_secs(args.patience);
+    let found = verify::verify(&database.path, store, &scratch.path, patience, &shown).await;
+    shown.end();
+    let found = found?;
+    for damaged in &found.damaged {
+        report::warning(&format!("gone around a damaged file: {}", damaged.cause), format);
+    }
+    let proof = Proof {
+        txid: found.txid.to_string(),
+        at: text::rfc3339(clock.unix_ms()),
+        proven: found.holds(),
+        pages: found.page_count.into(),
+        reason: reason(&found),
+    };
+    proof::record(store, &proof, clock.unix_ms()).await?;
+    let seconds = (clock.boottime() - begin).as_secs_f64();
+    Ok(Verification {
+        database: database.path.clone(),
+        url: url.clone(),
+        read_bytes: found.bytes,
+        seconds,
+        proof,
+    })
+}
+
+fn reason(found: &Outcomes) -> Option<String> {
+    let differences = &found.differences;
+    if let Some(length) = differences.length {
+        let pages = u64::from(found.page_count) * u64::from(found.page_size.get());
+        return Some(format!("the restored file has {length} bytes and the database {pages}"));
+    }
+    let named: Vec<String> = differences.pages.iter().map(|page| page.to_string()).collect();
+    let more = if differences.count as usize > named.len() { ", …" } else { "" };
+    (differences.count > 0).then(|| format!("{} pages differ: {}{more}", differences.count, named.join(", ")))
+}

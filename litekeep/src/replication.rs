@@ -1,0 +1,341 @@
+//! Databases of the configuration under replication, for `replicate` and `run`.
+//!
+//! Promises: a database file that is missing while its backup has something is restored first where that was asked for,
+//! and is never replaced by an empty one; the end waits for the confirmation of the last commits and says what is not
+//! safe.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result};
+use litekeep_config::{DatabaseConfig, Source};
+use litekeep_env::{Clock, SystemClock};
+use litekeep_replicate::replicator::{Phase, Replicator, Settings, Status};
+use litekeep_replicate::restore::{self, Goal};
+use litekeep_store::Store;
+use litekeep_store::plan::Policy;
+
+use crate::report::{Failure, Kind, text};
+use crate::settings::{Database, Stores, database};
+
+/// Between two looks at the replicator's status while something is waited for.
+const PAUSE: Duration = Duration::from_millis(5);
+/// How often folders are looked at for new databases: one `stat` for each.
+const SEARCH_EVERY: Duration = Duration::from_secs(1);
+/// Beyond twice the upload interval, how long a log that another wrote is watched before it is taken over.
+const NEWCOMER_WATCH: Duration = Duration::from_secs(3);
+/// A log is never watched longer than this.
+const LONGEST_WATCH: Duration = Duration::from_secs(30);
+/// "For ever", for a plan that calculates with it.
+const FOR_EVER: Duration = Duration::from_secs(1000 * 365 * 86_400);
+
+/// What the command line says about all databases.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Choices {
+    /// Restore a missing file also where the configuration does not say so.
+    pub(crate) restore_missing: bool,
+    pub(crate) new_timeline: bool,
+}
+
+/// Databases that are being replicated.
+pub(crate) struct Replication {
+    replicator: Replicator,
+    stores: Stores,
+    choices: Choices,
+    shutdown_timeout: Duration,
+}
+
+impl Replication {
+    /// Restores what is missing and begins to replicate.
+    ///
+    /// # Errors
+    /// When a database must not be touched: it is empty and its backup is not, or cannot be restored.
+    pub(crate) async fn start(databases: &[Database], choices: Choices) -> Result<Replication> {
+        litekeep_sql::check_build()?;
+        let timeouts = databases.iter().map(|database| database.config.shutdown_timeout);
+        let replication = Replication {
+            replicator: Replicator::start()?,
+            stores: Stores::default(),
+            choices,
+            shutdown_timeout: timeouts.max().unwrap_or(Duration::from_secs(30)),
+        };
+        for database in databases {
+            replication.add(database).await?;
+        }
+        Ok(replication)
+    }
+
+    async fn add(&self, database: &Database) -> Result<()> {
+        let name = database.path.display();
+        let opened: Result<Vec<Store>> = database.destinations.iter().map(|d| self.stores.open(d)).collect();
+        let stores = opened?;
+        if database.config.restore_if_missing || self.choices.restore_missing {
+            restore_missing(database, &stores)
+                .await
+                .with_context(|| format!("restore `{name}` before it is used"))?;
+        }
+        if !self.choices.new_timeline {
+            refuse_empty(database, &stores).await?;
+        }
+        let settings = settings(database, stores, self.choices.new_timeline);
+        self.replicator.add(settings).with_context(|| format!("replicate `{name}`"))
+    }
+
+    pub(crate) fn statuses(&self) -> Vec<Status> {
+        self.replicator.statuses()
+    }
+
+    /// The clients, whose requests are counted.
+    pub(crate) fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// Waits until each database is found fit, or is not there yet, or its store does not answer, which does not keep an
+    /// application from starting. The first copy goes on beside the application.
+    ///
+    /// # Errors
+    /// When a person must decide first.
+    pub(crate) async fn settled(&self) -> Result<()> {
+        self.until(|status| status.phase == Phase::Starting || is_unseen(status)).await
+    }
+
+    /// The same, and waits for the first copies, however long they take.
+    ///
+    /// # Errors
+    /// As [`settled`](Self::settled).
+    pub(crate) async fn copied(&self) -> Result<()> {
+        self.until(|status| matches!(status.phase, Phase::Starting | Phase::Snapshot) || is_unseen(status))
+            .await
+    }
+
+    async fn until(&self, waiting: impl Fn(&Status) -> bool) -> Result<()> {
+        loop {
+            let statuses = self.statuses();
+            if let Some(status) = statuses.iter().find(|s| matches!(s.phase, Phase::Refused | Phase::Fenced))
+            {
+                return Err(failure(status).into());
+            }
+            if !statuses.iter().any(&waiting) {
+                return Ok(());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Takes up databases that appear in watched folders. Does not return.
+    pub(crate) async fn follow_folders(&self, configs: &[DatabaseConfig]) {
+        let mut folders: Vec<Folder> = configs.iter().filter_map(Folder::of).collect();
+        if folders.is_empty() {
+            return std::future::pending().await;
+        }
+        // An idle process has no timer unless a folder is watched.
+        loop {
+            tokio::time::sleep(SEARCH_EVERY).await;
+            for folder in &mut folders {
+                for database in folder.fresh() {
+                    if self.replicator.has(&database.path) {
+                        continue;
+                    }
+                    match self.add(&database).await {
+                        Ok(()) => tracing::info!(path = %database.path.display(), "new database"),
+                        Err(error) => tracing::error!("could not take up a new database: {error:#}"),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ships what there is and waits for the confirmation.
+    ///
+    /// # Errors
+    /// When a destination did not confirm within the shutdown timeout; names what is not safe.
+    pub(crate) async fn sync(&self) -> Result<()> {
+        let clock = SystemClock;
+        let deadline = clock.boottime() + self.shutdown_timeout;
+        loop {
+            let left = deadline.saturating_sub(clock.boottime());
+            let mut unconfirmed = self.replicator.sync(left).await;
+            // A database whose first copy is under way has nothing to wait for and is not safe either.
+            unconfirmed.extend(self.statuses().into_iter().filter(|status| !is_safe(status)));
+            if unconfirmed.is_empty() {
+                return Ok(());
+            }
+            if left.is_zero() || unconfirmed.iter().all(|s| matches!(s.phase, Phase::Refused | Phase::Fenced))
+            {
+                unconfirmed.dedup_by(|a, b| a.path == b.path);
+                return Err(not_confirmed(&unconfirmed, self.shutdown_timeout));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// The same, and lets go of the databases.
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync).
+    pub(crate) async fn shut_down(self) -> Result<()> {
+        let confirmed = self.sync().await;
+        // What came since is little, and what is not confirmed by now will not be.
+        let timeout = if confirmed.is_ok() { self.shutdown_timeout } else { Duration::ZERO };
+        let unconfirmed = self.replicator.shut_down(timeout).await;
+        confirmed?;
+        if unconfirmed.is_empty() { Ok(()) } else { Err(not_confirmed(&unconfirmed, self.shutdown_timeout)) }
+    }
+}
+
+/// There is a database that the replicator has not looked at yet.
+fn is_unseen(status: &Status) -> bool {
+    status.phase == Phase::Waiting && status.path.metadata().is_ok_and(|metadata| metadata.len() > 0)
+}
+
+/// Whether a database that has nothing to ship is in its backup.
+fn is_safe(status: &Status) -> bool {
+    match status.phase {
+        Phase::Following => status.durable.is_some(),
+        Phase::Waiting => !is_unseen(status),
+        _ => false,
+    }
+}
+
+fn settings(database: &Database, stores: Vec<Store>, new_timeline: bool) -> Settings {
+    let config = &database.config;
+    // One capture serves all destinations; the slowest one says how often, as its requests cost.
+    let intervals = database.destinations.iter().map(|destination| config.upload_interval_for(destination));
+    let upload_interval = intervals.max().unwrap_or_default();
+    Settings {
+        path: database.path.clone(),
+        meta_dir: database.meta_dir.clone(),
+        stores,
+        upload_interval,
+        policy: Policy {
+            any_second: config.any_second,
+            keep: config.keep.unwrap_or(FOR_EVER),
+            snapshot_every: config.snapshot_every,
+        },
+        wal_limit: config.wal_limit,
+        spool_limit: config.spool_limit,
+        new_timeline,
+        newcomer_watch: (2 * upload_interval + NEWCOMER_WATCH).min(LONGEST_WATCH),
+    }
+}
+
+/// Restores a file that does not exist, from the backup that is furthest. Empty backups are those of a new database.
+async fn restore_missing(database: &Database, stores: &[Store]) -> Result<()> {
+    if database.path.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let mut furthest = None;
+    for store in stores {
+        // A store that does not answer may be the one with the newest state.
+        let last = store.list().await?.last();
+        if last > furthest.map(|(txid, _)| txid) {
+            furthest = last.map(|txid| (txid, store));
+        }
+    }
+    let Some((_, store)) = furthest else { return Ok(()) };
+    let options = restore::Options { if_not_exists: true, ..restore::Options::default() };
+    if let Some(restored) = restore::to_path(store, Goal::Latest, &database.path, &options, &()).await? {
+        tracing::info!(
+            path = %database.path.display(), txid = %restored.txid, time = text::rfc3339(restored.time_ms),
+            "the database did not exist and was restored from {}", store.place()
+        );
+    }
+    Ok(())
+}
+
+/// An empty file over a backup that is not: a volume that was not mounted, or a path that was mistyped.
+async fn refuse_empty(database: &Database, stores: &[Store]) -> Result<()> {
+    if !database.path.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+        return Ok(());
+    }
+    for store in stores {
+        // What cannot be asked now is asked by the replicator, which refuses then.
+        if let Some(last) = store.list().await.ok().and_then(|log| log.last()) {
+            let name = database.path.display();
+            let failure = Failure::invalid(format!(
+                "`{name}` is empty, but its backup {} goes up to transaction {last}",
+                store.place()
+            ));
+            return Err(failure
+                .hint(format!(
+                    "remove the empty file and run `litekeep restore {name}`; to begin anew add --new-timeline"
+                ))
+                .into());
+        }
+    }
+    Ok(())
+}
+
+fn failure(status: &Status) -> Failure {
+    let kind = if status.phase == Phase::Fenced { Kind::Fenced } else { Kind::Invalid };
+    let message = status.message.clone().unwrap_or_else(|| status.phase.name().to_owned());
+    let failure = Failure::new(kind, message);
+    match &status.hint {
+        Some(hint) => failure.hint(hint.clone()),
+        None => failure,
+    }
+}
+
+fn not_confirmed(unsafe_ones: &[Status], timeout: Duration) -> anyhow::Error {
+    let each: Vec<String> = unsafe_ones.iter().map(unconfirmed).collect();
+    let failure = Failure::new(
+        Kind::Unavailable,
+        format!("not confirmed within {}:\n{}", litekeep_config::format_duration(timeout), each.join("\n")),
+    );
+    failure.hint("nothing is lost while the database file is: start litekeep again on this machine").into()
+}
+
+/// What of a database is not safe.
+fn unconfirmed(status: &Status) -> String {
+    let safe = match status.durable {
+        Some(txid) => format!("safe up to transaction {txid}"),
+        None => "nothing of it is in the backup".to_owned(),
+    };
+    let errors =
+        status.destinations.iter().filter_map(|d| Some(format!("{}: {}", d.place, d.error.as_ref()?)));
+    let why: Vec<String> = status.message.clone().into_iter().chain(errors).collect();
+    let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join("; ")) };
+    format!("`{}`: {safe}{why}", status.path.display())
+}
+
+/// A folder of databases in which new ones appear.
+struct Folder {
+    config: DatabaseConfig,
+    /// Each folder with its modification time at the last search.
+    seen: Vec<(PathBuf, SystemTime)>,
+    /// Databases that were handed out.
+    known: HashSet<PathBuf>,
+    /// The last search met files that are not databases yet.
+    unfinished: bool,
+}
+
+impl Folder {
+    fn of(config: &DatabaseConfig) -> Option<Folder> {
+        let watched = matches!(config.source, Source::Folder { watch: true, .. });
+        let folder =
+            Folder { config: config.clone(), seen: Vec::new(), known: HashSet::new(), unfinished: true };
+        watched.then_some(folder)
+    }
+
+    /// Databases that were not there before.
+    fn fresh(&mut self) -> Vec<Database> {
+        let modified = |dir: &Path| dir.metadata().and_then(|metadata| metadata.modified()).ok();
+        let unchanged = self.seen.iter().all(|(dir, time)| modified(dir) == Some(*time));
+        if unchanged && !self.unfinished {
+            return Vec::new();
+        }
+        let found = match database::search_folder(&self.config) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!("{error:#}");
+                return Vec::new();
+            }
+        };
+        self.unfinished = found.unfinished;
+        self.seen = found.folders;
+        self.known.retain(|path| found.databases.iter().any(|database| database.path == *path));
+        let fresh = found.databases.into_iter().filter(|database| self.known.insert(database.path.clone()));
+        fresh.collect()
+    }
+}

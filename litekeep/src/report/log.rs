@@ -1,0 +1,33 @@
+//! The log on stderr. `RUST_LOG` wins over the configuration.
+
+use std::io::IsTerminal;
+
+use litekeep_config::{Log, LogFormat};
+use tracing_subscriber::EnvFilter;
+
+use crate::report::Format;
+
+fn filter(default: &str) -> EnvFilter {
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default))
+}
+
+/// For commands that answer a question: only what the lower layers warn of; nothing beside JSON, where stderr has nothing
+/// but objects.
+pub(crate) fn start_quiet(format: Format) {
+    if format == Format::Text {
+        let stderr = std::io::stderr;
+        let ansi = stderr().is_terminal();
+        tracing_subscriber::fmt().with_env_filter(filter("warn")).with_ansi(ansi).with_writer(stderr).init();
+    }
+}
+
+/// For commands that go on: as the configuration says.
+pub(crate) fn start(log: Log, format: Format) {
+    let stderr = std::io::stderr;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(log.level.as_str())).with_writer(stderr);
+    if log.format == LogFormat::Json || format == Format::Json {
+        builder.json().init();
+    } else {
+        builder.with_ansi(stderr().is_terminal()).init();
+    }
+}

@@ -1,0 +1,158 @@
+//! The verbs together: replicate or run, then look, then restore.
+
+use std::time::Duration;
+
+use crate::{Place, rows};
+use litekeep_testkit::Process;
+use litekeep_testkit::process::eventually;
+
+const SOON: Duration = Duration::from_secs(60);
+
+#[test]
+fn once_and_back() {
+    let place = Place::new();
+    let app = place.database("app.db", 50);
+    let url = format!("file://{}", place.path("backup").display());
+    place.run(&["replicate", "-once", "app.db", &url]).succeeded();
+    place.run(&["restore", "-o", "back.db", "-integrity-check", "full", &url]).succeeded();
+    assert_eq!(rows(&place.path("back.db")), rows(&app));
+
+    place.run(&["restore", "-o", "back.db", &url]).failed_with(&["back.db"]);
+    let skipped = place.run(&["restore", "-o", "back.db", "-if-db-not-exists", &url]).succeeded();
+    assert!(skipped.stdout.contains("the database exists"), "{}", skipped.stdout);
+    let kept = place.run(&["restore", "-o", "back.db", "-force", &url]).succeeded();
+    assert!(kept.stdout.contains("the former database is kept as"), "{}", kept.stdout);
+}
+
+#[test]
+fn run_passes_the_exit_code_on_and_has_everything_safe_before() {
+    let place = Place::new();
+    let app = place.database("app.db", 1);
+    let insert = "import sqlite3; c = sqlite3.connect('app.db'); c.execute(\"INSERT INTO t (x) VALUES ('last')\"); c.commit(); raise SystemExit(7)";
+    let ran = place.run(&["run", "./app.db", "--", "python3", "-c", insert]);
+    assert_eq!(ran.code, 7, "{}", ran.stderr);
+    place.run(&["restore", "-o", "back.db", "app.db-backup"]).succeeded();
+    assert_eq!((rows(&place.path("back.db")), rows(&app)), (2, 2));
+
+    // The disk is lost; the next start brings the database back before the command sees it.
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(place.path(&format!("app.db{suffix}")));
+    }
+    std::fs::remove_dir_all(place.path(".app.db-litekeep")).unwrap();
+    let count = "import sqlite3; raise SystemExit(sqlite3.connect('app.db').execute('SELECT count(*) FROM t').fetchone()[0])";
+    let ran = place.run(&["run", "./app.db", "--", "python3", "-c", count]);
+    assert_eq!(ran.code, 2, "the rows are its exit code: {}", ran.stderr);
+    assert!(ran.stderr.contains("did not exist and was restored"), "{}", ran.stderr);
+}
+
+#[test]
+fn an_empty_file_over_a_backup_is_refused() {
+    let place = Place::new();
+    place.database("app.db", 1);
+    place.run(&["run", "app.db", "--", "true"]).succeeded();
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(place.path(&format!("app.db{suffix}")));
+    }
+    std::fs::write(place.path("app.db"), "").unwrap();
+    let ran = place.run(&["run", "app.db", "--", "touch", "started"]);
+    ran.failed_with(&["`app.db` is empty, but its backup", "--new-timeline"]);
+    assert!(!place.path("started").exists());
+}
+
+#[test]
+fn a_command_that_is_not_there() {
+    let place = Place::new();
+    place.database("app.db", 1);
+    place.run(&["run", "app.db", "--", "no-such-program"]).failed_with(&[
+        "error: could not run `no-such-program`",
+        "start `no-such-program`: it does not exist",
+        "hint: check its name",
+    ]);
+}
+
+#[test]
+fn status_is_green_while_replicated_and_red_after() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    place.run(&["init", "app.db"]).succeeded();
+    let never = place.run(&["status"]);
+    assert_eq!(never.code, 1, "{}", never.stderr);
+    assert!(never.stdout.contains("no replicator is running"), "{}", never.stdout);
+
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    let green = || Ok(place.run(&["status"]).code == 0);
+    if let Err(error) = eventually("the status is green", SOON, green) {
+        let status = place.run(&["status"]);
+        panic!("{error}\n{}{}\n{}", status.stdout, status.stderr, replicator.output());
+    }
+    let status = place.run(&["status", "--json"]).json();
+    assert_eq!(status["databases"][0]["replicator_pid"], replicator.id());
+    let status = replicator.terminate(SOON).unwrap();
+    assert!(status.success(), "{status}");
+    assert_eq!(place.run(&["status"]).code, 1);
+}
+
+#[test]
+fn restore_to_an_instant_and_to_a_transaction() {
+    let place = Place::new();
+    place.database("app.db", 5);
+    let url = format!("file://{}", place.path("app.db-backup").display());
+    place.run(&["replicate", "-once", "app.db", &url]).succeeded();
+    let before = place.run(&["history", "--json", &url]).json();
+    let txid = before["backups"][0]["summary"]["last"]["txid"].as_str().unwrap().to_owned();
+    let time = before["backups"][0]["summary"]["last"]["time"].as_str().unwrap().to_owned();
+    let delete = "import sqlite3; c = sqlite3.connect('app.db'); c.execute('DELETE FROM t'); c.commit()";
+    place.run(&["run", "app.db", "--", "python3", "-c", delete]).succeeded();
+
+    place.run(&["restore", "-txid", &txid, "-o", "by-txid.db", &url]).succeeded();
+    place.run(&["restore", "-timestamp", &time, "-o", "by-time.db", &url]).succeeded();
+    place.run(&["restore", "-o", "latest.db", &url]).succeeded();
+    let restored = ["by-txid.db", "by-time.db", "latest.db"].map(|name| rows(&place.path(name)));
+    assert_eq!(restored, [5, 5, 0]);
+    place.run(&["restore", "-txid", "ff", "-o", "x.db", &url]).failed_with(&["hint:", "restores"]);
+    assert!(!place.path("x.db").exists());
+}
+
+#[test]
+fn databases_that_appear_in_a_watched_folder_are_taken_up() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("tenants")).unwrap();
+    let text = "[[database]]\ndir = \"tenants\"\npattern = \"*.db\"\nbackup = \"./backup\"\n";
+    std::fs::write(place.path("litekeep.toml"), text).unwrap();
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    place.database("tenants/a.db", 4);
+    let backed_up = || Ok(place.run(&["history", "tenants/a.db"]).code == 0);
+    if let Err(error) = eventually("the new database has a backup", SOON, backed_up) {
+        panic!("{error}\n{}", replicator.output());
+    }
+    assert!(replicator.terminate(SOON).unwrap().success());
+    place.run(&["restore", "-o", "back.db", "tenants/a.db"]).succeeded();
+    assert_eq!(rows(&place.path("back.db")), 4);
+}
+
+#[test]
+fn verify_proves_the_live_database_and_finds_a_page_that_differs() {
+    let place = Place::new();
+    place.database("app.db", 30);
+    place.run(&["init", "app.db"]).succeeded();
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    let green = || Ok(place.run(&["status"]).code == 0);
+    eventually("the status is green", SOON, green).unwrap();
+    let proven = place.run(&["verify", "app.db"]).succeeded().stdout;
+    assert!(proven.contains("proven: app.db from ./app.db-backup"), "{proven}");
+    let status = place.run(&["status", "--json"]).json();
+    assert_eq!(status["databases"][0]["backups"][0]["contents"]["last_proof"]["proven"], true);
+    assert!(replicator.terminate(SOON).unwrap().success());
+
+    // Bytes of the live file that no commit wrote.
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().write(true).open(place.path("app.db")).unwrap();
+    file.write_all_at(b"changed by nobody", 2 * 4096 - 100).unwrap();
+    let ran = place.run(&["verify", "--patience", "0", "app.db"]);
+    assert_eq!(ran.code, 1, "{}{}", ran.stdout, ran.stderr);
+    assert!(ran.stdout.contains("1 pages differ: 2"), "{}", ran.stdout);
+    assert!(place.run(&["status"]).stdout.contains("failed: 1 pages differ"));
+    let left = std::fs::read_dir(place.path(".")).unwrap();
+    let left = left.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("verify"));
+    assert_eq!(left.count(), 0, "scratch folders are removed");
+}
