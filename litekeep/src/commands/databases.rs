@@ -44,7 +44,7 @@ impl Entry {
             destinations: places.collect(),
             exists: size_bytes.is_some(),
             size_bytes,
-            replicator_pid: MetaDir::claimed_by(&database.meta_dir),
+            replicator_pid: MetaDir::claimed_by(&database.meta_dir, &database.path),
             path: database.path,
             meta_dir: database.meta_dir,
         }

@@ -38,6 +38,11 @@ pub enum Hold {
 /// A byte of the database file, far beyond any page, whose lock says that a litekeep replicates it.
 const REPLICATOR_LOCK: u64 = 0x7fff_ffff_ffff_0000;
 
+/// Whether some process replicates the database of this descriptor.
+pub fn is_claimed(database: &File) -> std::io::Result<bool> {
+    Ok(lock::holder(database, REPLICATOR_LOCK, 1)?.is_some())
+}
+
 /// Descriptors and locks of one database.
 #[derive(Debug)]
 pub struct HeldFiles {

@@ -18,7 +18,7 @@ pub mod segment;
 mod wal;
 
 pub use continuity::Broken;
-pub use held::{HeldFiles, Hold, sibling};
+pub use held::{HeldFiles, Hold, is_claimed, sibling};
 pub use pages::Pages;
 pub use reset::Reset;
 pub use segment::{Body, Segment, Stamp};
@@ -54,7 +54,10 @@ pub struct Capture {
     wal: Option<(Wal, WalHeader)>,
     files: HeldFiles,
     page_size: PageSize,
+    /// `None` when the WAL held nothing at the end of the log.
     place: Option<Place>,
+    /// Whether `place` says where the log ends at all.
+    is_place_known: bool,
     page_count: u32,
     /// The end of the WAL when [`Hold::Backfilled`] was taken: a log that has come this far has everything of the
     /// generation, so the next one continues it from its first frame.
@@ -102,6 +105,7 @@ impl Capture {
             files,
             page_size: header.page_size,
             place: None,
+            is_place_known: false,
             page_count: 0,
             backfilled_at: None,
             held_at: 0,
@@ -130,10 +134,19 @@ impl Capture {
         self.page_count
     }
 
-    /// Tells the capture what the log contains.
+    /// Tells the capture what the log contains: everything up to a place in the WAL, or, with `None`, everything there
+    /// is while the WAL is empty.
     pub fn set_position(&mut self, place: Option<Place>, page_count: u32) {
         self.place = place;
+        self.is_place_known = true;
         self.page_count = page_count;
+    }
+
+    /// Tells the capture that nobody knows what the log contains of the database: the next look is
+    /// [`Broken::Unknown`].
+    pub fn forget_position(&mut self) {
+        self.place = None;
+        self.is_place_known = false;
     }
 
     fn observer(&mut self) -> Result<&Observer, Error> {
@@ -239,6 +252,7 @@ impl Capture {
     /// Whether the log has everything up to where [`Hold::Backfilled`] was taken.
     fn next_generation_continues(&self) -> bool {
         match (self.files.hold(), self.backfilled_at, self.place) {
+            _ if !self.is_place_known => false,
             (Hold::Backfilled, Some(at), Some(p)) => at == (p.salt, p.frames),
             (Hold::Backfilled, Some((_, frames)), None) => frames == 0,
             _ => false,
@@ -248,6 +262,9 @@ impl Capture {
     /// Looks for commits after the place and reads them into `out`.
     pub fn look(&mut self, out: &mut Frames) -> Result<Look, Error> {
         out.clear();
+        if !self.is_place_known {
+            return Ok(Look::Broken(Broken::Unknown));
+        }
         let index = self.wal_index()?;
         if let Some(p) = self.place.filter(|p| p.salt == index.salt) {
             if index.max_frame == p.frames {

@@ -71,11 +71,17 @@ impl MetaDir {
         Ok(MetaDir { path: path.to_owned(), _lock: lock })
     }
 
-    /// Whether a live process has claimed the folder, and its id as it wrote it. Takes no lock itself, not even for a
-    /// moment: a replicator that starts just then would be refused.
-    pub fn claimed_by(path: &Path) -> Option<u32> {
+    /// The process that replicates a database, if one does: it has claimed the folder, or, while the database rests,
+    /// only the database file. Takes no lock itself, not even for a moment: a replicator that starts just then would be
+    /// refused. Not for a process that has the database open in SQLite: it opens and closes the file.
+    pub fn claimed_by(path: &Path, database: &Path) -> Option<u32> {
         let mut file = File::open(path.join("lock")).ok()?;
-        lock::holder(&file, 0, 1).ok()??;
+        let has_folder = lock::holder(&file, 0, 1).ok()?.is_some();
+        if !has_folder
+            && !File::open(database).is_ok_and(|db| crate::capture::is_claimed(&db).unwrap_or(false))
+        {
+            return None;
+        }
         let mut pid = String::new();
         file.read_to_string(&mut pid).ok()?;
         pid.trim().parse().ok()

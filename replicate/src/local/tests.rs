@@ -95,9 +95,9 @@ fn a_second_claim_names_the_first() {
     let first = MetaDir::claim(&path, &db).unwrap();
     let error = MetaDir::claim(&path, &db).unwrap_err().to_string();
     assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
-    assert_eq!(MetaDir::claimed_by(&path), Some(std::process::id()));
+    assert_eq!(MetaDir::claimed_by(&path, &db), Some(std::process::id()));
     drop(first);
-    assert_eq!(MetaDir::claimed_by(&path), None);
+    assert_eq!(MetaDir::claimed_by(&path, &db), None);
     MetaDir::claim(&path, &db).unwrap();
 }
 
@@ -110,7 +110,7 @@ fn asking_who_has_the_folder_keeps_nobody_out() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !asked.load(std::sync::atomic::Ordering::Relaxed) {
-                MetaDir::claimed_by(&path);
+                MetaDir::claimed_by(&path, Path::new("app.db"));
             }
         });
         let refused = (0..2000).filter(|_| MetaDir::claim(&path, Path::new("app.db")).is_err()).count();

@@ -29,7 +29,9 @@ impl Trouble {
             at_ms,
         };
         let text = serde_json::to_vec(&trouble).expect("strings and a number");
-        if let Err(e) = std::fs::create_dir_all(meta_dir).and_then(|()| std::fs::write(meta_dir.join(NAME), text)) {
+        if let Err(e) =
+            std::fs::create_dir_all(meta_dir).and_then(|()| std::fs::write(meta_dir.join(NAME), text))
+        {
             tracing::warn!("could not write `{}`: {e}", meta_dir.join(NAME).display());
         }
     }

@@ -77,8 +77,8 @@ enum Step {
     Absent,
     /// Nothing new. With frames beyond the wal-index a commit may be on its way without another event.
     Quiet { more_coming: bool },
-    /// Segments were queued.
-    Captured,
+    /// A segment was queued; with commits of the application in it, or without.
+    Captured { active: bool },
     /// The log must catch up first.
     MustDrain,
 }
@@ -86,7 +86,8 @@ enum Step {
 impl Database {
     pub(crate) fn new(settings: Settings, shared: Arc<Shared>) -> Arc<Database> {
         let destinations = settings.stores.iter().cloned().map(Destination::new).collect();
-        let status = Status { path: settings.path.clone(), ..Status::default() };
+        // Not waiting before the first look: that would count as nothing to do.
+        let status = Status { path: settings.path.clone(), phase: Phase::Starting, ..Status::default() };
         Arc::new(Database {
             settings,
             shared,
@@ -165,6 +166,7 @@ impl Database {
     /// The task of an awake database.
     async fn run(self: Arc<Self>) {
         let mut failures = 0u32;
+        let mut active = false;
         let mut beyond = Duration::ZERO;
         loop {
             let begun = Instant::now();
@@ -177,9 +179,11 @@ impl Database {
                 }
                 Ok(Step::Quiet { more_coming: false }) => {
                     (failures, beyond) = (0, Duration::ZERO);
-                    LINGER
+                    // After a start, thousands at once have nothing to linger for.
+                    if active { LINGER } else { Duration::ZERO }
                 }
-                Ok(Step::Captured) => {
+                Ok(Step::Captured { active: now }) => {
+                    active |= now;
                     (failures, beyond) = (0, Duration::ZERO);
                     self.wait_until_due(begun, begun.elapsed()).await;
                     self.dirty.store(true, SeqCst);
@@ -335,7 +339,7 @@ impl Database {
         }
         let this = self.clone();
         let step = self.run_blocking(move || this.look()).await?;
-        if matches!(step, Step::Captured) {
+        if matches!(step, Step::Captured { .. }) {
             self.ship();
         }
         Ok(step)
@@ -425,8 +429,9 @@ impl Database {
         match segment {
             Some(segment) => {
                 *must_put = false;
+                let active = segment.commits > 0;
                 self.enqueue(work, segment)?;
-                Ok(Step::Captured)
+                Ok(Step::Captured { active })
             }
             None => Ok(Step::Quiet { more_coming: capture.has_frames_beyond()? }),
         }
@@ -703,7 +708,7 @@ impl Database {
             let last = work.last;
             let Some(capture) = &mut work.capture else { return Ok(false) };
             let mut frames = Frames::default();
-            let nothing_new = matches!(capture.look(&mut frames)?, Look::Nothing);
+            let nothing_new = last.is_some() && matches!(capture.look(&mut frames)?, Look::Nothing);
             let all_there =
                 this.destinations().iter().all(|d| d.queue.is_empty() && !d.lags && d.durable >= last);
             if !nothing_new {

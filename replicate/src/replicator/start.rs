@@ -30,10 +30,11 @@ const COMMON_PERCENT: u64 = 50;
 /// Attaches to the database and brings local state to the end of the log.
 pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
     db.phase(Phase::Starting);
+    // The database is claimed before the folder: a second litekeep must not take the folder from one that rests.
+    let capture = attach(db).await?;
     let local = open_local(db).await?;
     let head = list(db).await?;
     let known = local.state();
-    let capture = attach(db).await?;
     let Some((head, nth)) = head else {
         return first_snapshot(db, &local, capture).await;
     };
@@ -354,7 +355,7 @@ async fn settle(
             if why == Broken::Behind || why == Broken::Differs {
                 tracing::warn!(%path, "{why}: the log keeps them up to transaction {head}, and goes on with what the file has now");
             }
-            capture.set_position(None, page_count);
+            capture.forget_position();
         }
         let header = newest.filter(|h| h.max_txid == head);
         if known.is_none_or(|s| s.txid != head) {
@@ -379,7 +380,10 @@ async fn settle(
             let sums =
                 |pgno| Ok(last.sums.binary_search_by_key(&pgno, |(p, _)| *p).ok().map(|i| last.sums[i].1));
             let place = capture.locate(&last.header, sums)?;
-            capture.set_position(place, last.header.commit);
+            match place {
+                Some(place) => capture.set_position(Some(place), last.header.commit),
+                None => capture.forget_position(),
+            }
         }
         for d in this.destinations().iter_mut() {
             d.queue.clear();

@@ -126,7 +126,7 @@ impl Look {
         let state = StateFile::peek(&database.meta_dir.join("state"));
         let metadata = std::fs::metadata(&database.path).ok();
         let wal = sibling(&database.path, "-wal");
-        let replicator_pid = MetaDir::claimed_by(&database.meta_dir);
+        let replicator_pid = MetaDir::claimed_by(&database.meta_dir, &database.path);
         let modified_ms = metadata.as_ref().map(|metadata| {
             use std::os::unix::fs::MetadataExt;
             metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000

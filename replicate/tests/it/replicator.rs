@@ -1,0 +1,150 @@
+//! Goal: what the replicator says is safe can be restored, whatever happened while it was away.
+//! Method: the engine on a folder, with an application that works while it runs or while it does not.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use litekeep_replicate::local::MetaDir;
+use litekeep_replicate::replicator::{Phase, Replicator, Settings};
+use litekeep_replicate::restore::{Goal, Options, to_path};
+use litekeep_store::plan::Policy;
+use litekeep_store::{Store, Target};
+use rusqlite::Connection;
+
+struct Scene {
+    dir: tempfile::TempDir,
+    stores: Vec<Store>,
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Scene {
+    fn new(stores: usize) -> Scene {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |i| Store::open(&Target::Folder(dir.path().join(format!("bucket{i}")))).unwrap();
+        let stores = (0..stores).map(open).collect();
+        Scene { dir, stores }
+    }
+
+    fn database(&self) -> PathBuf {
+        self.dir.path().join("app.db")
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            path: self.database(),
+            meta_dir: MetaDir::default_path(&self.database()),
+            stores: self.stores.clone(),
+            upload_interval: Duration::from_millis(10),
+            policy: Policy::default(),
+            wal_limit: 64 << 20,
+            spool_limit: 1 << 30,
+            new_timeline: false,
+            newcomer_watch: Duration::from_millis(100),
+        }
+    }
+
+    fn app(&self, sql: &str) {
+        let app = Connection::open(self.database()).unwrap();
+        app.execute_batch(sql).unwrap();
+    }
+
+    /// Replicates until everything is safe, then stops.
+    async fn replicate(&self) {
+        let replicator = Replicator::start().unwrap();
+        replicator.add(self.settings()).unwrap();
+        let left = replicator.shut_down(PATIENCE).await;
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    /// What a restore from one of the stores holds: the result of a query.
+    async fn restored(&self, store: usize, query: &str) -> String {
+        let to = self.dir.path().join("restored.db");
+        let options = Options { force: true, ..Options::default() };
+        to_path(&self.stores[store], Goal::Latest, &to, &options, &()).await.unwrap();
+        query_of(&to, query)
+    }
+}
+
+fn query_of(path: &Path, query: &str) -> String {
+    Connection::open(path).unwrap().query_row(query, [], |r| r.get::<_, String>(0)).unwrap()
+}
+
+const ALL: &str = "SELECT coalesce(group_concat(x, ','), '') FROM (SELECT x FROM t ORDER BY rowid)";
+const SETUP: &str = "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES('a')";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_while_nobody_watches_are_found_when_the_wal_is_gone() {
+    let scene = Scene::new(1);
+    scene.app(SETUP);
+    scene.replicate().await;
+    assert_eq!(scene.restored(0, ALL).await, "a");
+    // The only connection closes: the WAL is copied into the database and deleted.
+    for round in 0..3 {
+        scene.app(&format!("INSERT INTO t VALUES('b{round}'); DELETE FROM t WHERE x = 'a'"));
+        scene.replicate().await;
+        assert_eq!(scene.restored(0, ALL).await, query_of(&scene.database(), ALL));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_called_safe_before_the_first_snapshot_is_there() {
+    let scene = Scene::new(1);
+    scene.app(SETUP);
+    let replicator = Replicator::start().unwrap();
+    replicator.add(scene.settings()).unwrap();
+    assert!(replicator.sync(PATIENCE).await.is_empty());
+    assert_eq!(scene.restored(0, ALL).await, "a");
+    assert!(replicator.shut_down(PATIENCE).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_destination_gets_everything_also_what_came_before_it() {
+    let mut scene = Scene::new(2);
+    let second = scene.stores.pop().unwrap();
+    scene.app(SETUP);
+    scene.replicate().await;
+    scene.stores.push(second);
+    scene.app("INSERT INTO t VALUES('b')");
+    scene.replicate().await;
+    for store in 0..2 {
+        assert_eq!(scene.restored(store, ALL).await, "a,b");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_meta_folder_costs_no_snapshot() {
+    let scene = Scene::new(1);
+    scene.app(SETUP);
+    scene.app("INSERT INTO t SELECT hex(randomblob(500)) FROM (WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<500) SELECT i FROM n)");
+    scene.replicate().await;
+    let before = scene.stores[0].list().await.unwrap().size();
+    std::fs::remove_dir_all(MetaDir::default_path(&scene.database())).unwrap();
+    scene.app("UPDATE t SET x = 'changed' WHERE rowid = 250");
+    scene.replicate().await;
+    assert_eq!(scene.restored(0, ALL).await, query_of(&scene.database(), ALL));
+    let added = scene.stores[0].list().await.unwrap().size() - before;
+    assert!(added * 10 < before, "{added} bytes were added to {before}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_database_is_refused_unless_a_new_timeline_is_asked_for() {
+    let scene = Scene::new(1);
+    scene.app(SETUP);
+    scene.app("INSERT INTO t SELECT hex(randomblob(500)) FROM (WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<500) SELECT i FROM n)");
+    scene.replicate().await;
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(scene.dir.path().join(format!("app.db{suffix}")));
+    }
+    std::fs::remove_dir_all(MetaDir::default_path(&scene.database())).unwrap();
+    scene.app("PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES('fresh')");
+    let replicator = Replicator::start().unwrap();
+    replicator.add(scene.settings()).unwrap();
+    let left = replicator.shut_down(Duration::from_secs(3)).await;
+    assert_eq!(left[0].phase, Phase::Refused, "{left:?}");
+    assert!(left[0].hint.as_deref().unwrap().contains("--new-timeline"));
+    let replicator = Replicator::start().unwrap();
+    replicator.add(Settings { new_timeline: true, ..scene.settings() }).unwrap();
+    assert!(replicator.shut_down(PATIENCE).await.is_empty());
+    assert_eq!(scene.restored(0, ALL).await, "fresh");
+}
