@@ -1,13 +1,16 @@
 //! The one home of rusqlite: how litekeep opens databases and what it asks SQLite to do.
 //!
 //! Promises:
-//! - A connection of ours never checkpoints by itself: not on commit, not on close.
-//! - Nothing here writes into the user's tables; the only write is the switch to WAL mode, on request.
+//! - An [`Observer`] never checkpoints by itself, not on commit and not on close, and writes into no table of the user's;
+//!   its only write is the switch to WAL mode, on request.
+//! - An [`Application`] is an ordinary connection, for databases that are litekeep's own.
 //!
 //! A crash leaves what any SQLite reader leaves: locks go with the process.
 
+mod application;
 mod observer;
 
+pub use application::{Application, Value};
 pub use observer::{Checkpoint, Observer, Snapshot};
 
 /// What went wrong in SQLite, by what the caller can do about it.
