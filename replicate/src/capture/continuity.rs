@@ -135,7 +135,7 @@ fn one_reset(
     };
     // The two runs stand in different slots of one file, so page numbers with slots describe both; the bytes of the
     // second alone would not.
-    out.bytes.clear();
+    out.drop_bytes();
     let fresh = std::mem::replace(&mut out.pages, old);
     out.pages.extend(fresh);
     out.commits += old_commits;

@@ -208,11 +208,11 @@ pub fn from_frames(of: FramesOf<'_>, frames: &Frames, stamp: Stamp, spool: &Spoo
             state.read(p, &mut page)?;
             draft.page(p, &page)?;
         }
-        if frames.bytes.is_empty() {
+        if frames.bytes().is_empty() {
             of.wal.page(page_size, frames.pages[nth].1, &mut page)?;
             draft.page(pgno, &page)?;
         } else {
-            draft.page(pgno, &frames.bytes[nth * frame_len + FrameHeader::LEN..(nth + 1) * frame_len])?;
+            draft.page(pgno, &frames.bytes()[nth * frame_len + FrameHeader::LEN..(nth + 1) * frame_len])?;
         }
     }
     for p in missing {

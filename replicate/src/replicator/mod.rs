@@ -92,6 +92,11 @@ struct Names {
 
 /// Between two rounds of events: a hot writer raises thousands a second, each of which would wake us.
 const EVENT_PAUSE: Duration = Duration::from_micros(300);
+/// The same after so many rounds without a quiet moment.
+const HOT_EVENT_PAUSE: Duration = Duration::from_millis(2);
+const HOT_ROUNDS: u32 = 30;
+/// No event for this long is a quiet moment.
+const QUIET: Duration = Duration::from_millis(5);
 /// How often compaction, retention and snapshots are considered.
 const MAINTENANCE_TICK: Duration = Duration::from_secs(10);
 
@@ -221,10 +226,15 @@ fn consider(shared: &Arc<Shared>, names: &Mutex<Names>, folder: &Folder, path: &
 }
 
 fn follow_events(shared: &Arc<Shared>, names: &Mutex<Names>) {
+    let mut rounds = 0;
     while !shared.stopping.load(SeqCst) {
-        match shared.watcher.wait(Some(Duration::from_secs(1))) {
-            Ok(true) => {}
-            Ok(false) => continue,
+        let wait = if rounds == 0 { Duration::from_secs(1) } else { QUIET };
+        match shared.watcher.wait(Some(wait)) {
+            Ok(true) => rounds += 1,
+            Ok(false) => {
+                rounds = 0;
+                continue;
+            }
             Err(e) => {
                 tracing::error!("waiting for file events failed: {e}");
                 std::thread::sleep(Duration::from_secs(1));
@@ -269,7 +279,7 @@ fn follow_events(shared: &Arc<Shared>, names: &Mutex<Names>) {
         if let Err(e) = drained {
             tracing::error!("reading file events failed: {e}");
         }
-        std::thread::sleep(EVENT_PAUSE);
+        std::thread::sleep(if rounds > HOT_ROUNDS { HOT_EVENT_PAUSE } else { EVENT_PAUSE });
     }
 }
 
