@@ -3,8 +3,10 @@
 //! Two replicators on one file, or two databases in one place of a store, destroy a backup; both are refused here
 //! already, by name. Links and mounts are seen only at run time, by the lock and the fencing of the store.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::diagnostic::Report;
 use crate::reader::lexical;
@@ -21,23 +23,42 @@ pub(crate) struct Placed {
 }
 
 pub(crate) fn check(databases: &[Placed], report: &mut Report<'_>) {
-    for (index, database) in databases.iter().enumerate() {
+    check_files(databases, report);
+    // Folders are few: each is held against all, which would be too much for thousands of files.
+    for (index, later) in databases.iter().enumerate() {
         for earlier in &databases[..index] {
-            check_sources(earlier, database, report);
+            if later.config.source.is_folder() || earlier.config.source.is_folder() {
+                check_sources(earlier, later, report);
+            }
         }
-        check_own_folder(database, report);
+        check_own_folder(later, report);
     }
     check_destinations(databases, report);
+}
+
+fn check_files(databases: &[Placed], report: &mut Report<'_>) {
+    let mut seen: HashMap<PathBuf, &Range<usize>> = HashMap::new();
+    for database in databases {
+        let Source::File(file) = &database.config.source else { continue };
+        match seen.entry(lexical(file)) {
+            Entry::Vacant(place) => {
+                place.insert(&database.source_span);
+            }
+            Entry::Occupied(first) => {
+                let line = report.line_of(first.get());
+                let message = format!(
+                    "`{}` is already a database, in line {line}: give one its own file",
+                    file.display()
+                );
+                report.error(&database.source_span, message);
+            }
+        }
+    }
 }
 
 fn check_sources(earlier: &Placed, later: &Placed, report: &mut Report<'_>) {
     let line = report.line_of(&earlier.source_span);
     match (&earlier.config.source, &later.config.source) {
-        (Source::File(a), Source::File(b)) if lexical(a) == lexical(b) => {
-            let message =
-                format!("`{}` is already a database, in line {line}: give one its own file", b.display());
-            report.error(&later.source_span, message);
-        }
         (Source::Folder { dir: a, pattern: p, .. }, Source::Folder { dir: b, pattern: q, .. })
             if lexical(a) == lexical(b) && p == q =>
         {
@@ -83,14 +104,14 @@ fn check_own_folder(database: &Placed, report: &mut Report<'_>) {
 }
 
 fn check_destinations(databases: &[Placed], report: &mut Report<'_>) {
-    let mut seen: Vec<(String, &Range<usize>)> = Vec::new();
+    let mut seen: HashMap<String, &Range<usize>> = HashMap::new();
     for database in databases {
         for (destination, span) in database.config.destinations.iter().zip(&database.destination_spans) {
             let identity = match &destination.url {
                 StoreUrl::File { path } => StoreUrl::File { path: lexical(path) }.identity(),
                 url => url.identity(),
             };
-            if let Some((_, first)) = seen.iter().find(|(present, _)| *present == identity) {
+            if let Some(first) = seen.get(&identity) {
                 let line = report.line_of(first);
                 let message = format!(
                     "`{}` is already a destination, in line {line}: each database needs a place of its own, for instance a path below it",
@@ -98,7 +119,7 @@ fn check_destinations(databases: &[Placed], report: &mut Report<'_>) {
                 );
                 report.error(span, message);
             }
-            seen.push((identity, span));
+            seen.entry(identity).or_insert(span);
         }
     }
 }

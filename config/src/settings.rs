@@ -159,6 +159,11 @@ pub enum Source {
 }
 
 impl Source {
+    /// Whether databases come and go in it.
+    pub fn is_folder(&self) -> bool {
+        matches!(self, Source::Folder { .. })
+    }
+
     /// Whether the file at `path` belongs to this source, judged by its name only.
     pub fn covers(&self, path: &Path) -> bool {
         match self {
