@@ -50,6 +50,11 @@ pub(crate) enum Command {
     Run(Run),
     /// Restore into a scratch folder and compare each page with the live database; exit code 1 when one differs
     Verify(Verify),
+    /// Make a bank in a temporary folder, lose it under load, bring it back, and check every account
+    Demo(Demo),
+    /// One writer of the demo
+    #[command(hide = true)]
+    DemoWriter(DemoWriter),
     /// Print the versions of litekeep and of its SQLite
     Version,
 }
@@ -196,6 +201,24 @@ pub(crate) struct Verify {
     /// Seconds to wait until the backup has the last commits
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) patience: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Demo {
+    /// Seconds of load before the database is deleted
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(crate) seconds: u64,
+    /// Leave the folder where it is, to look around in it
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DemoWriter {
+    /// The bank
+    pub(crate) database: PathBuf,
+    /// Which of the writers this is
+    pub(crate) writer: u32,
 }
 
 /// What SQLite checks.

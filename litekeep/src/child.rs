@@ -81,12 +81,23 @@ pub(crate) async fn wait(child: &mut Child, signals: &mut Signals) -> Result<u8>
             number = signals.next() => {
                 // The terminal sends Ctrl-C to the whole group, so the child has it already.
                 let from_terminal = matches!(number, libc::SIGINT | libc::SIGQUIT) && std::io::stdin().is_terminal();
-                if let Some(id) = child.id().filter(|_| !from_terminal) {
-                    // SAFETY: kill takes numbers only; the child is not reaped yet, so the number is still its own.
-                    unsafe { libc::kill(id.cast_signed(), number) };
+                if !from_terminal {
+                    send(child, number);
                 }
             }
         }
+    }
+}
+
+/// Asks a process to end.
+pub(crate) fn terminate(child: &Child) {
+    send(child, libc::SIGTERM);
+}
+
+fn send(child: &Child, signal: i32) {
+    if let Some(id) = child.id() {
+        // SAFETY: kill takes numbers only; the child is not reaped yet, so the number is still its own.
+        unsafe { libc::kill(id.cast_signed(), signal) };
     }
 }
 

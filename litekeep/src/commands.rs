@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 mod databases;
+mod demo;
 mod history;
 mod init;
 mod replicate;
@@ -34,6 +35,8 @@ pub(crate) async fn run(args: Args) -> Result<Outcome> {
         Command::Replicate(args) => replicate::run(&args, format).await,
         Command::Run(args) => run::run(&args, format).await,
         Command::Verify(args) => verify::run(&args, format).await,
+        Command::Demo(args) => demo::run(&args, format).await,
+        Command::DemoWriter(args) => demo::write(&args),
         Command::Version => version::run(format),
     }
 }

@@ -3,6 +3,7 @@
 //! stdout is data, stderr is everything else. Exit codes: 0 done; 1 the answer is no; 2 error; a child's own code passes
 //! through.
 
+mod allocator;
 mod args;
 mod child;
 mod commands;
@@ -12,13 +13,22 @@ mod proof;
 mod replication;
 mod report;
 mod restore_points;
+mod scratch;
 mod settings;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use report::Outcome;
 
+/// Threads of the runtime: what they do is to wait for stores and to hand blocking work to other threads.
+const WORKERS: usize = 2;
+/// Threads for blocking work. Each keeps its buffers while it lives, so there are few, and idle ones end soon.
+const BLOCKING: usize = 16;
+const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(3);
+
 fn main() -> ExitCode {
+    allocator::stay_small();
     let argv: Vec<_> = std::env::args_os().collect();
     let format = args::format_of(&argv);
     let args = match args::parse(argv) {
@@ -26,7 +36,13 @@ fn main() -> ExitCode {
         Err(args::Rejected::Clap(error)) => return report::usage(&error, format),
         Err(args::Rejected::Flag(error)) => return report::error(&error.into(), format),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING)
+        .thread_keep_alive(BLOCKING_KEEP_ALIVE)
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return report::error(&anyhow::Error::new(error).context("start its threads"), format),
     };

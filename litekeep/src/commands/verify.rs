@@ -16,6 +16,7 @@ use crate::args;
 use crate::proof::{self, Proof};
 use crate::report::progress::Shown;
 use crate::report::{self, Failure, Format, Outcome, text};
+use crate::scratch::Scratch;
 use crate::settings::{Database, Stores, database};
 
 #[derive(Serialize)]
@@ -47,32 +48,6 @@ impl Verification {
         }
         let reason = reason.as_deref().unwrap_or_default();
         format!("NOT PROVEN: {of}, transaction {txid}: {reason}\n")
-    }
-}
-
-/// A folder that goes away with its owner.
-struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    /// Makes a folder beside the database, where there is as much space as it needs, or where the user says.
-    fn new(parent: &Path) -> Result<Scratch, Failure> {
-        let path = parent.join(format!(".litekeep-verify-{:016x}", litekeep_env::random_u64()));
-        let made = std::fs::create_dir(&path);
-        made.map_err(|error| {
-            Failure::io(format!("make the folder `{}`", path.display()), &error)
-                .hint("name a writable folder with --scratch")
-        })?;
-        Ok(Scratch { path })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.path) {
-            tracing::warn!("could not remove `{}`: {error}", self.path.display());
-        }
     }
 }
 
@@ -111,12 +86,14 @@ async fn one(
         return Err(failure.hint("without the database there is nothing to compare with: restore it").into());
     }
     let beside = database.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let scratch = Scratch::new(args.scratch.as_deref().or(beside).unwrap_or(Path::new(".")))?;
+    let parent = args.scratch.as_deref().or(beside).unwrap_or(Path::new("."));
+    let scratch = Scratch::new(parent, ".litekeep-verify-")
+        .map_err(|failure| failure.hint("name a writable folder with --scratch"))?;
     let clock = SystemClock;
     let begin = clock.boottime();
     let shown = Shown::new(format);
     let patience = Duration::from_secs(args.patience);
-    let found = verify::verify(&database.path, store, &scratch.path, patience, &shown).await;
+    let found = verify::verify(&database.path, store, scratch.path(), patience, &shown).await;
     shown.end();
     let found = found?;
     for damaged in &found.damaged {

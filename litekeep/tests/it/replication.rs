@@ -156,3 +156,38 @@ fn verify_proves_the_live_database_and_finds_a_page_that_differs() {
     let left = left.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("verify"));
     assert_eq!(left.count(), 0, "scratch folders are removed");
 }
+
+#[test]
+fn the_demo_brings_every_confirmed_commit_back() {
+    let place = Place::new();
+    let mut command = place.command(&["demo", "--seconds", "1", "--json"]);
+    let output = command.env("TMPDIR", place.path(".")).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}\n{stderr}", output.status));
+    assert!(output.status.success() && found["ok"] == true, "{found:#}");
+    assert!(stderr.is_empty(), "{stderr}");
+    let number =
+        |part: &str, key: &str| found[part][key].as_f64().unwrap_or_else(|| panic!("{key}: {found:#}"));
+    for (part, keys) in [
+        (
+            "load",
+            &["commits", "commits_per_second", "uploads", "uploaded_bytes", "lag_p50_ms", "lag_p99_ms"][..],
+        ),
+        ("after_loss", &["restore_seconds", "database_bytes"][..]),
+        ("before_delete", &["deleted_accounts", "restore_seconds"][..]),
+    ] {
+        for key in keys {
+            assert!(number(part, key) > 0.0, "{key}: {found:#}");
+        }
+    }
+    assert_eq!(number("after_loss", "confirmed_but_missing"), 0.0, "{found:#}");
+    assert_eq!(number("before_delete", "missing_commits"), 0.0, "{found:#}");
+    // Accounts, one row for each writer, and a line in the ledger for each commit that was not lost; a writer that was
+    // killed between its last commit and the acknowledgement adds one.
+    let kept = number("load", "commits") - number("after_loss", "lost_commits");
+    let (accounts, writers) = (found["accounts"].as_f64().unwrap(), found["writers"].as_f64().unwrap());
+    let more = number("after_loss", "rows_checked") - accounts - writers - kept;
+    assert!((0.0..=writers).contains(&more), "{more}: {found:#}");
+    assert_eq!(std::fs::read_dir(place.path(".")).unwrap().count(), 0, "the temporary folder is gone");
+}
