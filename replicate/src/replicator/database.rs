@@ -15,6 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
+/// Looks at frames that are there but not counted: the last minute of them is a second apart. Whatever is not a commit
+/// by then is what a rollback left behind.
+const MOST_LOOKS_BEYOND: u32 = 16 + 60;
 /// How often the queue is looked at that has to drain.
 const DRAIN_TICK: Duration = Duration::from_millis(200);
 /// When only a person can help, the situation is looked at again after this.
@@ -64,6 +67,8 @@ pub(crate) struct Database {
     dirty: AtomicBool,
     /// A task is at work.
     awake: AtomicBool,
+    /// Another writer owns the log. Final: whoever was overtaken must not take over again by itself.
+    fenced: AtomicBool,
     /// The file is not there: events of the file itself matter then.
     waiting: AtomicBool,
     bell: Notify,
@@ -96,6 +101,7 @@ impl Database {
             status: Mutex::new(status),
             dirty: AtomicBool::new(false),
             awake: AtomicBool::new(false),
+            fenced: AtomicBool::new(false),
             waiting: AtomicBool::new(true),
             bell: Notify::new(),
             progress: Notify::new(),
@@ -167,24 +173,28 @@ impl Database {
     async fn run(self: Arc<Self>) {
         let mut failures = 0u32;
         let mut active = false;
-        let mut beyond = Duration::ZERO;
+        let (mut beyond, mut looks_beyond) = (Duration::ZERO, 0u32);
         loop {
+            if self.fenced.load(SeqCst) {
+                break;
+            }
             let begun = Instant::now();
             self.dirty.store(false, SeqCst);
             let linger = match self.clone().step().await {
                 Ok(Step::Absent) => Duration::ZERO,
-                Ok(Step::Quiet { more_coming: true }) => {
+                Ok(Step::Quiet { more_coming: true }) if looks_beyond < MOST_LOOKS_BEYOND => {
+                    looks_beyond += 1;
                     beyond = (beyond * 2).clamp(Duration::from_micros(20), Duration::from_secs(1));
                     beyond
                 }
-                Ok(Step::Quiet { more_coming: false }) => {
+                Ok(Step::Quiet { .. }) => {
                     (failures, beyond) = (0, Duration::ZERO);
                     // After a start, thousands at once have nothing to linger for.
                     if active { LINGER } else { Duration::ZERO }
                 }
                 Ok(Step::Captured { active: now }) => {
                     active |= now;
-                    (failures, beyond) = (0, Duration::ZERO);
+                    (failures, beyond, looks_beyond) = (0, Duration::ZERO, 0);
                     self.wait_until_due(begun, begun.elapsed()).await;
                     self.dirty.store(true, SeqCst);
                     Duration::ZERO
@@ -574,6 +584,10 @@ impl Database {
             self.progress.notify_waiters();
         }
         self.progress.notify_waiters();
+        if !self.awake.load(SeqCst) {
+            // It went to rest before this was confirmed, and kept its local state open for it.
+            self.wake();
+        }
     }
 
     async fn ship_one(
@@ -637,6 +651,7 @@ impl Database {
 
     /// Another writer owns the log: stop, and keep what it does not have.
     fn fenced(self: &Arc<Self>, e: &Error) {
+        self.fenced.store(true, SeqCst);
         self.failed(e, 0);
         let mut work = self.work();
         work.capture = None;

@@ -36,7 +36,8 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
     let head = list(db).await?;
     let known = local.state();
     let Some((head, nth)) = head else {
-        return first_snapshot(db, &local, capture).await;
+        let txid = known.map_or(Txid::FIRST, |s| s.txid.next());
+        return first_snapshot(db, &local, capture, txid).await;
     };
     let (store, log) = {
         let destinations = db.destinations();
@@ -56,6 +57,14 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
     let ours = known.is_some_and(|s| s.txid == head || newest.is_some_and(|h| h.node == s.writer));
     if !ours {
         watch_for_another(db, &store, &log, head).await?;
+    }
+    let page_size = newest.map(|h| h.page_size).or(known.map(|s| s.page_size));
+    if page_size.is_some_and(|size| size != capture.page_size()) && (known.is_some() || db.settings.new_timeline) {
+        tracing::warn!(
+            path = %db.settings.path.display(),
+            "the pages of the database have another size than before; the log goes on with a new snapshot"
+        );
+        return first_snapshot(db, &local, capture, head.next()).await;
     }
     let from = known.and_then(|s| trusted_sums(&s, head));
     apply_sums(&store, &log, &local, from, head).await?;
@@ -120,9 +129,13 @@ async fn attach(db: &Arc<Database>) -> Result<Capture, Error> {
     let path = db.settings.path.clone();
     let (capture, found) = db.run_blocking(move || Capture::attach(&path)).await?;
     if !capture.files().claim()? {
+        // Asking opens and closes the file, which would drop the locks of a capture.
+        drop(capture);
+        let pid = MetaDir::claimed_by(&db.settings.meta_dir, &db.settings.path);
+        let who = pid.map_or(String::new(), |pid| format!(" (process {pid})"));
         return Err(Error::with_hint(
             Kind::Invalid,
-            format!("another litekeep already replicates `{}`", db.settings.path.display()),
+            format!("another litekeep{who} already replicates `{}`", db.settings.path.display()),
             "stop that process first; `litekeep status` shows it",
         ));
     }
@@ -139,16 +152,20 @@ fn trusted_sums(state: &State, head: Txid) -> Option<Txid> {
 }
 
 /// Copies the whole database into an empty log.
-async fn first_snapshot(db: &Arc<Database>, local: &Arc<Local>, capture: Capture) -> Result<(), Error> {
+async fn first_snapshot(
+    db: &Arc<Database>,
+    local: &Arc<Local>,
+    capture: Capture,
+    txid: Txid,
+) -> Result<(), Error> {
     db.phase(Phase::Snapshot);
     {
         let mut work = db.work();
         work.capture = Some(capture);
         // A log that vanished from the store does not make its transactions free again.
-        work.last = local.state().map(|s| s.txid);
+        work.last = txid.prev();
     }
     let stores: Vec<Store> = db.destinations().iter().map(|d| d.store.clone()).collect();
-    let txid = local.state().map_or(Txid::FIRST, |s| s.txid.next());
     let stamp = Stamp { txid, writer: local.writer, timestamp_ms: db.shared.clock.unix_ms() };
     let name = FileName { min: Txid::FIRST, max: txid };
     let expected = std::fs::metadata(&db.settings.path).map_or(0, |m| m.len());
@@ -230,6 +247,8 @@ fn save_state(
         captured_ms: header.timestamp_ms,
     };
     file.save(&new)?;
+    // Once a start: whose log it is must be known after a power cut too.
+    file.sync()?;
     *state = Some(new);
     Ok(())
 }
