@@ -175,7 +175,7 @@ impl Database {
         let mut active = false;
         let (mut beyond, mut looks_beyond) = (Duration::ZERO, 0u32);
         loop {
-            if self.fenced.load(SeqCst) {
+            if self.fenced.load(SeqCst) || self.shared.stopping.load(SeqCst) {
                 break;
             }
             let begun = Instant::now();
