@@ -4,14 +4,14 @@
 //! and is never replaced by an empty one; the end waits for the confirmation of the last commits and says what is not
 //! safe.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use litekeep_config::{DatabaseConfig, Source};
 use litekeep_env::{Clock, SystemClock};
-use litekeep_replicate::replicator::{Phase, Replicator, Settings, Status};
+use litekeep_replicate::replicator::{Choose, Phase, Replicator, Settings, Status};
 use litekeep_replicate::restore::{self, Goal};
 use litekeep_store::Store;
 use litekeep_store::plan::Policy;
@@ -21,8 +21,6 @@ use crate::settings::{Database, Stores, database};
 
 /// Between two looks at the replicator's status while something is waited for.
 const PAUSE: Duration = Duration::from_millis(5);
-/// How often folders are looked at for new databases: one `stat` for each.
-const SEARCH_EVERY: Duration = Duration::from_secs(1);
 /// Beyond twice the upload interval, how long a log that another wrote is watched before it is taken over.
 const NEWCOMER_WATCH: Duration = Duration::from_secs(3);
 /// A log is never watched longer than this.
@@ -41,7 +39,7 @@ pub(crate) struct Choices {
 /// Databases that are being replicated.
 pub(crate) struct Replication {
     replicator: Replicator,
-    stores: Stores,
+    stores: Arc<Stores>,
     choices: Choices,
     shutdown_timeout: Duration,
 }
@@ -56,7 +54,7 @@ impl Replication {
         let timeouts = databases.iter().map(|database| database.config.shutdown_timeout);
         let replication = Replication {
             replicator: Replicator::start()?,
-            stores: Stores::default(),
+            stores: Arc::default(),
             choices,
             shutdown_timeout: timeouts.max().unwrap_or(Duration::from_secs(30)),
         };
@@ -123,27 +121,43 @@ impl Replication {
         }
     }
 
-    /// Takes up databases that appear in watched folders. Does not return.
-    pub(crate) async fn follow_folders(&self, configs: &[DatabaseConfig]) {
-        let mut folders: Vec<Folder> = configs.iter().filter_map(Folder::of).collect();
-        if folders.is_empty() {
-            return std::future::pending().await;
-        }
-        // An idle process has no timer unless a folder is watched.
-        loop {
-            tokio::time::sleep(SEARCH_EVERY).await;
-            for folder in &mut folders {
-                for database in folder.fresh() {
-                    if self.replicator.has(&database.path) {
-                        continue;
-                    }
-                    match self.add(&database).await {
-                        Ok(()) => tracing::info!(path = %database.path.display(), "new database"),
-                        Err(error) => tracing::error!("could not take up a new database: {error:#}"),
-                    }
-                }
+    /// Takes up databases that appear in watched folders, from now on.
+    ///
+    /// # Errors
+    /// When a folder cannot be watched.
+    pub(crate) fn follow_folders(&self, configs: &[DatabaseConfig]) -> Result<()> {
+        for config in configs {
+            if let Source::Folder { dir, recursive, watch: true, .. } = &config.source {
+                let doing = || format!("watch `{}` for databases", dir.display());
+                // As the replicator spells it.
+                let canonical = dir.canonicalize().map_err(|error| Failure::io(doing(), &error))?;
+                let choose = self.choose(config.clone(), canonical);
+                self.replicator.add_folder(dir, *recursive, choose).with_context(doing)?;
             }
         }
+        Ok(())
+    }
+
+    /// How a file that appears in a folder is replicated.
+    fn choose(&self, config: DatabaseConfig, dir: PathBuf) -> Choose {
+        let (stores, new_timeline) = (self.stores.clone(), self.choices.new_timeline);
+        let choose = move |path: &Path| -> Result<Option<Settings>> {
+            let Some(database) = database::appeared(&config, &dir, path)? else { return Ok(None) };
+            let opened: Result<Vec<Store>> = database.destinations.iter().map(|d| stores.open(d)).collect();
+            Ok(Some(settings(&database, opened?, new_timeline)))
+        };
+        Box::new(move |path| match choose(path) {
+            Ok(chosen) => {
+                if chosen.is_some() {
+                    tracing::info!(path = %path.display(), "new database");
+                }
+                chosen
+            }
+            Err(error) => {
+                tracing::error!(path = %path.display(), "could not take up a new database: {error:#}");
+                None
+            }
+        })
     }
 
     /// Ships what there is and waits for the confirmation.
@@ -151,23 +165,8 @@ impl Replication {
     /// # Errors
     /// When a destination did not confirm within the shutdown timeout; names what is not safe.
     pub(crate) async fn sync(&self) -> Result<()> {
-        let clock = SystemClock;
-        let deadline = clock.boottime() + self.shutdown_timeout;
-        loop {
-            let left = deadline.saturating_sub(clock.boottime());
-            let mut unconfirmed = self.replicator.sync(left).await;
-            // A database whose first copy is under way has nothing to wait for and is not safe either.
-            unconfirmed.extend(self.statuses().into_iter().filter(|status| !is_safe(status)));
-            if unconfirmed.is_empty() {
-                return Ok(());
-            }
-            if left.is_zero() || unconfirmed.iter().all(|s| matches!(s.phase, Phase::Refused | Phase::Fenced))
-            {
-                unconfirmed.dedup_by(|a, b| a.path == b.path);
-                return Err(not_confirmed(&unconfirmed, self.shutdown_timeout));
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
+        let timeout = self.until_seen().await;
+        judge(&self.replicator.sync(timeout).await, self.shutdown_timeout)
     }
 
     /// The same, and lets go of the databases.
@@ -175,27 +174,33 @@ impl Replication {
     /// # Errors
     /// As [`sync`](Self::sync).
     pub(crate) async fn shut_down(self) -> Result<()> {
-        let confirmed = self.sync().await;
-        // What came since is little, and what is not confirmed by now will not be.
-        let timeout = if confirmed.is_ok() { self.shutdown_timeout } else { Duration::ZERO };
+        let timeout = self.until_seen().await;
         let unconfirmed = self.replicator.shut_down(timeout).await;
-        confirmed?;
-        if unconfirmed.is_empty() { Ok(()) } else { Err(not_confirmed(&unconfirmed, self.shutdown_timeout)) }
+        judge(&unconfirmed, self.shutdown_timeout)
     }
+
+    /// Waits until no database is left that the replicator takes for absent because it has not looked yet. Returns what
+    /// is left of the shutdown timeout.
+    async fn until_seen(&self) -> Duration {
+        let clock = SystemClock;
+        let deadline = clock.boottime() + self.shutdown_timeout;
+        loop {
+            let left = deadline.saturating_sub(clock.boottime());
+            if left.is_zero() || !self.statuses().iter().any(is_unseen) {
+                return left;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+fn judge(unconfirmed: &[Status], timeout: Duration) -> Result<()> {
+    if unconfirmed.is_empty() { Ok(()) } else { Err(not_confirmed(unconfirmed, timeout)) }
 }
 
 /// There is a database that the replicator has not looked at yet.
 fn is_unseen(status: &Status) -> bool {
     status.phase == Phase::Waiting && status.path.metadata().is_ok_and(|metadata| metadata.len() > 0)
-}
-
-/// Whether a database that has nothing to ship is in its backup.
-fn is_safe(status: &Status) -> bool {
-    match status.phase {
-        Phase::Following => status.durable.is_some(),
-        Phase::Waiting => !is_unseen(status),
-        _ => false,
-    }
 }
 
 fn settings(database: &Database, stores: Vec<Store>, new_timeline: bool) -> Settings {
@@ -297,45 +302,4 @@ fn unconfirmed(status: &Status) -> String {
     let why: Vec<String> = status.message.clone().into_iter().chain(errors).collect();
     let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join("; ")) };
     format!("`{}`: {safe}{why}", status.path.display())
-}
-
-/// A folder of databases in which new ones appear.
-struct Folder {
-    config: DatabaseConfig,
-    /// Each folder with its modification time at the last search.
-    seen: Vec<(PathBuf, SystemTime)>,
-    /// Databases that were handed out.
-    known: HashSet<PathBuf>,
-    /// The last search met files that are not databases yet.
-    unfinished: bool,
-}
-
-impl Folder {
-    fn of(config: &DatabaseConfig) -> Option<Folder> {
-        let watched = matches!(config.source, Source::Folder { watch: true, .. });
-        let folder =
-            Folder { config: config.clone(), seen: Vec::new(), known: HashSet::new(), unfinished: true };
-        watched.then_some(folder)
-    }
-
-    /// Databases that were not there before.
-    fn fresh(&mut self) -> Vec<Database> {
-        let modified = |dir: &Path| dir.metadata().and_then(|metadata| metadata.modified()).ok();
-        let unchanged = self.seen.iter().all(|(dir, time)| modified(dir) == Some(*time));
-        if unchanged && !self.unfinished {
-            return Vec::new();
-        }
-        let found = match database::search_folder(&self.config) {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!("{error:#}");
-                return Vec::new();
-            }
-        };
-        self.unfinished = found.unfinished;
-        self.seen = found.folders;
-        self.known.retain(|path| found.databases.iter().any(|database| database.path == *path));
-        let fresh = found.databases.into_iter().filter(|database| self.known.insert(database.path.clone()));
-        fresh.collect()
-    }
 }

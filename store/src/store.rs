@@ -61,6 +61,8 @@ pub enum Put {
 pub struct Store {
     pub(crate) client: Arc<Client>,
     pub(crate) prefix: Key,
+    /// Somebody said that the store's conditional writes are not to be relied on.
+    assumed_unfenced: bool,
 }
 
 pub(crate) struct Client {
@@ -111,7 +113,7 @@ impl Store {
             counters: Counters::default(),
             conditional: OnceCell::new(),
         };
-        Ok(Store { client: Arc::new(client), prefix })
+        Ok(Store { client: Arc::new(client), prefix, assumed_unfenced: false })
     }
 
     /// The log below a further prefix, through the same client.
@@ -123,7 +125,15 @@ impl Store {
         for part in parse_prefix(relative)?.as_ref().split('/').filter(|part| !part.is_empty()) {
             prefix = child(&prefix, part);
         }
-        Ok(Store { client: self.client.clone(), prefix })
+        Ok(Store { prefix, ..self.clone() })
+    }
+
+    /// The same log, whose puts of whole objects ask for no condition and look first instead, as on a store that knows
+    /// none: [`probe`](Self::probe) says [`Conditional::Ignored`] without asking. For stores that answer conditional
+    /// writes wrongly. The completion of a multipart upload keeps its condition, which such stores mostly ignore.
+    #[must_use]
+    pub fn assume_unfenced(self) -> Store {
+        Store { assumed_unfenced: true, ..self }
     }
 
     /// How messages name this place.
@@ -258,6 +268,9 @@ impl Store {
         parts: Vec<Bytes>,
         timestamp_ms: Option<i64>,
     ) -> Result<Put> {
+        if self.assumed_unfenced {
+            return self.create_unfenced(key, parts, timestamp_ms).await;
+        }
         let error = match self.put_object(key, parts.clone(), timestamp_ms, PutMode::Create).await {
             Ok(()) => return Ok(Put::Written),
             Err(e) => e,
@@ -520,6 +533,9 @@ impl Store {
     /// Whether the store honours put-if-absent. Asks once per client, with one or two puts under `litekeep/`; a folder
     /// needs no asking.
     pub async fn probe(&self) -> Result<Conditional> {
+        if self.assumed_unfenced {
+            return Ok(Conditional::Ignored);
+        }
         if self.client.folder.is_some() {
             return Ok(Conditional::Honoured);
         }
@@ -610,5 +626,22 @@ mod tests {
         let ltx = Store::from_object_store(memory(), "", Layout::Ltx).unwrap().join("a/b").unwrap();
         assert_eq!(ltx.key(0, name).as_ref(), "a/b/ltx/0/0000000000000001-000000000000002a.ltx");
         assert!(ltx.join("a/../b").is_err());
+    }
+    #[tokio::test]
+    async fn a_store_that_is_assumed_unfenced_looks_before_it_puts() {
+        let memory = Arc::new(object_store::memory::InMemory::new());
+        let store = Store::from_object_store(memory, "", Layout::Flat).unwrap();
+        let unfenced = store.clone().assume_unfenced().join("app").unwrap();
+        let counts = || store.counters().read();
+        assert_eq!(unfenced.probe().await.unwrap(), Conditional::Ignored);
+        assert_eq!((counts().put, counts().get), (0, 0));
+        let name = "0000000000000001-0000000000000001.ltx".parse().unwrap();
+        let body = Bytes::from_static(b"one");
+        assert_eq!(unfenced.put(0, name, body.clone(), 1).await.unwrap(), Put::Written);
+        assert_eq!((counts().put, counts().get), (1, 1));
+        assert_eq!(unfenced.put(0, name, body, 1).await.unwrap(), Put::AlreadyThere);
+        assert_eq!((counts().put, counts().get), (1, 2));
+        assert!(unfenced.put(0, name, Bytes::from_static(b"two"), 1).await.is_err());
+        assert_eq!(counts().put, 1);
     }
 }

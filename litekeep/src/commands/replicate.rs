@@ -115,23 +115,17 @@ impl Run {
             }
             return replication.sync().await.map(|()| Outcome::Done);
         }
-        let folders = replication.follow_folders(&self.scope.folders);
-        let end = async {
-            let Some(command) = &self.command else {
-                signals.end().await;
-                return Ok(Outcome::Done);
-            };
-            tokio::select! {
-                settled = replication.settled() => settled?,
-                () = signals.end() => return Ok(Outcome::Done),
-            }
-            let mut child = child::start(command)?;
-            child::wait(&mut child, signals).await.map(Outcome::Child)
+        replication.follow_folders(&self.scope.folders)?;
+        let Some(command) = &self.command else {
+            signals.end().await;
+            return Ok(Outcome::Done);
         };
         tokio::select! {
-            outcome = end => outcome,
-            () = folders => unreachable!("folders are followed for ever"),
+            settled = replication.settled() => settled?,
+            () = signals.end() => return Ok(Outcome::Done),
         }
+        let mut child = child::start(command)?;
+        child::wait(&mut child, signals).await.map(Outcome::Child)
     }
 }
 

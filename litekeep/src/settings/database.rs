@@ -1,7 +1,7 @@
 //! The databases of a configuration, one by one.
 
+use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
-use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use litekeep_config::{DatabaseConfig, Destination, Pattern, Source};
@@ -98,50 +98,27 @@ pub(crate) fn all(settings: &Settings) -> Result<Vec<Database>> {
     for config in &settings.config.databases {
         match &config.source {
             Source::File(path) => databases.push(Database::of_file(config, path)),
-            Source::Folder { .. } => databases.extend(search_folder(config)?.databases),
+            Source::Folder { .. } => databases.extend(search_folder(config)?),
         }
     }
     Ok(databases)
-}
-
-/// What is in a folder of databases.
-#[derive(Debug, Default)]
-pub(crate) struct Found {
-    pub(crate) databases: Vec<Database>,
-    /// The folders that were searched, with their modification times before.
-    pub(crate) folders: Vec<(PathBuf, SystemTime)>,
-    /// Some files have the right name and are no databases, or not yet.
-    pub(crate) unfinished: bool,
 }
 
 /// Searches the folder that a `[[database]]` names; nothing for one that names a file.
 ///
 /// # Errors
 /// When a folder cannot be read.
-pub(crate) fn search_folder(config: &DatabaseConfig) -> Result<Found> {
-    let mut found = Found::default();
-    if let Source::Folder { dir, pattern, recursive, .. } = &config.source {
-        let mut paths = Vec::new();
-        search(dir, pattern, *recursive, &mut paths, &mut found)?;
-        paths.sort();
-        for path in paths {
-            found.databases.push(Database::in_folder(config, dir, &path)?);
-        }
-    }
-    Ok(found)
+fn search_folder(config: &DatabaseConfig) -> Result<Vec<Database>> {
+    let Source::Folder { dir, pattern, recursive, .. } = &config.source else { return Ok(Vec::new()) };
+    let mut paths = Vec::new();
+    search(dir, pattern, *recursive, &mut paths)?;
+    paths.sort();
+    paths.iter().map(|path| Database::in_folder(config, dir, path)).collect()
 }
 
-fn search(
-    dir: &Path,
-    pattern: &Pattern,
-    recursive: bool,
-    paths: &mut Vec<PathBuf>,
-    found: &mut Found,
-) -> Result<(), Failure> {
+fn search(dir: &Path, pattern: &Pattern, recursive: bool, paths: &mut Vec<PathBuf>) -> Result<(), Failure> {
     let failed =
         |error: std::io::Error| Failure::io(format!("search `{}` for databases", dir.display()), &error);
-    let modified = dir.metadata().and_then(|metadata| metadata.modified()).map_err(failed)?;
-    found.folders.push((dir.to_owned(), modified));
     for entry in std::fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let path = entry.path();
@@ -149,19 +126,40 @@ fn search(
         let kind = entry.file_type().map_err(failed)?;
         let name = entry.file_name();
         if kind.is_dir() {
-            // Our own state and restores have no databases of the user's.
-            if recursive && !name.to_string_lossy().ends_with("-litekeep") {
-                search(&path, pattern, recursive, paths, found)?;
+            if recursive && !is_own(&name) {
+                search(&path, pattern, recursive, paths)?;
             }
-        } else if name.to_str().is_some_and(|name| pattern.matches(name)) {
-            if is_database(&path) {
-                paths.push(path);
-            } else {
-                found.unfinished = true;
-            }
+        } else if name.to_str().is_some_and(|name| pattern.matches(name)) && is_database(&path) {
+            paths.push(path);
         }
     }
     Ok(())
+}
+
+/// Our own state and restores have no databases of the user's.
+fn is_own(folder: &OsStr) -> bool {
+    folder.to_string_lossy().ends_with("-litekeep")
+}
+
+/// A file that has appeared in a folder of databases, if it is one, or is empty and may become one. `dir` is the
+/// configuration's folder as the file's path spells it.
+///
+/// # Errors
+/// When its name cannot be one in the store.
+pub(crate) fn appeared(config: &DatabaseConfig, dir: &Path, path: &Path) -> Result<Option<Database>> {
+    let Source::Folder { pattern, recursive, watch, .. } = &config.source else { return Ok(None) };
+    let source = Source::Folder {
+        dir: dir.to_owned(),
+        pattern: pattern.clone(),
+        recursive: *recursive,
+        watch: *watch,
+    };
+    let empty = || path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0);
+    let is_own = path.parent().is_some_and(|parent| parent.iter().any(is_own));
+    if !source.covers(path) || is_own || !(empty() || is_database(path)) {
+        return Ok(None);
+    }
+    Database::in_folder(config, dir, path).map(Some)
 }
 
 fn is_database(path: &Path) -> bool {

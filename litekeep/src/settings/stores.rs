@@ -5,7 +5,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
-use litekeep_config::{AzureUrl, Credentials, Destination, GcsUrl, S3Url, StoreUrl};
+use litekeep_config::{AzureUrl, ConditionalWrites, Credentials, Destination, GcsUrl, S3Url, StoreUrl};
 use litekeep_store::{Azure, Counts, Gcs, S3, Secret, Store, Target};
 
 use crate::report::Failure;
@@ -36,7 +36,11 @@ impl Stores {
                 store
             }
         };
-        store.join(&path).with_context(action)
+        let store = store.join(&path).with_context(action)?;
+        Ok(match destination.conditional_writes {
+            ConditionalWrites::Auto => store,
+            ConditionalWrites::Off => store.assume_unfenced(),
+        })
     }
 
     /// What all of them were asked, with their names.
@@ -215,5 +219,13 @@ mod tests {
         assert_eq!(stores.roots.lock().unwrap().len(), 1);
         open("s3://other/a?region=eu");
         assert_eq!(stores.roots.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn conditional_writes_can_be_switched_off() {
+        let mut destination = Destination::parse("s3://bucket/a?region=eu", &|_| None).unwrap();
+        destination.conditional_writes = ConditionalWrites::Off;
+        let store = Stores::default().open(&destination).unwrap();
+        assert_eq!(store.probe().await.unwrap(), litekeep_store::Conditional::Ignored, "without asking");
     }
 }

@@ -131,6 +131,34 @@ fn databases_that_appear_in_a_watched_folder_are_taken_up() {
 }
 
 #[test]
+fn status_says_what_the_replicator_says_is_wrong() {
+    let place = Place::new();
+    place.database("app.db", 300);
+    place.run(&["init", "app.db"]).succeeded();
+    place.run(&["replicate", "-once"]).succeeded();
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(place.path(&format!("app.db{suffix}")));
+    }
+    std::fs::remove_dir_all(place.path(".app.db-litekeep")).unwrap();
+    place.database("app.db", 200);
+
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    let refused = || {
+        let status = place.run(&["status"]);
+        Ok(status.code == 1 && status.stdout.contains("! refused at 20"))
+    };
+    if let Err(error) = eventually("the status says why", SOON, refused) {
+        panic!("{error}\n{}{}", place.run(&["status"]).stdout, replicator.output());
+    }
+    let status = place.run(&["status"]).stdout;
+    assert!(
+        status.contains("it seems to be another database") && status.contains("--new-timeline"),
+        "{status}"
+    );
+    replicator.kill().unwrap();
+}
+
+#[test]
 fn verify_proves_the_live_database_and_finds_a_page_that_differs() {
     let place = Place::new();
     place.database("app.db", 30);

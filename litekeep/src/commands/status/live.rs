@@ -8,7 +8,7 @@ use std::time::Duration;
 use litekeep_env::Clock;
 use litekeep_format::{WalHeader, WalIndexHeader, frame_size};
 use litekeep_ltx::Txid;
-use litekeep_replicate::local::{MetaDir, State, StateFile};
+use litekeep_replicate::local::{MetaDir, State, StateFile, Trouble};
 use serde::Serialize;
 
 use crate::report::text;
@@ -31,6 +31,9 @@ pub(super) struct Live {
     lag_seconds_at_most: Option<f64>,
     #[serde(skip)]
     stuck: bool,
+    /// What the replicator says is wrong.
+    #[serde(skip)]
+    trouble: Option<Trouble>,
     #[serde(skip)]
     at_ms: i64,
 }
@@ -71,6 +74,7 @@ struct Look {
     replicator_pid: Option<u32>,
     state: Option<State>,
     pending_frames: Option<u64>,
+    trouble: Option<Trouble>,
     at_ms: i64,
 }
 
@@ -99,7 +103,7 @@ impl Watch {
 
     pub(super) fn end(self, upload_interval: Duration) -> Live {
         let behind = self.is_behind();
-        let Look { size_bytes, wal_bytes, replicator_pid, state, pending_frames, at_ms } = self.last;
+        let Look { size_bytes, wal_bytes, replicator_pid, state, pending_frames, trouble, at_ms } = self.last;
         let since_ms = state.map(|state| (at_ms - state.confirmed_ms).max(0));
         let allowed_ms = 2 * i64::try_from(upload_interval.as_millis()).unwrap_or(i64::MAX / 4) + GRACE_MS;
         Live {
@@ -115,6 +119,7 @@ impl Watch {
                 _ => None,
             },
             at_ms,
+            trouble,
             stuck: behind && since_ms.is_none_or(|since_ms| since_ms > allowed_ms),
         }
     }
@@ -138,6 +143,7 @@ impl Look {
             pending_frames: pending.frames(replicator_pid.is_some(), modified_ms),
             replicator_pid,
             state,
+            trouble: Trouble::read(&database.meta_dir),
             at_ms: clock.unix_ms(),
         }
     }
@@ -218,10 +224,13 @@ impl Live {
         }
         if self.replicator_pid.is_none() {
             red.push("no replicator is running: start `litekeep replicate`".to_owned());
-        } else if self.confirmed.is_none() {
+        } else if self.confirmed.is_none() && self.trouble.is_none() {
             red.push("the replicator has not had anything confirmed yet".to_owned());
         }
-        if self.stuck {
+        if let Some(Trouble { phase, message, hint, at_ms }) = &self.trouble {
+            let hint = hint.as_ref().map_or(String::new(), |hint| format!("; {hint}"));
+            red.push(format!("{phase} at {}: {message}{hint}", text::rfc3339(*at_ms)));
+        } else if self.stuck {
             red.push("commits are waiting and the replicator does not move: look at its log".to_owned());
         }
         red
