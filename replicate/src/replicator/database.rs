@@ -38,7 +38,7 @@ const EARLY_BYTES: u64 = 16 << 20;
 
 /// State beside the database.
 pub(crate) struct Local {
-    pub(crate) _meta: MetaDir,
+    pub(crate) meta: MetaDir,
     pub(crate) writer: WriterId,
     pub(crate) sums: PageSums,
     pub(crate) spool: Spool,
@@ -702,12 +702,16 @@ impl Database {
     }
 
     /// Waits until everything committed before the call is confirmed everywhere.
-    pub(crate) async fn sync(self: &Arc<Self>) {
+    /// `false`: a person has to decide first, so that waiting is of no use.
+    pub(crate) async fn sync(self: &Arc<Self>) -> bool {
         self.wake();
         loop {
             let notified = self.progress.notified();
             if self.is_synced().await {
-                return;
+                return true;
+            }
+            if matches!(lock(&self.status).phase, Phase::Fenced | Phase::Refused) {
+                return false;
             }
             let _ = tokio::time::timeout(Duration::from_millis(100), notified).await;
         }

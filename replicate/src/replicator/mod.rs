@@ -152,7 +152,7 @@ impl Replicator {
     pub async fn sync(&self, timeout: Duration) -> Vec<Status> {
         let all = lock(&self.databases).all.clone();
         let waits =
-            all.iter().map(|d| async move { (d, tokio::time::timeout(timeout, d.sync()).await.is_ok()) });
+            all.iter().map(|d| async move { (d, tokio::time::timeout(timeout, d.sync()).await == Ok(true)) });
         let done = futures::future::join_all(waits).await;
         done.into_iter().filter(|(_, ok)| !ok).map(|(d, _)| d.status()).collect()
     }

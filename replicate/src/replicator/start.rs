@@ -59,7 +59,9 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
         watch_for_another(db, &store, &log, head).await?;
     }
     let page_size = newest.map(|h| h.page_size).or(known.map(|s| s.page_size));
-    if page_size.is_some_and(|size| size != capture.page_size()) && (known.is_some() || db.settings.new_timeline) {
+    if page_size.is_some_and(|size| size != capture.page_size())
+        && (known.is_some() || db.settings.new_timeline)
+    {
         tracing::warn!(
             path = %db.settings.path.display(),
             "the pages of the database have another size than before; the log goes on with a new snapshot"
@@ -85,7 +87,7 @@ pub(super) async fn open_local(db: &Arc<Database>) -> Result<Arc<Local>, Error> 
             sums: PageSums::open(&meta.file("pages"))?,
             spool: Spool::new(&meta.file("spool")),
             state: Mutex::new((file, state)),
-            _meta: meta,
+            meta,
         }))
     };
     let local = db.run_blocking(open).await?;
@@ -193,8 +195,13 @@ async fn first_snapshot(
     }
     let (header, place) = state.ok_or_else(|| Error::new(Kind::Invalid, "a database needs a destination"))?;
     let now = db.shared.clock.unix_ms();
-    save_state(local, header.commit, &header, place, now)?;
+    let saved = save_state(local, header.commit, &header, place, now);
     let mut work = db.work();
+    if saved.is_err() {
+        // Without the state a capture would go on from a position that nobody knows.
+        work.capture = None;
+    }
+    saved?;
     work.last = Some(txid);
     work.must_put = true;
     drop(work);
@@ -247,8 +254,12 @@ fn save_state(
         captured_ms: header.timestamp_ms,
     };
     file.save(&new)?;
-    // Once a start: whose log it is must be known after a power cut too.
+    // Whose log it is must be known after a power cut too; later saves only move the position, which the log knows.
     file.sync()?;
+    let dir = std::path::absolute(local.meta.path()).map_err(Error::file("find", local.meta.path()))?;
+    for dir in dir.ancestors().take(2) {
+        disk::sync_dir(dir).map_err(Error::file("sync", dir))?;
+    }
     *state = Some(new);
     Ok(())
 }
