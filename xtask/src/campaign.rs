@@ -29,6 +29,18 @@ const CAMPAIGNS: &[Campaign] = &[
         package: "litekeep-testkit",
         test: "power_cut::sqlite_keeps_its_promises",
     },
+    Campaign {
+        name: "kills",
+        about: "kill -9 of litekeep, the bank or both: nothing confirmed is lost, in the end nothing at all",
+        package: "litekeep",
+        test: "kills::kill_nine_loses_nothing_that_was_confirmed",
+    },
+    Campaign {
+        name: "power-cuts",
+        about: "power cuts under bank and litekeep: what the store confirmed restores, and replication goes on",
+        package: "litekeep",
+        test: "power_cuts::the_backup_outlives_power_cuts",
+    },
 ];
 
 /// Prints the table.

@@ -2,8 +2,15 @@
 //! real databases and a real store; JSON is compared with the shapes in `docs/json-output.md`.
 
 mod command_line;
+mod interop;
+mod kills;
+mod lifecycle;
+mod outages;
+mod power_cuts;
 mod replication;
+mod scene;
 mod shapes;
+mod wrapped_restart;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

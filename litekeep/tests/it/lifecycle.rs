@@ -1,0 +1,225 @@
+//! Goal: whatever happens to the file, replication never stops silently: it goes on, or says why not. Method: the real
+//! binary while the database comes, goes, is replaced or changes its mode; every case ends with equal pages or with the
+//! message that a user needs.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use litekeep_testkit::bank::{self, Bank, Options};
+use litekeep_testkit::contents::differing_pages;
+use litekeep_testkit::process::eventually;
+use litekeep_testkit::{Digest, Process};
+use rusqlite::Connection;
+
+use crate::scene::{LONG, Scene, Store};
+
+/// Runs a bank until it has this many more operations.
+fn work(options: &Options, ops: u64) {
+    let mut bank = Bank::start(options).unwrap();
+    let begin = bank.acks().unwrap().highest();
+    bank.wait_for(begin + ops, LONG).unwrap();
+    bank.stop().unwrap();
+}
+
+fn remove(scene: &Scene, suffixes: &[&str]) {
+    for suffix in suffixes {
+        let _ = std::fs::remove_file(scene.place.path(&format!("app.db{suffix}")));
+    }
+}
+
+/// Waits until everything that is in the database now is in the backup.
+fn wait_until_restored(scene: &Scene, litekeep: &Process) {
+    let expected = Digest::of(&scene.db()).unwrap();
+    let same = || Ok(scene.restore(&[]).and_then(|path| Digest::of(&path)).is_ok_and(|d| d == expected));
+    if let Err(error) = eventually("the backup has everything", LONG, same) {
+        panic!("{error}\n{:?}\n{}", scene.restore(&[]), litekeep.output());
+    }
+}
+
+#[test]
+fn a_database_that_is_created_later() {
+    let scene = Scene::new(Store::Folder, "");
+    let litekeep = scene.replicate().unwrap();
+    eventually("litekeep waits", LONG, || Ok(scene.log().contains("replicating to"))).unwrap();
+    work(&scene.bank(), 100);
+    wait_until_restored(&scene, &litekeep);
+    scene.stop(litekeep).unwrap();
+    scene.prove_equal(None).unwrap();
+}
+
+#[test]
+fn a_database_that_is_deleted_and_made_again() {
+    let scene = Scene::new(Store::Folder, "");
+    let litekeep = scene.replicate().unwrap();
+    work(&scene.bank(), 100);
+    wait_until_restored(&scene, &litekeep);
+    let before = scene.last_txid().unwrap();
+    let old = scene.fresh();
+    std::fs::copy(scene.restore(&[]).unwrap(), &old).unwrap();
+
+    remove(&scene, &["", "-wal", "-shm", ".acks"]);
+    work(&Options { seed: 2, accounts: 77, ..scene.bank() }, 100);
+    wait_until_restored(&scene, &litekeep);
+    scene.stop(litekeep).unwrap();
+    assert_eq!(scene.prove_equal(None).unwrap().accounts, 77);
+    // The one that was deleted by mistake is still there.
+    let again = scene.restore(&["-txid", &before]).unwrap();
+    assert_eq!(Digest::of(&again).unwrap(), Digest::of(&old).unwrap());
+}
+
+/// The file is swapped under a running litekeep, for one of this page size.
+fn replaced(page_size: u32) -> (Scene, Process, String) {
+    let scene = Scene::new(Store::Folder, "");
+    let litekeep = scene.replicate().unwrap();
+    work(&scene.bank(), 100);
+    wait_until_restored(&scene, &litekeep);
+    let before = scene.last_txid().unwrap();
+    let other = Options { seed: 2, accounts: 77, page_size, ..Options::new(scene.place.path("other.db")) };
+    work(&other, 100);
+    // Without these SQLite itself would replay the old WAL into the new file.
+    remove(&scene, &["-wal", "-shm", ".acks"]);
+    std::fs::rename(&other.db, scene.db()).unwrap();
+    (scene, litekeep, before)
+}
+
+#[test]
+fn a_database_that_is_replaced_by_another_file() {
+    let (scene, litekeep, before) = replaced(4096);
+    wait_until_restored(&scene, &litekeep);
+    assert!(scene.log().contains("replaced by another file"), "{}", scene.log());
+    scene.stop(litekeep).unwrap();
+    assert_eq!(scene.prove_equal(None).unwrap().accounts, 77);
+    bank::check(&scene.restore(&["-txid", &before]).unwrap()).unwrap();
+}
+
+/// Pages of two sizes cannot be in one chain of changes: the new file begins a chain of its own.
+#[test]
+fn a_database_that_is_replaced_by_one_of_another_page_size() {
+    let (scene, litekeep, before) = replaced(1024);
+    wait_until_restored(&scene, &litekeep);
+    scene.stop(litekeep).unwrap();
+    assert_eq!(scene.prove_equal(None).unwrap().page_size, 1024);
+    bank::check(&scene.restore(&["-txid", &before]).unwrap()).unwrap();
+}
+
+#[test]
+fn a_database_does_not_leave_wal_mode_while_it_is_replicated() {
+    let scene = Scene::new(Store::Folder, "");
+    let litekeep = scene.replicate().unwrap();
+    work(&scene.bank(), 50);
+    wait_until_restored(&scene, &litekeep);
+    let app = Connection::open(scene.db()).unwrap();
+    app.busy_timeout(std::time::Duration::ZERO).unwrap();
+    let refused = app.query_row("PRAGMA journal_mode = delete", (), |row| row.get::<_, String>(0));
+    assert_eq!(refused.unwrap_err().sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy));
+    drop(app);
+    work(&scene.bank(), 50);
+    scene.stop(litekeep).unwrap();
+    scene.prove_equal(None).unwrap();
+}
+
+#[test]
+fn a_database_that_is_not_in_wal_mode_is_switched() {
+    let scene = Scene::new(Store::Folder, "");
+    work(&scene.bank(), 50);
+    let app = Connection::open(scene.db()).unwrap();
+    app.query_row("PRAGMA journal_mode = delete", (), |row| row.get::<_, String>(0)).unwrap();
+    drop(app);
+    let output = scene.command(&["replicate", "-once"]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.contains("was not in WAL mode"), "{stderr}");
+    scene.prove_equal(None).unwrap();
+    let mode: String =
+        Connection::open(scene.db()).unwrap().query_row("PRAGMA journal_mode", (), |row| row.get(0)).unwrap();
+    assert_eq!(mode, "wal");
+}
+
+/// While the application keeps it from being switched, litekeep is red and tries on.
+#[test]
+fn a_database_that_cannot_be_switched_yet_is_switched_later() {
+    let scene = Scene::new(Store::Folder, "");
+    work(&scene.bank(), 50);
+    let app = Connection::open(scene.db()).unwrap();
+    app.query_row("PRAGMA journal_mode = delete", (), |row| row.get::<_, String>(0)).unwrap();
+    app.execute_batch("BEGIN; SELECT count(*) FROM ledger").unwrap();
+    let litekeep = scene.replicate().unwrap();
+    eventually("litekeep says that it failed", LONG, || Ok(scene.log().contains("failing"))).unwrap();
+    app.execute_batch("COMMIT").unwrap();
+    drop(app);
+    wait_until_restored(&scene, &litekeep);
+    scene.stop(litekeep).unwrap();
+    scene.prove_equal(None).unwrap();
+}
+
+/// Byte for byte, in pieces: the files are too large for a comparison through SQLite.
+fn assert_same_bytes(a: &Path, b: &Path) {
+    let (mut a, mut b) = (File::open(a).unwrap(), File::open(b).unwrap());
+    assert_eq!(a.metadata().unwrap().len(), b.metadata().unwrap().len());
+    let (mut of_a, mut of_b) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    for at in 0.. {
+        let n = a.read(&mut of_a).unwrap();
+        b.read_exact(&mut of_b[..n]).unwrap();
+        if n == 0 {
+            break;
+        }
+        assert!(of_a[..n] == of_b[..n], "the piece {at} differs");
+    }
+}
+
+/// The page at 1 GiB never holds anything, and the log must not either.
+#[test]
+fn a_database_beyond_the_lock_page() {
+    let scene = Scene::new(Store::Folder, "");
+    let app = Connection::open(scene.db()).unwrap();
+    app.execute_batch(
+        "PRAGMA page_size = 65536; PRAGMA journal_mode = off; PRAGMA synchronous = off;
+         CREATE TABLE t (id INTEGER PRIMARY KEY, data BLOB);
+         INSERT INTO t VALUES (1, zeroblob(540000000)), (2, zeroblob(540000000));
+         PRAGMA journal_mode = wal",
+    )
+    .unwrap();
+    let pages: i64 = app.query_row("PRAGMA page_count", (), |row| row.get(0)).unwrap();
+    assert!(pages > 0x4000_0000 / 65536 + 1);
+    let litekeep = scene.replicate().unwrap();
+    app.execute("INSERT INTO t VALUES (3, randomblob(300000))", ()).unwrap();
+    eventually("the snapshot is there", LONG, || Ok(scene.confirmed()?.is_some())).unwrap();
+    app.execute("INSERT INTO t VALUES (4, randomblob(300000))", ()).unwrap();
+    scene.stop(litekeep).unwrap();
+    // The last to close copies the WAL into the file.
+    drop(app);
+    assert_same_bytes(&scene.db(), &scene.restore(&[]).unwrap());
+}
+
+#[test]
+fn a_second_litekeep_on_the_same_database_is_refused() {
+    let scene = Scene::new(Store::Folder, "");
+    work(&scene.bank(), 50);
+    let litekeep = scene.replicate().unwrap();
+    eventually("it is replicated", LONG, || Ok(scene.confirmed()?.is_some())).unwrap();
+    let pid = format!("process {}", litekeep.id());
+    scene.place.run(&["replicate", "-once"]).failed_with(&["another litekeep", &pid, "hint:"]);
+    scene.place.run(&["run", "app.db", "--", "touch", "started"]).failed_with(&["another litekeep", &pid]);
+    assert!(!scene.place.path("started").exists());
+    scene.stop(litekeep).unwrap();
+    scene.prove_equal(None).unwrap();
+}
+
+#[test]
+fn an_unrelated_database_is_refused_by_a_backup_that_exists() {
+    let scene = Scene::new(Store::Folder, "");
+    work(&scene.bank(), 100);
+    scene.replicate_once().unwrap();
+    let before = scene.last_txid().unwrap();
+    let other = Options { seed: 2, accounts: 900, ..Options::new(scene.place.path("other.db")) };
+    work(&other, 100);
+    scene.configure("other.toml", "other.db", "");
+    let refused = scene.place.run(&["replicate", "-once", "-config", "other.toml"]);
+    refused.failed_with(&["seems to be another database", "--new-timeline", "hint:"]);
+    assert_eq!(scene.last_txid().unwrap(), before, "nothing was written");
+
+    scene.litekeep(&["replicate", "-once", "-config", "other.toml", "--new-timeline"]).unwrap();
+    let restored = scene.restore(&[]).unwrap();
+    assert_eq!(differing_pages(&restored, &other.db).unwrap(), [0; 0]);
+    assert_eq!(differing_pages(&scene.restore(&["-txid", &before]).unwrap(), &scene.db()).unwrap(), [0; 0]);
+}
