@@ -60,7 +60,7 @@ pub(crate) enum Command {
 }
 
 /// Which configuration.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct ConfigArgs {
     /// Configuration: a litekeep.toml or a litestream.yml [default: litekeep.toml here, then in /etc]
     #[arg(long, value_name = "FILE")]

@@ -15,6 +15,7 @@ mod report;
 mod restore_points;
 mod scratch;
 mod settings;
+mod verification;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Weak;
 
 use axum::Router;
@@ -13,6 +14,7 @@ use litekeep_store::Counts;
 
 use crate::replication::Replication;
 use crate::report::{Failure, Kind, text};
+use crate::verification::Verified;
 
 /// Listens from now on.
 ///
@@ -26,7 +28,8 @@ pub(crate) async fn serve(addr: SocketAddr, replication: Weak<Replication>) -> R
     let page = move || {
         // At the end there is a moment without replication, in which the page is empty.
         let text = replication.upgrade().map_or(String::new(), |replication| {
-            render(&replication.statuses(), &replication.stores().counts(), SystemClock.unix_ms())
+            let verified = |path: &Path| replication.verifications().of(path);
+            render(&replication.statuses(), &replication.stores().counts(), &verified, SystemClock.unix_ms())
         });
         async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
     };
@@ -74,7 +77,12 @@ const METRICS: [Metric; 9] = [
     }),
 ];
 
-fn render(statuses: &[Status], stores: &[(String, Counts)], now_ms: i64) -> String {
+fn render(
+    statuses: &[Status],
+    stores: &[(String, Counts)],
+    verified: &dyn Fn(&Path) -> Option<Verified>,
+    now_ms: i64,
+) -> String {
     let mut out = String::new();
     for (name, kind, help, value) in METRICS {
         head(&mut out, name, kind, help);
@@ -84,6 +92,18 @@ fn render(statuses: &[Status], stores: &[(String, Counts)], now_ms: i64) -> Stri
                 let _ = writeln!(out, "litekeep_{name}{{database=\"{database}\"}} {value}");
             }
         }
+    }
+    let verified: Vec<_> =
+        statuses.iter().filter_map(|status| Some((&status.path, verified(&status.path)?))).collect();
+    head(&mut out, "verified", "gauge", "1 when the last verification proved the backup, 0 when it did not.");
+    for (path, last) in &verified {
+        let (database, proven) = (escaped(&path.to_string_lossy()), u8::from(last.proven));
+        let _ = writeln!(out, "litekeep_verified{{database=\"{database}\"}} {proven}");
+    }
+    head(&mut out, "verified_timestamp_seconds", "gauge", "When that was.");
+    for (path, last) in &verified {
+        let (database, at) = (escaped(&path.to_string_lossy()), last.at_ms as f64 / 1000.0);
+        let _ = writeln!(out, "litekeep_verified_timestamp_seconds{{database=\"{database}\"}} {at}");
     }
     head(&mut out, "waiting_files", "gauge", "Files that wait for a destination.");
     for status in statuses {
@@ -138,11 +158,14 @@ mod tests {
     fn the_text_format() {
         let status = Status { path: "/a\"b.db".into(), behind_since_ms: Some(1000), ..Status::default() };
         let counts = Counts { put: 7, errors: 1, ..Counts::default() };
-        let text = render(&[status], &[("s3://b".to_owned(), counts)], 3500);
+        let verified = |_: &Path| Some(Verified { proven: true, at_ms: 2500 });
+        let text = render(&[status], &[("s3://b".to_owned(), counts)], &verified, 3500);
         for line in [
             "# TYPE litekeep_lag_seconds gauge",
             "litekeep_lag_seconds{database=\"/a\\\"b.db\"} 2.5",
             "litekeep_up{database=\"/a\\\"b.db\"} 1",
+            "litekeep_verified{database=\"/a\\\"b.db\"} 1",
+            "litekeep_verified_timestamp_seconds{database=\"/a\\\"b.db\"} 2.5",
             "litekeep_requests_total{store=\"s3://b\",kind=\"put\"} 7",
             "litekeep_request_errors_total{store=\"s3://b\"} 1",
         ] {

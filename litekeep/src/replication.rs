@@ -18,6 +18,7 @@ use litekeep_store::plan::Policy;
 
 use crate::report::{Failure, Kind, text};
 use crate::settings::{Database, Stores, database};
+use crate::verification::Verifications;
 
 /// Between two looks at the replicator's status while something is waited for.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -42,6 +43,7 @@ pub(crate) struct Replication {
     stores: Arc<Stores>,
     choices: Choices,
     shutdown_timeout: Duration,
+    verifications: Verifications,
 }
 
 impl Replication {
@@ -56,6 +58,7 @@ impl Replication {
             replicator: Replicator::start()?,
             stores: Arc::default(),
             choices,
+            verifications: Verifications::default(),
             shutdown_timeout: timeouts.max().unwrap_or(Duration::from_secs(30)),
         };
         for database in databases {
@@ -82,6 +85,11 @@ impl Replication {
 
     pub(crate) fn statuses(&self) -> Vec<Status> {
         self.replicator.statuses()
+    }
+
+    /// What verifications on schedule have found.
+    pub(crate) fn verifications(&self) -> &Verifications {
+        &self.verifications
     }
 
     /// The clients, whose requests are counted.

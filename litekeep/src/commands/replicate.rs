@@ -13,6 +13,7 @@ use crate::metrics;
 use crate::replication::{Choices, Replication};
 use crate::report::{Format, Outcome, log};
 use crate::settings::{Database, Settings, database, env};
+use crate::verification::Schedule;
 
 pub(super) async fn run(args: &args::Replicate, format: Format) -> Result<Outcome> {
     let scope = read(args, format).context("replicate")?;
@@ -35,7 +36,7 @@ fn read(args: &args::Replicate, format: Format) -> Result<Scope> {
             Ok(Scope::of(Database { destinations: parsed?, ..Database::unconfigured(path) }))
         }
         Some(path) => Scope::of_one(path, &args.config, format),
-        None => Scope::of_all(Settings::load(&args.config, format)?),
+        None => Scope::of_all(&args.config, format),
     }
 }
 
@@ -48,6 +49,8 @@ pub(super) struct Scope {
     metrics: Option<Metrics>,
     pub(super) log: Log,
     exec: Option<String>,
+    /// The configuration that was read.
+    config: ConfigArgs,
 }
 
 impl Scope {
@@ -61,14 +64,22 @@ impl Scope {
             return Ok(Scope::of(Database::unconfigured(path)));
         };
         let database = Database::named(&settings, path)?;
-        Ok(Scope { metrics: settings.config.metrics, log: settings.config.log, ..Scope::of(database) })
+        let config = settings.args(config);
+        Ok(Scope {
+            metrics: settings.config.metrics,
+            log: settings.config.log,
+            config,
+            ..Scope::of(database)
+        })
     }
 
     /// Everything in the configuration.
-    pub(super) fn of_all(settings: Settings) -> Result<Scope> {
+    pub(super) fn of_all(config: &ConfigArgs, format: Format) -> Result<Scope> {
+        let settings = Settings::load(config, format)?;
         let databases = database::all(&settings)?;
+        let config = settings.args(config);
         let Config { databases: folders, metrics, log, exec, .. } = settings.config;
-        Ok(Scope { databases, folders, metrics, log, exec })
+        Ok(Scope { databases, folders, metrics, log, exec, config })
     }
 }
 
@@ -116,6 +127,18 @@ impl Run {
             return replication.sync().await.map(|()| Outcome::Done);
         }
         replication.follow_folders(&self.scope.folders)?;
+        let Scope { config, databases, folders, .. } = &self.scope;
+        let Some(schedule) = Schedule::new(config.clone(), databases, folders) else {
+            return self.beside(replication, signals).await;
+        };
+        tokio::select! {
+            outcome = self.beside(replication, signals) => outcome,
+            () = schedule.keep(replication) => unreachable!("a schedule has no end"),
+        }
+    }
+
+    /// Runs the command, or waits for a signal.
+    async fn beside(&self, replication: &Replication, signals: &mut Signals) -> Result<Outcome> {
         let Some(command) = &self.command else {
             signals.end().await;
             return Ok(Outcome::Done);

@@ -1,6 +1,7 @@
 //! `litekeep restore`: the last state, or that of any transaction or instant.
 //!
 //! Of several destinations the one that reaches the goal best is used: the greatest transaction, then the first named.
+//! Where no destination has a log, a folder that has a backup of Litestream 0.3 is restored from that.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use litekeep_config::StoreUrl;
 use litekeep_env::{Clock, SystemClock};
-use litekeep_replicate::restore::{self, Damaged, Goal, Integrity, Options, RestorePlan, Restored};
+use litekeep_replicate::restore::{self, Damaged, Goal, Integrity, Options, RestorePlan, Restored, v03};
 use litekeep_store::Store;
 use serde::Serialize;
 
@@ -26,12 +27,13 @@ use crate::settings::{Stores, is_store};
 struct Summary {
     path: PathBuf,
     url: StoreUrl,
-    txid: String,
+    /// `None`, as all that follow, where a backup of Litestream 0.3 does not tell it.
+    txid: Option<String>,
     time: String,
-    page_size: u32,
-    pages: u32,
-    database_bytes: u64,
-    files: usize,
+    page_size: Option<u32>,
+    pages: Option<u32>,
+    database_bytes: Option<u64>,
+    files: Option<usize>,
     read_bytes: u64,
     /// The goal is an instant after the last transaction of the backup.
     after_end: bool,
@@ -71,6 +73,14 @@ struct PlannedFile {
     size_bytes: u64,
 }
 
+/// Where the goal is brought back from.
+enum Found {
+    Log(Source),
+    /// A folder of Litestream 0.3.
+    Former(StoreUrl, v03::Backup),
+    Nothing,
+}
+
 /// A backup with the plan that brings the goal back from it.
 struct Source {
     url: StoreUrl,
@@ -93,11 +103,13 @@ async fn restore(args: &args::Restore, format: Format) -> Result<Outcome> {
     if args.if_db_not_exists && path.symlink_metadata().is_ok() {
         return Ok(nothing(format, "the database exists", &path));
     }
-    let Some(source) = source(args, goal, format).await? else {
-        return Ok(nothing(format, "there is no backup", &path));
-    };
+    let found = find(args, goal, format).await?;
     if args.dry_run {
-        report_plan(&source, path, format);
+        match &found {
+            Found::Log(source) => report_plan(source, path, format),
+            Found::Former(url, backup) => report_former_plan(url, backup, path, format),
+            Found::Nothing => return Ok(nothing(format, "there is no backup", &path)),
+        }
         return Ok(Outcome::Done);
     }
     let options = Options {
@@ -113,13 +125,27 @@ async fn restore(args: &args::Restore, format: Format) -> Result<Outcome> {
     };
     let begin = SystemClock.boottime();
     let shown = Shown::new(format);
-    // The plan's transaction and not the goal: what was announced is what is restored.
-    let restored =
-        restore::to_path(&source.store, Goal::Txid(source.plan.txid), &path, &options, &shown).await;
-    shown.end();
-    match restored? {
-        Some(restored) => report_restored(source, restored, path, SystemClock.boottime() - begin, format),
-        None => return Ok(nothing(format, "the database exists", &path)),
+    let took = || SystemClock.boottime() - begin;
+    match found {
+        Found::Log(source) => {
+            // The plan's transaction and not the goal: what was announced is what is restored.
+            let goal = Goal::Txid(source.plan.txid);
+            let restored = restore::to_path(&source.store, goal, &path, &options, &shown).await;
+            shown.end();
+            match restored? {
+                Some(restored) => report_restored(source, restored, path, took(), format),
+                None => return Ok(nothing(format, "the database exists", &path)),
+            }
+        }
+        Found::Former(url, backup) => {
+            let restored = v03::to_path(backup, &path, &options, &shown).await;
+            shown.end();
+            match restored? {
+                Some(restored) => report_former(url, restored, path, took(), format),
+                None => return Ok(nothing(format, "the database exists", &path)),
+            }
+        }
+        Found::Nothing => return Ok(nothing(format, "there is no backup", &path)),
     }
     Ok(Outcome::Done)
 }
@@ -153,11 +179,12 @@ fn output(args: &args::Restore) -> Result<PathBuf, Failure> {
     }
 }
 
-/// The backup that reaches the goal best; `None` when all are empty and that is no error.
-async fn source(args: &args::Restore, goal: Goal, format: Format) -> Result<Option<Source>> {
+/// The backup that reaches the goal best; nothing when all are empty and that is no error.
+async fn find(args: &args::Restore, goal: Goal, format: Format) -> Result<Found> {
     let stores = Stores::default();
     let mut best: Option<Source> = None;
     let mut failed = Vec::new();
+    let mut former = None;
     for Backup { destination, .. } in backups(Some(&args.target), &args.config, format)? {
         let store = stores.open(&destination)?;
         match restore::plan(&store, goal).await {
@@ -165,27 +192,47 @@ async fn source(args: &args::Restore, goal: Goal, format: Format) -> Result<Opti
                 best = Some(Source { url: destination.url, store, plan });
             }
             Ok(_) => {}
-            Err(error) => failed.push((destination.url, error)),
+            Err(error) => {
+                if former.is_none() && is_empty(&error) {
+                    former = find_former(&destination.url, goal)?;
+                }
+                failed.push((destination.url, error));
+            }
         }
     }
-    let is_empty = |error: &litekeep_replicate::Error| {
-        matches!(error, litekeep_replicate::Error::Store(litekeep_store::Error::Empty))
-    };
-    if best.is_none() {
+    let Some(best) = best else {
+        if let Some((url, backup)) = former {
+            return Ok(Found::Former(url, backup));
+        }
         if args.if_replica_exists && failed.iter().all(|(_, error)| is_empty(error)) {
-            return Ok(None);
+            return Ok(Found::Nothing);
         }
         // An empty destination says less than one that has something and cannot.
         failed.sort_by_key(|(_, error)| is_empty(error));
         if let Some((url, error)) = failed.into_iter().next() {
             return Err(anyhow::Error::new(error).context(format!("restore from `{url}`")));
         }
-    } else {
-        for (url, error) in failed {
-            report::warning(&format!("`{url}` is of no use: {error}"), format);
-        }
+        return Ok(Found::Nothing);
+    };
+    for (url, error) in failed {
+        report::warning(&format!("`{url}` is of no use: {error}"), format);
     }
-    Ok(best)
+    Ok(Found::Log(best))
+}
+
+fn is_empty(error: &litekeep_replicate::Error) -> bool {
+    matches!(error, litekeep_replicate::Error::Store(litekeep_store::Error::Empty))
+}
+
+/// A backup of Litestream 0.3, which knows no transactions.
+fn find_former(url: &StoreUrl, goal: Goal) -> Result<Option<(StoreUrl, v03::Backup)>> {
+    let StoreUrl::File { path } = url else { return Ok(None) };
+    let at_ms = match goal {
+        Goal::Latest => None,
+        Goal::Time(at_ms) => Some(at_ms),
+        Goal::Txid(_) => return Ok(None),
+    };
+    Ok(v03::find(path, at_ms)?.map(|backup| (url.clone(), backup)))
 }
 
 fn nothing(format: Format, reason: &'static str, path: &Path) -> Outcome {
@@ -216,12 +263,12 @@ fn report_plan(source: &Source, path: PathBuf, format: Format) {
         summary: Summary {
             path,
             url: source.url.clone(),
-            txid: plan.txid.to_string(),
+            txid: Some(plan.txid.to_string()),
             time: text::rfc3339(plan.time_ms),
-            page_size: plan.page_size.get(),
-            pages: plan.page_count,
-            database_bytes: plan.database_bytes(),
-            files: plan.files.len(),
+            page_size: Some(plan.page_size.get()),
+            pages: Some(plan.page_count),
+            database_bytes: Some(plan.database_bytes()),
+            files: Some(plan.files.len()),
             read_bytes: plan.bytes(),
             after_end: plan.after_end,
             damaged: damaged(&source.store, &plan.damaged),
@@ -234,12 +281,12 @@ fn report_restored(source: Source, restored: Restored, path: PathBuf, took: Dura
     let summary = Summary {
         path,
         url: source.url,
-        txid: restored.txid.to_string(),
+        txid: Some(restored.txid.to_string()),
         time: text::rfc3339(restored.time_ms),
-        page_size: restored.page_size.get(),
-        pages: restored.page_count,
-        database_bytes: u64::from(restored.page_count) * u64::from(restored.page_size.get()),
-        files: restored.files,
+        page_size: Some(restored.page_size.get()),
+        pages: Some(restored.page_count),
+        database_bytes: Some(u64::from(restored.page_count) * u64::from(restored.page_size.get())),
+        files: Some(restored.files),
         read_bytes: restored.bytes,
         after_end: source.plan.after_end,
         damaged: damaged(&source.store, &restored.damaged),
@@ -247,33 +294,66 @@ fn report_restored(source: Source, restored: Restored, path: PathBuf, took: Dura
     for file in &summary.damaged {
         report::warning(&format!("gone around a damaged file: {}", file.cause), format);
     }
+    report_done(summary, restored.kept_aside, took, format);
+}
+
+fn former_summary(url: StoreUrl, backup: &v03::Backup, path: PathBuf) -> Summary {
+    Summary {
+        path,
+        url,
+        txid: None,
+        time: text::rfc3339(backup.time_ms),
+        page_size: None,
+        pages: None,
+        database_bytes: None,
+        files: None,
+        read_bytes: backup.bytes,
+        after_end: false,
+        damaged: Vec::new(),
+    }
+}
+
+fn report_former_plan(url: &StoreUrl, backup: &v03::Backup, path: PathBuf, format: Format) {
+    let summary = former_summary(url.clone(), backup, path);
+    let dry_run = DryRun { dry_run: true, plan: Vec::new(), summary };
+    report::result(format, &dry_run, || format!("would restore {}", dry_run.summary.text()));
+}
+
+fn report_former(url: StoreUrl, restored: v03::Restored, path: PathBuf, took: Duration, format: Format) {
+    let database_bytes = std::fs::metadata(&path).map(|metadata| metadata.len()).ok();
+    let page_size =
+        database_bytes.and_then(|bytes| u32::try_from(bytes.checked_div(restored.page_count.into())?).ok());
+    let pages = Some(restored.page_count);
+    let summary = Summary { page_size, pages, database_bytes, ..former_summary(url, &restored.backup, path) };
+    report_done(summary, restored.kept_aside, took, format);
+}
+
+fn report_done(summary: Summary, kept_aside: Option<PathBuf>, took: Duration, format: Format) {
     let mut text = format!("restored {}", summary.text());
     text.push_str(&format!("in {:.1} s\n", took.as_secs_f64()));
-    if let Some(kept) = &restored.kept_aside {
+    if let Some(kept) = &kept_aside {
         text.push_str(&format!("the former database is kept as {}\n", kept.display()));
     }
-    let done = Done {
-        restored: true,
-        reason: None,
-        seconds: Some(took.as_secs_f64()),
-        kept_aside: restored.kept_aside,
-        summary: Some(summary),
-    };
+    let seconds = Some(took.as_secs_f64());
+    let done = Done { restored: true, reason: None, seconds, kept_aside, summary: Some(summary) };
     report::result(format, &done, || text);
 }
 
 impl Summary {
     fn text(&self) -> String {
         let end = if self.after_end { ", the last state in the backup" } else { "" };
+        let what = match &self.txid {
+            Some(txid) => format!("transaction {txid}{end}"),
+            None => "a backup of Litestream 0.3".to_owned(),
+        };
+        let files = self.files.map_or(String::new(), |files| format!(" in {}", text::count(files, "file")));
+        let size = self.database_bytes.map_or("unknown size".to_owned(), text::size);
         format!(
-            "{} as of {} (transaction {}{end})\nfrom {}: {} in {}, a database of {}\n",
+            "{} as of {} ({what})\nfrom {}: {}{files}, a database of {size}\n",
             self.path.display(),
             self.time,
-            self.txid,
             self.url,
             text::size(self.read_bytes),
-            text::count(self.files, "file"),
-            text::size(self.database_bytes)
         )
     }
 }

@@ -9,13 +9,12 @@ use super::replicate::{self, Scope};
 use crate::args;
 use crate::replication::Choices;
 use crate::report::{Format, Outcome, log};
-use crate::settings::Settings;
 
 pub(super) async fn run(args: &args::Run, format: Format) -> Result<Outcome> {
     let what = || format!("run `{}`", args.command[0].to_string_lossy());
     let scope = match &args.database {
         Some(path) => Scope::of_one(path, &args.config, format),
-        None => Settings::load(&args.config, format).and_then(Scope::of_all),
+        None => Scope::of_all(&args.config, format),
     };
     let scope = scope.with_context(what)?;
     log::start(scope.log, format);

@@ -37,6 +37,11 @@ impl Settings {
         }
     }
 
+    /// The arguments with which another process reads the same file.
+    pub(crate) fn args(&self, own: &ConfigArgs) -> ConfigArgs {
+        ConfigArgs { config: Some(self.path.clone()), no_expand_env: own.no_expand_env }
+    }
+
     /// As [`load`](Self::load); `None` when no file was named and there is none.
     pub(crate) fn find(args: &ConfigArgs, format: Format) -> Result<Option<Settings>> {
         let path = match &args.config {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{Place, rows};
 use litekeep_testkit::Process;
+use litekeep_testkit::litestream::{Litestream, Replica, Setup};
 use litekeep_testkit::process::eventually;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -183,6 +184,49 @@ fn verify_proves_the_live_database_and_finds_a_page_that_differs() {
     let left = std::fs::read_dir(place.path(".")).unwrap();
     let left = left.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("verify"));
     assert_eq!(left.count(), 0, "scratch folders are removed");
+}
+
+#[test]
+fn verification_runs_on_schedule_beside_the_replication() {
+    let place = Place::new();
+    place.database("app.db", 10);
+    let text = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\nverify = { every = \"1s\" }\n";
+    std::fs::write(place.path("litekeep.toml"), text).unwrap();
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    let verified = || Ok(replicator.output().matches("verified: a restore gives").count() >= 2);
+    if let Err(error) = eventually("two verifications are made", SOON, verified) {
+        panic!("{error}\n{}", replicator.output());
+    }
+    let status = place.run(&["status", "--json"]).json();
+    assert_eq!(status["databases"][0]["backups"][0]["contents"]["last_proof"]["proven"], true, "{status:#}");
+    assert!(replicator.terminate(SOON).unwrap().success());
+}
+
+#[test]
+fn a_backup_of_litestream_0_3_comes_back() {
+    let place = Place::new();
+    let app = place.database("app.db", 20);
+    let folder = place.path("former");
+    let replica = Replica::Folder(folder.clone());
+    let setup = Setup { db: app.clone(), replica, interval: Duration::from_millis(50) };
+    let mut litestream = Litestream::install_v3().unwrap().replicate(&place.path("."), &setup).unwrap();
+    let entries = |dir: &std::path::Path| {
+        std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let is_there = || {
+        let generations = entries(&folder.join("generations"));
+        let whole = generations.iter().any(|dir| !entries(&dir.join("snapshots")).is_empty());
+        Ok(litestream.is_running()? && whole)
+    };
+    eventually("a snapshot is there", SOON, is_there).unwrap();
+    litestream.terminate(SOON).unwrap();
+
+    let planned = place.run(&["restore", "-dry-run", "-json", "-o", "back.db", "former"]).succeeded().json();
+    assert!(planned["txid"].is_null() && planned["read_bytes"].as_u64() > Some(0), "{planned:#}");
+    let ran = place.run(&["restore", "-json", "-o", "back.db", "former"]).succeeded().json();
+    assert!(ran["restored"] == true && ran["page_size"] == 4096, "{ran:#}");
+    assert_eq!(rows(&place.path("back.db")), 20);
+    place.run(&["restore", "-o", "x.db", "-txid", "1", "former"]).failed_with(&["former"]);
 }
 
 #[test]
