@@ -6,6 +6,7 @@
 //! record in the store.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -82,9 +83,9 @@ impl Schedule {
         let mut due: HashMap<PathBuf, i64> = HashMap::new();
         loop {
             for (path, every) in self.wanted(replication) {
-                if !due.contains_key(&path) {
-                    let first_ms = self.first(&path, every, replication).await;
-                    due.insert(path, first_ms);
+                if let Entry::Vacant(entry) = due.entry(path) {
+                    let first_ms = self.first(entry.key(), every, replication).await;
+                    entry.insert(first_ms);
                 }
             }
             let now_ms = SystemClock.unix_ms();
