@@ -597,11 +597,6 @@ impl Database {
         segment: &Arc<Segment>,
     ) -> Result<(), Error> {
         let local = self.local()?;
-        // The store must not get ahead of the file: after a power cut the application would be behind its own backup.
-        if let Some(wal) = segment.wal.clone() {
-            let path = self.settings.path.clone();
-            self.run_blocking(move || wal.sync_data().map_err(Error::file("sync the WAL of", &path))).await?;
-        }
         destination::put(store, &local.spool, segment).await?;
         {
             let mut destinations = self.destinations();
