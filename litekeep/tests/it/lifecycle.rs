@@ -152,6 +152,21 @@ fn a_database_that_cannot_be_switched_yet_is_switched_later() {
     scene.prove_equal(None).unwrap();
 }
 
+/// What is committed after the signal is not waited for: under load that would never end.
+#[test]
+fn a_shutdown_under_load_ends_with_everything_before_it() {
+    let scene = Scene::new(Store::Folder, "");
+    let litekeep = scene.replicate().unwrap();
+    let mut bank = Bank::start(&Options { connections: 4, ..scene.bank() }).unwrap();
+    bank.wait_for(500, LONG).unwrap();
+    eventually("there is a backup", LONG, || Ok(scene.confirmed()?.is_some())).unwrap();
+    let acknowledged = bank.acks().unwrap().highest();
+    scene.stop(litekeep).unwrap();
+    let restored = bank::check(&scene.restore(&[]).unwrap()).unwrap();
+    bank.stop().unwrap();
+    assert!(restored.ops >= acknowledged, "{restored:?}, {acknowledged} before the signal");
+}
+
 /// Byte for byte, in pieces: the files are too large for a comparison through SQLite.
 fn assert_same_bytes(a: &Path, b: &Path) {
     let (mut a, mut b) = (File::open(a).unwrap(), File::open(b).unwrap());

@@ -432,18 +432,24 @@ impl Capture {
         Ok(segment)
     }
 
-    /// Some pages as they are in the log's last state, as a transaction that changes nothing.
-    pub fn restate(&mut self, which: &[Pgno], stamp: Stamp, spool: &Spool) -> Result<Segment, Error> {
-        let frames = self.place.map(|p| (p.salt, p.frames));
+    /// Some pages as they are in the log's last state, as a transaction that changes nothing. `None` when the database
+    /// has moved on since the last look: the log would have these pages of a later state than the others.
+    pub fn restate(&mut self, which: &[Pgno], stamp: Stamp, spool: &Spool) -> Result<Option<Segment>, Error> {
+        let before = self.place.map(|p| (p.salt, p.frames));
         let pages = self.pages()?;
-        if pages.place.map(|p| (p.salt, p.frames)) != frames && frames.is_some() {
-            let path = self.files.path().display();
-            return Err(Error::new(Kind::Unavailable, format!("`{path}` is being written; trying again")));
+        let now = pages.place.map(|p| (p.salt, p.frames));
+        let is_same = match before {
+            Some(_) => now == before,
+            // The WAL was empty.
+            None => now.is_none_or(|(_, frames)| frames == 0),
+        };
+        if !is_same {
+            return Ok(None);
         }
         let (place, page_count) = (pages.place, pages.page_count());
         let segment = segment::from_pages(&pages, which, stamp, spool)?;
         self.set_position(place, page_count);
-        Ok(segment)
+        Ok(Some(segment))
     }
 
     /// The place that a file of the log ended at, if the WAL still proves it: the frame before it is of the same

@@ -344,3 +344,21 @@ fn a_saved_state_is_as_good_as_the_capture() {
     assert!(!world.follow(&mut capture));
     world.check("after the return");
 }
+
+#[test]
+fn pages_of_a_later_state_are_not_restated() {
+    for setup in ["PRAGMA journal_mode=WAL", "PRAGMA journal_mode=WAL; CREATE TABLE t(x)"] {
+        let (mut world, app) = World::new(setup);
+        let (mut capture, _) = Capture::attach(&world.path).unwrap();
+        world.compare_with_sums(&mut capture);
+        app.execute_batch("CREATE TABLE u(x); INSERT INTO u VALUES(randomblob(50000))").unwrap();
+        let stamp = world.replica.stamp();
+        assert!(capture.restate(&[Pgno::FIRST], stamp, &world.spool).unwrap().is_none());
+        assert!(!world.follow(&mut capture));
+        world.check("after a commit between two looks");
+        let stamp = world.replica.stamp();
+        let again = capture.restate(&[Pgno::FIRST], stamp, &world.spool).unwrap().unwrap();
+        world.replica.apply(&again, &world.spool, &world.sums);
+        world.check("after a transaction that changes nothing");
+    }
+}

@@ -433,7 +433,7 @@ impl Database {
             Look::Nothing => None,
         };
         let segment = match segment {
-            None if *must_put => Some(capture.restate(&[Pgno::FIRST], stamp, &local.spool)?),
+            None if *must_put => capture.restate(&[Pgno::FIRST], stamp, &local.spool)?,
             other => other,
         };
         match segment {
@@ -443,7 +443,7 @@ impl Database {
                 self.enqueue(work, segment)?;
                 Ok(Step::Captured { active })
             }
-            None => Ok(Step::Quiet { more_coming: capture.has_frames_beyond()? }),
+            None => Ok(Step::Quiet { more_coming: *must_put || capture.has_frames_beyond()? }),
         }
     }
 
@@ -696,13 +696,18 @@ impl Database {
         }
     }
 
-    /// Waits until everything committed before the call is confirmed everywhere.
-    /// `false`: a person has to decide first, so that waiting is of no use.
+    /// Waits until everything committed before the call is confirmed everywhere; what is committed meanwhile may wait, so
+    /// that this ends under any load. `false`: a person has to decide first, so that waiting is of no use.
     pub(crate) async fn sync(self: &Arc<Self>) -> bool {
         self.wake();
+        let mut goal = None;
         loop {
             let notified = self.progress.notified();
-            if self.is_synced().await {
+            if goal.is_none() {
+                goal = self.capture_present().await;
+            }
+            let is_there = |goal| self.destinations().iter().all(|d| !d.lags && d.durable >= goal);
+            if goal.is_some_and(is_there) {
                 return true;
             }
             if matches!(lock(&self.status).phase, Phase::Fenced | Phase::Refused) {
@@ -712,26 +717,34 @@ impl Database {
         }
     }
 
-    async fn is_synced(self: &Arc<Self>) -> bool {
+    /// Captures what is committed now, whatever the upload interval. Returns the last transaction that has something of
+    /// it (`None` in it: there is no database); `None` when that is not possible yet.
+    async fn capture_present(self: &Arc<Self>) -> Option<Option<Txid>> {
         if lock(&self.status).phase == Phase::Waiting {
-            return true;
+            return Some(None);
         }
         let this = self.clone();
-        self.run_blocking(move || {
-            let mut work = this.work();
-            let last = work.last;
-            let Some(capture) = &mut work.capture else { return Ok(false) };
-            let mut frames = Frames::default();
-            let nothing_new = last.is_some() && matches!(capture.look(&mut frames)?, Look::Nothing);
-            let all_there =
-                this.destinations().iter().all(|d| d.queue.is_empty() && !d.lags && d.durable >= last);
-            if !nothing_new {
-                this.wake();
+        let captured = self.run_blocking(move || {
+            {
+                let mut work = this.work();
+                let (last, rests) = (work.last, work.local.is_none());
+                let Some(capture) = work.capture.as_mut().filter(|_| last.is_some()) else { return Ok(None) };
+                if rests {
+                    let nothing_new = matches!(capture.look(&mut Frames::default())?, Look::Nothing);
+                    return Ok(nothing_new.then_some(last));
+                }
             }
-            Ok(nothing_new && all_there)
-        })
-        .await
-        .unwrap_or(false)
+            Ok(match this.look()? {
+                Step::Captured { .. } | Step::Quiet { .. } => Some(this.work().last),
+                Step::Absent | Step::MustDrain => None,
+            })
+        });
+        let captured = captured.await.unwrap_or(None);
+        self.ship();
+        if captured.is_none() {
+            self.wake();
+        }
+        captured
     }
 
     /// Lets go of everything. Page checksums are synced, so that the next start can believe them.
