@@ -242,8 +242,16 @@ impl Database {
         self.progress.notify_waiters();
     }
 
+    /// Waits after a failure. The application's writes do not end it: each would cost another try.
     async fn pause(&self, at_most: Duration) {
-        let _ = tokio::time::timeout(at_most, self.bell.notified()).await;
+        let until = Instant::now() + at_most;
+        while !self.shared.stopping.load(SeqCst) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(DRAIN_TICK)).await;
+        }
     }
 
     /// After a capture: waits for its confirmation and for the interval, but not while the WAL grows fast. A hot

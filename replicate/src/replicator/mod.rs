@@ -213,7 +213,13 @@ fn scan(shared: &Arc<Shared>, names: &Mutex<Names>, folder: &Folder, dir: &Path)
 
 /// Adds a file that a folder's rule accepts, or looks into a folder within it.
 fn consider(shared: &Arc<Shared>, names: &Mutex<Names>, folder: &Folder, path: &Path) {
-    let result = if path.is_dir() && folder.recursive {
+    // Links could lead in a circle, and hidden folders are litekeep's own or somebody's private matter.
+    let is_hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+    let is_folder = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
+    let result = if is_folder {
+        if !folder.recursive || is_hidden {
+            return;
+        }
         scan(shared, names, folder, path)
     } else if lock(names).by_event.contains_key(path) {
         Ok(())

@@ -140,7 +140,7 @@ async fn another_database_is_refused_unless_a_new_timeline_is_asked_for() {
     scene.app("PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES('fresh')");
     let replicator = Replicator::start().unwrap();
     replicator.add(scene.settings()).unwrap();
-    let left = replicator.shut_down(Duration::from_secs(3)).await;
+    let left = replicator.shut_down(PATIENCE).await;
     assert_eq!(left[0].phase, Phase::Refused, "{left:?}");
     assert!(left[0].hint.as_deref().unwrap().contains("--new-timeline"));
     let replicator = Replicator::start().unwrap();
