@@ -321,7 +321,7 @@ impl Database {
         Trouble::note(&self.settings.meta_dir, phase, e, self.shared.clock.unix_ms());
         match phase {
             Phase::Failing => {
-                Some(Duration::from_millis(200 << failures.min(7)).min(Duration::from_secs(20)))
+                Some(Duration::from_millis(10 << failures.min(11)).min(Duration::from_secs(20)))
             }
             Phase::Refused => Some(REFUSED_PAUSE),
             _ => None,
