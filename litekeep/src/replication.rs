@@ -34,6 +34,8 @@ const FOR_EVER: Duration = Duration::from_secs(1000 * 365 * 86_400);
 pub(crate) struct Choices {
     /// Restore a missing file also where the configuration does not say so.
     pub(crate) restore_missing: bool,
+    /// Bring a database that has lost transactions to the end of its backup; nobody uses it yet.
+    pub(crate) roll_forward: bool,
     pub(crate) new_timeline: bool,
 }
 
@@ -75,6 +77,11 @@ impl Replication {
             restore_missing(database, &stores)
                 .await
                 .with_context(|| format!("restore `{name}` before it is used"))?;
+        }
+        if self.choices.roll_forward && !self.choices.new_timeline {
+            roll_forward(database, &stores)
+                .await
+                .with_context(|| format!("look at `{name}` before it is used"))?;
         }
         if !self.choices.new_timeline {
             refuse_empty(database, &stores).await?;
@@ -238,15 +245,8 @@ async fn restore_missing(database: &Database, stores: &[Store]) -> Result<()> {
     if database.path.symlink_metadata().is_ok() {
         return Ok(());
     }
-    let mut furthest = None;
-    for store in stores {
-        // A store that does not answer may be the one with the newest state.
-        let last = store.list().await?.last();
-        if last > furthest.map(|(txid, _)| txid) {
-            furthest = last.map(|txid| (txid, store));
-        }
-    }
-    let Some((_, store)) = furthest else { return Ok(()) };
+    // A store that does not answer may be the one with the newest state.
+    let Some(store) = furthest(stores).await? else { return Ok(()) };
     let options = restore::Options { if_not_exists: true, ..restore::Options::default() };
     if let Some(restored) = restore::to_path(store, Goal::Latest, &database.path, &options, &()).await? {
         tracing::info!(
@@ -254,6 +254,48 @@ async fn restore_missing(database: &Database, stores: &[Store]) -> Result<()> {
             "the database did not exist and was restored from {}", store.place()
         );
     }
+    Ok(())
+}
+
+/// The backup that has most.
+async fn furthest(stores: &[Store]) -> Result<Option<&Store>> {
+    let mut furthest = None;
+    for store in stores {
+        let last = store.list().await?.last();
+        if last > furthest.map(|(txid, _)| txid) {
+            furthest = last.map(|txid| (txid, store));
+        }
+    }
+    Ok(furthest.map(|(_, store)| store))
+}
+
+/// A database that has lost what its backup has goes on from the backup.
+async fn roll_forward(database: &Database, stores: &[Store]) -> Result<()> {
+    if !database.path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+        return Ok(());
+    }
+    let path = &database.path;
+    let found = async {
+        let Some(store) = furthest(stores).await? else { return Ok(None) };
+        let outrun = restore::outrun(store, path, &database.meta_dir, &SystemClock).await?;
+        anyhow::Ok(outrun.map(|outrun| (store, outrun)))
+    };
+    let (store, outrun) = match found.await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(()),
+        // An application must start although its store does not answer.
+        Err(error) => {
+            let path = path.display();
+            tracing::warn!(%path, "could not find out whether the backup has more than the database: {error:#}");
+            return Ok(());
+        }
+    };
+    let restored = restore::roll_forward(store, path, &outrun, &restore::Options::default(), &()).await?;
+    tracing::warn!(
+        path = %path.display(), txid = %restored.txid, time = text::rfc3339(restored.time_ms),
+        "the database had lost transactions that {} has, and was rolled forward; the former file is kept as `{}`",
+        store.place(), restored.kept_aside.unwrap_or_default().display()
+    );
     Ok(())
 }
 

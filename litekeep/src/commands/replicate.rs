@@ -20,7 +20,12 @@ pub(super) async fn run(args: &args::Replicate, format: Format) -> Result<Outcom
     log::start(scope.log, format);
     let exec = args.exec.clone().or_else(|| scope.exec.clone()).filter(|_| !args.once);
     let run = Run {
-        choices: Choices { restore_missing: args.restore_if_db_not_exists, new_timeline: args.new_timeline },
+        choices: Choices {
+            restore_missing: args.restore_if_db_not_exists,
+            // The application may be at work already.
+            roll_forward: false,
+            new_timeline: args.new_timeline,
+        },
         command: exec.map(|exec| ["/bin/sh", "-c", &exec].map(OsString::from).to_vec()),
         once: args.once,
         scope,

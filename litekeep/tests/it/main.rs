@@ -10,6 +10,7 @@ mod outages;
 mod power_cuts;
 mod replication;
 mod scene;
+mod set_back;
 mod shapes;
 mod wrapped_restart;
 

@@ -107,6 +107,37 @@ fn a_kill_during_an_outage_that_fills_the_spool() {
     assert_eq!(scene.prove_equal(None).unwrap().ops, acknowledged);
 }
 
+/// A kill in an outage costs no point in time: what was captured before it is on disk.
+#[test]
+fn points_in_time_of_an_outage_survive_a_kill() {
+    let scene = Scene::new(Store::Proxied, FAST);
+    let litekeep = scene.replicate().unwrap();
+    let mut bank = Bank::start(&busy(&scene)).unwrap();
+    more(&mut bank, 30);
+    wait_for_first_copy(&scene, &litekeep);
+    scene.proxy().outage(Some(Fault::Status(503)));
+    let spool = scene.place.path(".app.db-litekeep/spool");
+    let spooled = || {
+        let names = std::fs::read_dir(&spool).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.map(|name| name.to_string_lossy().into_owned()).filter(|name| name.ends_with(".ltx"))
+    };
+    eventually("segments are spooled", LONG, || Ok(spooled().count() > 5)).unwrap();
+    litekeep.kill().unwrap();
+    let before: Vec<String> = spooled().collect();
+    more(&mut bank, 30);
+    scene.proxy().outage(None);
+    let litekeep = scene.replicate().unwrap();
+    more(&mut bank, 30);
+    let acknowledged = bank.stop().unwrap().highest();
+    scene.stop(litekeep).unwrap();
+    assert_eq!(scene.prove_equal(None).unwrap().ops, acknowledged);
+    let files = scene.history().unwrap();
+    for name in before {
+        let is_there = |file: &serde_json::Value| name.contains(file["max_txid"].as_str().unwrap());
+        assert!(files.iter().any(is_there), "{name} is not in the log: {files:?}");
+    }
+}
+
 #[test]
 fn sigterm_while_the_store_is_down_says_what_is_not_safe() {
     let scene = Scene::new(Store::Proxied, "upload_interval = \"20ms\"\nshutdown_timeout = \"1s\"");
@@ -197,6 +228,27 @@ fn a_newcomer_is_refused_while_another_writes() {
         scene.stop(litekeep).unwrap();
         scene.prove_equal(None).unwrap();
     }
+}
+
+/// A small database changes on most of its pages while the log is watched for another writer.
+#[test]
+fn a_newcomer_whose_database_is_hot_takes_over() {
+    let scene = Scene::new(Store::Folder, FAST);
+    let mut bank = Bank::start(&busy(&scene)).unwrap();
+    more(&mut bank, 30);
+    bank.stop().unwrap();
+    scene.replicate_once().unwrap();
+    let other = Options { vacuum: 0.05, blob_bytes: 20_000, ..another_machine(&scene) };
+    let before = scene.last_txid().unwrap();
+    let litekeep = scene.start(&OTHER).unwrap();
+    eventually("the log is watched", LONG, || Ok(scene.log().contains("watching it"))).unwrap();
+    let mut bank = Bank::start(&other).unwrap();
+    more(&mut bank, 200);
+    eventually("the newcomer takes over", LONG, || Ok(scene.last_txid()? > before))
+        .unwrap_or_else(|error| panic!("{error}\n{}", scene.log()));
+    let acknowledged = bank.stop().unwrap().highest();
+    scene.stop(litekeep).unwrap();
+    assert_eq!(bank::check(&scene.restore(&[]).unwrap()).unwrap().ops, acknowledged);
 }
 
 #[test]

@@ -18,10 +18,11 @@
 use super::held::HeldFiles;
 use super::wal::{End, Frames, Place, Wal};
 use crate::Error;
-use litekeep_format::{WalHeader, WalIndexHeader};
-use litekeep_ltx::Pgno;
+use litekeep_format::{WalChecksum, WalHeader, WalIndexHeader};
+use litekeep_ltx::{Pgno, Salt};
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// Why the WAL alone does not lead from the saved place to the present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +63,40 @@ pub fn resume(
         return Ok(Err(Broken::Resets));
     }
     one_reset(files, wal, &header, place, index, out)
+}
+
+/// A new generation adds one to the first salt; a WAL whose salt lies at most so far behind is an older one. Truncating
+/// the WAL begins at a random salt, which looks older once in a million times.
+const OLDER_GENERATIONS: u32 = 4096;
+
+/// Up to where the log has a WAL.
+#[derive(Clone, Copy, Debug)]
+pub struct Reached {
+    /// The generation.
+    pub salt: Salt,
+    /// Its frames that are in the log.
+    pub frames: u32,
+    /// The running checksum there, where it is known.
+    pub checksum: Option<WalChecksum>,
+}
+
+/// Whether the WAL of a database that nobody has open proves that the file has lost what the log has: a disk that lost
+/// writes in a power cut, or a file or volume that was set back. `None` when it proves nothing of the kind.
+pub fn lost(database: &Path, log: Reached) -> Result<Option<Broken>, Error> {
+    let Some(wal) = Wal::open(database)? else { return Ok(None) };
+    let Some((start, header)) = wal.start()? else { return Ok(None) };
+    if header.salt != log.salt {
+        let generations = log.salt.first().wrapping_sub(header.salt.first());
+        return Ok((1..=OLDER_GENERATIONS).contains(&generations).then_some(Broken::Behind));
+    }
+    // Without a wal-index the last commit of the chain is the last commit, as it is for SQLite's recovery.
+    let (end, _) = wal.read(&header, start, u32::MAX, &mut Frames::default())?;
+    if end.frames < log.frames {
+        return Ok(Some(Broken::Behind));
+    }
+    let Some(checksum) = log.checksum else { return Ok(None) };
+    let place = Place { salt: log.salt, frames: log.frames, checksum };
+    Ok((!is_intact(&wal, &header, place)?).then_some(Broken::Differs))
 }
 
 fn is_intact(wal: &Wal, header: &WalHeader, place: Place) -> Result<bool, Error> {

@@ -1,13 +1,12 @@
 //! One database: from the event that wakes it to the confirmation of the store.
 
-use super::destination::{self, Destination, MEMORY_LIMIT};
+use super::destination::Destination;
 use super::start;
 use super::status::{DestinationStatus, Phase, Status};
 use super::{Settings, Shared};
-use crate::capture::{Body, Capture, Frames, Look, Reset, Segment, Stamp};
+use crate::capture::{Body, Capture, Frames, Look, Reset, Stamp};
 use crate::local::{MetaDir, PageSums, Spool, State, StateFile, Trouble};
 use crate::{Error, Kind};
-use litekeep_env::disk;
 use litekeep_ltx::{Pgno, Txid, WriterId};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -66,14 +65,14 @@ pub(crate) struct Database {
     /// Something happened since the last look.
     dirty: AtomicBool,
     /// A task is at work.
-    awake: AtomicBool,
+    pub(super) awake: AtomicBool,
     /// Another writer owns the log. Final: whoever was overtaken must not take over again by itself.
-    fenced: AtomicBool,
+    pub(super) fenced: AtomicBool,
     /// The file is not there: events of the file itself matter then.
     waiting: AtomicBool,
     bell: Notify,
     /// A destination confirmed something, or the task went to rest.
-    progress: Notify,
+    pub(super) progress: Notify,
 }
 
 /// What a look led to.
@@ -116,7 +115,7 @@ impl Database {
         lock(&self.work)
     }
 
-    fn set_status(&self, change: impl FnOnce(&mut Status)) {
+    pub(super) fn set_status(&self, change: impl FnOnce(&mut Status)) {
         change(&mut lock(&self.status));
     }
 
@@ -301,7 +300,7 @@ impl Database {
     }
 
     /// Notes an error; how long to wait before the next try, `None` when only a person can help.
-    fn failed(&self, e: &Error, failures: u32) -> Option<Duration> {
+    pub(super) fn failed(&self, e: &Error, failures: u32) -> Option<Duration> {
         let path = self.settings.path.display();
         let phase = match e.kind() {
             Kind::Unavailable | Kind::Internal => Phase::Failing,
@@ -455,41 +454,6 @@ impl Database {
         }
     }
 
-    /// Hands a segment to every destination; to the spool as well when too much waits already.
-    fn enqueue(&self, work: &mut Work, segment: Segment) -> Result<(), Error> {
-        work.last = Some(segment.txid());
-        self.set_status(|s| s.commits += u64::from(segment.commits));
-        let mut destinations = self.destinations();
-        leave_to_copying(&mut destinations);
-        let waiting =
-            destinations.iter().filter(|d| !d.lags).map(Destination::waiting_bytes).max().unwrap_or(0);
-        let mut segment = Arc::new(segment);
-        if waiting + segment.size > MEMORY_LIMIT
-            && let Body::Memory(bytes) = &segment.body
-        {
-            let local = work.local.as_ref().expect("set when the capture was");
-            local.spool.add(segment.name(), bytes)?;
-            segment = Arc::new(Segment { body: Body::Spooled, ..Segment::clone(&segment) });
-        }
-        for d in destinations.iter_mut().filter(|d| !d.lags) {
-            d.queue.push_back(segment.clone());
-        }
-        Ok(())
-    }
-
-    /// Whether more waits for every destination than the local disk may take.
-    fn is_over_limit(&self) -> bool {
-        let destinations = self.destinations();
-        let least = destinations
-            .iter()
-            .filter(|d| !d.lags)
-            .map(|d| d.queue.iter().map(|s| s.size).sum::<u64>())
-            .min();
-        let Some(waiting) = least.filter(|w| *w > MEMORY_LIMIT) else { return false };
-        let scarce = disk::space(&self.settings.meta_dir).is_ok_and(|(free, all)| free < all / 10);
-        waiting > self.settings.spool_limit || scarce
-    }
-
     /// Checkpoints and resets, so that the WAL stays small.
     fn tend(self: &Arc<Self>, work: &mut Work, frames: &mut Frames) -> Result<(), Error> {
         let Some(capture) = &mut work.capture else { return Ok(()) };
@@ -541,141 +505,9 @@ impl Database {
         Ok(())
     }
 
-    /// Starts a shipping task for each destination that has something to do and has none.
-    pub(crate) fn ship(self: &Arc<Self>) {
-        let mut destinations = self.destinations();
-        for (nth, d) in destinations.iter_mut().enumerate() {
-            if !d.shipping && (!d.queue.is_empty() || d.lags) {
-                d.shipping = true;
-                self.shared.runtime.spawn(self.clone().ship_to(nth));
-            }
-        }
-    }
-
-    async fn ship_to(self: Arc<Self>, nth: usize) {
-        loop {
-            let (store, segment, lags) = {
-                let mut destinations = self.destinations();
-                let d = &mut destinations[nth];
-                let segment = d.queue.front().cloned();
-                if segment.is_none() && !d.lags {
-                    d.shipping = false;
-                    break;
-                }
-                (d.store.clone(), segment, d.lags)
-            };
-            let shipped = match segment {
-                Some(segment) if !lags => self.clone().ship_one(nth, &store, &segment).await,
-                _ => start::catch_up(&self, nth).await,
-            };
-            if let Err(e) = shipped {
-                let wait = {
-                    let mut destinations = self.destinations();
-                    let d = &mut destinations[nth];
-                    d.failures += 1;
-                    if d.failures == 1 {
-                        tracing::warn!(path = %self.settings.path.display(), store = d.store.place(), "{e}; trying again");
-                    }
-                    d.error = Some(e.to_string());
-                    d.back_off()
-                };
-                if e.kind() == Kind::Fenced || e.kind() == Kind::Invalid {
-                    self.fenced(&e);
-                    self.destinations()[nth].shipping = false;
-                    break;
-                }
-                if self.shared.stopping.load(SeqCst) {
-                    break;
-                }
-                tokio::time::sleep(wait).await;
-            }
-            self.progress.notify_waiters();
-        }
-        self.progress.notify_waiters();
-        if !self.awake.load(SeqCst) {
-            // It went to rest before this was confirmed, and kept its local state open for it.
-            self.wake();
-        }
-    }
-
-    async fn ship_one(
-        self: Arc<Self>,
-        nth: usize,
-        store: &litekeep_store::Store,
-        segment: &Arc<Segment>,
-    ) -> Result<(), Error> {
-        let local = self.local()?;
-        destination::put(store, &local.spool, segment).await?;
-        {
-            let mut destinations = self.destinations();
-            let d = &mut destinations[nth];
-            d.landed(0, segment.name(), segment.size, segment.header.timestamp_ms);
-            d.queue.pop_front();
-            d.failures = 0;
-            d.error = None;
-        }
-        self.confirmed(&local, segment)
-    }
-
-    /// A destination has the segment: local state moves on.
-    fn confirmed(self: &Arc<Self>, local: &Local, segment: &Segment) -> Result<(), Error> {
-        let everywhere = self.destinations().iter().all(|d| d.durable >= Some(segment.txid()));
-        if everywhere && matches!(segment.body, Body::Spooled) {
-            local.spool.remove(segment.name())?;
-        }
-        let mut guard = lock(&local.state);
-        let (file, state) = &mut *guard;
-        if state.is_some_and(|s| s.txid >= segment.txid()) {
-            return Ok(());
-        }
-        local.sums.apply(&segment.sums, segment.header.commit)?;
-        let now = self.shared.clock.unix_ms();
-        let new = State {
-            writer: local.writer,
-            txid: segment.txid(),
-            page_count: segment.header.commit,
-            page_size: segment.header.page_size,
-            place: segment.place,
-            synced: state.and_then(|s| s.synced),
-            boot: disk::boot_id(),
-            confirmed_ms: now,
-            captured_ms: segment.header.timestamp_ms,
-        };
-        file.save(&new)?;
-        *state = Some(new);
-        self.set_status(|s| s.confirmed_ms = Some(now));
-        Ok(())
-    }
-
     pub(crate) fn local(&self) -> Result<Arc<Local>, Error> {
         let local = self.work().local.clone();
         local.ok_or_else(|| Error::new(Kind::Internal, "the local state is not open"))
-    }
-
-    /// Another writer owns the log: stop, and keep what it does not have.
-    fn fenced(self: &Arc<Self>, e: &Error) {
-        self.fenced.store(true, SeqCst);
-        self.failed(e, 0);
-        let mut work = self.work();
-        work.capture = None;
-        if let Some(local) = &work.local {
-            let queued: Vec<_> =
-                self.destinations().iter_mut().flat_map(|d| std::mem::take(&mut d.queue)).collect();
-            for segment in &queued {
-                if let Body::Memory(bytes) = &segment.body {
-                    let _ = local.spool.add(segment.name(), bytes);
-                }
-            }
-            let name = format!("fork-{}", self.shared.clock.unix_ms());
-            match local.spool.keep_as_fork(&name) {
-                Ok(Some(path)) => tracing::error!(
-                    path = %self.settings.path.display(),
-                    "transactions that are not in the log are kept in `{}`", path.display()
-                ),
-                Ok(None) => {}
-                Err(e) => tracing::error!("could not keep the fork: {e}"),
-            }
-        }
     }
 
     /// Lets go of connections; `false` when something came up.
@@ -779,21 +611,9 @@ impl Database {
     }
 }
 
-/// A destination that is far behind another does not fill the local disk: it copies from the other one later.
-fn leave_to_copying(destinations: &mut [Destination]) {
-    let best = destinations.iter().filter_map(|d| d.durable).max();
-    for d in destinations {
-        let waiting: u64 = d.queue.iter().map(|s| s.size).sum();
-        if waiting > MEMORY_LIMIT && d.queue.back().is_some_and(|s| best >= Some(s.txid())) {
-            d.queue.clear();
-            d.lags = true;
-        }
-    }
-}
-
 /// Locks although a panic may have happened under the lock: whatever it left behind is dropped by
 /// [`Database::failed`], and the database begins again from what the store has confirmed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 

@@ -13,6 +13,7 @@
 mod database;
 mod destination;
 mod maintain;
+mod shipping;
 mod start;
 mod status;
 

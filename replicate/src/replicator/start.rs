@@ -55,9 +55,6 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
         );
     }
     let ours = known.is_some_and(|s| s.txid == head || newest.is_some_and(|h| h.node == s.writer));
-    if !ours {
-        watch_for_another(db, &store, &log, head).await?;
-    }
     let page_size = newest.map(|h| h.page_size).or(known.map(|s| s.page_size));
     if page_size.is_some_and(|size| size != capture.page_size())
         && (known.is_some() || db.settings.new_timeline)
@@ -66,10 +63,23 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
             path = %db.settings.path.display(),
             "the pages of the database have another size than before; the log goes on with a new snapshot"
         );
+        if !ours {
+            watch_for_another(db, &store, &log, head).await?;
+        }
         return first_snapshot(db, &local, capture, head.next()).await;
     }
     let from = known.and_then(|s| trusted_sums(&s, head));
     apply_sums(&store, &log, &local, from, head).await?;
+    let (capture, related) = if known.is_none() && !db.settings.new_timeline {
+        // Before the watch, during which a small database may change beyond recognition.
+        require_common_history(db, &local, capture, newest, head).await?
+    } else {
+        (capture, Ok(()))
+    };
+    if !ours {
+        watch_for_another(db, &store, &log, head).await?;
+    }
+    related?;
     let must_put = !ours || log.newest_l0().is_none();
     settle(db, local, capture, head, newest, known, must_put).await
 }
@@ -334,7 +344,7 @@ fn apply_sums_of(
 
 /// The files that lead from a state to the end of the log; those of a whole restore when there is none, or when the
 /// log has merged the way.
-fn files_after(log: &Log, from: Option<Txid>, head: Txid) -> Result<Vec<FileRef>, Error> {
+pub(super) fn files_after(log: &Log, from: Option<Txid>, head: Txid) -> Result<Vec<FileRef>, Error> {
     let mut files = vec![];
     let mut at = from;
     while let Some(t) = at.filter(|t| *t < head) {
@@ -362,26 +372,19 @@ async fn settle(
     known: Option<State>,
     must_put: bool,
 ) -> Result<(), Error> {
-    let new_timeline = db.settings.new_timeline;
     let this = db.clone();
     let settled = move || {
         let mut capture = capture;
         let page_count = local.sums.page_count()?;
-        let place = match (known.filter(|s| s.txid == head), newest) {
-            (Some(s), _) => s.place,
-            (None, Some(h)) if h.max_txid == head && h.page_size == capture.page_size() => {
-                capture.locate(&h, |pgno| Ok(Some(local.sum_of(pgno)?)))?
-            }
-            _ => None,
+        let place = match known.filter(|s| s.txid == head) {
+            Some(s) => s.place,
+            None => locate(&mut capture, &local, newest, head)?,
         };
         capture.set_position(place, page_count);
         let mut frames = Frames::default();
         let look = capture.resume(&mut frames)?;
         let path = this.settings.path.display();
         if let Look::Broken(why) = look {
-            if known.is_none() && !new_timeline {
-                require_common_history(&mut capture, &local, &this, head)?;
-            }
             if why == Broken::Behind || why == Broken::Differs {
                 tracing::warn!(%path, "{why}: the log keeps them up to transaction {head}, and goes on with what the file has now");
             }
@@ -428,13 +431,39 @@ async fn settle(
     Ok(())
 }
 
-/// Refuses a database that has nothing to do with the log.
-fn require_common_history(
+/// Where in the WAL the log ends, if its newest file is that end and the WAL proves it.
+fn locate(
     capture: &mut Capture,
     local: &Local,
-    db: &Database,
+    newest: Option<Header>,
     head: Txid,
-) -> Result<(), Error> {
+) -> Result<Option<Place>, Error> {
+    match newest.filter(|h| h.max_txid == head && h.page_size == capture.page_size()) {
+        Some(h) => capture.locate(&h, |pgno| Ok(Some(local.sum_of(pgno)?))),
+        None => Ok(None),
+    }
+}
+
+/// Whether a database has anything to do with the log.
+async fn require_common_history(
+    db: &Arc<Database>,
+    local: &Arc<Local>,
+    mut capture: Capture,
+    newest: Option<Header>,
+    head: Txid,
+) -> Result<(Capture, Result<(), Error>), Error> {
+    let (this, local) = (db.clone(), local.clone());
+    let compared = move || {
+        let related = match locate(&mut capture, &local, newest, head)? {
+            Some(_) => Ok(()),
+            None => compare_with_log(&mut capture, &local, &this, head),
+        };
+        Ok((capture, related))
+    };
+    db.run_blocking(compared).await
+}
+
+fn compare_with_log(capture: &mut Capture, local: &Local, db: &Database, head: Txid) -> Result<(), Error> {
     let pages = capture.pages()?;
     let (mut same, mut known) = (0u64, vec![Checksum::default(); 4096]);
     let in_log = u64::from(local.sums.page_count()?);
@@ -453,7 +482,7 @@ fn require_common_history(
     Err(Error::with_hint(
         Kind::Invalid,
         format!(
-            "`{path}` shares only {same} of {in_log} pages with the log at {}, which ends at transaction {head}: it seems to be another database",
+            "`{path}` shares only {same} of {in_log} pages with the log at {}, which ends at transaction {head}: it seems to be another database, or a much older state of this one",
             db.destinations()[0].store.place()
         ),
         "restore the log to another path to look at it (`litekeep restore -o FILE URL`); to go on with the present file and keep the log's past, add `--new-timeline`; else give the database a destination of its own",
@@ -477,48 +506,6 @@ fn spooled(db: &Database, local: &Local, head: Txid) -> Result<Vec<Arc<Segment>>
         pending.push(Arc::new(Segment::from_spool(&local.spool, &file)?));
     }
     Ok(pending)
-}
-
-/// Copies to one destination what another has and it lacks.
-pub(crate) async fn catch_up(db: &Arc<Database>, nth: usize) -> Result<(), Error> {
-    let (to, from, files) = {
-        let destinations = db.destinations();
-        let d = &destinations[nth];
-        let best = destinations.iter().max_by_key(|d| d.durable).expect("there is at least this one");
-        let head =
-            best.durable.ok_or_else(|| Error::new(Kind::Unavailable, "no destination is complete yet"))?;
-        (d.store.clone(), best.store.clone(), files_after(&best.log, d.durable, head)?)
-    };
-    for file in &files {
-        let mut stream = from.get_stream(file).await?;
-        let time = from.time_of(file).await?;
-        let mut upload = to.put_stream(file.level, file.name, time).expect_bytes(file.size);
-        while let Some(piece) = futures::TryStreamExt::try_next(&mut stream).await? {
-            upload.write(piece).await?;
-        }
-        upload.finish().await?;
-        db.destinations()[nth].landed(file.level, file.name, file.size, time);
-    }
-    let mut destinations = db.destinations();
-    let queued: Vec<Arc<Segment>> = destinations
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| *i != nth)
-        .flat_map(|(_, d)| d.queue.iter().cloned())
-        .collect();
-    let most = destinations.iter().filter_map(|d| d.durable).max();
-    let d = &mut destinations[nth];
-    d.failures = 0;
-    d.error = None;
-    if d.durable >= most {
-        let mut waiting: Vec<Arc<Segment>> =
-            queued.into_iter().filter(|s| Some(s.txid()) > d.durable).collect();
-        waiting.sort_by_key(|s| s.txid());
-        waiting.dedup_by_key(|s| s.txid());
-        d.queue = waiting.into();
-        d.lags = false;
-    }
-    Ok(())
 }
 
 impl Local {

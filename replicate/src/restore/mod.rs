@@ -15,6 +15,7 @@
 
 mod apply;
 mod compare;
+mod forward;
 mod in_use;
 mod install;
 mod plan;
@@ -23,6 +24,7 @@ mod source;
 pub mod v03;
 
 pub use compare::{Differences, differences};
+pub use forward::{Outrun, outrun, roll_forward};
 pub use install::{Integrity, Options, Restored, to_path};
 pub use plan::{Damaged, Goal, RestorePlan, plan};
 

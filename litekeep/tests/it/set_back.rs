@@ -1,0 +1,127 @@
+//! Goal: a database that has lost transactions which its backup has (a disk that lied, a volume set back to an older
+//! image) does not go on silently without them. Method: the files of an earlier moment, taken while the bank stood still,
+//! are put back after everybody is gone; the file's times say whether anybody can have written since the machine started.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use litekeep_testkit::bank::{self, Bank};
+use litekeep_testkit::process::eventually;
+
+use crate::scene::{LONG, Scene, Store};
+
+/// The backup has more than the file, which has the older state of this many operations.
+struct SetBack {
+    scene: Scene,
+    older: u64,
+    newest: u64,
+}
+
+impl SetBack {
+    /// With `pause` between the image and what follows it, the WAL is another one by then.
+    fn new(pause: Duration) -> SetBack {
+        let scene = Scene::new(Store::Folder, "");
+        let litekeep = scene.replicate().unwrap();
+        let mut bank = Bank::start(&scene.bank()).unwrap();
+        bank.wait_for(50, LONG).unwrap();
+        eventually("the first copy is there", LONG, || Ok(scene.confirmed()?.is_some())).unwrap();
+        bank.process().signal(libc::SIGSTOP).unwrap();
+        let in_log = || anyhow::Ok(bank::check(&scene.restore(&[])?)?.ops);
+        let has_all = |acks: u64| Ok(in_log().is_ok_and(|ops| ops >= acks));
+        eventually("everything is confirmed", LONG, || has_all(bank.acks()?.highest()))
+            .unwrap_or_else(|error| panic!("{error}\n{}", litekeep.output()));
+        std::thread::sleep(pause);
+        let read = |suffix: &str| std::fs::read(scene.place.path(&format!("app.db{suffix}"))).unwrap();
+        let image = ["", "-wal"].map(|suffix| (suffix, read(suffix)));
+        let write = |name: &str| {
+            for (suffix, bytes) in &image {
+                std::fs::write(scene.place.path(&format!("{name}{suffix}")), bytes).unwrap();
+            }
+        };
+        write("image.db");
+        let older = bank::check(&scene.place.path("image.db")).unwrap().ops;
+        bank.process().signal(libc::SIGCONT).unwrap();
+        bank.wait_for(older + 100, LONG).unwrap();
+        bank.stop().unwrap();
+        scene.stop(litekeep).unwrap();
+        let newest = in_log().unwrap();
+        let _ = std::fs::remove_file(scene.place.path("app.db-shm"));
+        write("app.db");
+        SetBack { scene, older, newest }
+    }
+
+    /// Nobody has written since the machine started.
+    fn before_this_boot(self) -> SetBack {
+        let before = SystemTime::now() - Duration::from_secs(10 * 365 * 86_400);
+        for name in ["app.db", "app.db-wal"] {
+            let file = std::fs::File::options().write(true).open(self.scene.place.path(name)).unwrap();
+            file.set_modified(before).unwrap();
+        }
+        self
+    }
+
+    /// `litekeep run` with an application that only says that it ran; exit code and output.
+    fn run(&self, flags: &[&str]) -> (Option<i32>, String) {
+        let arguments = [&["run"], flags, &["app.db", "--", "echo", "it ran"]].concat();
+        let output = self.scene.command(&arguments).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn ops(&self) -> u64 {
+        bank::check(&self.scene.db()).unwrap().ops
+    }
+
+    fn kept_aside(&self) -> Option<PathBuf> {
+        let mut names = std::fs::read_dir(self.scene.dir()).unwrap().flatten().map(|entry| entry.path());
+        names.find(|path| {
+            let name = path.to_string_lossy();
+            name.contains("app.db.before-restore-") && !name.ends_with("-wal")
+        })
+    }
+}
+
+fn is_rolled_forward(set_back: &SetBack) {
+    let (code, output) = set_back.run(&[]);
+    assert_eq!(code, Some(0), "{output}");
+    assert!(output.contains("rolled forward") && output.contains("it ran"), "{output}");
+    assert_eq!(set_back.ops(), set_back.newest);
+    let kept = set_back.kept_aside().expect("the former file");
+    assert_eq!(bank::check(&kept).unwrap().ops, set_back.older);
+    // The next start finds nothing to do, and the log goes on.
+    let (code, output) = set_back.run(&[]);
+    assert_eq!(code, Some(0), "{output}");
+    assert!(!output.contains("rolled forward"), "{output}");
+    set_back.scene.prove_equal(None).unwrap();
+}
+
+#[test]
+fn a_disk_that_lost_commits_is_rolled_forward_before_the_application_starts() {
+    is_rolled_forward(&SetBack::new(Duration::ZERO).before_this_boot());
+}
+
+/// The older file has a WAL that has been replaced by the next since.
+#[test]
+fn an_image_from_before_a_reset_of_the_wal_is_rolled_forward() {
+    is_rolled_forward(&SetBack::new(Duration::from_secs(5)).before_this_boot());
+}
+
+#[test]
+fn a_file_that_somebody_may_have_put_there_is_left_to_a_person() {
+    let set_back = SetBack::new(Duration::ZERO);
+    let (code, output) = set_back.run(&[]);
+    assert_eq!(code, Some(2), "{output}");
+    for part in ["lacks transactions that its backup", "litekeep restore --force", "--new-timeline"] {
+        assert!(output.contains(part), "`{part}` is not in:\n{output}");
+    }
+    assert!(!output.contains("it ran"), "{output}");
+    assert_eq!(set_back.kept_aside(), None);
+
+    let head = set_back.scene.last_txid().unwrap();
+    let (code, output) = set_back.run(&["--new-timeline"]);
+    assert_eq!(code, Some(0), "{output}");
+    assert_eq!(set_back.ops(), set_back.older);
+    set_back.scene.prove_equal(None).unwrap();
+    let forgone = set_back.scene.restore(&["-txid", &head]).unwrap();
+    assert_eq!(bank::check(&forgone).unwrap().ops, set_back.newest);
+}

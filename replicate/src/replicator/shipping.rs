@@ -1,0 +1,245 @@
+//! Segments on their way to the destinations: queued, spooled when many wait, put in order, confirmed.
+
+use super::database::{Database, Local, Work, lock};
+use super::destination::{self, Destination, MEMORY_LIMIT};
+use super::start::files_after;
+use crate::capture::{Body, Segment};
+use crate::local::State;
+use crate::{Error, Kind};
+use litekeep_env::disk;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+impl Database {
+    /// Hands a segment to every destination; in the spool when too much waits already, or none of them answers: a
+    /// process that dies then leaves the points in time of the outage on disk.
+    pub(super) fn enqueue(&self, work: &mut Work, segment: Segment) -> Result<(), Error> {
+        work.last = Some(segment.txid());
+        self.set_status(|s| s.commits += u64::from(segment.commits));
+        let mut destinations = self.destinations();
+        leave_to_copying(&mut destinations);
+        let waiting =
+            destinations.iter().filter(|d| !d.lags).map(Destination::waiting_bytes).max().unwrap_or(0);
+        let mut segment = Arc::new(segment);
+        let is_outage = destinations.iter().filter(|d| !d.lags).all(|d| d.failures > 0);
+        if is_outage || waiting + segment.size > MEMORY_LIMIT {
+            // All of them: what is only in memory when the process dies would leave a hole before what is on disk.
+            let local = work.local.as_ref().expect("set when the capture was");
+            for queued in destinations.iter_mut().flat_map(|d| &mut d.queue).chain([&mut segment]) {
+                spill(local, queued)?;
+            }
+        }
+        for d in destinations.iter_mut().filter(|d| !d.lags) {
+            d.queue.push_back(segment.clone());
+        }
+        Ok(())
+    }
+
+    /// Whether more waits for every destination than the local disk may take.
+    pub(super) fn is_over_limit(&self) -> bool {
+        let destinations = self.destinations();
+        let least = destinations
+            .iter()
+            .filter(|d| !d.lags)
+            .map(|d| d.queue.iter().map(|s| s.size).sum::<u64>())
+            .min();
+        let Some(waiting) = least.filter(|w| *w > MEMORY_LIMIT) else { return false };
+        let scarce = disk::space(&self.settings.meta_dir).is_ok_and(|(free, all)| free < all / 10);
+        waiting > self.settings.spool_limit || scarce
+    }
+
+    /// Starts a shipping task for each destination that has something to do and has none.
+    pub(crate) fn ship(self: &Arc<Self>) {
+        let mut destinations = self.destinations();
+        for (nth, d) in destinations.iter_mut().enumerate() {
+            if !d.shipping && (!d.queue.is_empty() || d.lags) {
+                d.shipping = true;
+                self.shared.runtime.spawn(self.clone().ship_to(nth));
+            }
+        }
+    }
+
+    async fn ship_to(self: Arc<Self>, nth: usize) {
+        loop {
+            let (store, segment, lags) = {
+                let mut destinations = self.destinations();
+                let d = &mut destinations[nth];
+                let segment = d.queue.front().cloned();
+                if segment.is_none() && !d.lags {
+                    d.shipping = false;
+                    break;
+                }
+                (d.store.clone(), segment, d.lags)
+            };
+            let shipped = match segment {
+                Some(segment) if !lags => self.clone().ship_one(nth, &store, &segment).await,
+                _ => catch_up(&self, nth).await,
+            };
+            if let Err(e) = shipped {
+                let wait = {
+                    let mut destinations = self.destinations();
+                    let d = &mut destinations[nth];
+                    d.failures += 1;
+                    if d.failures == 1 {
+                        tracing::warn!(path = %self.settings.path.display(), store = d.store.place(), "{e}; trying again");
+                    }
+                    d.error = Some(e.to_string());
+                    d.back_off()
+                };
+                if e.kind() == Kind::Fenced || e.kind() == Kind::Invalid {
+                    self.fenced(&e);
+                    self.destinations()[nth].shipping = false;
+                    break;
+                }
+                if self.shared.stopping.load(SeqCst) {
+                    break;
+                }
+                tokio::time::sleep(wait).await;
+            }
+            self.progress.notify_waiters();
+        }
+        self.progress.notify_waiters();
+        if !self.awake.load(SeqCst) {
+            // It went to rest before this was confirmed, and kept its local state open for it.
+            self.wake();
+        }
+    }
+
+    async fn ship_one(
+        self: Arc<Self>,
+        nth: usize,
+        store: &litekeep_store::Store,
+        segment: &Arc<Segment>,
+    ) -> Result<(), Error> {
+        let local = self.local()?;
+        destination::put(store, &local.spool, segment).await?;
+        {
+            let mut destinations = self.destinations();
+            let d = &mut destinations[nth];
+            d.landed(0, segment.name(), segment.size, segment.header.timestamp_ms);
+            d.queue.pop_front();
+            d.failures = 0;
+            d.error = None;
+        }
+        self.confirmed(&local, segment)
+    }
+
+    /// A destination has the segment: local state moves on.
+    fn confirmed(self: &Arc<Self>, local: &Local, segment: &Segment) -> Result<(), Error> {
+        let everywhere = self.destinations().iter().all(|d| d.durable >= Some(segment.txid()));
+        if everywhere && matches!(segment.body, Body::Spooled) {
+            local.spool.remove(segment.name())?;
+        }
+        let mut guard = lock(&local.state);
+        let (file, state) = &mut *guard;
+        if state.is_some_and(|s| s.txid >= segment.txid()) {
+            return Ok(());
+        }
+        local.sums.apply(&segment.sums, segment.header.commit)?;
+        let now = self.shared.clock.unix_ms();
+        let new = State {
+            writer: local.writer,
+            txid: segment.txid(),
+            page_count: segment.header.commit,
+            page_size: segment.header.page_size,
+            place: segment.place,
+            synced: state.and_then(|s| s.synced),
+            boot: disk::boot_id(),
+            confirmed_ms: now,
+            captured_ms: segment.header.timestamp_ms,
+        };
+        file.save(&new)?;
+        *state = Some(new);
+        self.set_status(|s| s.confirmed_ms = Some(now));
+        Ok(())
+    }
+
+    /// Another writer owns the log: stop, and keep what it does not have.
+    fn fenced(self: &Arc<Self>, e: &Error) {
+        self.fenced.store(true, SeqCst);
+        self.failed(e, 0);
+        let mut work = self.work();
+        work.capture = None;
+        if let Some(local) = &work.local {
+            let queued: Vec<_> =
+                self.destinations().iter_mut().flat_map(|d| std::mem::take(&mut d.queue)).collect();
+            for segment in &queued {
+                if let Body::Memory(bytes) = &segment.body {
+                    let _ = local.spool.add(segment.name(), bytes);
+                }
+            }
+            let name = format!("fork-{}", self.shared.clock.unix_ms());
+            match local.spool.keep_as_fork(&name) {
+                Ok(Some(path)) => tracing::error!(
+                    path = %self.settings.path.display(),
+                    "transactions that are not in the log are kept in `{}`", path.display()
+                ),
+                Ok(None) => {}
+                Err(e) => tracing::error!("could not keep the fork: {e}"),
+            }
+        }
+    }
+}
+
+/// Moves a segment from memory to the spool. The same segment in another queue finds its file there.
+fn spill(local: &Local, segment: &mut Arc<Segment>) -> Result<(), Error> {
+    if let Body::Memory(bytes) = &segment.body {
+        local.spool.add(segment.name(), bytes)?;
+        *segment = Arc::new(Segment { body: Body::Spooled, ..Segment::clone(segment) });
+    }
+    Ok(())
+}
+
+/// A destination that is far behind another does not fill the local disk: it copies from the other one later.
+fn leave_to_copying(destinations: &mut [Destination]) {
+    let best = destinations.iter().filter_map(|d| d.durable).max();
+    for d in destinations {
+        let waiting: u64 = d.queue.iter().map(|s| s.size).sum();
+        if waiting > MEMORY_LIMIT && d.queue.back().is_some_and(|s| best >= Some(s.txid())) {
+            d.queue.clear();
+            d.lags = true;
+        }
+    }
+}
+
+/// Copies to one destination what another has and it lacks.
+pub(crate) async fn catch_up(db: &Arc<Database>, nth: usize) -> Result<(), Error> {
+    let (to, from, files) = {
+        let destinations = db.destinations();
+        let d = &destinations[nth];
+        let best = destinations.iter().max_by_key(|d| d.durable).expect("there is at least this one");
+        let head =
+            best.durable.ok_or_else(|| Error::new(Kind::Unavailable, "no destination is complete yet"))?;
+        (d.store.clone(), best.store.clone(), files_after(&best.log, d.durable, head)?)
+    };
+    for file in &files {
+        let mut stream = from.get_stream(file).await?;
+        let time = from.time_of(file).await?;
+        let mut upload = to.put_stream(file.level, file.name, time).expect_bytes(file.size);
+        while let Some(piece) = futures::TryStreamExt::try_next(&mut stream).await? {
+            upload.write(piece).await?;
+        }
+        upload.finish().await?;
+        db.destinations()[nth].landed(file.level, file.name, file.size, time);
+    }
+    let mut destinations = db.destinations();
+    let queued: Vec<Arc<Segment>> = destinations
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| *i != nth)
+        .flat_map(|(_, d)| d.queue.iter().cloned())
+        .collect();
+    let most = destinations.iter().filter_map(|d| d.durable).max();
+    let d = &mut destinations[nth];
+    d.failures = 0;
+    d.error = None;
+    if d.durable >= most {
+        let mut waiting: Vec<Arc<Segment>> =
+            queued.into_iter().filter(|s| Some(s.txid()) > d.durable).collect();
+        waiting.sort_by_key(|s| s.txid());
+        waiting.dedup_by_key(|s| s.txid());
+        d.queue = waiting.into();
+        d.lags = false;
+    }
+    Ok(())
+}
