@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// A file system, as far as it matters to SQLite's WAL mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +69,11 @@ pub fn space(path: &Path) -> io::Result<(u64, u64)> {
 
 /// Identifies this boot of the machine: page cache contents survive a killed process, but not a new boot.
 pub fn boot_id() -> [u8; 16] {
+    static ID: OnceLock<[u8; 16]> = OnceLock::new();
+    *ID.get_or_init(read_boot_id)
+}
+
+fn read_boot_id() -> [u8; 16] {
     let mut id = [0; 16];
     if let Ok(s) = std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
         let hex: Vec<u8> = s.bytes().filter(u8::is_ascii_hexdigit).collect();

@@ -20,10 +20,13 @@ mod verification;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use args::Command;
 use report::Outcome;
 
 /// Threads of the runtime: what they do is to wait for stores and to hand blocking work to other threads.
 const WORKERS: usize = 2;
+/// The same beside an application: a second one would be woken, to look for work, by each commit.
+const WORKERS_BESIDE: usize = 1;
 /// Threads for blocking work. Each keeps its buffers while it lives, so there are few, and idle ones end soon.
 const BLOCKING: usize = 16;
 const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(3);
@@ -37,9 +40,10 @@ fn main() -> ExitCode {
         Err(args::Rejected::Clap(error)) => return report::usage(&error, format),
         Err(args::Rejected::Flag(error)) => return report::error(&error.into(), format),
     };
+    let is_beside = matches!(args.command, Command::Replicate(_) | Command::Run(_));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .worker_threads(WORKERS)
+        .worker_threads(if is_beside { WORKERS_BESIDE } else { WORKERS })
         .max_blocking_threads(BLOCKING)
         .thread_keep_alive(BLOCKING_KEEP_ALIVE)
         .build();

@@ -19,7 +19,7 @@ use litekeep_format::locks::{DMS, READ_LOCKS, SHARED_FIRST, SHARED_SIZE, read_lo
 use litekeep_format::{DatabaseHeader, WalIndexHeader};
 use litekeep_ltx::Salt;
 use litekeep_sql::{Observer, Snapshot};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,6 +48,8 @@ pub fn is_claimed(database: &File) -> std::io::Result<bool> {
 pub struct HeldFiles {
     path: PathBuf,
     database: File,
+    /// Device and inode.
+    identity: (u64, u64),
     shm: File,
     hold: Hold,
 }
@@ -70,7 +72,9 @@ impl HeldFiles {
         let shm = File::open(&shm_path).map_err(Error::file("open", &shm_path))?;
         lock::share(&database, SHARED_FIRST, SHARED_SIZE).map_err(Error::file("lock", path))?;
         lock::share(&shm, DMS, 1).map_err(Error::file("lock", &shm_path))?;
-        Ok(HeldFiles { path: path.to_owned(), database, shm, hold: Hold::Nothing })
+        let file = database.metadata().map_err(Error::file("look at", path))?;
+        let identity = (file.dev(), file.ino());
+        Ok(HeldFiles { path: path.to_owned(), database, identity, shm, hold: Hold::Nothing })
     }
 
     /// Makes us the database's only replicator for as long as the files are open; `false` when another process is.
@@ -93,12 +97,9 @@ impl HeldFiles {
         self.hold
     }
 
-    /// Whether the path still leads to the file that is held.
-    pub fn is_current(&self) -> bool {
-        match (std::fs::metadata(&self.path), self.database.metadata()) {
-            (Ok(a), Ok(b)) => a.ino() == b.ino() && a.dev() == b.dev(),
-            _ => false,
-        }
+    /// Whether this is the file that is held.
+    pub fn is(&self, file: &Metadata) -> bool {
+        self.identity == (file.dev(), file.ino())
     }
 
     /// The header of the database file.

@@ -82,7 +82,7 @@ enum Step {
     /// Nothing new. With frames beyond the wal-index a commit may be on its way without another event.
     Quiet { more_coming: bool },
     /// A segment was queued; with commits of the application in it, or without.
-    Captured { active: bool },
+    Captured { active: bool, more_coming: bool },
     /// The log must catch up first.
     MustDrain,
 }
@@ -173,7 +173,11 @@ impl Database {
         let mut failures = 0u32;
         let mut active = false;
         let (mut beyond, mut looks_beyond) = (Duration::ZERO, 0u32);
+        let mut captured_at: Option<(Instant, Duration)> = None;
         loop {
+            if let Some((begun, took)) = captured_at.take() {
+                self.wait_until_due(begun, took).await;
+            }
             if self.fenced.load(SeqCst) || self.shared.stopping.load(SeqCst) {
                 break;
             }
@@ -191,18 +195,17 @@ impl Database {
                     // After a start, thousands at once have nothing to linger for.
                     if active { LINGER } else { Duration::ZERO }
                 }
-                Ok(Step::Captured { active: now }) => {
+                Ok(Step::Captured { active: now, more_coming }) => {
                     active |= now;
                     (failures, beyond, looks_beyond) = (0, Duration::ZERO, 0);
-                    self.wait_until_due(begun, begun.elapsed()).await;
-                    self.dirty.store(true, SeqCst);
-                    Duration::ZERO
+                    captured_at = Some((begun, begun.elapsed()));
+                    if more_coming {
+                        continue;
+                    }
+                    if active { LINGER } else { Duration::ZERO }
                 }
                 Ok(Step::MustDrain) => {
                     let _ = tokio::time::timeout(DRAIN_TICK, self.progress.notified()).await;
-                    if self.shared.stopping.load(SeqCst) {
-                        break;
-                    }
                     continue;
                 }
                 Err(e) => {
@@ -210,7 +213,6 @@ impl Database {
                     failures += 1;
                     match wait {
                         Some(wait) => {
-                            self.dirty.store(true, SeqCst);
                             self.pause(wait).await;
                             continue;
                         }
@@ -218,14 +220,7 @@ impl Database {
                     }
                 }
             };
-            if self.shared.stopping.load(SeqCst) {
-                break;
-            }
-            if self.dirty.load(SeqCst) {
-                continue;
-            }
-            let rung = tokio::time::timeout(linger, self.bell.notified()).await.is_ok();
-            if rung || self.dirty.load(SeqCst) || beyond > Duration::ZERO {
+            if self.is_rung_within(linger).await || beyond > Duration::ZERO {
                 continue;
             }
             if self.clone().rest().await {
@@ -241,6 +236,19 @@ impl Database {
         self.progress.notify_waiters();
     }
 
+    /// Waits for something to happen.
+    async fn is_rung_within(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        while !self.dirty.load(SeqCst) && !self.shared.stopping.load(SeqCst) {
+            // The bell may still ring for what a look has found since.
+            let rung = tokio::time::timeout_at(until.into(), self.bell.notified()).await;
+            if rung.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Waits after a failure. The application's writes do not end it: each would cost another try.
     async fn pause(&self, at_most: Duration) {
         let until = Instant::now() + at_most;
@@ -253,7 +261,7 @@ impl Database {
         }
     }
 
-    /// After a capture: waits for its confirmation and for the interval, but not while the WAL grows fast. A hot
+    /// Before the look that follows a capture: waits for its confirmation and for the interval, but not while the WAL grows fast. A hot
     /// writer's pages are captured less often, so that capture takes a small share of one core.
     async fn wait_until_due(self: &Arc<Self>, begun: Instant, took: Duration) {
         let spread = (took * CAPTURE_SHARE).min(MOST_SPREAD);
@@ -329,8 +337,8 @@ impl Database {
 
     /// One look: begin where necessary, capture, and hand over to the destinations.
     async fn step(self: Arc<Self>) -> Result<Step, Error> {
-        let file = std::fs::metadata(&self.settings.path);
-        if !file.is_ok_and(|m| m.is_file() && m.len() > 0) {
+        let file = std::fs::metadata(&self.settings.path).ok().filter(|m| m.is_file() && m.len() > 0);
+        let Some(file) = file else {
             let mut work = self.work();
             if work.capture.take().is_some() {
                 tracing::warn!(path = %self.settings.path.display(), "the database is gone; waiting for it to come back");
@@ -339,9 +347,9 @@ impl Database {
             self.waiting.store(true, SeqCst);
             self.phase(Phase::Waiting);
             return Ok(Step::Absent);
-        }
+        };
         self.waiting.store(false, SeqCst);
-        if !self.is_attached() {
+        if !self.is_attached(&file) {
             // What was captured of the former file goes first: page checksums know only what is confirmed.
             if self.destinations().iter().any(|d| !d.queue.is_empty()) {
                 self.ship();
@@ -355,16 +363,23 @@ impl Database {
             start::open_local(&self).await?;
         }
         let this = self.clone();
-        let step = self.run_blocking(move || this.look()).await?;
+        let look = move || {
+            let step = this.look()?;
+            if matches!(step, Step::Captured { .. }) {
+                this.ship_here();
+            }
+            Ok(step)
+        };
+        let step = self.run_blocking(look).await?;
         if matches!(step, Step::Captured { .. }) {
             self.ship();
         }
         Ok(step)
     }
 
-    fn is_attached(&self) -> bool {
+    fn is_attached(&self, file: &std::fs::Metadata) -> bool {
         let mut work = self.work();
-        if work.capture.as_ref().is_some_and(|c| !c.files().is_current()) {
+        if work.capture.as_ref().is_some_and(|c| !c.files().is(file)) {
             tracing::warn!(path = %self.settings.path.display(), "the database was replaced by another file");
             work.capture = None;
         }
@@ -447,8 +462,9 @@ impl Database {
             Some(segment) => {
                 *must_put = false;
                 let active = segment.commits > 0;
+                let more_coming = capture.has_frames_beyond()?;
                 self.enqueue(work, segment)?;
-                Ok(Step::Captured { active })
+                Ok(Step::Captured { active, more_coming })
             }
             None => Ok(Step::Quiet { more_coming: *must_put || capture.has_frames_beyond()? }),
         }

@@ -74,18 +74,10 @@ impl Destination {
 /// after a power cut the application would be behind its own backup.
 pub(crate) async fn put(store: &Store, spool: &Spool, segment: &Arc<Segment>) -> Result<(), Error> {
     let (name, time) = (segment.name(), segment.header.timestamp_ms);
-    if let (Body::Memory(bytes), Some(_)) = (&segment.body, store.as_folder()) {
-        // Both on one thread: each handing over costs as much as the fsync of a fast disk.
-        let (store, bytes, segment) = (store.clone(), bytes.clone(), segment.clone());
-        return blocking(name, move || {
-            sync_wal(&segment)?;
-            store.put_blocking(0, name, bytes, time)?;
-            Ok(())
-        })
-        .await;
+    let here = (store.clone(), segment.clone());
+    if blocking(name, move || sync_and_put_here(&here.0, &here.1)).await? {
+        return Ok(());
     }
-    let synced = segment.clone();
-    blocking(name, move || sync_wal(&synced)).await?;
     match &segment.body {
         Body::Memory(bytes) => {
             store.put(0, name, bytes.clone(), time).await?;
@@ -111,15 +103,23 @@ pub(crate) async fn put(store: &Store, spool: &Spool, segment: &Arc<Segment>) ->
     Ok(())
 }
 
+/// The part of [`put`] that blocks: all of it for a segment in memory and a store that is a folder, else only the sync.
+pub(crate) fn sync_and_put_here(store: &Store, segment: &Segment) -> Result<bool, Error> {
+    sync_wal(segment)?;
+    let (Body::Memory(bytes), Some(_)) = (&segment.body, store.as_folder()) else { return Ok(false) };
+    store.put_blocking(0, segment.name(), bytes.clone(), segment.header.timestamp_ms)?;
+    Ok(true)
+}
+
 fn sync_wal(segment: &Segment) -> Result<(), Error> {
     let Some(wal) = &segment.wal else { return Ok(()) };
     wal.sync_data().map_err(|e| Error::new(Kind::Unavailable, format!("sync the WAL: {e}")))
 }
 
-async fn blocking(
+async fn blocking<T: Send + 'static>(
     name: FileName,
-    f: impl FnOnce() -> Result<(), Error> + Send + 'static,
-) -> Result<(), Error> {
+    f: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(f).await;
     done.map_err(|e| Error::new(Kind::Internal, format!("put {name}: {e}")))?
 }

@@ -59,6 +59,32 @@ impl Database {
         }
     }
 
+    /// Puts the only segment that waits into a folder, on this thread, which may block: each handing over to another
+    /// costs as much as the fsync of a fast disk. Whatever does not fit, or fails, is left to [`ship`](Self::ship).
+    pub(super) fn ship_here(self: &Arc<Self>) {
+        let count = self.destinations().len();
+        for nth in 0..count {
+            let (store, segment) = {
+                let mut destinations = self.destinations();
+                let d = &mut destinations[nth];
+                let is_folder = d.store.as_folder().is_some();
+                let Some(segment) = d.queue.front().filter(|_| d.queue.len() == 1).cloned() else { continue };
+                if !is_folder || d.shipping || d.lags || d.failures > 0 {
+                    continue;
+                }
+                d.shipping = true;
+                (d.store.clone(), segment)
+            };
+            let put = destination::sync_and_put_here(&store, &segment);
+            let done = put.and_then(|is_there| if is_there { self.landed(nth, &segment) } else { Ok(()) });
+            if let Err(e) = done {
+                tracing::debug!(path = %self.settings.path.display(), store = store.place(), "{e}; trying again");
+            }
+            self.destinations()[nth].shipping = false;
+        }
+        self.progress.notify_waiters();
+    }
+
     async fn ship_to(self: Arc<Self>, nth: usize) {
         loop {
             let (store, segment, lags) = {
@@ -113,23 +139,30 @@ impl Database {
     ) -> Result<(), Error> {
         let local = self.local()?;
         destination::put(store, &local.spool, segment).await?;
-        {
+        self.landed(nth, segment)
+    }
+
+    /// A destination has the segment at the head of its queue, where it stays until local state has moved on: page
+    /// checksums that miss one segment would be wrong for ever.
+    fn landed(self: &Arc<Self>, nth: usize, segment: &Segment) -> Result<(), Error> {
+        let (name, time) = (segment.name(), segment.header.timestamp_ms);
+        self.destinations()[nth].landed(0, name, segment.size, time);
+        let local = self.local()?;
+        self.confirmed(&local, segment)?;
+        let (was_spooled, everywhere) = {
             let mut destinations = self.destinations();
             let d = &mut destinations[nth];
-            d.landed(0, segment.name(), segment.size, segment.header.timestamp_ms);
-            d.queue.pop_front();
-            d.failures = 0;
-            d.error = None;
-        }
-        self.confirmed(&local, segment)
+            (d.failures, d.error) = (0, None);
+            // It may have been spooled while it was under way from memory.
+            let done = d.queue.pop_front();
+            let was_spooled = done.is_some_and(|s| matches!(s.body, Body::Spooled));
+            (was_spooled, destinations.iter().all(|d| d.durable >= Some(segment.txid())))
+        };
+        if was_spooled && everywhere { local.spool.remove(name) } else { Ok(()) }
     }
 
     /// A destination has the segment: local state moves on.
     fn confirmed(self: &Arc<Self>, local: &Local, segment: &Segment) -> Result<(), Error> {
-        let everywhere = self.destinations().iter().all(|d| d.durable >= Some(segment.txid()));
-        if everywhere && matches!(segment.body, Body::Spooled) {
-            local.spool.remove(segment.name())?;
-        }
         let mut guard = lock(&local.state);
         let (file, state) = &mut *guard;
         if state.is_some_and(|s| s.txid >= segment.txid()) {
