@@ -1,6 +1,6 @@
 //! What lies under a path: file system, free space, the machine's boot.
 
-#![allow(unsafe_code)] // statfs, fdatasync on a raw descriptor
+#![allow(unsafe_code)] // statfs has no safe form in std
 
 use std::ffi::CString;
 use std::fs::File;

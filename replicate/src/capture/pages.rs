@@ -6,11 +6,10 @@
 use super::held::HeldFiles;
 use super::wal::{Frames, Place, Wal};
 use crate::{Error, Kind};
+use litekeep_env::file;
 use litekeep_format::WalHeader;
 use litekeep_ltx::{PageSize, Pgno};
 use std::collections::HashMap;
-use std::io;
-use std::os::unix::fs::FileExt;
 
 /// A state of the database.
 #[derive(Debug)]
@@ -110,15 +109,5 @@ fn in_file(files: &HeldFiles, page_size: PageSize) -> Result<u32, Error> {
 
 /// Reads from the database file; what lies beyond its end is zero.
 fn read_or_zero(files: &HeldFiles, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
-    let mut n = 0;
-    while n < bytes.len() {
-        match files.database().read_at(&mut bytes[n..], offset + n as u64) {
-            Ok(0) => break,
-            Ok(k) => n += k,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(Error::file("read", files.path())(e)),
-        }
-    }
-    bytes[n..].fill(0);
-    Ok(())
+    file::read_or_zero(files.database(), bytes, offset).map_err(Error::file("read", files.path()))
 }

@@ -4,11 +4,11 @@
 //! opened and closed at will, since SQLite takes no POSIX locks on the WAL.
 
 use crate::Error;
+use litekeep_env::file;
 use litekeep_format::{Chain, FrameHeader, Stop, WalChecksum, WalHeader, frame_offset, frame_size};
 use litekeep_ltx::{PageSize, Pgno, Salt};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -106,16 +106,7 @@ impl Wal {
     }
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize, Error> {
-        let mut n = 0;
-        while n < bytes.len() {
-            match self.file.read_at(&mut bytes[n..], offset + n as u64) {
-                Ok(0) => break,
-                Ok(k) => n += k,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::file("read", &self.path)(e)),
-            }
-        }
-        Ok(n)
+        file::read_up_to(&self.file, bytes, offset).map_err(Error::file("read", &self.path))
     }
 
     /// Length of the file in bytes.

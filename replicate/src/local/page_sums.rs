@@ -6,9 +6,9 @@
 //! killed process; applying the log's later files to it again brings it up to date.
 
 use crate::Error;
+use litekeep_env::file;
 use litekeep_ltx::{Checksum, Pgno};
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -68,17 +68,7 @@ impl PageSums {
 
     /// Reads what is there; zeros beyond the end.
     fn read(&self, bytes: &mut [u8], offset: u64) -> Result<(), Error> {
-        let mut n = 0;
-        while n < bytes.len() {
-            match self.file.read_at(&mut bytes[n..], offset + n as u64) {
-                Ok(0) => break,
-                Ok(k) => n += k,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::file("read", &self.path)(e)),
-            }
-        }
-        bytes[n..].fill(0);
-        Ok(())
+        file::read_or_zero(&self.file, bytes, offset).map_err(Error::file("read", &self.path))
     }
 
     /// The sums of up to `out.len()` pages from `first`; zero where there is none.

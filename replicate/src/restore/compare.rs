@@ -1,10 +1,9 @@
 //! A database file against the checksums that its pages must have.
 
 use crate::Error;
+use litekeep_env::file;
 use litekeep_ltx::{Checksum, PageSize, Pgno, page_checksum};
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// How a file differs from what was expected.
@@ -54,7 +53,8 @@ pub fn differences(
     for first in (1..=page_count).step_by(run as usize).filter_map(Pgno::new) {
         let pages = run.min(page_count - first.get() + 1) as usize;
         let bytes = &mut bytes[..pages * page_size.bytes()];
-        read_or_zero(&file, first.offset(page_size), bytes).map_err(Error::file("read", path))?;
+        // That the length differs is reported anyway.
+        file::read_or_zero(&file, bytes, first.offset(page_size)).map_err(Error::file("read", path))?;
         expected(first, &mut sums[..pages])?;
         let numbers = (first.get()..).filter_map(Pgno::new);
         for ((pgno, page), sum) in numbers.zip(bytes.chunks_exact(page_size.bytes())).zip(&sums) {
@@ -67,19 +67,4 @@ pub fn differences(
         }
     }
     Ok(found)
-}
-
-/// What lies beyond the file's end counts as zeros; that the length differs is reported anyway.
-fn read_or_zero(file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-    let mut n = 0;
-    while n < bytes.len() {
-        match file.read_at(&mut bytes[n..], offset + n as u64) {
-            Ok(0) => break,
-            Ok(read) => n += read,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    bytes[n..].fill(0);
-    Ok(())
 }

@@ -7,13 +7,13 @@
 //!
 //! A crash leaves behind at most a `*.tmp` file beside the name; listings remove it after an hour.
 
-#![allow(unsafe_code)] // renameat2 and sync_file_range have no safe wrapper in std.
+#![allow(unsafe_code)] // sync_file_range has no safe form in std
 
-use std::ffi::CString;
+pub(crate) use litekeep_env::disk::sync_dir as sync_folder;
+use litekeep_env::file::rename_if_absent;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -74,7 +74,7 @@ impl Temporary {
             std::fs::rename(&self.path, target)?;
             Published::Written
         } else {
-            rename_if_absent(&self.path, target)?
+            published(rename_if_absent(&self.path, target))?
         };
         self.published = outcome == Published::Written;
         // Also when the name is taken: whoever wrote it may have died between its rename and this.
@@ -105,37 +105,10 @@ pub(crate) fn put(
     temporary.publish(target, modified_ms, overwrite)
 }
 
-fn rename_if_absent(from: &Path, to: &Path) -> io::Result<Published> {
-    let (c_from, c_to) = (c_path(from)?, c_path(to)?);
-    // SAFETY: both pointers are NUL-terminated strings that outlive the call.
-    let rc = unsafe {
-        libc::renameat2(
-            libc::AT_FDCWD,
-            c_from.as_ptr(),
-            libc::AT_FDCWD,
-            c_to.as_ptr(),
-            libc::RENAME_NOREPLACE,
-        )
-    };
-    if rc == 0 {
-        return Ok(Published::Written);
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::EEXIST) => Ok(Published::Exists),
-        // File systems without the flag (NFS, some FUSE) say EINVAL, old kernels ENOSYS.
-        Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => link_if_absent(from, to),
-        _ => Err(error),
-    }
-}
-
-/// The same promise from a hard link, which never replaces.
-fn link_if_absent(from: &Path, to: &Path) -> io::Result<Published> {
-    match std::fs::hard_link(from, to) {
-        Ok(()) => {
-            let _ = std::fs::remove_file(from);
-            Ok(Published::Written)
-        }
+/// Whether a rename that replaces nothing found the name free.
+fn published(renamed: io::Result<()>) -> io::Result<Published> {
+    match renamed {
+        Ok(()) => Ok(Published::Written),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Published::Exists),
         Err(e) => Err(e),
     }
@@ -149,21 +122,12 @@ pub(crate) fn start_writeback(file: &File, offset: u64, bytes: u64) {
     let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, bytes, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
-/// Makes the names in a folder durable.
-pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 /// The folder of a path, `.` where it has none.
 pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
     }
-}
-
-fn c_path(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
 }
 
 fn system_time(ms: i64) -> SystemTime {
@@ -174,19 +138,6 @@ fn system_time(ms: i64) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_hard_link_never_replaces() {
-        let dir = tempfile::tempdir().unwrap();
-        let (a, b, to) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("to"));
-        std::fs::write(&a, "first").unwrap();
-        std::fs::write(&b, "second").unwrap();
-        assert_eq!(link_if_absent(&a, &to).unwrap(), Published::Written);
-        assert_eq!(link_if_absent(&b, &to).unwrap(), Published::Exists);
-        assert_eq!(std::fs::read(&to).unwrap(), b"first");
-        assert!(!a.exists());
-        assert!(b.exists());
-    }
 
     #[test]
     fn a_dropped_temporary_leaves_nothing() {
