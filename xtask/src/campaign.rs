@@ -1,45 +1,69 @@
-//! Campaigns: random tests that find more the longer they run. Each is an ordinary test with a few rounds in
-//! `cargo test`, so it cannot rot; here it runs with as many as asked, in the release build.
+//! Campaigns: random tests that find more the longer they run. Each has a few rounds in `cargo test`, so it cannot rot;
+//! here it runs with as many as asked, in the release build.
 //!
-//! The test takes its rounds from `litekeep_testkit::campaign`, which reads the two variables below; a round that fails
-//! names its seed.
+//! Most are ordinary tests, which take their rounds from `litekeep_testkit::campaign` by the two variables below; a round
+//! that fails names its seed. The others are fuzz targets, which libFuzzer runs.
+
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{cargo, test_run};
+use crate::{cargo, root, test_run};
 
 struct Campaign {
     name: &'static str,
     about: &'static str,
-    package: &'static str,
-    /// Its test, by its whole path in the package's integration tests.
-    test: &'static str,
+    how: How,
 }
+
+enum How {
+    /// A test of a package, by its whole path in the package's integration tests.
+    Test(&'static str, &'static str),
+    /// The fuzz target of a crate's folder, with folders of files to begin with.
+    Fuzz(&'static str, &'static [&'static str]),
+}
+
+/// Inputs that a fuzzer tries in one round.
+const INPUTS: u64 = 10_000;
+
+/// What libFuzzer needs to see which branches an input takes. Compilers of every channel know it, unlike sanitizers.
+const COVERAGE: &str = "--cfg fuzzing -Cdebug-assertions -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
+
+const GOLDEN: &[&str] = &["ltx/tests/golden/litestream-0.5.15", "ltx/tests/golden/litestream-0.5.17"];
 
 const CAMPAIGNS: &[Campaign] = &[
     Campaign {
         name: "bank",
         about: "the bank workload itself: killed at random, what it acknowledged is there and every row is right",
-        package: "litekeep-testkit",
-        test: "bank::what_was_acknowledged_is_there_after_a_kill",
+        how: How::Test("litekeep-testkit", "bank::what_was_acknowledged_is_there_after_a_kill"),
     },
     Campaign {
         name: "power-cut-bank",
         about: "the bank under power cuts: SQLite keeps the promises of each `synchronous`",
-        package: "litekeep-testkit",
-        test: "power_cut::sqlite_keeps_its_promises",
+        how: How::Test("litekeep-testkit", "power_cut::sqlite_keeps_its_promises"),
     },
     Campaign {
         name: "kills",
         about: "kill -9 of litekeep, the bank or both: nothing confirmed is lost, in the end nothing at all",
-        package: "litekeep",
-        test: "kills::kill_nine_loses_nothing_that_was_confirmed",
+        how: How::Test("litekeep", "kills::kill_nine_loses_nothing_that_was_confirmed"),
     },
     Campaign {
         name: "power-cuts",
         about: "power cuts under bank and litekeep: what the store confirmed restores, and replication goes on",
-        package: "litekeep",
-        test: "power_cuts::the_backup_outlives_power_cuts",
+        how: How::Test("litekeep", "power_cuts::the_backup_outlives_power_cuts"),
+    },
+    Campaign {
+        name: "fuzz-ltx",
+        about: "libFuzzer on LTX files: all ways of reading agree, and what we write of it reads the same; 10,000 inputs a round",
+        how: How::Fuzz("ltx/fuzz", GOLDEN),
+    },
+    Campaign {
+        name: "fuzz-format",
+        about: "libFuzzer on SQLite's files: headers and frames are read alike in every way; 10,000 inputs a round",
+        how: How::Fuzz("format/fuzz", GOLDEN),
     },
 ];
 
@@ -59,16 +83,50 @@ pub(crate) fn run(name: &str, n: u64, seed: u64) -> Result<bool> {
         .iter()
         .find(|campaign| campaign.name == name)
         .with_context(|| format!("no campaign `{name}`; `cargo xtask campaign` lists them"))?;
+    let ok = match campaign.how {
+        How::Test(package, test) => run_test(package, test, n, seed)?,
+        How::Fuzz(folder, corpora) => fuzz(Path::new(folder), corpora, n * INPUTS, seed)?,
+    };
+    println!("campaign {name}: {n} rounds from seed {seed}: {}", if ok { "passed" } else { "FAILED" });
+    Ok(ok)
+}
+
+fn run_test(package: &str, test: &str, n: u64, seed: u64) -> Result<bool> {
     let bin_dir = test_run::build(true)?;
     let mut command = cargo();
     command
-        .args(["test", "--release", "--package", campaign.package, "--test", "it", "--"])
-        .args(["--exact", campaign.test, "--nocapture"])
+        .args(["test", "--release", "--package", package, "--test", "it", "--"])
+        .args(["--exact", test, "--nocapture"])
         .env("LITEKEEP_BIN_DIR", bin_dir)
         .env("LITEKEEP_CAMPAIGN_N", n.to_string())
         .env("LITEKEEP_CAMPAIGN_SEED", seed.to_string());
     let (counts, ok) = test_run::count(command)?;
-    anyhow::ensure!(!ok || counts.ran() == 1, "{} has no test {}", campaign.package, campaign.test);
-    println!("campaign {name}: {n} rounds from seed {seed}: {}", if ok { "passed" } else { "FAILED" });
+    anyhow::ensure!(!ok || counts.ran() == 1, "{package} has no test {test}");
     Ok(ok)
+}
+
+/// Finds are kept in the folder's `corpus`, where the next run goes on; an input that fails, in its `artifacts`.
+fn fuzz(folder: &Path, corpora: &[&str], inputs: u64, seed: u64) -> Result<bool> {
+    for kept in ["corpus", "artifacts"] {
+        let path = root().join(folder).join(kept);
+        std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+    }
+    let mut command = cargo();
+    // With a target of its own: else build scripts would want libFuzzer too.
+    command
+        .args(["run", "--release", "--target", &host()?, "--manifest-path"])
+        .arg(folder.join("Cargo.toml"));
+    command.arg("--").arg(folder.join("corpus")).args(corpora);
+    command.arg(format!("-artifact_prefix={}/", folder.join("artifacts").display()));
+    command.args([format!("-runs={inputs}"), format!("-seed={seed}")]);
+    command.args(["-print_final_stats=1", "-timeout=10", "-rss_limit_mb=2048"]).env("RUSTFLAGS", COVERAGE);
+    Ok(command.status().context("run cargo")?.success())
+}
+
+/// The compiler's own target.
+fn host() -> Result<String> {
+    let output = Command::new("rustc").arg("-vV").output().context("run rustc")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("rustc names no host")
 }

@@ -21,9 +21,6 @@ const LAYERS: &[(u8, &[&str])] = &[
 /// The anchors' worst files are the ones that nobody split; ours are split before this many lines.
 const LONGEST_FILE: usize = 1000;
 
-/// Tests that may be left out of a run, by file: they need files that only some have.
-const OPTIONAL_TESTS: &[&str] = &["ltx/tests/it/golden.rs"];
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
@@ -157,8 +154,7 @@ fn source_files_are_short_and_finished() {
         if lines > LONGEST_FILE {
             wrong.push(format!("{path:?} has {lines} lines, more than {LONGEST_FILE}: split it"));
         }
-        let optional = OPTIONAL_TESTS.iter().any(|file| path.ends_with(file));
-        for (word, reason) in &banned[usize::from(optional)..] {
+        for (word, reason) in &banned {
             for (n, _) in text.lines().enumerate().filter(|(_, line)| line.contains(word.as_str())) {
                 wrong.push(format!("{path:?}:{}: `{word}`: {reason}", n + 1));
             }

@@ -1,115 +1,38 @@
-//! Whatever bytes there are, parsing them neither panics nor contradicts itself. The fuzz target `any_bytes` includes this
-//! file, so that both run the same body.
+//! The fuzz target's body over bytes at random and over damaged files of SQLite, by seed: what the fuzzer looks for is
+//! looked for in every test run.
 
-use litekeep_format::{
-    Chain, DatabaseHeader, FrameHeader, FrameSummer, Kernel, WalChecksum, WalHeader, WalIndexHeader,
-    checksum_serial, frame_offset, frame_size,
-};
-use litekeep_ltx::PageSize;
+use proptest::prelude::*;
 
-/// Reads `data` as everything that it could be.
-pub(crate) fn any_bytes(data: &[u8]) {
-    if let Ok(header) = DatabaseHeader::parse(data) {
-        assert!(data.len() >= DatabaseHeader::LEN);
-        assert!(header.page_size.get() - u32::from(header.reserved) >= 480);
-        assert_eq!(header.is_wal(), data[19] == 2);
-        assert_eq!(DatabaseHeader::parse(&data[..DatabaseHeader::LEN]).as_ref(), Ok(&header));
-    }
-    if let Some(header) = WalIndexHeader::parse(data) {
-        assert_eq!(data[..48], data[48..96]);
-        assert_eq!(WalIndexHeader::parse(&data[..WalIndexHeader::LEN]), Some(header));
-    }
-    if let Some(header) = data.first_chunk().and_then(FrameHeader::parse) {
-        assert_eq!(header.to_bytes(), data[..FrameHeader::LEN]);
-    }
-    let Some((first, frames)) = data.split_first_chunk() else { return };
-    let header = WalHeader::parse(first).ok();
-    if let Some(header) = &header {
-        assert_eq!(&header.to_bytes(), first);
-    }
-    // A header whose checksum is right by chance hardly comes up: without one, the first bytes choose the parameters.
-    let (mut chain, page_size, big_endian) = match &header {
-        Some(header) => (Chain::new(header), header.page_size, header.big_endian),
-        None => {
-            let page_size = PageSize::new(512 << (first[0] % 8)).expect("512 to 65536");
-            let (checksum, big_endian) = (WalChecksum(0, 0), first[0] & 8 != 0);
-            let salt = litekeep_ltx::Salt(*first.last_chunk().expect("32 bytes"));
-            (Chain::resume(salt, checksum, page_size, big_endian), page_size, big_endian)
-        }
-    };
-    walk(&mut chain, frames, page_size, big_endian);
-}
+#[path = "../../fuzz/src/body.rs"]
+mod body;
 
-/// Follows the chain, and sums each whole frame with every kernel.
-fn walk(chain: &mut Chain, frames: &[u8], page_size: PageSize, big_endian: bool) {
-    let size = usize::try_from(frame_size(page_size)).expect("a frame fits into memory");
-    let mut stopped = false;
-    for (i, frame) in frames.chunks(size).enumerate() {
-        let offset = frame_offset(page_size, u32::try_from(i).expect("few frames"));
-        assert_eq!(offset, (WalHeader::LEN + i * size) as u64);
-        let before = chain.checksum();
-        if frame.len() == size {
-            let expected = checksum_serial(
-                big_endian,
-                &frame[FrameHeader::LEN..],
-                checksum_serial(big_endian, &frame[..8], before),
-            );
-            for kernel in Kernel::ALL {
-                if let Some(summer) = FrameSummer::with_kernel(page_size, big_endian, kernel) {
-                    assert_eq!(summer.chain(before, frame), expected, "{kernel:?}");
-                }
-            }
-        }
-        if stopped {
-            continue;
-        }
-        match chain.step(frame) {
-            Ok(header) => {
-                assert_eq!(header.salt, chain.salt());
-                assert_eq!(header.checksum, chain.checksum());
-                assert_eq!(header.to_bytes(), frame[..FrameHeader::LEN]);
-            }
-            Err(_) => {
-                assert_eq!(chain.checksum(), before, "a stop leaves the chain where it is");
-                stopped = true;
-            }
-        }
-    }
-}
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
-#[cfg(test)]
-mod tests {
-    use super::any_bytes;
-    use proptest::prelude::*;
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
-
-        #[test]
-        fn bytes_at_random(data in prop::collection::vec(any::<u8>(), 0..2000)) {
-            any_bytes(&data);
-        }
-    }
-
-    /// Damages what SQLite wrote in a few places, which gets further than bytes at random.
     #[test]
-    fn damaged_files_of_sqlite() {
-        let mut rng = fastrand::Rng::with_seed(20);
-        let db = crate::real::Database::new(512, "FULL", "UTF-8");
-        db.insert(40);
-        for file in [db.wal(), db.shm(), db.main()] {
-            any_bytes(&file);
-            for _ in 0..500 {
-                let mut file = file.clone();
-                for _ in 0..rng.usize(1..4) {
-                    // The headers deserve most of it.
-                    let end = if rng.bool() { 136 } else { file.len() };
-                    let at = rng.usize(..end);
-                    file[at] ^= 1 << rng.u8(..8);
-                }
-                file.truncate(rng.usize(file.len() / 2..=file.len()));
-                any_bytes(&file);
+    fn bytes_at_random(data in prop::collection::vec(any::<u8>(), 0..2000)) {
+        body::run(&data);
+    }
+}
+
+/// Damages what SQLite wrote in a few places, which gets further than bytes at random.
+#[test]
+fn damaged_files_of_sqlite() {
+    let mut rng = fastrand::Rng::with_seed(20);
+    let db = crate::real::Database::new(512, "FULL", "UTF-8");
+    db.insert(40);
+    for file in [db.wal(), db.shm(), db.main()] {
+        body::run(&file);
+        for _ in 0..500 {
+            let mut file = file.clone();
+            for _ in 0..rng.usize(1..4) {
+                // The headers deserve most of it.
+                let end = if rng.bool() { 136 } else { file.len() };
+                let at = rng.usize(..end);
+                file[at] ^= 1 << rng.u8(..8);
             }
+            file.truncate(rng.usize(file.len() / 2..=file.len()));
+            body::run(&file);
         }
     }
 }

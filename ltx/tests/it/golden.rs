@@ -1,7 +1,4 @@
 //! Files that Litestream wrote, in both of its page encodings; `tests/golden/README.md` says how they were made.
-//!
-//! To try the codec against a whole replica: `LTX_CORPUS=<a level's folder> cargo test -p litekeep-ltx -- --ignored
-//! corpus`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,12 +7,12 @@ use litekeep_ltx::{Decoder, FileName, Header, Txid, merge};
 use crate::chunks::decode_in_chunks;
 use crate::sample::{Pages, Sample, decode};
 
-fn golden(folder: &str) -> Vec<(FileName, Vec<u8>)> {
-    read_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder))
+fn path(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder)
 }
 
-fn read_folder(folder: &Path) -> Vec<(FileName, Vec<u8>)> {
-    let mut files: Vec<_> = std::fs::read_dir(folder)
+fn golden(folder: &str) -> Vec<(FileName, Vec<u8>)> {
+    let mut files: Vec<_> = std::fs::read_dir(path(folder))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, std::fs::read(&path).unwrap())))
@@ -65,10 +62,7 @@ fn check_golden(folder: &str, page_flags: u8) {
     assert_eq!(files.len(), 5);
     assert!(files.iter().all(|(_, bytes)| bytes[104..106] == [0, page_flags]));
     let database = check_chain(&files);
-    let expected = std::fs::read(
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder).join("restored.db"),
-    )
-    .unwrap();
+    let expected = std::fs::read(path(folder).join("restored.db")).unwrap();
     assert!(database == expected, "differs from what Litestream restored");
 }
 
@@ -79,16 +73,4 @@ fn header_fields() {
     assert_eq!((header.page_size.get(), header.min_txid, header.max_txid), (512, Txid::FIRST, Txid::FIRST));
     assert_eq!((header.wal_offset, header.node.0), (32, 0));
     assert_eq!(header.to_bytes(), bytes[..100], "we write the same header as Litestream");
-}
-
-#[test]
-#[ignore = "needs LTX_CORPUS"]
-fn a_corpus_from_outside() {
-    let folder = std::env::var_os("LTX_CORPUS").expect("LTX_CORPUS names a folder of LTX files");
-    let files = read_folder(Path::new(&folder));
-    assert!(!files.is_empty(), "no LTX file in {folder:?}");
-    for (name, bytes) in &files {
-        check(name, bytes);
-    }
-    println!("{} files", files.len());
 }
