@@ -213,19 +213,9 @@ impl Reader<'_> {
                 Some((Source::File(self.path(path)?), path.node.span.clone()))
             }
             (None, Some(dir)) => {
-                let path = self.path(dir);
-                let Some(pattern) = entry(entries, "pattern") else {
-                    let message =
-                        "`dir` needs a `pattern` that says which files are databases: add pattern = \"*.db\"";
-                    self.report.error(&dir.key_span, message);
-                    return None;
-                };
-                let pattern = self.pattern(pattern);
-                let recursive = entry(entries, "recursive").map_or(Some(false), |found| self.boolean(found));
-                let watch = entry(entries, "watch").map_or(Some(true), |found| self.boolean(found));
-                let source =
-                    Source::Folder { dir: path?, pattern: pattern?, recursive: recursive?, watch: watch? };
-                Some((source, dir.node.span.clone()))
+                let without_pattern =
+                    "`dir` needs a `pattern` that says which files are databases: add pattern = \"*.db\"";
+                self.folder(dir, entries, without_pattern, true)
             }
             (Some(_), Some(dir)) => {
                 let message = "a database has a `path` or a `dir`, not both: use a second [[database]]";
@@ -240,15 +230,31 @@ impl Reader<'_> {
         }
     }
 
-    pub(crate) fn pattern(&mut self, found: &Entry) -> Option<Pattern> {
+    /// The folder of databases that a table has in `dir`; whether it is watched where the table does not say is the
+    /// format's.
+    pub(crate) fn folder(
+        &mut self,
+        dir: &Entry,
+        entries: &[Entry],
+        without_pattern: &str,
+        watched: bool,
+    ) -> Option<(Source, Range<usize>)> {
+        let path = self.path(dir);
+        let Some(pattern) = entry(entries, "pattern") else {
+            self.report.error(&dir.key_span, without_pattern);
+            return None;
+        };
+        let pattern = self.pattern(pattern);
+        let recursive = entry(entries, "recursive").map_or(Some(false), |found| self.boolean(found));
+        let watch = entry(entries, "watch").map_or(Some(watched), |found| self.boolean(found));
+        let source = Source::Folder { dir: path?, pattern: pattern?, recursive: recursive?, watch: watch? };
+        Some((source, dir.node.span.clone()))
+    }
+
+    fn pattern(&mut self, found: &Entry) -> Option<Pattern> {
         let text = self.text(found)?;
-        match Pattern::parse(&text) {
-            Ok(pattern) => Some(pattern),
-            Err(cause) => {
-                self.refuse(found, format!("`{text}` is not a pattern: {cause}"));
-                None
-            }
-        }
+        let pattern = Pattern::parse(&text).map_err(|cause| format!("`{text}` is not a pattern: {cause}"));
+        self.accept(found, pattern)
     }
 
     /// The settings of one table, over its own preset.

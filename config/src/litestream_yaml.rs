@@ -242,19 +242,7 @@ impl Reader<'_> {
                 let path = self.database_path(found)?;
                 Some((Source::File(path), found.node.span.clone()))
             }
-            (None, Some(dir)) => {
-                let path = self.path(dir);
-                let Some(pattern) = entry(entries, "pattern") else {
-                    self.report.error(&dir.key_span, "`dir` needs a `pattern` such as \"*.db\"");
-                    return None;
-                };
-                let pattern = self.pattern(pattern);
-                let recursive = entry(entries, "recursive").map_or(Some(false), |found| self.boolean(found));
-                let watch = entry(entries, "watch").map_or(Some(false), |found| self.boolean(found));
-                let source =
-                    Source::Folder { dir: path?, pattern: pattern?, recursive: recursive?, watch: watch? };
-                Some((source, dir.node.span.clone()))
-            }
+            (None, Some(dir)) => self.folder(dir, entries, "`dir` needs a `pattern` such as \"*.db\"", false),
             (Some(_), Some(dir)) => {
                 self.report.error(&dir.key_span, "a database has a `path` or a `dir`, not both");
                 None

@@ -38,6 +38,11 @@ impl<'a> Reader<'a> {
         self.report.error(&entry.node.span, format!("`{}`: {}", entry.key, message.as_ref()));
     }
 
+    /// What was read, or its message at the entry.
+    pub(crate) fn accept<T>(&mut self, entry: &Entry, read: Result<T, impl AsRef<str>>) -> Option<T> {
+        read.map_err(|message| self.refuse(entry, message)).ok()
+    }
+
     fn wrong_type(&mut self, entry: &Entry, wanted: &str) {
         let found = entry.node.describe();
         self.report.error(&entry.node.span, format!("`{}` must be {wanted}, found {found}", entry.key));
@@ -50,13 +55,7 @@ impl<'a> Reader<'a> {
 
     fn text_as(&mut self, entry: &Entry, wanted: &str) -> Option<String> {
         match (&entry.node.value, self.dialect) {
-            (Value::String(text), Dialect::Litekeep) => match expand::expand(text, self.input) {
-                Ok(text) => Some(text),
-                Err(message) => {
-                    self.refuse(entry, message);
-                    None
-                }
-            },
+            (Value::String(text), Dialect::Litekeep) => self.accept(entry, expand::expand(text, self.input)),
             (Value::String(text) | Value::Plain(text), Dialect::Litestream) => {
                 let mut remarks = Vec::new();
                 let text = expand::expand_litestream(text, self.input, &mut |remark| remarks.push(remark));
@@ -113,13 +112,9 @@ impl<'a> Reader<'a> {
         range: (Duration, Duration),
     ) -> Option<Duration> {
         let text = self.text_as(entry, &format!("a duration in quotes such as \"{example}\""))?;
-        let duration = match units::parse_duration(&text) {
-            Ok(duration) => duration,
-            Err(cause) => {
-                self.refuse(entry, format!("`{text}` is not a duration such as \"{example}\": {cause}"));
-                return None;
-            }
-        };
+        let duration = units::parse_duration(&text)
+            .map_err(|cause| format!("`{text}` is not a duration such as \"{example}\": {cause}"));
+        let duration = self.accept(entry, duration)?;
         if duration < range.0 || duration > range.1 {
             let (low, high) = (units::format_duration(range.0), units::format_duration(range.1));
             self.refuse(entry, format!("`{text}` is outside of what works, {low} to {high}"));
@@ -167,13 +162,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn resolve_or_refuse(&mut self, entry: &Entry, path: &str) -> Option<PathBuf> {
-        match self.resolve(Path::new(path)) {
-            Ok(path) => Some(path),
-            Err(message) => {
-                self.refuse(entry, message);
-                None
-            }
-        }
+        self.accept(entry, self.resolve(Path::new(path)))
     }
 
     /// `~/x` from `HOME`. A relative path starts from the file's folder in `litekeep.toml`; in `litestream.yml` it

@@ -116,25 +116,15 @@ impl Reader<'_> {
 
     fn destination_url(&mut self, found: &Entry, insecure_allowed: bool) -> Option<StoreUrl> {
         let text = self.non_empty(found)?;
-        let (url, consent) = match StoreUrl::parse_with_consent(&text) {
-            Ok(parsed) => parsed,
-            Err(message) => {
-                self.refuse(found, message);
-                return None;
-            }
-        };
+        let (url, consent) = self.accept(found, StoreUrl::parse_with_consent(&text))?;
         if url.skip_verify() && !consent && !insecure_allowed {
             self.refuse(found, INSECURE);
             return None;
         }
         match url {
-            StoreUrl::File { path } => match self.resolve(&path) {
-                Ok(path) => Some(StoreUrl::File { path }),
-                Err(message) => {
-                    self.refuse(found, message);
-                    None
-                }
-            },
+            StoreUrl::File { path } => {
+                self.accept(found, self.resolve(&path)).map(|path| StoreUrl::File { path })
+            }
             url => Some(url),
         }
     }
@@ -243,13 +233,7 @@ impl Reader<'_> {
 
     pub(crate) fn endpoint(&mut self, found: &Entry) -> Option<String> {
         let text = self.non_empty(found)?;
-        match normal_endpoint(&text) {
-            Ok(endpoint) => Some(endpoint),
-            Err(message) => {
-                self.refuse(found, message);
-                None
-            }
-        }
+        self.accept(found, normal_endpoint(&text))
     }
 
     fn credentials(&mut self, url: &StoreUrl, entries: &[Entry]) -> Credentials {

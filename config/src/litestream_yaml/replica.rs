@@ -157,13 +157,7 @@ impl Reader<'_> {
                 return None;
             }
         }
-        let mut url = match StoreUrl::parse_with_consent(text) {
-            Ok((url, _)) => url,
-            Err(message) => {
-                self.refuse(found, message);
-                return None;
-            }
-        };
+        let (mut url, _) = self.accept(found, StoreUrl::parse_with_consent(text))?;
         match &mut url {
             StoreUrl::S3(url) => self.s3_settings(scope, url),
             StoreUrl::Azure(url) => self.azure_settings(scope, url),
@@ -198,13 +192,7 @@ impl Reader<'_> {
     fn object_path_of(&mut self, scope: &Scope<'_>) -> Option<String> {
         let Some(found) = entry(scope.own, "path") else { return Some(String::new()) };
         let text = self.text(found).unwrap_or_default();
-        match object_path(&text) {
-            Ok(path) => Some(path),
-            Err(message) => {
-                self.refuse(found, message);
-                None
-            }
-        }
+        self.accept(found, object_path(&text))
     }
 
     fn file_form(&mut self, scope: &Scope<'_>, node: &Node) -> Option<StoreUrl> {
@@ -237,13 +225,7 @@ impl Reader<'_> {
 
     fn litestream_endpoint(&mut self, found: &Entry) -> Option<String> {
         let text = self.text(found)?;
-        match normal_endpoint(&text) {
-            Ok(endpoint) => Some(endpoint),
-            Err(message) => {
-                self.refuse(found, message);
-                None
-            }
-        }
+        self.accept(found, normal_endpoint(&text))
     }
 
     fn azure_settings(&mut self, scope: &Scope<'_>, url: &mut AzureUrl) {
@@ -288,14 +270,8 @@ impl Reader<'_> {
             }
         };
         let scheme = if tls { "webdavs" } else { "webdav" };
-        let mut url = match StoreUrl::parse_with_consent(&format!("{scheme}://{rest}")) {
-            Ok((StoreUrl::WebDav(url), _)) => url,
-            Ok(_) => return None,
-            Err(message) => {
-                self.refuse(found, message);
-                return None;
-            }
-        };
+        let parsed = StoreUrl::parse_with_consent(&format!("{scheme}://{rest}"));
+        let (StoreUrl::WebDav(mut url), _) = self.accept(found, parsed)? else { return None };
         let below = self.object_path_of(scope)?;
         let parts = [url.path.as_str(), below.as_str()];
         url.path = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
