@@ -1,5 +1,6 @@
 //! Errors of this crate.
 
+use litekeep_ltx::Txid;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,41 @@ pub enum Kind {
     Invalid,
     /// A bug.
     Internal,
+}
+
+impl From<litekeep_store::ErrorKind> for Kind {
+    fn from(kind: litekeep_store::ErrorKind) -> Kind {
+        match kind {
+            litekeep_store::ErrorKind::Unavailable => Kind::Unavailable,
+            litekeep_store::ErrorKind::Fenced => Kind::Fenced,
+            litekeep_store::ErrorKind::Corrupt => Kind::Corrupt,
+            litekeep_store::ErrorKind::Invalid => Kind::Invalid,
+            litekeep_store::ErrorKind::Internal => Kind::Internal,
+        }
+    }
+}
+
+impl From<&litekeep_sql::Error> for Kind {
+    fn from(error: &litekeep_sql::Error) -> Kind {
+        match error {
+            litekeep_sql::Error::Busy { .. } | litekeep_sql::Error::Unavailable { .. } => Kind::Unavailable,
+            litekeep_sql::Error::Corrupt { .. } => Kind::Corrupt,
+            litekeep_sql::Error::Refused { .. } | litekeep_sql::Error::Build(_) => Kind::Invalid,
+        }
+    }
+}
+
+/// What can be had where a restore could not do what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instead {
+    /// The state after this transaction.
+    Txid(Txid),
+    /// The state at this instant, milliseconds since the epoch.
+    Time(i64),
+    /// The same over the file that is there, with [`Options::force`](crate::restore::Options::force).
+    Force,
+    /// An earlier point of the log: the database was damaged when this one was captured.
+    Earlier,
 }
 
 /// Why capture, restore or verify could not go on.
@@ -55,6 +91,16 @@ pub enum Error {
     /// The store.
     #[error(transparent)]
     Store(#[from] litekeep_store::Error),
+    /// What was asked for cannot be restored, but something near it can.
+    #[error("{message}")]
+    Instead {
+        /// What the caller must do.
+        kind: Kind,
+        /// Place and cause.
+        message: String,
+        /// What can be restored.
+        instead: Instead,
+    },
     /// Anything that has a kind and a sentence of its own.
     #[error("{message}")]
     Other {
@@ -77,27 +123,15 @@ impl Error {
                 }
                 _ => Kind::Unavailable,
             },
-            Error::Sqlite(e) => match e {
-                litekeep_sql::Error::Busy { .. } | litekeep_sql::Error::Unavailable { .. } => {
-                    Kind::Unavailable
-                }
-                litekeep_sql::Error::Corrupt { .. } => Kind::Corrupt,
-                litekeep_sql::Error::Refused { .. } | litekeep_sql::Error::Build(_) => Kind::Invalid,
-            },
+            Error::Sqlite(e) => e.into(),
             Error::Format { .. } => Kind::Corrupt,
             Error::Ltx { source, .. } => match source.kind() {
                 litekeep_ltx::ErrorKind::Corrupt => Kind::Corrupt,
                 litekeep_ltx::ErrorKind::Io => Kind::Unavailable,
                 litekeep_ltx::ErrorKind::Invalid => Kind::Internal,
             },
-            Error::Store(e) => match e.kind() {
-                litekeep_store::ErrorKind::Unavailable => Kind::Unavailable,
-                litekeep_store::ErrorKind::Fenced => Kind::Fenced,
-                litekeep_store::ErrorKind::Corrupt => Kind::Corrupt,
-                litekeep_store::ErrorKind::Invalid => Kind::Invalid,
-                litekeep_store::ErrorKind::Internal => Kind::Internal,
-            },
-            Error::Other { kind, .. } => *kind,
+            Error::Store(e) => e.kind().into(),
+            Error::Instead { kind, .. } | Error::Other { kind, .. } => *kind,
         }
     }
 
@@ -105,6 +139,14 @@ impl Error {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Error::Other { hint, .. } => hint.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// What can be restored in place of what was asked for.
+    pub fn instead(&self) -> Option<Instead> {
+        match self {
+            Error::Instead { instead, .. } => Some(*instead),
             _ => None,
         }
     }

@@ -13,4 +13,4 @@ pub mod replicator;
 pub mod restore;
 pub mod verify;
 
-pub use error::{Error, Kind};
+pub use error::{Error, Instead, Kind};

@@ -31,7 +31,7 @@ pub struct State {
     pub boot: [u8; 16],
     /// When the store confirmed the transaction, milliseconds since the epoch.
     pub confirmed_ms: i64,
-    /// When its last commit was first seen, milliseconds since the epoch.
+    /// The time in its file, a moment after its last commit, milliseconds since the epoch.
     pub captured_ms: i64,
 }
 

@@ -1,19 +1,15 @@
 //! Putting a restored database in its place, without ever losing the one that stands there.
 
-#![allow(unsafe_code)] // renameat2 has no safe form in std
-
 use super::in_use::{self, SIDECARS, sidecar};
 use super::plan::{Damaged, Goal, plan};
 use super::{DEFAULT_PARALLELISM, Phase, Progress, fetch};
-use crate::{Error, Kind};
-use litekeep_env::{Clock, SystemClock, disk, lock};
+use crate::{Error, Instead, Kind};
+use litekeep_env::{Clock, SystemClock, disk, file, lock};
 use litekeep_ltx::{PageSize, Txid};
 use litekeep_sql::Observer;
 use litekeep_store::Store;
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -170,11 +166,11 @@ impl Target {
         if force {
             return Ok(());
         }
-        Err(Error::with_hint(
-            Kind::Invalid,
-            format!("restore to `{}`: a file is there already", self.path.display()),
-            "-force restores over it and keeps the old one aside; -o restores to another path",
-        ))
+        Err(Error::Instead {
+            kind: Kind::Invalid,
+            message: format!("restore to `{}`: a file is there already", self.path.display()),
+            instead: Instead::Force,
+        })
     }
 
     /// A temporary file beside the target, after old leftovers were removed and the disk was found large enough.
@@ -326,7 +322,7 @@ impl Temporary {
         if old.is_some() || SIDECARS.iter().any(|s| sidecar(path, s).exists()) {
             kept = target.keep_aside(now_ms)?;
         }
-        let renamed = rename_to_free_name(&self.path, path);
+        let renamed = file::rename_if_absent(&self.path, path);
         renamed.map_err(Error::file("give the restored database its name", path))?;
         disk::sync_dir(&target.folder).map_err(Error::file("sync", &target.folder))?;
         drop(exclusive);
@@ -348,34 +344,6 @@ impl Drop for Temporary {
     }
 }
 
-/// Renames, but never over a file that came meanwhile.
-fn rename_to_free_name(from: &Path, to: &Path) -> io::Result<()> {
-    let c = |path: &Path| CString::new(path.as_os_str().as_bytes());
-    let (c_from, c_to) = (c(from)?, c(to)?);
-    // SAFETY: both strings end with NUL and outlive the call.
-    let renamed = unsafe {
-        libc::renameat2(
-            libc::AT_FDCWD,
-            c_from.as_ptr(),
-            libc::AT_FDCWD,
-            c_to.as_ptr(),
-            libc::RENAME_NOREPLACE,
-        )
-    };
-    if renamed == 0 {
-        return Ok(());
-    }
-    let e = io::Error::last_os_error();
-    match e.raw_os_error() {
-        // A file system that knows no such flag: a link refuses a taken name too.
-        Some(libc::EINVAL | libc::ENOSYS) => {
-            std::fs::hard_link(from, to)?;
-            std::fs::remove_file(from)
-        }
-        _ => Err(e),
-    }
-}
-
 /// Asks SQLite; what it puts beside the file is removed again.
 fn check(path: &Path, quick: bool) -> Result<(), Error> {
     let found = Observer::open(path)?.integrity(quick);
@@ -387,9 +355,13 @@ fn check(path: &Path, quick: bool) -> Result<(), Error> {
         return Ok(());
     }
     let shown: Vec<_> = found.iter().take(5).map(String::as_str).collect();
-    Err(Error::with_hint(
-        Kind::Corrupt,
-        format!("check the restored database: SQLite finds {} errors: {}", found.len(), shown.join("; ")),
-        "the original was damaged by then: `litekeep history` lists earlier points to restore",
-    ))
+    Err(Error::Instead {
+        kind: Kind::Corrupt,
+        message: format!(
+            "check the restored database: SQLite finds {} errors: {}",
+            found.len(),
+            shown.join("; ")
+        ),
+        instead: Instead::Earlier,
+    })
 }

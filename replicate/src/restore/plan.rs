@@ -1,6 +1,6 @@
 //! Which files bring a goal back, and what the result will be.
 
-use crate::{Error, Kind};
+use crate::{Error, Instead, Kind};
 use litekeep_ltx::{PageSize, Txid};
 use litekeep_store::{self as store, FileRef, Log, Store, plan as log_plan};
 
@@ -156,9 +156,9 @@ async fn before_begin(store: &Store, log: &Log, at_ms: i64) -> Error {
         Ok(range) => range,
         Err(e) => return e,
     };
-    Error::with_hint(
-        Kind::Invalid,
-        format!(
+    Error::Instead {
+        kind: Kind::Invalid,
+        message: format!(
             "plan a restore of `{}` to {}: the log begins later; it can be restored from {} (transaction {first}) to \
              {} (transaction {last})",
             store.place(),
@@ -166,8 +166,8 @@ async fn before_begin(store: &Store, log: &Log, at_ms: i64) -> Error {
             instant(first_ms),
             instant(last_ms),
         ),
-        format!("litekeep restore -timestamp {}", instant(first_ms)),
-    )
+        instead: Instead::Time(first_ms),
+    }
 }
 
 /// The error for a transaction to which no chain leads, with what can be had instead.
@@ -183,23 +183,20 @@ fn no_chain(error: store::Error, usable: &Log, damaged: Option<&Damaged>) -> Err
         },
         _ => None,
     };
-    let hint =
-        nearest.map(|txid| format!("litekeep restore -txid {txid} restores the nearest intact point before"));
-    match damaged {
-        Some(bad) => Error::Other {
-            kind: Kind::Corrupt,
-            message: format!(
-                "{}; the log has no other files for transactions {} to {}",
-                bad.cause,
-                bad.file.min(),
-                bad.file.max()
-            ),
-            hint,
-        },
-        None => {
-            let error = Error::Store(error);
-            Error::Other { kind: error.kind(), message: error.to_string(), hint }
+    let (kind, message) = match damaged {
+        Some(Damaged { file, cause }) => {
+            let (min, max) = (file.min(), file.max());
+            (Kind::Corrupt, format!("{cause}; the log has no other files for transactions {min} to {max}"))
         }
+        None if nearest.is_none() => return error.into(),
+        None => {
+            let error = Error::from(error);
+            (error.kind(), error.to_string())
+        }
+    };
+    match nearest {
+        Some(txid) => Error::Instead { kind, message, instead: Instead::Txid(txid) },
+        None => Error::new(kind, message),
     }
 }
 

@@ -18,9 +18,8 @@
 //! were frequent.
 
 use super::install::{Integrity, Options, Target, blocking};
-use super::plan::instant;
 use super::{Phase, Progress};
-use crate::{Error, Kind};
+use crate::{Error, Instead, Kind};
 use litekeep_format::{Chain, DatabaseHeader, FrameHeader, WalHeader};
 use litekeep_ltx::{PageSize, Pgno};
 use lz4_flex::frame::FrameDecoder;
@@ -61,6 +60,8 @@ struct Piece {
 pub struct Restored {
     /// What it was made from.
     pub backup: Backup,
+    /// Page size.
+    pub page_size: PageSize,
     /// Pages.
     pub page_count: u32,
     /// Where the former database is now.
@@ -139,7 +140,7 @@ fn pieces(folder: &Path, extension: &str) -> Result<Vec<Piece>, Error> {
 /// [`Options::if_not_exists`] was set.
 ///
 /// # Errors
-/// `Corrupt` for damaged or missing pieces; the hint names the last instant before them.
+/// `Corrupt` for damaged or missing pieces, with the last instant before them.
 pub async fn to_path(
     backup: Backup,
     path: &Path,
@@ -151,18 +152,18 @@ pub async fn to_path(
     let temporary = target.begin(backup.bytes, options.clock.unix_ms())?;
     progress.begin(Phase::Fetch, backup.bytes);
     let (from, file, name) = (backup.clone(), temporary.file.clone(), temporary.path.clone());
-    let page_count = blocking(move || rebuild(&from, &file, &name)).await?;
+    let (page_size, page_count) = blocking(move || rebuild(&from, &file, &name)).await?;
     progress.advance(backup.bytes);
     let mut options = options.clone();
     if options.integrity == Integrity::None {
         options.integrity = Integrity::Quick;
     }
     let kept_aside = temporary.finish(target, &options, progress).await?;
-    Ok(Some(Restored { backup, page_count, kept_aside }))
+    Ok(Some(Restored { backup, page_size, page_count, kept_aside }))
 }
 
-/// Writes the database; returns its pages.
-fn rebuild(backup: &Backup, file: &Arc<File>, path: &Path) -> Result<u32, Error> {
+/// Writes the database; returns the size of its pages and their number.
+fn rebuild(backup: &Backup, file: &Arc<File>, path: &Path) -> Result<(PageSize, u32), Error> {
     let page_size = unpack_snapshot(&backup.snapshot, file, path)?;
     let len = file.metadata().map_err(Error::file("read the size of", path))?.len();
     let mut page_count = (len / u64::from(page_size.get())) as u32;
@@ -182,7 +183,7 @@ fn rebuild(backup: &Backup, file: &Arc<File>, path: &Path) -> Result<u32, Error>
     }
     let len = u64::from(page_count) * u64::from(page_size.get());
     file.set_len(len).map_err(Error::file("resize", path))?;
-    Ok(page_count)
+    Ok((page_size, page_count))
 }
 
 fn unpack_snapshot(snapshot: &Piece, file: &File, path: &Path) -> Result<PageSize, Error> {
@@ -243,11 +244,11 @@ fn walk(
 }
 
 fn damaged(path: &Path, what: &str, last: &Piece) -> Error {
-    Error::with_hint(
-        Kind::Corrupt,
-        format!("read `{}`: {what}", path.display()),
-        format!("litekeep restore -timestamp {} restores what is whole", instant(last.modified_ms)),
-    )
+    Error::Instead {
+        kind: Kind::Corrupt,
+        message: format!("read `{}`: {what}", path.display()),
+        instead: Instead::Time(last.modified_ms),
+    }
 }
 
 fn unreadable(piece: &Piece, e: io::Error, last: Option<&Piece>) -> Error {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use litekeep_ltx::{Checksum, PageSize, Pgno, page_checksum};
-use litekeep_replicate::Kind;
 use litekeep_replicate::local::PageSums;
 use litekeep_replicate::restore::{
     Goal, Integrity, Options, Phase, Progress, RestorePlan, differences, fetch, page_sums_into, plan, to_path,
 };
+use litekeep_replicate::{Error, Instead, Kind};
 use litekeep_store::{S3, Secret, Store, Target};
 use litekeep_testkit::S3Server;
 use litekeep_testkit::s3_server::{ACCESS_KEY, BUCKET, REGION, SECRET_KEY};
@@ -246,7 +246,7 @@ async fn without_another_copy_the_error_names_the_file_and_the_nearest_intact_po
         let error = to_path(&origin.store, goal, &path, &Options::default(), &()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt, "{error}");
         assert!(error.to_string().contains(&origin.file_path(0, 6, 6).display().to_string()), "{error}");
-        assert!(error.hint().unwrap().contains("-txid 0000000000000005"), "{:?}", error.hint());
+        assert_eq!(error.instead(), Some(Instead::Txid(txid(5))), "{error}");
         assert!(!path.exists());
         assert_eq!(leftovers(path.parent().unwrap()), 0);
     }
@@ -262,11 +262,14 @@ async fn a_hole_is_an_error_and_never_an_older_state() {
         let error = plan(&origin.store, goal).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt, "{error}");
         assert!(error.to_string().contains("0000000000000004"), "{error}");
-        assert!(error.hint().unwrap().contains("-txid 0000000000000003"), "{:?}", error.hint());
+        assert_eq!(error.instead(), Some(Instead::Txid(txid(3))), "{error}");
     }
     let beyond = plan(&origin.store, Goal::Txid(txid(99))).await.unwrap_err();
     assert_eq!(beyond.kind(), Kind::Invalid);
-    assert!(plan(&Origin::new(512).store, Goal::Latest).await.unwrap_err().to_string().contains("empty"));
+    for goal in [Goal::Latest, Goal::Txid(txid(1))] {
+        let error = plan(&Origin::new(512).store, goal).await.unwrap_err();
+        assert!(matches!(error, Error::Store(litekeep_store::Error::Empty)), "{goal:?}: {error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

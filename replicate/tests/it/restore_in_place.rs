@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use litekeep_env::{ManualClock, lock};
-use litekeep_replicate::Kind;
 use litekeep_replicate::restore::{Goal, Integrity, Options, Restored, to_path};
+use litekeep_replicate::{Instead, Kind};
 use litekeep_testkit::bank::{self, Bank};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -78,7 +78,7 @@ async fn an_existing_database_is_refused_or_kept_with_its_wal() {
 
     let error = restore(&origin, &path, &Options::default()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid);
-    assert!(error.hint().unwrap().contains("-force"), "{error}");
+    assert!(error.instead() == Some(Instead::Force), "{error}");
     let unless = Options { if_not_exists: true, ..forced() };
     assert!(restore(&origin, &path, &unless).await.unwrap().is_none());
     assert_eq!(names(&folder), ["app.db", "app.db-shm", "app.db-wal"]);
