@@ -58,6 +58,19 @@ pub(crate) enum Kind {
     Internal,
 }
 
+impl From<litekeep_replicate::Kind> for Kind {
+    fn from(kind: litekeep_replicate::Kind) -> Self {
+        use litekeep_replicate::Kind as K;
+        match kind {
+            K::Unavailable => Kind::Unavailable,
+            K::Fenced => Kind::Fenced,
+            K::Corrupt => Kind::Corrupt,
+            K::Invalid => Kind::Invalid,
+            K::Internal => Kind::Internal,
+        }
+    }
+}
+
 /// An error of the command line itself.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -83,7 +96,8 @@ impl Failure {
             NotFound | PermissionDenied | AlreadyExists | IsADirectory | NotADirectory => Kind::Invalid,
             _ => Kind::Unavailable,
         };
-        Failure::new(kind, format!("{doing}: {}", text::io_error(error)))
+        let failure = Failure::new(kind, format!("{doing}: {}", text::io_error(error)));
+        Failure { hint: permission_hint(error), ..failure }
     }
 
     /// What to type next.
@@ -115,7 +129,10 @@ impl Report {
         let mut said: Vec<String> = Vec::new();
         for cause in error.chain() {
             let cause = cause.to_string();
-            // Some messages carry their source's words already.
+            // Some messages begin with their context's words, and some carry their source's.
+            if said.len() > 1 {
+                said.pop_if(|last| cause.starts_with(&format!("{last}: ")));
+            }
             if said.last().is_none_or(|last| !last.contains(&cause)) {
                 said.push(cause);
             }
@@ -150,54 +167,57 @@ fn known(error: &(dyn std::error::Error + 'static)) -> Option<(Kind, Option<Stri
     if error.is::<litekeep_config::Error>() {
         return Some((Kind::Invalid, None));
     }
-    if let Some(error) = error.downcast_ref::<litekeep_replicate::Error>() {
-        use litekeep_replicate::Kind as K;
-        let kind = match error.kind() {
-            K::Unavailable => Kind::Unavailable,
-            K::Fenced => Kind::Fenced,
-            K::Corrupt => Kind::Corrupt,
-            K::Invalid => Kind::Invalid,
-            K::Internal => Kind::Internal,
+    use litekeep_replicate::{Error, Kind as K};
+    if let Some(error) = error.downcast_ref::<Error>() {
+        let hint = match error {
+            Error::Store(error) => store_hint(error),
+            Error::Instead { .. } => Some("`litekeep history` lists what can be restored".to_owned()),
+            Error::File { source, .. } => permission_hint(source),
+            Error::Sqlite(error) => sql_hint(error),
+            error => error.hint().map(str::to_owned),
         };
-        let hint = error.hint().map(str::to_owned).or_else(|| match error {
-            litekeep_replicate::Error::Store(error) => store_hint(error),
-            _ => None,
-        });
-        return Some((kind, hint));
+        return Some((error.kind().into(), hint));
     }
     if let Some(error) = error.downcast_ref::<litekeep_store::Error>() {
-        use litekeep_store::ErrorKind as K;
-        let kind = match error.kind() {
-            K::Unavailable => Kind::Unavailable,
-            K::Fenced => Kind::Fenced,
-            K::Corrupt => Kind::Corrupt,
-            K::Invalid => Kind::Invalid,
-            K::Internal => Kind::Internal,
-        };
-        return Some((kind, store_hint(error)));
+        return Some((K::from(error.kind()).into(), store_hint(error)));
     }
-    if error.is::<litekeep_sql::Error>() {
-        return Some((Kind::Unavailable, None));
+    if let Some(error) = error.downcast_ref::<litekeep_sql::Error>() {
+        return Some((K::from(error).into(), sql_hint(error)));
     }
     None
 }
 
 fn store_hint(error: &litekeep_store::Error) -> Option<String> {
     use litekeep_store::Error as E;
-    Some(match error {
-        E::Empty => {
-            "check the URL; `litekeep databases` shows where each database is backed up to".to_owned()
+    let hint = match error {
+        E::Empty | E::Missing { .. } => {
+            "check the URL; `litekeep databases` shows where each database is backed up to"
         }
-        E::Hole { nearest: Some(txid), .. } => {
-            format!("`litekeep restore -txid {txid}` restores the nearest intact point")
+        E::Unavailable { .. } => {
+            "check the endpoint, the region and the network, and try again; `litekeep databases` shows each URL"
         }
-        E::Merged { before: Some(txid), .. } => {
-            format!("`litekeep restore -txid {txid}` restores the nearest point before it")
+        E::Invalid { cause, .. } if cause.contains("AccessKey") => {
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `access_key_id` and `secret_access_key` in litekeep.toml"
         }
-        E::BeyondEnd { last, .. } => format!("`litekeep restore -txid {last}` restores the last transaction"),
-        E::Hole { .. } | E::Merged { .. } => "`litekeep history` lists what can be restored".to_owned(),
         _ => return None,
-    })
+    };
+    Some(hint.to_owned())
+}
+
+fn sql_hint(error: &litekeep_sql::Error) -> Option<String> {
+    error.is_busy().then(|| "try again when the application has ended its transaction".to_owned())
+}
+
+/// Who litekeep is, where that is what prevents something.
+fn permission_hint(error: &std::io::Error) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    if error.kind() != std::io::ErrorKind::PermissionDenied {
+        return None;
+    }
+    let uid = std::fs::metadata("/proc/self").ok()?.uid();
+    Some(format!(
+        "litekeep runs as user {uid}, who may not: run it as the user of the application, or change the permissions"
+    ))
 }
 
 /// Prints an error and gives its exit code.
@@ -213,8 +233,8 @@ pub(crate) fn usage(error: &clap::Error, format: Format) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match format {
-        Format::Text if std::io::stderr().is_terminal() => eprint!("{}", error.render().ansi()),
-        Format::Text => eprint!("{}", error.render()),
+        Format::Text if std::io::stderr().is_terminal() => stderr(&error.render().ansi().to_string()),
+        Format::Text => stderr(&error.render().to_string()),
         Format::Json => {
             let whole = error.to_string();
             let message = whole.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
@@ -228,16 +248,16 @@ pub(crate) fn usage(error: &clap::Error, format: Format) -> ExitCode {
 
 fn print_error(report: &Report, format: Format) {
     match format {
-        Format::Text => eprintln!("{report}"),
-        Format::Json => eprintln!("{}", serde_json::json!({ "error": report })),
+        Format::Text => line(report),
+        Format::Json => line(&serde_json::json!({ "error": report })),
     }
 }
 
 /// Prints a remark on stderr; with JSON as `{"warning": …}`.
 pub(crate) fn warning(message: &str, format: Format) {
     match format {
-        Format::Text => eprintln!("warning: {message}"),
-        Format::Json => eprintln!("{}", serde_json::json!({ "warning": { "message": message } })),
+        Format::Text => line(&format_args!("warning: {message}")),
+        Format::Json => line(&serde_json::json!({ "warning": { "message": message } })),
     }
 }
 
@@ -257,6 +277,16 @@ pub(crate) fn result<T: Serialize>(format: Format, value: &T, text: impl FnOnce(
 fn stdout(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// The same to stderr, where `eprint!` would panic.
+fn stderr(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// A line on stderr.
+pub(crate) fn line(text: &impl fmt::Display) {
+    stderr(&format!("{text}\n"));
 }
 
 #[cfg(test)]
@@ -305,11 +335,11 @@ mod tests {
 
     #[test]
     fn kinds_and_hints_come_from_the_lower_layers() {
-        let last = litekeep_ltx::Txid::FIRST;
-        let error = litekeep_store::Error::BeyondEnd { wanted: last.next(), last };
-        let error = anyhow::Error::new(litekeep_replicate::Error::from(error)).context("restore `app.db`");
-        let report = Report::of(&error);
+        let error = litekeep_replicate::Error::from(litekeep_store::Error::Empty);
+        let report = Report::of(&anyhow::Error::new(error).context("restore `app.db`"));
         assert_eq!(report.kind, Kind::Invalid);
-        assert!(report.hint.unwrap().contains("-txid 0000000000000001"));
+        assert!(report.hint.unwrap().contains("`litekeep databases`"));
+        let error = litekeep_sql::Error::Busy { context: "read the schema" };
+        assert_eq!(Report::of(&error.into()).kind, Kind::Unavailable);
     }
 }

@@ -3,7 +3,7 @@
 //! It never overwrites a file and never touches the database.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::args;
 use crate::report::{self, Failure, Format, Outcome, text};
-use crate::settings::{default_destination, env};
+use crate::settings::{database, default_destination, env};
 
 #[derive(Serialize)]
 struct Initialised {
@@ -117,27 +117,7 @@ fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
 
 /// Reads the header and the file system; what deserves a word becomes a note.
 fn inspect(path: &Path) -> Result<(Inspection, Vec<String>)> {
-    let reading = || format!("read `{}`", path.display());
-    let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => Failure::invalid(format!("`{}` does not exist", path.display()))
-            .hint("check the path, or start the application once so that it makes its database"),
-        _ => Failure::io(reading(), &error),
-    };
-    let file = File::open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        let failure = Failure::invalid(format!("`{}` is not a file", path.display()));
-        return Err(failure.hint("name the database itself; a folder of databases is written `dir = ` and `pattern = ` in litekeep.toml").into());
-    }
-    let mut bytes = Vec::new();
-    file.take(DatabaseHeader::LEN as u64).read_to_end(&mut bytes).map_err(failed)?;
-    let header = match bytes.is_empty() {
-        true => None,
-        false => Some(
-            DatabaseHeader::parse(&bytes)
-                .map_err(|error| Failure::invalid(format!("{}: {error}", reading())))?,
-        ),
-    };
+    let (header, size_bytes) = database::look(path, File::options().read(true))?;
     let mut notes = Vec::new();
     match &header {
         None => notes.push("The database is empty: backup begins with its first table.".to_owned()),
@@ -147,11 +127,13 @@ fn inspect(path: &Path) -> Result<(Inspection, Vec<String>)> {
         ),
         Some(_) => {}
     }
-    let (file_system, fit) = describe(&file_system(path).map_err(failed)?, &mut notes);
+    let found = file_system(path)
+        .map_err(|error| Failure::io(format!("look for the file system of `{}`", path.display()), &error))?;
+    let (file_system, fit) = describe(&found, &mut notes);
     let inspection = Inspection {
         path: path.to_owned(),
-        size_bytes: metadata.len(),
-        header: header.map(|header| Header::of(&header, metadata.len())),
+        size_bytes,
+        header: header.map(|header| Header::of(&header, size_bytes)),
         file_system,
         file_system_fit: fit,
     };

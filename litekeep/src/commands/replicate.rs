@@ -1,6 +1,7 @@
 //! `litekeep replicate`: continuous backup, until a signal or the end of the command that runs beside it.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::args::{self, ConfigArgs};
 use crate::child::{self, Signals};
 use crate::metrics;
 use crate::replication::{Choices, Replication};
-use crate::report::{Format, Outcome, log};
+use crate::report::{Failure, Format, Outcome, log};
 use crate::settings::{Database, Settings, database, env};
 use crate::verification::Schedule;
 
@@ -99,6 +100,7 @@ pub(super) struct Run {
 impl Run {
     pub(super) async fn run(self) -> Result<Outcome> {
         let mut signals = Signals::catch().context("catch signals")?;
+        self.refuse_unfit()?;
         let starting = Replication::start(&self.scope.databases, self.choices);
         let replication = tokio::select! {
             replication = starting => Arc::new(replication?),
@@ -123,13 +125,39 @@ impl Run {
         }
     }
 
+    /// Finds what SQLite or the replicator would only fail at again and again. With other databases beside it, and nobody
+    /// who waits for all of them, one that is not fit is only reported.
+    fn refuse_unfit(&self) -> Result<()> {
+        let Scope { databases, .. } = &self.scope;
+        let unfit: Vec<Failure> = databases.iter().filter_map(unfit).collect();
+        let all_are_needed = self.once || self.command.is_some() || unfit.len() == databases.len();
+        for failure in unfit {
+            if all_are_needed {
+                return Err(failure.into());
+            }
+            tracing::error!("{failure}");
+        }
+        Ok(())
+    }
+
+    /// With `-once` nobody waits until a missing database appears.
+    fn refuse_missing(&self) -> Result<()> {
+        let missing = self.scope.databases.iter().find(|database| !database.path.exists());
+        let Some(Database { path, .. }) = missing else { return Ok(()) };
+        let failure = Failure::invalid(format!("`{}` does not exist", path.display()));
+        Err(failure
+            .hint("check the path; -restore-if-db-not-exists brings it back where there is a backup")
+            .into())
+    }
+
     async fn until_the_end(&self, replication: &Arc<Replication>, signals: &mut Signals) -> Result<Outcome> {
         if self.once {
             tokio::select! {
                 copied = replication.copied() => copied?,
                 () = signals.end() => return Ok(Outcome::Done),
             }
-            return replication.sync().await.map(|()| Outcome::Done);
+            replication.sync().await?;
+            return self.refuse_missing().map(|()| Outcome::Done);
         }
         replication.follow_folders(&self.scope.folders)?;
         let Scope { config, databases, folders, .. } = &self.scope;
@@ -155,6 +183,22 @@ impl Run {
         let mut child = child::start(command)?;
         child::wait(&mut child, signals).await.map(Outcome::Child)
     }
+}
+
+/// Why a database that is there cannot be replicated.
+fn unfit(database: &Database) -> Option<Failure> {
+    // A missing one may be restored, or be made by the application.
+    if !database.path.exists() {
+        return None;
+    }
+    // As SQLite opens it, so that it may take its locks.
+    let failure = database::look(&database.path, File::options().read(true).write(true)).err();
+    failure.or_else(|| {
+        let made = std::fs::create_dir_all(&database.meta_dir);
+        let error = made.err()?;
+        let failure = Failure::io(format!("make the folder `{}`", database.meta_dir.display()), &error);
+        Some(failure.hint("litekeep keeps its own state there: make the folder writable, or name another one as `meta_dir` in litekeep.toml"))
+    })
 }
 
 /// A request for metrics may still hold the replication for as long as it takes to answer.

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use litekeep_config::StoreUrl;
 use litekeep_env::{Clock, SystemClock};
+use litekeep_replicate::Instead;
 use litekeep_replicate::restore::{self, Damaged, Goal, Integrity, Options, RestorePlan, Restored, v03};
 use litekeep_store::Store;
 use serde::Serialize;
@@ -132,7 +133,7 @@ async fn restore(args: &args::Restore, format: Format) -> Result<Outcome> {
             let goal = Goal::Txid(source.plan.txid);
             let restored = restore::to_path(&source.store, goal, &path, &options, &shown).await;
             shown.end();
-            match restored? {
+            match restored.map_err(|error| with_next_step(error, args))? {
                 Some(restored) => report_restored(source, restored, path, took(), format),
                 None => return Ok(nothing(format, "the database exists", &path)),
             }
@@ -140,7 +141,7 @@ async fn restore(args: &args::Restore, format: Format) -> Result<Outcome> {
         Found::Former(url, backup) => {
             let restored = v03::to_path(backup, &path, &options, &shown).await;
             shown.end();
-            match restored? {
+            match restored.map_err(|error| with_next_step(error, args))? {
                 Some(restored) => report_former(url, restored, path, took(), format),
                 None => return Ok(nothing(format, "the database exists", &path)),
             }
@@ -163,7 +164,7 @@ fn goal(args: &args::Restore, clock: &dyn Clock, format: Format) -> Result<Goal>
     };
     let instant = read.map_err(|cause| Failure::invalid(format!("`{text}`: {cause}")))?;
     if format == Format::Text {
-        eprintln!("restoring the state at {instant}");
+        report::line(&format_args!("restoring the state at {instant}"));
     }
     Ok(Goal::Time(instant.as_millisecond()))
 }
@@ -172,8 +173,9 @@ fn output(args: &args::Restore) -> Result<PathBuf, Failure> {
     match &args.output {
         Some(path) => Ok(path.clone()),
         None if is_store(&args.target) => {
-            Err(Failure::invalid("a backup does not say where its database belongs")
-                .hint("name the file with -o"))
+            let again = again(args, goal_words(args), Some("app.db".to_owned()));
+            let hint = format!("name the file: {again}");
+            Err(Failure::invalid("a backup does not say where its database belongs").hint(hint))
         }
         None => Ok(PathBuf::from(&args.target)),
     }
@@ -210,7 +212,7 @@ async fn find(args: &args::Restore, goal: Goal, format: Format) -> Result<Found>
         // An empty destination says less than one that has something and cannot.
         failed.sort_by_key(|(_, error)| is_empty(error));
         if let Some((url, error)) = failed.into_iter().next() {
-            return Err(anyhow::Error::new(error).context(format!("restore from `{url}`")));
+            return Err(with_next_step(error, args).context(format!("restore from `{url}`")));
         }
         return Ok(Found::Nothing);
     };
@@ -218,6 +220,59 @@ async fn find(args: &args::Restore, goal: Goal, format: Format) -> Result<Found>
         report::warning(&format!("`{url}` is of no use: {error}"), format);
     }
     Ok(Found::Log(best))
+}
+
+/// Where something else can be restored, the hint is the command for it.
+fn with_next_step(error: litekeep_replicate::Error, args: &args::Restore) -> anyhow::Error {
+    let Some(instead) = error.instead() else { return error.into() };
+    let hint = match instead {
+        Instead::Txid(txid) => {
+            let again = again(args, ["-txid".to_owned(), txid.to_string()], None);
+            format!("{again} restores the nearest intact point before it")
+        }
+        Instead::Time(at_ms) => {
+            let again = again(args, ["-timestamp".to_owned(), text::rfc3339(at_ms)], None);
+            format!("{again} restores the nearest point")
+        }
+        Instead::Force => {
+            let beside =
+                format!("{}-restored", args.output.as_deref().unwrap_or(args.target.as_ref()).display());
+            let over = again(args, goal_words(args).into_iter().chain(["-force".to_owned()]), None);
+            let beside = again(args, goal_words(args), Some(beside));
+            format!("{over} restores over it and keeps the old one aside; {beside} restores beside it")
+        }
+        Instead::Earlier => {
+            let history = command(args, ["history".to_owned()]);
+            format!("the original was damaged by then: {history} lists earlier points to restore")
+        }
+    };
+    Failure::new(error.kind().into(), error.to_string()).hint(hint).into()
+}
+
+/// The goal as it was given.
+fn goal_words(args: &args::Restore) -> Vec<String> {
+    let txid = args.txid.map(|txid| txid.to_string());
+    let given = [("-txid", &txid), ("-timestamp", &args.timestamp), ("-at", &args.at)];
+    let given = given.into_iter().filter_map(|(flag, value)| Some([flag.to_owned(), value.clone()?]));
+    given.flatten().collect()
+}
+
+/// The same restore for pasting, with another goal, or to another file.
+fn again(args: &args::Restore, words: impl IntoIterator<Item = String>, output: Option<String>) -> String {
+    let output = output.or_else(|| Some(args.output.as_ref()?.display().to_string()));
+    let output = output.into_iter().flat_map(|output| ["-o".to_owned(), output]);
+    let force = args.force.then(|| "-force".to_owned());
+    command(args, ["restore".to_owned()].into_iter().chain(words).chain(force).chain(output))
+}
+
+/// A command about the same backup, for pasting.
+fn command(args: &args::Restore, words: impl IntoIterator<Item = String>) -> String {
+    let config =
+        args.config.config.iter().flat_map(|path| ["-config".to_owned(), path.display().to_string()]);
+    let literal = args.config.no_expand_env.then(|| "-no-expand-env".to_owned());
+    let words = words.into_iter().chain(config).chain(literal).chain([args.target.clone()]);
+    let quoted: Vec<String> = words.map(|word| text::shell_word(&word)).collect();
+    format!("`litekeep {}`", quoted.join(" "))
 }
 
 fn is_empty(error: &litekeep_replicate::Error) -> bool {
@@ -320,11 +375,13 @@ fn report_former_plan(url: &StoreUrl, backup: &v03::Backup, path: PathBuf, forma
 }
 
 fn report_former(url: StoreUrl, restored: v03::Restored, path: PathBuf, took: Duration, format: Format) {
-    let database_bytes = std::fs::metadata(&path).map(|metadata| metadata.len()).ok();
-    let page_size =
-        database_bytes.and_then(|bytes| u32::try_from(bytes.checked_div(restored.page_count.into())?).ok());
-    let pages = Some(restored.page_count);
-    let summary = Summary { page_size, pages, database_bytes, ..former_summary(url, &restored.backup, path) };
+    let (page_size, pages) = (restored.page_size.get(), restored.page_count);
+    let summary = Summary {
+        page_size: Some(page_size),
+        pages: Some(pages),
+        database_bytes: Some(u64::from(page_size) * u64::from(pages)),
+        ..former_summary(url, &restored.backup, path)
+    };
     report_done(summary, restored.kept_aside, took, format);
 }
 

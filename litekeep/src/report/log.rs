@@ -1,4 +1,5 @@
-//! The log on stderr. `RUST_LOG` wins over the configuration.
+//! The log on stderr. `RUST_LOG` wins over the configuration. Whoever reads it may go away: a line that cannot be written
+//! is dropped, since the complaint about it, which has nowhere to go either, would end the task that logs.
 
 use std::io::IsTerminal;
 
@@ -17,14 +18,22 @@ pub(crate) fn start_quiet(format: Format) {
     if format == Format::Text {
         let stderr = std::io::stderr;
         let ansi = stderr().is_terminal();
-        tracing_subscriber::fmt().with_env_filter(filter("warn")).with_ansi(ansi).with_writer(stderr).init();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter("warn"))
+            .with_ansi(ansi)
+            .with_writer(stderr)
+            .log_internal_errors(false)
+            .init();
     }
 }
 
 /// For commands that go on: as the configuration says.
 pub(crate) fn start(log: Log, format: Format) {
     let stderr = std::io::stderr;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter(log.level.as_str())).with_writer(stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(log.level.as_str()))
+        .with_writer(stderr)
+        .log_internal_errors(false);
     if log.format == LogFormat::Json || format == Format::Json {
         builder.json().init();
     } else {

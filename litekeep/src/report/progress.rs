@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use indicatif::{ProgressBar, ProgressStyle};
 use litekeep_replicate::restore::{Phase, Progress};
 
-use crate::report::{Format, text};
+use crate::report::{self, Format, text};
 
 /// Shows progress on stderr.
 pub(crate) enum Shown {
@@ -63,8 +63,10 @@ impl Progress for Shown {
     fn begin(&self, phase: Phase, total_bytes: u64) {
         match self {
             Shown::Nothing => {}
-            Shown::Lines if total_bytes > 0 => eprintln!("{} {}", name(phase), text::size(total_bytes)),
-            Shown::Lines => eprintln!("{}", name(phase)),
+            Shown::Lines if total_bytes > 0 => {
+                report::line(&format_args!("{} {}", name(phase), text::size(total_bytes)));
+            }
+            Shown::Lines => report::line(&name(phase)),
             Shown::Bar(current) => {
                 let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
                 current.finish_and_clear();

@@ -64,12 +64,22 @@ pub(crate) fn table(header: &[&str], right: &[usize], rows: &[Vec<String>]) -> S
     out
 }
 
+/// A word of a command, quoted where a shell would read more into it.
+pub(crate) fn shell_word(word: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-./:@%+=,".contains(&b);
+    match !word.is_empty() && word.bytes().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 /// The system's words without `(os error 2)`, which tells nobody anything.
 pub(crate) fn io_error(error: &std::io::Error) -> String {
     let text = error.to_string();
     match (text.find(" (os error "), error.kind()) {
         (_, std::io::ErrorKind::NotFound) => "it does not exist".to_owned(),
         (_, std::io::ErrorKind::PermissionDenied) => "permission denied".to_owned(),
+        (None, std::io::ErrorKind::InvalidData) => "it is no text in UTF-8".to_owned(),
         (Some(at), _) => text[..at].to_lowercase(),
         (None, _) => text,
     }
@@ -85,6 +95,19 @@ mod tests {
         assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "1.0 GiB", "16384.0 PiB"]);
         let ages = [-5, 0, 999, 1000, 119_999, 120_000, 7_200_000, 172_800_000].map(age);
         assert_eq!(ages, ["0 ms", "0 ms", "999 ms", "1 s", "119 s", "2 min", "2 h", "2 d"]);
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        for (word, quoted) in [
+            ("a.db", "a.db"),
+            ("my app.db", "'my app.db'"),
+            ("", "''"),
+            ("it's", r"'it'\''s'"),
+            ("s3://b/a?x", "'s3://b/a?x'"),
+        ] {
+            assert_eq!(shell_word(word), quoted);
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! The databases of a configuration, one by one.
 
 use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use litekeep_config::{DatabaseConfig, Destination, Pattern, Source};
+use litekeep_format::DatabaseHeader;
 use litekeep_replicate::local::MetaDir;
 
 use crate::args::ConfigArgs;
@@ -117,8 +120,13 @@ fn search_folder(config: &DatabaseConfig) -> Result<Vec<Database>> {
 }
 
 fn search(dir: &Path, pattern: &Pattern, recursive: bool, paths: &mut Vec<PathBuf>) -> Result<(), Failure> {
-    let failed =
-        |error: std::io::Error| Failure::io(format!("search `{}` for databases", dir.display()), &error);
+    let failed = |error: std::io::Error| {
+        let failure = Failure::io(format!("search `{}` for databases", dir.display()), &error);
+        match error.kind() {
+            ErrorKind::NotFound => failure.hint("make the folder, or correct `dir` in the configuration"),
+            _ => failure,
+        }
+    };
     for entry in std::fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let path = entry.path();
@@ -162,8 +170,39 @@ pub(crate) fn appeared(config: &DatabaseConfig, dir: &Path, path: &Path) -> Resu
     Database::in_folder(config, dir, path).map(Some)
 }
 
+/// Opens a database file and reads its header (`None`: it is empty, a database without a page) and its size. Not for a
+/// process that has the database open in SQLite, which would lose its locks.
+///
+/// # Errors
+/// When there is none, it cannot be opened so, or it is something else.
+pub(crate) fn look(path: &Path, options: &OpenOptions) -> Result<(Option<DatabaseHeader>, u64), Failure> {
+    let name = path.display();
+    let failed = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => Failure::invalid(format!("`{name}` does not exist"))
+            .hint("check the path, or start the application once so that it makes its database"),
+        _ => Failure::io(format!("open `{name}`"), &error),
+    };
+    // Asked first: opening a pipe would wait for its other end, and a folder cannot be opened for writing.
+    if !path.metadata().map_err(failed)?.is_file() {
+        return Err(Failure::invalid(format!("`{name}` is not a file")).hint(
+            "name the database itself; a folder of databases is written `dir = ` and `pattern = ` in litekeep.toml",
+        ));
+    }
+    let file = options.open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    let mut bytes = Vec::new();
+    file.take(DatabaseHeader::LEN as u64).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.is_empty() {
+        return Ok((None, size));
+    }
+    let header = DatabaseHeader::parse(&bytes).map_err(|error| {
+        Failure::invalid(format!("read `{name}`: {error}"))
+            .hint("name the database itself; litekeep cannot read one that another program has encrypted")
+    })?;
+    Ok((Some(header), size))
+}
+
 fn is_database(path: &Path) -> bool {
-    use std::io::Read;
     let mut magic = [0; MAGIC.len()];
     let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
     read.is_ok() && &magic == MAGIC
@@ -209,7 +248,7 @@ pub(crate) fn databases(target: Option<&Path>, args: &ConfigArgs, format: Format
             path.display(),
             default_backup(path).display()
         ))
-        .hint("name the configuration with --config, or give the URL of the backup")
+        .hint("name the configuration with --config; for `restore` and `history` also the URL of the backup will do")
         .into()),
     }
 }

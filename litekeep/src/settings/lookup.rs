@@ -53,7 +53,10 @@ impl Settings {
         };
         let config = read(&path, args.no_expand_env)?;
         if args.config.is_none() && is_yaml_name(&path) && format == Format::Text {
-            eprintln!("using `{}` (there is no litekeep.toml here or in /etc)", path.display());
+            report::line(&format_args!(
+                "using `{}` (there is no litekeep.toml here or in /etc)",
+                path.display()
+            ));
         }
         for warning in &config.warnings {
             report::warning(&warning.to_string(), format);
@@ -64,9 +67,10 @@ impl Settings {
 
 fn read(path: &Path, literal: bool) -> Result<Config> {
     let doing = || format!("read the configuration `{}`", path.display());
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Failure::io(doing(), &error)
-            .hint("`litekeep init ./app.db` writes a configuration; --config names its file")
+    let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Failure::io(doing(), &error)
+            .hint("`litekeep init ./app.db` writes a configuration; --config names its file"),
+        _ => Failure::io(doing(), &error),
     })?;
     parse(path, &text, literal).with_context(doing)
 }

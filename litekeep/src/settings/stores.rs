@@ -25,6 +25,12 @@ impl Stores {
     /// For settings that cannot work.
     pub(crate) fn open(&self, destination: &Destination) -> Result<Store> {
         let action = || format!("open `{}`", destination.url);
+        if let StoreUrl::File { path } = &destination.url
+            && path.metadata().is_ok_and(|metadata| !metadata.is_dir())
+        {
+            let failure = Failure::invalid(format!("`{}` is not a folder", path.display()));
+            return Err(failure.hint("a backup is a folder of its own: name another place").into());
+        }
         let (root, path) = split(target(destination).with_context(action)?);
         let mut roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
         let opened = roots.iter().find(|(target, _)| *target == root).map(|(_, store)| store.clone());

@@ -1,7 +1,11 @@
 //! Bad input: each mistake is named with its place, its cause and what to do.
 
-use crate::Place;
-use std::os::unix::fs::PermissionsExt;
+use crate::{Place, Ran, rows};
+use litekeep_testkit::Process;
+use litekeep_testkit::process::eventually;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
 
 #[test]
 fn a_missing_configuration_says_how_to_get_one() {
@@ -22,20 +26,169 @@ fn a_wrong_key_is_shown_in_its_line() {
     place.run(&["databases"]).failed_with(&["unknown key `snapshto`", "4 | snapshto = \"24h\"", "^^^^^^^^"]);
 }
 
-#[test]
-fn a_configuration_that_may_not_be_read() {
-    let place = Place::new();
-    let path = place.path("litekeep.toml");
-    std::fs::write(&path, "").unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
-    if std::fs::read(&path).is_ok() {
-        // For the superuser everything may be read: a folder in its place cannot.
-        std::fs::remove_file(&path).unwrap();
-        std::fs::create_dir(&path).unwrap();
-        place.run(&["databases"]).failed_with(&["read the configuration `litekeep.toml`: is a directory"]);
-    } else {
-        place.run(&["databases"]).failed_with(&["read the configuration `litekeep.toml`: permission denied"]);
+/// Runs litekeep as a user who may not do everything, also where the tests may.
+fn run_as_nobody(place: &Place, arguments: &[&str]) -> Ran {
+    use std::os::unix::process::CommandExt;
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let binary = place.path("litekeep");
+    if !binary.exists() {
+        std::fs::copy(env!("CARGO_BIN_EXE_litekeep"), &binary).unwrap();
     }
+    set_mode(&place.path("."), 0o777);
+    let mut command = std::process::Command::new(binary);
+    command.args(arguments).current_dir(place.path(".")).env_clear();
+    if is_root {
+        command.uid(65534).gid(65534);
+    }
+    Ran::of(command)
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn what_may_not_be_opened_says_who_asked() {
+    let place = Place::new();
+    std::fs::write(place.path("litekeep.toml"), "").unwrap();
+    set_mode(&place.path("litekeep.toml"), 0o000);
+    let ran = run_as_nobody(&place, &["databases"]);
+    ran.failed_with(&["read the configuration `litekeep.toml`: permission denied", "litekeep runs as user"]);
+
+    std::fs::remove_file(place.path("litekeep.toml")).unwrap();
+    set_mode(&place.database("app.db", 1), 0o444);
+    for arguments in [&["replicate", "-once", "app.db", "./b"][..], &["run", "app.db", "--", "true"]] {
+        let ran = run_as_nobody(&place, arguments);
+        ran.failed_with(&["open `app.db`: permission denied", "litekeep runs as user"]);
+    }
+
+    let folder = place.path("folder");
+    std::fs::create_dir(&folder).unwrap();
+    set_mode(&place.database("folder/app.db", 1), 0o666);
+    set_mode(&folder, 0o555);
+    let ran = run_as_nobody(&place, &["replicate", "-once", "folder/app.db", "./b"]);
+    ran.failed_with(&["make the folder `folder/.app.db-litekeep`: permission denied", "`meta_dir`"]);
+    let ran = run_as_nobody(&place, &["init", "app.db", "--config", "folder/litekeep.toml"]);
+    ran.failed_with(&["write `folder/litekeep.toml`: permission denied", "litekeep runs as user"]);
+    set_mode(&folder, 0o755);
+}
+
+#[test]
+fn a_configuration_that_is_no_text() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("litekeep.toml")).unwrap();
+    place.run(&["databases"]).failed_with(&["read the configuration `litekeep.toml`: is a directory"]);
+    std::fs::write(place.path("other.toml"), [0xff, 0xfe]).unwrap();
+    place
+        .run(&["databases", "-config", "other.toml"])
+        .failed_with(&["read the configuration `other.toml`: it is no text in UTF-8"]);
+    let text = "[[database]]\ndir = \"gone\"\npattern = \"*\"\nbackup = \"./b\"\n";
+    std::fs::write(place.path("folder.toml"), text).unwrap();
+    place
+        .run(&["databases", "-config", "folder.toml"])
+        .failed_with(&["it does not exist", "hint: make the folder"]);
+}
+
+#[test]
+fn what_is_no_database_is_refused_at_once() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("folder")).unwrap();
+    std::fs::write(place.path("text"), "not a database, but long enough to have a header".repeat(3)).unwrap();
+    for (name, cause) in
+        [("folder", "`folder` is not a file"), ("text", "read `text`: the file is not a SQLite")]
+    {
+        for arguments in [
+            &["replicate", name, "./b"][..],
+            &["replicate", "-once", name, "./b"],
+            &["run", name, "--", "true"],
+            &["init", name],
+        ] {
+            place.run(arguments).failed_with(&[cause, "hint: name the database itself"]);
+        }
+    }
+    place.database("app.db", 1);
+    for arguments in
+        [&["replicate", "-once", "app.db", "./text"][..], &["restore", "-o", "x.db", "file:///dev/null"]]
+    {
+        place.run(arguments).failed_with(&["is not a folder", "hint:"]);
+    }
+}
+
+/// `-once` that backs up nothing and says nothing let a mistyped path look like a backup.
+#[test]
+fn once_needs_each_database_and_backs_up_the_others() {
+    let place = Place::new();
+    place.database("app.db", 5);
+    place.run(&["replicate", "-once", "gone.db", "./b"]).failed_with(&["`gone.db` does not exist", "hint:"]);
+    let of = |name: &str| format!("[[database]]\npath = \"{name}\"\nbackup = \"./{name}-backup\"\n");
+    std::fs::write(place.path("litekeep.toml"), of("gone.db") + &of("app.db")).unwrap();
+    place.run(&["replicate", "-once"]).failed_with(&["gone.db` does not exist"]);
+    place.run(&["restore", "-o", "back.db", "app.db"]).succeeded();
+    assert_eq!(rows(&place.path("back.db")), 5);
+}
+
+#[test]
+fn one_unfit_database_does_not_keep_the_others_from_replication() {
+    let place = Place::new();
+    place.database("app.db", 5);
+    std::fs::create_dir(place.path("folder")).unwrap();
+    let of = |name: &str| format!("[[database]]\npath = \"{name}\"\nbackup = \"./{name}-backup\"\n");
+    std::fs::write(place.path("litekeep.toml"), of("folder") + &of("app.db")).unwrap();
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    let is_there = || Ok(place.run(&["history", "app.db"]).code == 0);
+    eventually("the fit one is backed up", Duration::from_secs(60), is_there).unwrap();
+    assert!(replicator.output().contains("folder` is not a file"), "{}", replicator.output());
+    replicator.terminate(Duration::from_secs(60)).unwrap();
+}
+
+/// The command in the hint, as a shell runs it.
+fn paste_hint(place: &Place, ran: &Ran) -> Ran {
+    let (_, hint) = ran.stderr.split_once("hint: ").unwrap_or_else(|| panic!("no hint: {}", ran.stderr));
+    let command = hint.split('`').nth(1).and_then(|command| command.strip_prefix("litekeep ")).expect(hint);
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(["-c", &format!("{} {command}", env!("CARGO_BIN_EXE_litekeep"))]);
+    shell.current_dir(place.path("."));
+    Ran::of(shell)
+}
+
+#[test]
+fn a_failed_restore_hints_at_a_command_that_works() {
+    let place = Place::new();
+    let db = place.database("my app.db", 3);
+    let (db, folder) = (db.to_str().unwrap(), place.path("it's a backup"));
+    let folder = folder.to_str().unwrap();
+    let toml = format!("[[database]]\npath = {db:?}\nbackup = {folder:?}\n");
+    std::fs::write(place.path("my.toml"), toml).unwrap();
+    place.run(&["replicate", "-once", "-config", "my.toml"]).succeeded();
+    for (arguments, hinted) in [
+        (&["-txid", "99", "-o", "by txid.db", folder][..], "-txid"),
+        (&["-at", "2001-01-01", "-o", "by time.db", "-config", "my.toml", "my app.db"], "-timestamp"),
+        (&["-config", "my.toml", "my app.db"], "-force"),
+        (&["-txid", "1", "-config", "my.toml", "my app.db"], "-force"),
+        (&[folder], "-o app.db"),
+    ] {
+        let ran = place.run(&[&["restore"], arguments].concat()).failed_with(&["hint: ", hinted]);
+        paste_hint(&place, &ran).succeeded();
+    }
+    assert_eq!(rows(&place.path("by txid.db")), 3);
+    assert_eq!(rows(&place.path("app.db")), 3);
+}
+
+/// A log program that ended took litekeep with it: printing to a closed pipe panics.
+#[test]
+fn whoever_reads_stderr_may_go_away() {
+    let place = Place::new();
+    place.database("app.db", 5);
+    let run = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        place.command(arguments).stderr(writer).status().unwrap().code()
+    };
+    assert_eq!(run(&["restor"]), Some(2));
+    assert_eq!(run(&["databases"]), Some(2));
+    assert_eq!(run(&["replicate", "-once", "app.db", "./b"]), Some(0));
+    assert_eq!(run(&["restore", "-o", "back.db", "./b"]), Some(0));
+    assert_eq!(rows(&place.path("back.db")), 5);
 }
 
 #[test]

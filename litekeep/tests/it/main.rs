@@ -51,9 +51,7 @@ impl Place {
     }
 
     fn run(&self, arguments: &[&str]) -> Ran {
-        let Output { status, stdout, stderr } = self.command(arguments).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Ran { code: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
+        Ran::of(self.command(arguments))
     }
 
     /// Makes a database in WAL mode with so many rows.
@@ -70,6 +68,12 @@ impl Place {
 }
 
 impl Ran {
+    fn of(mut command: Command) -> Ran {
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Ran { code: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
+    }
+
     #[track_caller]
     fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
