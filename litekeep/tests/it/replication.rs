@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Place, rows};
+use crate::{Place, rows, shapes};
 use litekeep_testkit::Process;
 use litekeep_testkit::litestream::{Litestream, Replica, Setup};
 use litekeep_testkit::process::eventually;
@@ -222,9 +222,12 @@ fn a_backup_of_litestream_0_3_comes_back() {
     litestream.terminate(SOON).unwrap();
 
     let planned = place.run(&["restore", "-dry-run", "-json", "-o", "back.db", "former"]).succeeded().json();
+    shapes::matches("restore-dry-run", &planned);
     assert!(planned["txid"].is_null() && planned["read_bytes"].as_u64() > Some(0), "{planned:#}");
     let ran = place.run(&["restore", "-json", "-o", "back.db", "former"]).succeeded().json();
+    shapes::matches("restore", &ran);
     assert!(ran["restored"] == true && ran["page_size"] == 4096, "{ran:#}");
+    assert_eq!(ran["database_bytes"], std::fs::metadata(place.path("back.db")).unwrap().len(), "{ran:#}");
     assert_eq!(rows(&place.path("back.db")), 20);
     place.run(&["restore", "-o", "x.db", "-txid", "1", "former"]).failed_with(&["former"]);
 }
@@ -237,6 +240,7 @@ fn the_demo_brings_every_confirmed_commit_back() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     let found: serde_json::Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}\n{stderr}", output.status));
+    shapes::matches("demo", &found);
     assert!(output.status.success() && found["ok"] == true, "{found:#}");
     assert!(stderr.is_empty(), "{stderr}");
     let number =

@@ -3,10 +3,12 @@
 //! A shape there is an example in a block ```` ```json NAME ````. A real result must have the same keys with values of the
 //! same type; where the example has a list, each element must look like its first one. `null` in the example stands for
 //! a value that may be missing, and a value of the example may be `null` in the result only where the key is listed as
-//! nullable below the block.
+//! nullable below the block. The shapes of `demo` and of backups of Litestream 0.3 are held in `replication`, which has
+//! the runs for it.
 
 use crate::Place;
 use serde_json::Value;
+use std::os::unix::fs::FileExt;
 
 const DOCUMENT: &str = include_str!("../../../docs/json-output.md");
 
@@ -16,7 +18,7 @@ fn documented(name: &str) -> (Value, Vec<String>) {
     let start = DOCUMENT.find(&opening).unwrap_or_else(|| panic!("no shape `{name}`")) + opening.len();
     let (example, rest) = DOCUMENT[start..].split_once("```").unwrap();
     let nullable = rest.lines().find_map(|line| line.strip_prefix("May be `null`: "));
-    let keys = nullable.unwrap_or_default().split(['`', ',', ' ', '.']).filter(|key| !key.is_empty());
+    let keys = nullable.unwrap_or_default().split('`').skip(1).step_by(2);
     (serde_json::from_str(example).unwrap(), keys.map(str::to_owned).collect())
 }
 
@@ -45,7 +47,7 @@ fn compare(at: &str, found: &Value, example: &Value, nullable: &[String]) {
 }
 
 #[track_caller]
-fn matches(name: &str, found: &Value) {
+pub(crate) fn matches(name: &str, found: &Value) {
     let (example, nullable) = documented(name);
     compare(name, found, &example, &nullable);
 }
@@ -65,6 +67,13 @@ fn results_have_the_documented_shapes() {
     let status = place.run(&["status", "--json"]).json();
     matches("status", &status);
     assert_eq!(status["databases"][0]["backups"][0]["contents"]["last_proof"]["proven"], true);
+    // A backup that cannot be read.
+    let garbage = proofs.join("20990821T100000Z-0000000000000001");
+    std::fs::write(&garbage, "no proof").unwrap();
+    let unread = place.run(&["status", "--json"]).json();
+    matches("status", &unread);
+    assert!(unread["databases"][0]["backups"][0]["contents"].is_null(), "{unread:#}");
+    std::fs::remove_file(garbage).unwrap();
     matches("history", &place.run(&["history", "--json"]).succeeded().json());
     matches(
         "restore-dry-run",
@@ -75,8 +84,82 @@ fn results_have_the_documented_shapes() {
     let skipped =
         place.run(&["restore", "-json", "-if-db-not-exists", "-o", "b.db", "app.db"]).succeeded().json();
     matches("restore-skipped", &skipped);
+    let forced = place.run(&["restore", "-json", "-force", "-o", "b.db", "app.db"]).succeeded().json();
+    matches("restore", &forced);
+    assert!(forced["kept_aside"].is_string(), "{forced:#}");
     matches("verify", &place.run(&["verify", "--json", "app.db"]).succeeded().json());
     matches("version", &place.run(&["version", "--json"]).succeeded().json());
+    // A log with a gap.
+    let level = place.path("app.db-backup/ltx/0");
+    std::fs::create_dir_all(&level).unwrap();
+    std::fs::write(level.join("0000000000000009-0000000000000009.ltx"), "").unwrap();
+    let history = place.run(&["history", "--json", "app.db"]).succeeded().json();
+    matches("history", &history);
+    assert!(history["backups"][0]["gaps"][0]["first_missing"].is_string(), "{history:#}");
+    matches("history", &place.run(&["history", "--json", "file:///nowhere"]).json());
+    matches("status", &place.run(&["status", "--json"]).json());
+    std::fs::write(place.path("empty.db"), "").unwrap();
+    let empty = place.run(&["init", "empty.db", "--config", "empty.toml", "--json"]).succeeded().json();
+    matches("init", &empty);
+    assert!(empty["database"]["header"].is_null(), "{empty:#}");
+}
+
+#[test]
+fn a_failed_verification_has_the_documented_shape() {
+    let place = Place::new();
+    place.database("app.db", 10);
+    place.run(&["replicate", "app.db", "./app.db-backup", "-once"]).succeeded();
+    // A byte of a row, behind SQLite's back.
+    let file = std::fs::File::options().write(true).open(place.path("app.db")).unwrap();
+    file.write_all_at(b"!", 4096 + 4000).unwrap();
+    let ran = place.run(&["verify", "--json", "--patience", "0", "app.db"]);
+    assert_eq!(ran.code, 1, "{}{}", ran.stdout, ran.stderr);
+    let found = ran.json();
+    matches("verify", &found);
+    assert!(found["backups"][0]["reason"].is_string(), "{found:#}");
+    matches("status", &place.run(&["status", "--json", "app.db"]).json());
+}
+
+#[test]
+fn every_verb_is_documented() {
+    let help = Place::new().run(&["--help"]).succeeded().stdout;
+    let (_, commands) = help.split_once("Commands:\n").unwrap();
+    let verbs = commands.lines().take_while(|line| !line.is_empty());
+    let verbs: Vec<&str> = verbs.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
+    assert!(verbs.contains(&"demo") && !verbs.contains(&""), "{verbs:?}");
+    let headings: Vec<&str> = DOCUMENT.lines().filter(|line| line.starts_with("## ")).collect();
+    for verb in verbs {
+        let named = |heading: &&&str| heading.contains(&format!("`litekeep {verb}`"));
+        assert!(headings.iter().any(|heading| named(&heading)), "{verb} is not in {headings:?}");
+    }
+}
+
+#[test]
+fn the_log_has_the_documented_shape() {
+    let place = Place::new();
+    place.database("app.db", 10);
+    for arguments in [
+        &["replicate", "-once", "app.db", "./app.db-backup", "--json"][..],
+        &["run", "--json", "app.db", "--", "true"],
+    ] {
+        let ran = place.run(arguments).succeeded();
+        assert!(ran.stdout.is_empty(), "{}", ran.stdout);
+        let lines: Vec<Value> =
+            ran.stderr.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+        let is_first = |line: &&Value| {
+            line["fields"]["message"].as_str().is_some_and(|message| message.starts_with("replicating to"))
+        };
+        matches("log", lines.iter().find(is_first).unwrap_or_else(|| panic!("{}", ran.stderr)));
+    }
+    // What prevents a start stands in the same place.
+    place.run(&["run", "app.db", "--json", "--", "./gone"]).json_error();
+    std::fs::create_dir(place.path("folder.db")).unwrap();
+    matches("error", &last_line(&place.run(&["replicate", "--json", "folder.db", "./b"])));
+}
+
+fn last_line(ran: &crate::Ran) -> Value {
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    serde_json::from_str(ran.stderr.lines().last().unwrap_or_default()).expect(&ran.stderr)
 }
 
 #[test]

@@ -250,10 +250,10 @@ impl Live {
                     format!("{frames} frames are not")
                 });
                 out.push_str(&format!(
-                    "    everything up to {} ({} ago) is in the backup, transaction {}; {pending}\n",
+                    "    the backup ends with transaction {}, captured at {} ({} ago); {pending}\n",
+                    confirmed.txid,
                     text::rfc3339(confirmed.captured_ms),
-                    text::age(now_ms - confirmed.captured_ms),
-                    confirmed.txid
+                    text::age(now_ms - confirmed.captured_ms)
                 ));
             }
             (None, _) => {}
