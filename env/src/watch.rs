@@ -35,6 +35,9 @@ pub struct Watcher {
     dirs: Mutex<HashMap<i32, PathBuf>>,
 }
 
+/// Bytes of an event with the longest name: `struct inotify_event` and `NAME_MAX + 1`.
+const LONGEST_EVENT: usize = 16 + 256;
+
 const MASK: u32 = libc::IN_MODIFY
     | libc::IN_CREATE
     | libc::IN_DELETE
@@ -90,7 +93,7 @@ impl Watcher {
         }
     }
 
-    /// Hands every queued event to `f`, without waiting.
+    /// Hands every queued event to `f`, without waiting. One that comes meanwhile may stay for the next call.
     pub fn drain(&self, mut f: impl FnMut(Event)) -> io::Result<()> {
         let mut buf = [0u64; 4096];
         loop {
@@ -114,6 +117,10 @@ impl Watcher {
                 let name = bytes[16..16 + name_len].split(|b| *b == 0).next().unwrap_or_default();
                 self.translate(wd, mask, OsStr::from_bytes(name), &mut f);
                 bytes = &bytes[16 + name_len..];
+            }
+            // The kernel fills the buffer as far as events fit, so that room for the longest one means there is no more.
+            if (n as usize) < len - LONGEST_EVENT {
+                return Ok(());
             }
         }
     }

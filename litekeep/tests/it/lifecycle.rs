@@ -238,3 +238,32 @@ fn an_unrelated_database_is_refused_by_a_backup_that_exists() {
     assert_eq!(differing_pages(&restored, &other.db).unwrap(), [0; 0]);
     assert_eq!(differing_pages(&scene.restore(&["-txid", &before]).unwrap(), &scene.db()).unwrap(), [0; 0]);
 }
+
+/// Whoever keeps the WAL from being reset is named, and when he leaves it does not grow any more.
+#[test]
+fn a_reader_that_stays_is_named() {
+    let scene = Scene::new(Store::Folder, "wal_limit = \"1MiB\"");
+    let litekeep = scene.replicate().unwrap();
+    let options = Options { blob_bytes: 100_000, ..scene.bank() };
+    let mut bank = Bank::start(&options).unwrap();
+    bank.wait_for(30, LONG).unwrap();
+    let reader = Connection::open(scene.db()).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM ledger").unwrap();
+    let named = || Ok(scene.status()?["wal_reader_pid"].as_u64() == Some(std::process::id().into()));
+    eventually("the reader is named by status", LONG, named).unwrap();
+    let warning = format!("process {} has a read transaction open", std::process::id());
+    eventually("and in the log", LONG, || Ok(scene.log().contains(&warning))).unwrap();
+    reader.execute_batch("COMMIT").unwrap();
+    let bytes = || std::fs::metadata(scene.place.path("app.db-wal")).unwrap().len();
+    let grows_no_more = || {
+        let before = bytes();
+        let begin = bank.acks()?.highest();
+        bank.wait_for(begin + 300, LONG)?;
+        Ok(bytes() == before)
+    };
+    eventually("the WAL grows no more", LONG, grows_no_more).unwrap();
+    bank.stop().unwrap();
+    drop(reader);
+    scene.stop(litekeep).unwrap();
+    scene.prove_equal(None).unwrap();
+}

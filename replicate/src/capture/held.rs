@@ -15,7 +15,7 @@
 
 use crate::Error;
 use litekeep_env::lock;
-use litekeep_format::locks::{DMS, READ_LOCKS, SHARED_FIRST, SHARED_SIZE, read_lock};
+use litekeep_format::locks::{DMS, READ_LOCKS, SHARED_FIRST, SHARED_SIZE, WRITE_LOCK, read_lock};
 use litekeep_format::{DatabaseHeader, WalIndexHeader};
 use litekeep_ltx::Salt;
 use litekeep_sql::{Observer, Snapshot};
@@ -41,6 +41,13 @@ const REPLICATOR_LOCK: u64 = 0x7fff_ffff_ffff_0000;
 /// Whether some process replicates the database of this descriptor.
 pub fn is_claimed(database: &File) -> std::io::Result<bool> {
     Ok(lock::holder(database, REPLICATOR_LOCK, 1)?.is_some())
+}
+
+/// A connection with an open read transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// Its process, where the kernel knows it.
+    pub pid: Option<u32>,
 }
 
 /// Descriptors and locks of one database.
@@ -69,7 +76,9 @@ impl HeldFiles {
         let options = File::options().read(true).write(true).open(path);
         let database = options.or_else(|_| File::open(path)).map_err(Error::file("open", path))?;
         let shm_path = sibling(path, "-shm");
-        let shm = File::open(&shm_path).map_err(Error::file("open", &shm_path))?;
+        // Writable for the sake of the write lock only.
+        let shm = File::options().read(true).write(true).open(&shm_path);
+        let shm = shm.map_err(Error::file("open", &shm_path))?;
         lock::share(&database, SHARED_FIRST, SHARED_SIZE).map_err(Error::file("lock", path))?;
         lock::share(&shm, DMS, 1).map_err(Error::file("lock", &shm_path))?;
         let file = database.metadata().map_err(Error::file("look at", path))?;
@@ -137,6 +146,30 @@ impl HeldFiles {
     fn unlock_slot(&self, slot: usize) -> Result<(), Error> {
         lock::release(&self.shm, read_lock(slot), 1)
             .map_err(Error::file("unlock the wal-index of", &self.path))
+    }
+
+    /// Takes SQLite's write lock; `false` when a writer is at work. Unlike a connection's, it needs no read mark and does
+    /// not keep our own connection from checkpointing.
+    pub fn try_lock_writers(&self) -> Result<bool, Error> {
+        lock::exclude(&self.shm, WRITE_LOCK, 1).map_err(Error::file("lock the wal-index of", &self.path))
+    }
+
+    /// Gives the write lock back.
+    pub fn unlock_writers(&self) -> Result<(), Error> {
+        lock::release(&self.shm, WRITE_LOCK, 1).map_err(Error::file("unlock the wal-index of", &self.path))
+    }
+
+    /// A reader that needs the WAL, and not only the database file; with its process where the kernel knows it. While
+    /// there is one, no commit starts the WAL anew.
+    pub fn reader_of_wal(&self) -> Result<Option<Reader>, Error> {
+        for slot in 1..READ_LOCKS {
+            let holder = lock::holder(&self.shm, read_lock(slot), 1)
+                .map_err(Error::file("read the locks of the wal-index of", &self.path))?;
+            if let Some(pid) = holder {
+                return Ok(Some(Reader { pid }));
+            }
+        }
+        Ok(None)
     }
 
     /// Moves the hold to a read mark that protects what the open read transaction of `reader` sees. The new lock is taken

@@ -18,7 +18,7 @@ pub mod segment;
 mod wal;
 
 pub use continuity::Broken;
-pub use held::{HeldFiles, Hold, is_claimed, sibling};
+pub use held::{HeldFiles, Hold, Reader, is_claimed, sibling};
 pub use pages::Pages;
 pub use reset::Reset;
 pub use segment::{Body, Segment, Stamp};
@@ -49,8 +49,6 @@ pub enum Look {
 pub struct Capture {
     /// For reads and checkpoints. Before the files: they must be closed last.
     observer: Option<Observer>,
-    /// For the write lock, which a connection cannot hold while it checkpoints.
-    locker: Option<Observer>,
     wal: Option<(Wal, WalHeader)>,
     files: HeldFiles,
     page_size: PageSize,
@@ -100,7 +98,6 @@ impl Capture {
         let header = files.database_header()?;
         let mut capture = Capture {
             observer: Some(observer),
-            locker: None,
             wal: None,
             files,
             page_size: header.page_size,
@@ -485,10 +482,12 @@ impl Capture {
     pub fn bytes_pinned(&self) -> u64 {
         let frames = match (self.files.hold(), self.place) {
             (Hold::Mark(_), Some(p)) => p.frames.saturating_sub(self.held_at),
-            // After a reset under this hold no checkpoint copies anything until it is moved.
-            (Hold::Backfilled, Some(p)) if self.backfilled_at.is_some_and(|(s, _)| s != p.salt) => {
-                return u64::MAX;
-            }
+            // Under this hold no checkpoint copies anything until it is moved: after the reset nothing of the new WAL,
+            // and when a reader has kept the reset from happening, nothing of what was added since.
+            (Hold::Backfilled, Some(p)) => match self.backfilled_at {
+                Some((salt, frames)) if salt == p.salt => p.frames.saturating_sub(frames),
+                _ => return u64::MAX,
+            },
             _ => 0,
         };
         u64::from(frames) * frame_size(self.page_size)
@@ -540,7 +539,7 @@ impl Capture {
         if done.is_complete() {
             self.hold_backfilled()?;
         }
-        (self.locker, self.observer, self.wal) = (None, None, None);
+        (self.observer, self.wal) = (None, None);
         Ok(())
     }
 }

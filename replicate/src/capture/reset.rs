@@ -6,14 +6,15 @@
 //! 3. Copy the few frames that are left. When every frame is copied, hold the lock of readers that use the database file
 //!    only, and give the write lock back: the next commit starts a new WAL, which can happen only once.
 //!
-//! When anything stands in the way (a reader of an old state, a long write transaction), the WAL stays as it is and the
-//! caller tries again later.
+//! A reader of an older state stands in the way twice: frames that it does not see are not copied, and while it uses the
+//! WAL no commit starts it anew. Readers that begin under the write lock do neither, so it is kept for as long as the
+//! caller has patience, until the others have left. When one stays, or a long write transaction is open, the WAL stays
+//! as it is and the caller tries again later.
 
-use super::{Capture, Frames, Look, Segment, Stamp};
+use super::{Capture, Frames, Look, Reader, Segment, Stamp};
 use crate::Error;
 use crate::local::Spool;
-use litekeep_sql::Observer;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,16 +23,16 @@ pub enum Reset {
     Done,
     /// A writer had the lock all the time.
     WriterBusy,
-    /// A reader still needs frames that are not copied yet.
-    ReaderInTheWay,
+    /// A reader of an older state did not leave.
+    ReaderInTheWay(Option<Reader>),
     /// Capture found a break; the caller has to deal with it first.
     Broken,
 }
 
 /// Tries for the write lock, 50 µs apart.
 const LOCK_TRIES: u32 = 2000;
-/// Tries for the checkpoint lock, 200 µs apart, while the writers wait.
-const CHECKPOINT_TRIES: u32 = 100;
+/// Between two looks at readers and at another checkpoint, while the writers wait.
+const LOOK_PAUSE: Duration = Duration::from_micros(200);
 
 impl Capture {
     /// Prepares a reset: everything that the log has is copied into the database file and synced.
@@ -40,13 +41,9 @@ impl Capture {
         self.files.database().sync_data().map_err(Error::file("sync", self.files.path()))
     }
 
-    fn lock_writers(&mut self) -> Result<bool, Error> {
-        if self.locker.is_none() {
-            self.locker = Some(Observer::open(self.files.path())?);
-        }
-        let locker = self.locker.as_ref().expect("just opened");
+    fn lock_writers(&self) -> Result<bool, Error> {
         for _ in 0..LOCK_TRIES {
-            if locker.try_lock_writers()? {
+            if self.files.try_lock_writers()? {
                 return Ok(true);
             }
             std::thread::sleep(Duration::from_micros(50));
@@ -54,22 +51,21 @@ impl Capture {
         Ok(false)
     }
 
-    /// Step 2 and 3, after [`Capture::shrink`]. A segment that was captured under the write lock is handed to `capture`,
-    /// which must not wait for the network.
+    /// Step 2 and 3, after [`Capture::shrink`]; the writers wait for readers for at most as long as there is `patience`.
+    /// A segment that was captured under the write lock is handed to `capture`, which must not wait for the network.
     pub fn reset(
         &mut self,
         frames: &mut Frames,
         spool: &Spool,
+        patience: Duration,
         next: impl FnOnce() -> Stamp,
         capture: impl FnOnce(Segment),
     ) -> Result<Reset, Error> {
         if !self.lock_writers()? {
             return Ok(Reset::WriterBusy);
         }
-        let result = self.reset_locked(frames, spool, next, capture);
-        if let Some(locker) = &self.locker {
-            locker.end()?;
-        }
+        let result = self.reset_locked(frames, spool, patience, next, capture);
+        self.files.unlock_writers()?;
         result
     }
 
@@ -77,6 +73,7 @@ impl Capture {
         &mut self,
         frames: &mut Frames,
         spool: &Spool,
+        patience: Duration,
         next: impl FnOnce() -> Stamp,
         capture: impl FnOnce(Segment),
     ) -> Result<Reset, Error> {
@@ -86,17 +83,23 @@ impl Capture {
             Look::Broken(_) => return Ok(Reset::Broken),
         }
         self.renew_hold()?;
-        let mut done = self.observer()?.checkpoint_passive()?;
-        // The application's own checkpoint may be running; nothing new can come, so it ends soon.
-        for _ in 0..CHECKPOINT_TRIES {
-            if !done.busy {
+        let until = Instant::now() + patience;
+        loop {
+            let done = self.observer()?.checkpoint_passive()?;
+            if done.is_complete() && self.hold_backfilled()? {
                 break;
             }
-            std::thread::sleep(Duration::from_micros(200));
-            done = self.observer()?.checkpoint_passive()?;
+            // The application's own checkpoint may be running; nothing new can come, so it ends soon.
+            if Instant::now() >= until {
+                return Ok(Reset::ReaderInTheWay(self.files.reader_of_wal()?));
+            }
+            std::thread::sleep(LOOK_PAUSE);
         }
-        if !done.is_complete() || !self.hold_backfilled()? {
-            return Ok(Reset::ReaderInTheWay);
+        while let Some(reader) = self.files.reader_of_wal()? {
+            if Instant::now() >= until {
+                return Ok(Reset::ReaderInTheWay(Some(reader)));
+            }
+            std::thread::sleep(LOOK_PAUSE);
         }
         Ok(Reset::Done)
     }

@@ -220,7 +220,10 @@ fn campaign(seed: u64, rounds: usize, page_size: u32, auto_vacuum: &str) -> (u64
                     capture.shrink().unwrap();
                     let World { frames, spool, replica, sums, .. } = &mut world;
                     let stamp = replica.stamp();
-                    capture.reset(frames, spool, || stamp, |s| replica.apply(&s, spool, sums)).unwrap();
+                    let patience = Duration::from_millis(2);
+                    capture
+                        .reset(frames, spool, patience, || stamp, |s| replica.apply(&s, spool, sums))
+                        .unwrap();
                 }
                 7 => capture.rest().unwrap(),
                 _ => {}
@@ -295,6 +298,39 @@ fn ten_wrapped_restarts_upload_a_fraction_of_the_database() {
     }
     let later = world.replica.bytes - first;
     assert!(later * 20 < first, "{later} bytes for ten restarts of a database of {first}");
+}
+
+/// A reader that keeps the WAL in use is waited for, named when it stays, and not in the way of what comes after it.
+#[test]
+fn a_reset_waits_for_readers_that_leave() {
+    let (mut world, app) =
+        World::new("PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(x)");
+    let (mut capture, _) = Capture::attach(&world.path).unwrap();
+    world.follow(&mut capture);
+    let reader = world.connect();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM t").unwrap();
+    app.execute_batch("INSERT INTO t VALUES(zeroblob(50000))").unwrap();
+    let mut reset = |patience| {
+        let World { frames, spool, replica, sums, .. } = &mut world;
+        capture.shrink().unwrap();
+        let stamp = replica.stamp();
+        capture.reset(frames, spool, patience, || stamp, |s| replica.apply(&s, spool, sums)).unwrap()
+    };
+    let me = Some(Reader { pid: Some(std::process::id()) });
+    assert_eq!(reset(Duration::from_millis(5)), Reset::ReaderInTheWay(me));
+    let leaves = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        reader.execute_batch("COMMIT").unwrap();
+        reader
+    });
+    assert_eq!(reset(Duration::from_secs(60)), Reset::Done);
+    leaves.join().unwrap();
+    let wal_bytes = || std::fs::metadata(sibling(&world.path, "-wal")).unwrap().len();
+    let before = wal_bytes();
+    app.execute_batch("INSERT INTO t VALUES(zeroblob(10000))").unwrap();
+    assert_eq!(wal_bytes(), before, "the WAL began anew");
+    world.follow(&mut capture);
+    world.check("after the reset");
 }
 
 #[test]

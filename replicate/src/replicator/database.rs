@@ -28,6 +28,17 @@ const PINNED_BYTES: u64 = 4 << 20;
 /// A WAL of this size is reset when the last reset is long ago; a larger one at a quarter of the limit, at once.
 const RESET_BYTES: u64 = 4 << 20;
 const RESET_PAUSE: Duration = Duration::from_secs(60);
+/// How long writers may wait for readers in a reset ...
+const PATIENCE: Duration = Duration::from_millis(20);
+/// ... and when the WAL has grown to many times its limit.
+const LAST_PATIENCE: Duration = Duration::from_millis(100);
+const MANY_TIMES: u64 = 8;
+/// A reset that did not come about is tried again after this, doubling ...
+const RESET_RETRY: Duration = Duration::from_millis(20);
+/// ... up to this.
+const LONGEST_RESET_RETRY: Duration = Duration::from_secs(10);
+/// So many tries in, after some seconds, people are told who keeps the WAL from being reset.
+const TELL_OF_READER: u32 = 8;
 /// A capture that takes this long is followed by a pause of so many times as long, ...
 const CAPTURE_SHARE: u32 = 6;
 /// ... but of no more than this.
@@ -54,6 +65,10 @@ pub(crate) struct Work {
     /// The next look must put something, so that the log has a level-0 file of ours.
     pub(crate) must_put: bool,
     pub(crate) last_reset: Option<Instant>,
+    /// Resets that did not come about since the last one that did, and when the next one may be tried.
+    reset_failures: u32,
+    retry_reset: Option<Instant>,
+    pub(crate) sums_synced: Option<Instant>,
 }
 
 pub(crate) struct Database {
@@ -478,8 +493,9 @@ impl Database {
         }
         let bytes = capture.wal_bytes();
         let rested = work.last_reset.is_none_or(|t| t.elapsed() >= RESET_PAUSE);
+        let may_try = work.retry_reset.is_none_or(|t| Instant::now() >= t);
         // A fast writer adds as much again while the reset is prepared.
-        if bytes >= self.settings.wal_limit / 4 || (bytes >= RESET_BYTES && rested) {
+        if may_try && (bytes >= self.settings.wal_limit / 4 || (bytes >= RESET_BYTES && rested)) {
             return self.reset(work, frames);
         }
         if capture.bytes_pinned() >= PINNED_BYTES {
@@ -499,24 +515,35 @@ impl Database {
         let stamp = self.next_stamp(work);
         let local = work.local.clone().expect("set when the capture was");
         let Some(capture) = &mut work.capture else { return Ok(()) };
+        let limit = self.settings.wal_limit;
+        let is_far_beyond = capture.wal_bytes() > MANY_TIMES * limit;
+        let patience = if is_far_beyond { LAST_PATIENCE } else { PATIENCE };
         let mut captured = None;
         let outcome = capture.reset(
             frames,
             &local.spool,
+            patience,
             || Stamp { timestamp_ms: self.next_time(), ..stamp },
             |segment| captured = Some(segment),
         )?;
         if let Some(segment) = captured {
             self.enqueue(work, segment)?;
         }
+        if outcome == Reset::Done {
+            (work.last_reset, work.retry_reset, work.reset_failures) = (Some(Instant::now()), None, 0);
+            self.set_status(|s| s.resets += 1);
+            return Ok(());
+        }
+        let pause = RESET_RETRY * (1 << work.reset_failures.min(16));
+        work.retry_reset = Some(Instant::now() + pause.min(LONGEST_RESET_RETRY));
+        work.reset_failures += 1;
+        let path = self.settings.path.display();
         match outcome {
-            Reset::Done => {
-                work.last_reset = Some(Instant::now());
-                self.set_status(|s| s.resets += 1);
+            Reset::ReaderInTheWay(Some(reader)) if work.reset_failures == TELL_OF_READER => {
+                let who = reader.pid.map_or("a process".to_owned(), |pid| format!("process {pid}"));
+                tracing::warn!(%path, "the WAL cannot be reset and grows: {who} has a read transaction open and does not end it");
             }
-            other => {
-                tracing::debug!(path = %self.settings.path.display(), "the WAL was not reset: {other:?}")
-            }
+            other => tracing::debug!(%path, "the WAL was not reset: {other:?}"),
         }
         Ok(())
     }

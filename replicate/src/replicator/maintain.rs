@@ -4,6 +4,10 @@ use super::database::Database;
 use crate::Error;
 use litekeep_store::{Log, Store, Times, plan};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Page checksums are made durable so often: after a power cut the log's files since then are read again.
+const SYNC_SUMS: Duration = Duration::from_secs(60);
 
 impl Database {
     /// Does what is due in every destination. Failures are logged and tried again later: the log is complete without.
@@ -23,7 +27,9 @@ impl Database {
                 tracing::warn!(path = %self.settings.path.display(), store = store.place(), "maintenance: {e}");
             }
         }
-        if let Ok(local) = self.local() {
+        let due = self.work().sums_synced.is_none_or(|t| t.elapsed() >= SYNC_SUMS);
+        if let Some(local) = self.local().ok().filter(|_| due) {
+            self.work().sums_synced = Some(Instant::now());
             let synced = self.run_blocking(move || local.sync_sums()).await;
             if let Err(e) = synced {
                 tracing::debug!("could not sync page checksums: {e}");

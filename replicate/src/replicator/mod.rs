@@ -30,7 +30,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// How one database is replicated.
@@ -233,21 +233,18 @@ fn consider(shared: &Arc<Shared>, names: &Mutex<Names>, folder: &Folder, path: &
 }
 
 fn follow_events(shared: &Arc<Shared>, names: &Mutex<Names>) {
-    let mut rounds = 0;
+    let (mut rounds, mut last) = (0, Instant::now());
     while !shared.stopping.load(SeqCst) {
-        let wait = if rounds == 0 { Duration::from_secs(1) } else { QUIET };
-        match shared.watcher.wait(Some(wait)) {
-            Ok(true) => rounds += 1,
-            Ok(false) => {
-                rounds = 0;
-                continue;
-            }
+        match shared.watcher.wait(Some(Duration::from_secs(1))) {
+            Ok(true) => {}
+            Ok(false) => continue,
             Err(e) => {
                 tracing::error!("waiting for file events failed: {e}");
                 std::thread::sleep(Duration::from_secs(1));
                 continue;
             }
         }
+        rounds = if last.elapsed() < QUIET { rounds + 1 } else { 0 };
         let mut overflow = false;
         let mut appeared: Vec<PathBuf> = vec![];
         let drained = shared.watcher.drain(|event| match event {
@@ -287,6 +284,7 @@ fn follow_events(shared: &Arc<Shared>, names: &Mutex<Names>) {
             tracing::error!("reading file events failed: {e}");
         }
         std::thread::sleep(if rounds > HOT_ROUNDS { HOT_EVENT_PAUSE } else { EVENT_PAUSE });
+        last = Instant::now();
     }
 }
 

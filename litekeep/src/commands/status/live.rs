@@ -5,7 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use litekeep_env::Clock;
+use litekeep_env::{Clock, lock};
+use litekeep_format::locks::{READ_LOCKS, read_lock};
 use litekeep_format::{WalHeader, WalIndexHeader, frame_size};
 use litekeep_ltx::Txid;
 use litekeep_replicate::local::{MetaDir, State, StateFile, Trouble};
@@ -23,6 +24,8 @@ pub(super) struct Live {
     exists: bool,
     size_bytes: Option<u64>,
     wal_bytes: Option<u64>,
+    /// Who keeps a WAL from being reset that has grown beyond its limit.
+    wal_reader_pid: Option<u32>,
     replicator_pid: Option<u32>,
     confirmed: Option<Confirmed>,
     /// Frames of the WAL that are not confirmed; `None`: nobody can tell.
@@ -71,6 +74,7 @@ impl From<&State> for Confirmed {
 struct Look {
     size_bytes: Option<u64>,
     wal_bytes: Option<u64>,
+    wal_reader_pid: Option<u32>,
     replicator_pid: Option<u32>,
     state: Option<State>,
     pending_frames: Option<u64>,
@@ -103,13 +107,23 @@ impl Watch {
 
     pub(super) fn end(self, upload_interval: Duration) -> Live {
         let behind = self.is_behind();
-        let Look { size_bytes, wal_bytes, replicator_pid, state, pending_frames, trouble, at_ms } = self.last;
+        let Look {
+            size_bytes,
+            wal_bytes,
+            wal_reader_pid,
+            replicator_pid,
+            state,
+            pending_frames,
+            trouble,
+            at_ms,
+        } = self.last;
         let since_ms = state.map(|state| (at_ms - state.confirmed_ms).max(0));
         let allowed_ms = 2 * i64::try_from(upload_interval.as_millis()).unwrap_or(i64::MAX / 4) + GRACE_MS;
         Live {
             exists: size_bytes.is_some(),
             size_bytes,
             wal_bytes,
+            wal_reader_pid,
             replicator_pid,
             confirmed: state.as_ref().map(Confirmed::from),
             pending_frames,
@@ -137,9 +151,19 @@ impl Look {
             metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000
         });
         let pending = Pending { database: &database.path, wal: &wal, state: state.as_ref() };
+        let wal_bytes = std::fs::metadata(&wal).ok().map(|metadata| metadata.len());
+        // The file keeps its size after a reset; the wal-index says how much of it is in use.
+        let in_use = pending
+            .index()
+            .map_or(0, |index| u64::from(index.max_frame) * index.page_size.map_or(0, frame_size));
         Look {
             size_bytes: metadata.map(|metadata| metadata.len()),
-            wal_bytes: std::fs::metadata(&wal).ok().map(|metadata| metadata.len()),
+            wal_bytes,
+            wal_reader_pid: if in_use > 2 * database.config.wal_limit {
+                wal_reader(&database.path)
+            } else {
+                None
+            },
             pending_frames: pending.frames(replicator_pid.is_some(), modified_ms),
             replicator_pid,
             state,
@@ -198,6 +222,12 @@ impl Pending<'_> {
         let header = WalHeader::parse(&bytes).ok()?;
         Some((header, (length - WalHeader::LEN as u64) / frame_size(header.page_size)))
     }
+}
+
+/// A process with a read transaction that needs the WAL. The replicator's own lock bears no process id.
+fn wal_reader(database: &Path) -> Option<u32> {
+    let shm = File::open(sibling(database, "-shm")).ok()?;
+    (1..READ_LOCKS).find_map(|slot| lock::holder(&shm, read_lock(slot), 1).ok().flatten().flatten())
 }
 
 fn sibling(path: &Path, suffix: &str) -> PathBuf {
@@ -261,6 +291,9 @@ impl Live {
         let size = |bytes: Option<u64>| bytes.map_or("none".to_owned(), text::size);
         let by = self.replicator_pid.map_or(String::new(), |pid| format!(", replicated by process {pid}"));
         out.push_str(&format!("    database {}, WAL {}{by}\n", size(self.size_bytes), size(self.wal_bytes)));
+        if let Some(pid) = self.wal_reader_pid {
+            out.push_str(&format!("    the WAL grows because process {pid} has a read transaction open\n"));
+        }
         out
     }
 }
