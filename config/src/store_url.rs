@@ -53,7 +53,7 @@ pub struct S3Url {
     pub region: Option<String>,
     /// As configured; [`S3Url::path_style`] says what holds.
     pub force_path_style: Option<bool>,
-    /// Whether request bodies are signed; `None`: yes.
+    /// Whether request bodies are signed; `None`: only without TLS.
     pub sign_payload: Option<bool>,
     /// Whether the server's certificate is accepted unseen.
     pub skip_verify: bool,

@@ -9,7 +9,7 @@ pub enum Request {
     Put,
     /// Get, whole or in part.
     Get,
-    /// List: one per 1,000 keys and level.
+    /// List: one per 1,000 keys.
     List,
     /// Head.
     Head,

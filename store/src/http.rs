@@ -10,7 +10,18 @@ use object_store::client::{
 };
 use object_store::{ClientOptions, HeaderValue};
 
-/// Makes every completion of a multipart upload conditional on the name being free.
+tokio::task_local! {
+    /// There while a completion is to have no condition: nothing of `object_store`'s own reaches from a completion to
+    /// its request, but both run in one task.
+    static UNCONDITIONAL: ();
+}
+
+/// Runs the completion of an upload that is to ask for no condition.
+pub(crate) async fn unconditional<T>(completion: impl Future<Output = T>) -> T {
+    UNCONDITIONAL.scope((), completion).await
+}
+
+/// Makes completions of multipart uploads conditional on the name being free.
 #[derive(Debug, Default)]
 pub(crate) struct ExclusiveCompletion {
     inner: ReqwestConnector,
@@ -29,7 +40,9 @@ struct Service(HttpClient);
 impl HttpService for Service {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let query = request.uri().query().unwrap_or_default();
-        if request.method().as_str() == "POST" && query.split('&').any(|pair| pair.starts_with("uploadId=")) {
+        let completes =
+            request.method().as_str() == "POST" && query.split('&').any(|pair| pair.starts_with("uploadId="));
+        if completes && UNCONDITIONAL.try_with(|()| ()).is_err() {
             request.headers_mut().insert("if-none-match", HeaderValue::from_static("*"));
         }
         self.0.execute(request).await

@@ -25,6 +25,23 @@ impl Layout {
             Layout::Ltx => format!("ltx/{level}"),
         }
     }
+
+    /// What the keys of all levels begin with below the log's path, up to the level's one digit.
+    pub(crate) fn levels(self) -> &'static str {
+        match self {
+            Layout::Flat => "000",
+            Layout::Ltx => "ltx/",
+        }
+    }
+
+    /// Level and file name of a key, which is given without the log's path. `None`: not below a level.
+    pub(crate) fn split(self, tail: &str) -> Option<(u8, &str)> {
+        let (level, name) = tail.strip_prefix(self.levels())?.split_once('/')?;
+        match level.as_bytes() {
+            [digit @ b'0'..=b'9'] => Some((digit - b'0', name)),
+            _ => None,
+        }
+    }
 }
 
 /// One file of the log, as a listing shows it.
@@ -170,9 +187,28 @@ impl Times {
     }
 }
 
-/// Reads the end of a key below a level's folder. `None`: not a file of the log.
+/// Reads the end of a key below a level's folder (see [`Layout::split`]). `None`: not a file of the log.
 pub(crate) fn parse_name(tail: &str) -> Option<FileName> {
     let name = FileName::from_str(tail).ok()?;
     // Only the canonical spelling, so that one range of transactions has one key.
     (name.to_string() == tail).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_split_as_they_are_made() {
+        for layout in [Layout::Flat, Layout::Ltx] {
+            for level in 0..=SNAPSHOT_LEVEL {
+                let key = format!("{}/name", layout.level_dir(level));
+                assert_eq!(layout.split(&key), Some((level, "name")));
+                assert!(key.starts_with(layout.levels()));
+            }
+            for other in ["000a/name", "00010/name", "0000", "ltx/10/name", "ltx/a/name", "ltx//name", "x/0000/name"] {
+                assert_eq!(layout.split(other), None, "{other}");
+            }
+        }
+    }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use litekeep_ltx::{FileName, Header};
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path as Key;
 use object_store::{
     Attribute, Attributes, Extensions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode,
@@ -27,7 +28,7 @@ use crate::counters::{Counters, Request};
 use crate::error::{Error, Origin, Result};
 use crate::folder::publish::Published;
 use crate::folder::{self, Folder};
-use crate::log::{FileRef, Layout, Log, SNAPSHOT_LEVEL, Times, parse_name};
+use crate::log::{FileRef, Layout, Log, Times, parse_name};
 use crate::target::{Opened, Stamp, Target};
 
 /// How long a request may take with the client's own retries: a base for the round trips, and the body at no less than
@@ -62,11 +63,13 @@ pub struct Store {
     pub(crate) client: Arc<Client>,
     pub(crate) prefix: Key,
     /// Somebody said that the store's conditional writes are not to be relied on.
-    assumed_unfenced: bool,
+    pub(crate) assumed_unfenced: bool,
 }
 
 pub(crate) struct Client {
     pub(crate) objects: Arc<dyn ObjectStore>,
+    /// The same store's listing by pages.
+    pages: Option<Arc<dyn PaginatedListStore>>,
     folder: Option<Folder>,
     layout: Layout,
     stamp: Stamp,
@@ -93,6 +96,7 @@ impl Store {
         Store::new(Opened {
             name: objects.to_string(),
             objects,
+            pages: None,
             folder: None,
             layout,
             stamp: Stamp::LITESTREAM,
@@ -105,6 +109,7 @@ impl Store {
         let prefix = parse_prefix(&opened.path)?;
         let client = Client {
             objects: opened.objects,
+            pages: opened.pages,
             folder: opened.folder,
             layout: opened.layout,
             stamp: opened.stamp,
@@ -128,9 +133,9 @@ impl Store {
         Ok(Store { prefix, ..self.clone() })
     }
 
-    /// The same log, whose puts of whole objects ask for no condition and look first instead, as on a store that knows
-    /// none: [`probe`](Self::probe) says [`Conditional::Ignored`] without asking. For stores that answer conditional
-    /// writes wrongly. The completion of a multipart upload keeps its condition, which such stores mostly ignore.
+    /// The same log, whose puts ask for no condition and look first instead, as on a store that knows none:
+    /// [`probe`](Self::probe) says [`Conditional::Ignored`] without asking. For stores that answer conditional writes
+    /// wrongly.
     #[must_use]
     pub fn assume_unfenced(self) -> Store {
         Store { assumed_unfenced: true, ..self }
@@ -180,28 +185,14 @@ impl Store {
 
     // ---- listing
 
-    /// The files of all levels, listed at the same time.
+    /// The files of all levels, by one listing.
     pub async fn list(&self) -> Result<Log> {
-        let levels = (0..=SNAPSHOT_LEVEL).map(|level| self.list_level(level));
         let mut files = Vec::new();
         let mut strays = Vec::new();
-        for (found, odd) in futures::future::try_join_all(levels).await? {
-            files.extend(found);
-            strays.extend(odd);
-        }
-        let mut log = Log::new(files);
-        log.strays = strays;
-        Ok(log)
-    }
-
-    async fn list_level(&self, level: u8) -> Result<(Vec<FileRef>, Vec<String>)> {
-        let folder = self.level_key(level);
-        let objects = self.list_objects(&folder).await?;
-        let mut files = Vec::with_capacity(objects.len());
-        let mut strays = Vec::new();
-        for object in objects {
-            let tail = object.location.as_ref().strip_prefix(folder.as_ref()).unwrap_or_default();
-            match parse_name(tail.trim_start_matches('/')) {
+        for object in self.list_levels().await? {
+            let tail = object.location.as_ref().strip_prefix(self.prefix.as_ref()).unwrap_or_default();
+            let Some((level, name)) = self.client.layout.split(tail.trim_start_matches('/')) else { continue };
+            match parse_name(name) {
                 Some(name) => files.push(FileRef {
                     level,
                     name,
@@ -211,7 +202,35 @@ impl Store {
                 None => strays.push(object.location.to_string()),
             }
         }
-        Ok((files, strays))
+        let mut log = Log::new(files);
+        log.strays = strays;
+        Ok(log)
+    }
+
+    /// The objects below all levels, and perhaps some beside them. Where keys of levels and of others have no folder of
+    /// their own, only a listing by pages takes the first digits of the levels as its prefix and so leaves out all that
+    /// stands beside: records, databases below this one, an older backup.
+    async fn list_levels(&self) -> Result<Vec<object_store::ObjectMeta>> {
+        let levels = self.client.layout.levels();
+        let Some(pages) = &self.client.pages else {
+            let folder = levels.strip_suffix('/');
+            return self.list_objects(&folder.map_or(self.prefix.clone(), |f| child(&self.prefix, f))).await;
+        };
+        let start = if self.prefix.as_ref().is_empty() { "" } else { "/" };
+        let start = format!("{}{start}{levels}", self.prefix);
+        let mut objects = Vec::new();
+        let mut page_token = None;
+        loop {
+            self.client.counters.request(Request::List, 1);
+            let options = PaginatedListOptions { page_token, ..PaginatedListOptions::default() };
+            let page = pages.list_paginated(Some(&start), options).await;
+            let page = self.failing(page, || format!("list `{}`", self.place()))?;
+            objects.extend(page.result.objects);
+            page_token = page.page_token;
+            if page_token.is_none() {
+                return Ok(objects);
+            }
+        }
     }
 
     pub(crate) async fn list_objects(&self, folder: &Key) -> Result<Vec<object_store::ObjectMeta>> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::list::PaginatedListStore;
 use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
 
 use crate::error::{Error, Result};
@@ -77,6 +78,9 @@ pub struct S3 {
     pub secret_access_key: Option<Secret>,
     /// Session token of temporary keys.
     pub session_token: Option<Secret>,
+    /// The signature covers the bodies too, which reads every byte once more. `None`: only without TLS, which with the
+    /// file's own checksum guards the body otherwise.
+    pub sign_payload: Option<bool>,
     /// Certificates (PEM) to trust besides the system's.
     pub ca_file: Option<PathBuf>,
     /// Accept any certificate.
@@ -135,6 +139,8 @@ impl Stamp {
 /// An opened place.
 pub(crate) struct Opened {
     pub(crate) objects: Arc<dyn ObjectStore>,
+    /// For stores whose levels have no folder of their own; the same as `objects`.
+    pub(crate) pages: Option<Arc<dyn PaginatedListStore>>,
     pub(crate) folder: Option<Folder>,
     pub(crate) layout: Layout,
     pub(crate) stamp: Stamp,
@@ -151,6 +157,7 @@ impl Target {
                 let folder = Folder::new(path);
                 Ok(Opened {
                     objects: Arc::new(folder.clone()),
+                    pages: None,
                     folder: Some(folder),
                     layout: Layout::Ltx,
                     stamp: Stamp::Modified,
@@ -174,6 +181,8 @@ impl S3 {
     fn open(&self) -> Result<Opened> {
         let action = || format!("open bucket `{}`", self.bucket);
         let path_style = self.path_style.unwrap_or(self.endpoint.is_some());
+        let without_tls = || self.endpoint.as_ref().is_some_and(|e| !e.starts_with("https://"));
+        let sign_payload = self.sign_payload.unwrap_or_else(without_tls);
         let options =
             client_options(self.ca_file.as_ref())?.with_allow_invalid_certificates(self.skip_verify);
         // Keys of our own must not meet a session token of the environment's.
@@ -186,8 +195,7 @@ impl S3 {
             .with_retry(retries())
             .with_conditional_put(S3ConditionalPut::ETagMatch)
             .with_http_connector(ExclusiveCompletion::default())
-            // Signing reads every byte once more; TLS and the file's own checksum already guard the body.
-            .with_unsigned_payload(self.endpoint.as_ref().is_none_or(|e| e.starts_with("https://")));
+            .with_unsigned_payload(!sign_payload);
         if let Some(endpoint) = &self.endpoint {
             let endpoint = endpoint.trim_end_matches('/');
             // The crate wants the bucket in the host name of a virtual-hosted endpoint to be there already.
@@ -211,6 +219,7 @@ impl S3 {
         let objects = builder.build().map_err(|e| Error::from_store(action(), e))?;
         Ok(Opened {
             objects: Arc::new(objects),
+            pages: None,
             folder: None,
             layout: Layout::Flat,
             stamp: Stamp::LITESTREAM,
@@ -249,6 +258,7 @@ impl Gcs {
             builder.with_client_options(options).build().map_err(|e| Error::from_store(action(), e))?;
         Ok(Opened {
             objects: Arc::new(objects),
+            pages: None,
             folder: None,
             layout: Layout::Ltx,
             stamp: Stamp::LITESTREAM,
@@ -282,9 +292,10 @@ impl Azure {
                 .with_allow_http(endpoint.starts_with("http://"))
                 .with_endpoint(endpoint.trim_end_matches('/').to_owned());
         }
-        let objects = builder.build().map_err(|e| Error::from_store(action(), e))?;
+        let objects = Arc::new(builder.build().map_err(|e| Error::from_store(action(), e))?);
         Ok(Opened {
-            objects: Arc::new(objects),
+            pages: Some(objects.clone()),
+            objects,
             folder: None,
             layout: Layout::Ltx,
             stamp: Stamp::LITESTREAM_AZURE,

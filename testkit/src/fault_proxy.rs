@@ -18,6 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use hyper::HeaderMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -155,6 +156,8 @@ pub struct Seen {
     pub path: String,
     /// Whether it was conditional (`If-None-Match` or `If-Match`).
     pub conditional: bool,
+    /// Whether its signature leaves the body out.
+    pub unsigned_payload: bool,
     /// What it met.
     pub fault: Option<Fault>,
 }
@@ -316,14 +319,17 @@ impl Shared {
     }
 
     /// Counts a request that arrives; returns how long it waits and what it meets.
-    fn arrive(&self, kind: Kind, path: &str, conditional: bool) -> (Duration, Option<Fault>) {
+    fn arrive(&self, kind: Kind, path: &str, headers: &HeaderMap) -> (Duration, Option<Fault>) {
+        let conditional = headers.contains_key("if-none-match") || headers.contains_key("if-match");
+        let unsigned_payload =
+            headers.get("x-amz-content-sha256").is_some_and(|value| value == "UNSIGNED-PAYLOAD");
         let mut state = self.state();
         let fault = state.outage.or_else(|| state.caught(kind, path));
         let delay = state.latency + state.jitter.mul_f64(state.random.f64());
         if state.seen.len() == SEEN_LIMIT {
             state.seen.pop_front();
         }
-        state.seen.push_back(Seen { kind, path: path.to_owned(), conditional, fault });
+        state.seen.push_back(Seen { kind, path: path.to_owned(), conditional, unsigned_payload, fault });
         drop(state);
         self.count(kind, |count| {
             count.requests += 1;

@@ -131,6 +131,7 @@ fn s3(url: &S3Url, destination: &Destination) -> S3 {
         endpoint: url.endpoint.clone(),
         region: url.region.clone(),
         path_style: Some(url.path_style()),
+        sign_payload: url.sign_payload,
         ca_file: destination.ca_file.clone(),
         skip_verify: url.skip_verify,
         ..S3::default()

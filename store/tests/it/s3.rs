@@ -1,6 +1,7 @@
 //! What only a store behind a network must stand.
 
 use bytes::Bytes;
+use futures::StreamExt;
 use litekeep_store::{Conditional, ErrorKind, Put, S3, Secret, Store, Target};
 use litekeep_testkit::fault_proxy::{Fault, Kind, Rule};
 use litekeep_testkit::s3_server::{ACCESS_KEY, BUCKET, REGION, SECRET_KEY};
@@ -26,7 +27,11 @@ impl Server {
     }
 
     pub(crate) fn store(&self, path: &str) -> Store {
-        let s3 = S3 {
+        Store::open(&Target::S3(self.target(path))).unwrap()
+    }
+
+    fn target(&self, path: &str) -> S3 {
+        S3 {
             bucket: BUCKET.into(),
             path: path.into(),
             endpoint: Some(self.proxy.endpoint()),
@@ -34,8 +39,7 @@ impl Server {
             access_key_id: Some(ACCESS_KEY.into()),
             secret_access_key: Some(Secret::new(SECRET_KEY)),
             ..S3::default()
-        };
-        Store::open(&Target::S3(s3)).unwrap()
+        }
     }
 }
 
@@ -132,6 +136,58 @@ async fn a_store_without_conditions_is_recognised_and_works() {
     assert_eq!(store.put(0, name, bytes, 1_000).await.unwrap(), Put::Written);
 }
 
+/// Some stores answer conditions wrongly, so one that is not to be asked must not hear any.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_assumed_unfenced_hears_no_condition() {
+    let server = Server::start();
+    for (store, conditional) in [(server.store("a"), true), (server.store("b").assume_unfenced(), false)] {
+        server.proxy.reset_counts();
+        let (name, bytes) = Database::new(1).commit(3, 5, 1_000);
+        store.put(0, name, bytes, 1_000).await.unwrap();
+        let mut upload = store.put_stream(9, name, 1_000);
+        upload.write(vec![3; 9 << 20].into()).await.unwrap();
+        assert_eq!(upload.finish().await.unwrap(), Put::Written);
+        let seen = server.proxy.seen();
+        for kind in [Kind::PutObject, Kind::CompleteMultipartUpload] {
+            let seen: Vec<_> = seen.iter().filter(|seen| seen.kind == kind).collect();
+            assert!(!seen.is_empty() && seen.iter().all(|seen| seen.conditional == conditional), "{seen:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_are_signed_as_configured() {
+    let server = Server::start();
+    for (sign_payload, unsigned) in [(None, false), (Some(true), false), (Some(false), true)] {
+        server.proxy.reset_counts();
+        let s3 = S3 { sign_payload, ..server.target("app") };
+        let store = Store::open(&Target::S3(s3)).unwrap();
+        let (name, bytes) = Database::new(1).commit(3, 5, 1_000);
+        store.put(0, name, bytes, 1_000).await.unwrap();
+        let seen = server.proxy.seen();
+        assert!(seen.iter().all(|seen| seen.unsigned_payload == unsigned), "{sign_payload:?}: {seen:?}");
+    }
+}
+
+/// One page of a listing has 1,000 keys, and what stands beside the levels is on none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_log_is_listed_page_by_page() {
+    let server = Server::start();
+    let store = server.store("");
+    let put = |store: Store, txid: u64| async move {
+        store.put(0, name(txid, txid), "x".into(), 1_000).await.unwrap();
+    };
+    let below = store.join("below").unwrap();
+    let puts = (1..=1001).map(|txid| put(store.clone(), txid)).chain((1..=10).map(|txid| put(below.clone(), txid)));
+    futures::stream::iter(puts).buffer_unordered(32).collect::<Vec<_>>().await;
+    server.proxy.reset_counts();
+    assert_eq!(store.list().await.unwrap().level(0).len(), 1001);
+    assert_eq!(server.proxy.counts().of(Kind::ListObjects).requests, 2);
+    assert_eq!(below.list().await.unwrap().level(0).len(), 10);
+    assert_eq!(server.proxy.counts().of(Kind::ListObjects).requests, 3);
+    assert_eq!(store.counters().read().list, 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_keys_are_named_as_such() {
     let server = Server::start();
@@ -161,7 +217,7 @@ async fn the_counters_agree_with_the_wire() {
     assert_eq!(counts.put, wire.of(Kind::PutObject).requests);
     assert_eq!(counts.get, wire.of(Kind::GetObject).requests);
     assert_eq!(counts.list, wire.of(Kind::ListObjects).requests);
-    assert_eq!((counts.put, counts.get, counts.list, counts.delete), (1, 2, 10, 1));
+    assert_eq!((counts.put, counts.get, counts.list, counts.delete), (1, 2, 1, 1));
     assert_eq!(wire.of(Kind::DeleteObjects).requests, 1);
     assert_eq!((counts.bytes_out, counts.bytes_in), (bytes.len() as u64, bytes.len() as u64 + 100));
 }

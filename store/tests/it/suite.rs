@@ -32,6 +32,7 @@ async fn s3_keeps_the_promises() {
 async fn run_all(store: &Store) {
     files_are_put_once(&store.join("once").unwrap()).await;
     files_are_listed_and_read(&store.join("read").unwrap()).await;
+    levels_are_told_from_what_stands_beside(&store.join("levels").unwrap()).await;
     uploads_of_any_size(&store.join("upload").unwrap()).await;
     records_stand_beside(&store.join("records").unwrap()).await;
     of_racing_writers_one_wins(&store.join("race").unwrap()).await;
@@ -87,6 +88,29 @@ async fn files_are_listed_and_read(store: &Store) {
     let left = store.list().await.unwrap();
     assert_eq!(left.files().count(), 2);
     assert!(store.get(&gone[0]).await.unwrap_err().is_missing());
+}
+
+async fn levels_are_told_from_what_stands_beside(store: &Store) {
+    let (name, bytes) = Database::new(4).commit(3, 5, 1_000);
+    let put = |store: Store, level| {
+        let bytes = bytes.clone();
+        async move { store.put(level, name, bytes, 1_000).await.unwrap() }
+    };
+    for level in 0..=9 {
+        put(store.clone(), level).await;
+    }
+    let layout = store.layout();
+    for beside in ["below", "below/0000", "000a", "00001", "ltx/10", "ltx/a", "litekeep/x"] {
+        put(store.join(beside).unwrap(), 0).await;
+    }
+    let inside = store.join(&layout.level_dir(3)).unwrap();
+    put(inside.clone(), 0).await;
+    let before = store.counters().read().list;
+    let log = store.list().await.unwrap();
+    assert_eq!(store.counters().read().list, before + 1);
+    assert_eq!(log.files().map(|f| f.level).collect::<Vec<_>>(), (0..=9).collect::<Vec<_>>());
+    assert_eq!(log.strays.len(), 1, "{:?}", log.strays);
+    assert!(log.strays[0].ends_with(&format!("{}/{}/{name}", layout.level_dir(3), layout.level_dir(0))));
 }
 
 async fn uploads_of_any_size(store: &Store) {

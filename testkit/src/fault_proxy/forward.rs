@@ -58,11 +58,9 @@ async fn answer(
 ) -> io::Result<Answer> {
     let kind = Kind::of(request.method(), request.uri());
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
-    let conditional =
-        request.headers().contains_key("if-none-match") || request.headers().contains_key("if-match");
     // Taken before the fault is decided, so that a `clear` in between is not missed.
     let mut cleared = shared.cleared.subscribe();
-    let (delay, fault) = shared.arrive(kind, path, conditional);
+    let (delay, fault) = shared.arrive(kind, path, request.headers());
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
