@@ -27,6 +27,8 @@ use object_store::{
 };
 
 use publish::{Published, Temporary};
+#[cfg(any(feature = "sftp", feature = "webdav"))]
+pub(crate) use read::resolve;
 
 /// The modification time that a put gives the file, milliseconds since the epoch; travels in the options' extensions.
 #[derive(Clone, Copy, Debug)]
@@ -314,7 +316,7 @@ pub(crate) fn store_error(key: &Key, error: io::Error) -> object_store::Error {
         io::ErrorKind::NotFound => object_store::Error::NotFound { path, source },
         io::ErrorKind::AlreadyExists => object_store::Error::AlreadyExists { path, source },
         io::ErrorKind::PermissionDenied => object_store::Error::PermissionDenied { path, source },
-        _ => object_store::Error::Generic { store: "folder", source },
+        _ => object_store::Error::Generic { store: "files", source },
     }
 }
 

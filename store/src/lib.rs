@@ -12,6 +12,8 @@ mod log;
 pub mod plan;
 pub mod price;
 mod record;
+#[cfg(any(feature = "sftp", feature = "webdav"))]
+mod remote;
 mod store;
 mod stream;
 mod target;
@@ -23,5 +25,5 @@ pub use log::{FileRef, Layout, Log, SNAPSHOT_LEVEL, Times};
 pub use record::RecordRef;
 pub use store::{Conditional, Put, Store};
 pub use stream::{RangeReader, StreamWriter};
-pub use target::{Azure, Gcs, S3, Secret, Target};
+pub use target::{Azure, Gcs, S3, Secret, Sftp, Target, WebDav};
 pub use upload::Upload;

@@ -53,8 +53,9 @@ pub struct FileRef {
     pub name: FileName,
     /// Bytes.
     pub size: u64,
-    /// The store's modification time, milliseconds since the epoch. In a folder it is the file's timestamp; elsewhere
-    /// it is the time of the upload, which is never before the timestamp while clocks agree.
+    /// The store's modification time, milliseconds since the epoch. In a folder it is the file's timestamp, over
+    /// SFTP that second's end; elsewhere it is the time of the upload, which is never before the timestamp while clocks
+    /// agree.
     pub modified_ms: i64,
 }
 
@@ -206,7 +207,9 @@ mod tests {
                 assert_eq!(layout.split(&key), Some((level, "name")));
                 assert!(key.starts_with(layout.levels()));
             }
-            for other in ["000a/name", "00010/name", "0000", "ltx/10/name", "ltx/a/name", "ltx//name", "x/0000/name"] {
+            for other in
+                ["000a/name", "00010/name", "0000", "ltx/10/name", "ltx/a/name", "ltx//name", "x/0000/name"]
+            {
                 assert_eq!(layout.split(other), None, "{other}");
             }
         }

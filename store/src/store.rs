@@ -191,7 +191,9 @@ impl Store {
         let mut strays = Vec::new();
         for object in self.list_levels().await? {
             let tail = object.location.as_ref().strip_prefix(self.prefix.as_ref()).unwrap_or_default();
-            let Some((level, name)) = self.client.layout.split(tail.trim_start_matches('/')) else { continue };
+            let Some((level, name)) = self.client.layout.split(tail.trim_start_matches('/')) else {
+                continue;
+            };
             match parse_name(name) {
                 Some(name) => files.push(FileRef {
                     level,
@@ -345,7 +347,7 @@ impl Store {
     pub(crate) fn stamped(&self, timestamp_ms: Option<i64>) -> (Attributes, Extensions) {
         let (mut attributes, mut extensions) = (Attributes::new(), Extensions::new());
         match (self.client.stamp, timestamp_ms) {
-            (Stamp::Modified, Some(ms)) => {
+            (Stamp::Modified | Stamp::Roughly, Some(ms)) => {
                 extensions.insert(folder::Modified(ms));
             }
             (Stamp::Metadata(name), Some(ms)) => {

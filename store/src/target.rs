@@ -1,7 +1,7 @@
 //! Where a log stands, and how to reach it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,13 +27,10 @@ pub enum Target {
     Gcs(Gcs),
     /// Azure Blob Storage.
     Azure(Azure),
-    /// Any other address, for builds with the adapter that knows its scheme.
-    Other {
-        /// `scheme://host/path`.
-        url: String,
-        /// The adapter's own options.
-        options: Vec<(String, String)>,
-    },
+    /// A folder of another machine, over SSH; for builds with the feature `sftp`.
+    Sftp(Sftp),
+    /// A folder of a WebDAV server; for builds with the feature `webdav`.
+    WebDav(WebDav),
 }
 
 /// A value that messages and logs must not show.
@@ -121,11 +118,57 @@ pub struct Azure {
     pub ca_file: Option<PathBuf>,
 }
 
+/// A folder of another machine, over SSH. Without key file and password the keys of ssh-agent and those in `~/.ssh` are
+/// tried.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sftp {
+    /// Name or address.
+    pub host: String,
+    /// Mostly 22.
+    pub port: u16,
+    /// From the server's root.
+    pub path: String,
+    /// `None`: the user of this process.
+    pub user: Option<String>,
+    /// Password.
+    pub password: Option<Secret>,
+    /// Private key, without a passphrase.
+    pub key_file: Option<PathBuf>,
+    /// The server's public key, as in `known_hosts` without the name. `None`: `~/.ssh/known_hosts` decides.
+    pub host_key: Option<String>,
+}
+
+impl Sftp {
+    pub(crate) fn name(&self) -> String {
+        format!("sftp://{}:{}", self.host, self.port)
+    }
+}
+
+/// A folder of a WebDAV server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebDav {
+    /// `https://host[:port]`, also `http://`.
+    pub endpoint: String,
+    /// From the server's root.
+    pub path: String,
+    /// User, for basic authentication.
+    pub user: Option<String>,
+    /// Password.
+    pub password: Option<Secret>,
+    /// Certificates (PEM) to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Accept any certificate.
+    pub skip_verify: bool,
+}
+
 /// How the timestamp of a file of the log is kept on the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stamp {
     /// The file's modification time.
     Modified,
+    /// The file's modification time as far as the server keeps it: rounded up, or not at all. Only the header counts.
+    #[cfg_attr(not(any(feature = "sftp", feature = "webdav")), allow(dead_code))]
+    Roughly,
     /// Metadata of this name, RFC 3339 with nanoseconds.
     Metadata(&'static str),
 }
@@ -169,7 +212,17 @@ impl Target {
             Target::S3(s3) => s3.open(),
             Target::Gcs(gcs) => gcs.open(),
             Target::Azure(azure) => azure.open(),
-            Target::Other { url, options } => open_other(url, options),
+            #[cfg(feature = "sftp")]
+            Target::Sftp(sftp) => Ok(remote(crate::remote::sftp::Server::new(sftp), sftp.name(), &sftp.path)),
+            #[cfg(feature = "webdav")]
+            Target::WebDav(webdav) => {
+                let server = crate::remote::webdav::Server::new(webdav)?;
+                Ok(remote(server, webdav.endpoint.clone(), &webdav.path))
+            }
+            #[cfg(not(feature = "sftp"))]
+            Target::Sftp(sftp) => Err(not_built(&sftp.name(), "sftp")),
+            #[cfg(not(feature = "webdav"))]
+            Target::WebDav(webdav) => Err(not_built(&webdav.endpoint, "webdav")),
         }
     }
 }
@@ -216,10 +269,10 @@ impl S3 {
         if let Some(token) = &self.session_token {
             builder = builder.with_token(token.expose());
         }
-        let objects = builder.build().map_err(|e| Error::from_store(action(), e))?;
+        let objects = Arc::new(builder.build().map_err(|e| Error::from_store(action(), e))?);
         Ok(Opened {
-            objects: Arc::new(objects),
-            pages: None,
+            pages: Some(objects.clone()),
+            objects,
             folder: None,
             layout: Layout::Flat,
             stamp: Stamp::LITESTREAM,
@@ -292,10 +345,10 @@ impl Azure {
                 .with_allow_http(endpoint.starts_with("http://"))
                 .with_endpoint(endpoint.trim_end_matches('/').to_owned());
         }
-        let objects = Arc::new(builder.build().map_err(|e| Error::from_store(action(), e))?);
+        let objects = builder.build().map_err(|e| Error::from_store(action(), e))?;
         Ok(Opened {
-            pages: Some(objects.clone()),
-            objects,
+            objects: Arc::new(objects),
+            pages: None,
             folder: None,
             layout: Layout::Ltx,
             stamp: Stamp::LITESTREAM_AZURE,
@@ -327,11 +380,28 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
-fn open_other(url: &str, _options: &[(String, String)]) -> Result<Opened> {
-    Err(Error::Invalid {
-        action: format!("open `{url}`"),
-        cause: "no such kind of store (known: a folder, s3, gs, abs)".to_owned(),
-    })
+#[cfg(any(feature = "sftp", feature = "webdav"))]
+fn remote(files: impl crate::remote::Files, name: String, path: &str) -> Opened {
+    Opened {
+        objects: Arc::new(crate::remote::Remote::new(files)),
+        pages: None,
+        folder: None,
+        layout: Layout::Ltx,
+        stamp: Stamp::Roughly,
+        name,
+        path: path.to_owned(),
+        bulk_delete: false,
+    }
+}
+
+#[cfg(not(all(feature = "sftp", feature = "webdav")))]
+fn not_built(place: &str, feature: &str) -> Error {
+    Error::Invalid {
+        action: format!("open `{place}`"),
+        cause: format!(
+            "this build of litekeep has no client for it: build one with `cargo build --release --features {feature}`"
+        ),
+    }
 }
 
 /// Few and short: what is worth retrying longer belongs to the caller, who knows what else there is to do.
@@ -348,29 +418,59 @@ fn retries() -> RetryConfig {
 }
 
 /// Bounds one request. A part of 8 MiB gets through in this time at 50 KB/s; small puts have a shorter limit of their own.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(180);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(180);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Shorter than the 20 s after which common stores close an idle connection under a request.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 fn client_options(ca_file: Option<&PathBuf>) -> Result<ClientOptions> {
     // One TLS implementation in the whole program. Whoever installed another one first keeps it.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut options = ClientOptions::new()
         .with_timeout(REQUEST_TIMEOUT)
-        .with_connect_timeout(Duration::from_secs(10))
-        // Shorter than the 20 s after which common stores close an idle connection under a request.
-        .with_pool_idle_timeout(Duration::from_secs(15));
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .with_pool_idle_timeout(POOL_IDLE_TIMEOUT);
     if let Some(file) = ca_file {
-        let action = || format!("read the certificates of `{}`", file.display());
-        let invalid = |cause: String| Error::Invalid { action: action(), cause };
-        let pem = std::fs::read(file).map_err(|e| invalid(e.to_string()))?;
-        let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| invalid(e.to_string()))?;
-        if certificates.is_empty() {
-            return Err(invalid("there is no PEM certificate in it".to_owned()));
-        }
-        for certificate in certificates {
+        for certificate in certificates(file, Certificate::from_pem_bundle)? {
             options = options.with_root_certificate(certificate);
         }
     }
     Ok(options)
+}
+
+fn certificates<T, E: fmt::Display>(
+    file: &Path,
+    parse: impl FnOnce(&[u8]) -> std::result::Result<Vec<T>, E>,
+) -> Result<Vec<T>> {
+    let action = || format!("read the certificates of `{}`", file.display());
+    let invalid = |cause: String| Error::Invalid { action: action(), cause };
+    let pem = std::fs::read(file).map_err(|e| invalid(e.to_string()))?;
+    let certificates = parse(&pem).map_err(|e| invalid(e.to_string()))?;
+    if certificates.is_empty() {
+        return Err(invalid("there is no PEM certificate in it".to_owned()));
+    }
+    Ok(certificates)
+}
+
+/// A client as `object_store`'s own are, for what it has none for. A request has no limit, as it may be a whole snapshot;
+/// a server that is gone is noticed.
+#[cfg(feature = "webdav")]
+pub(crate) fn web_client(
+    place: &str,
+    ca_file: Option<&PathBuf>,
+    skip_verify: bool,
+) -> Result<reqwest::Client> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut client = reqwest::Client::builder()
+        .tls_danger_accept_invalid_certs(skip_verify)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_keepalive(CONNECT_TIMEOUT)
+        .tcp_user_timeout(REQUEST_TIMEOUT)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT);
+    if let Some(file) = ca_file {
+        client = client.tls_certs_merge(certificates(file, reqwest::Certificate::from_pem_bundle)?);
+    }
+    client.build().map_err(|e| Error::Invalid { action: format!("open `{place}`"), cause: e.to_string() })
 }
 
 #[cfg(test)]

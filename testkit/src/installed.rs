@@ -1,0 +1,303 @@
+//! Servers that others made, each started for one test on a port of its own with data of its own: OpenSSH's from the
+//! system, WsgiDAV from PyPI, Azurite from npm. The last two are installed into `.test-tools/` of the workspace on first
+//! use. Dropping a handle kills the server.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::litestream::run;
+use crate::process::{Process, eventually};
+use crate::programs;
+
+const WSGIDAV: [&str; 2] = ["wsgidav==4.4.0", "cheroot==11.1.2"];
+const AZURITE: &str = "azurite@3.37.0";
+
+/// How long a server may take to listen; Azurite takes seconds on a busy machine.
+const START: Duration = Duration::from_secs(60);
+
+/// The folder of something that is installed once for all test processes: `install` fills it when it is not `whole`.
+pub(crate) fn installed(
+    name: &str,
+    whole: impl Fn(&Path) -> bool,
+    install: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let tools = programs::workspace().join(".test-tools");
+    fs::create_dir_all(&tools).with_context(|| format!("make {tools:?}"))?;
+    let folder = tools.join(name);
+    // Test processes run beside each other: one installs, the others wait. The lock goes with the file.
+    let lock = File::create(tools.join(format!("{name}.lock")))?;
+    lock.lock().context("lock the installation")?;
+    if !whole(&folder) {
+        // What an interrupted installation left is of no use.
+        if folder.exists() {
+            fs::remove_dir_all(&folder).with_context(|| format!("remove {folder:?}"))?;
+        }
+        install(&folder)?;
+    }
+    Ok(folder)
+}
+
+/// Installs packages of PyPI into an environment of their own.
+pub(crate) fn pip(venv: &Path, arguments: &[&str]) -> Result<()> {
+    let mut python = Command::new("python3");
+    python.args(["-m", "venv"]).arg(venv);
+    run(python).context("make a Python environment (Debian: apt-get install python3-venv)")?;
+    let mut pip = Command::new(venv.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(arguments);
+    run(pip).with_context(|| format!("install {arguments:?} from PyPI")).map(drop)
+}
+
+/// A server that runs.
+#[derive(Debug)]
+struct Running {
+    address: SocketAddr,
+    dir: TempDir,
+    process: Process,
+}
+
+impl Running {
+    /// Starts what `command` says for a port and a folder, and waits until it listens.
+    fn start(command: impl FnOnce(u16, &Path) -> Result<Command>) -> Result<Self> {
+        let dir = tempfile::tempdir().context("make a folder for a server")?;
+        // Free now; nobody else on this machine asks for it by number.
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let mut process = Process::start(command(address.port(), dir.path())?, &dir.path().join("log"))?;
+        eventually("the server listens", START, || {
+            anyhow::ensure!(process.is_running()?, "the server ended:\n{}", process.output());
+            Ok(TcpStream::connect(address).is_ok())
+        })?;
+        Ok(Self { address, dir, process })
+    }
+}
+
+/// OpenSSH's server, for the user of this process.
+#[derive(Debug)]
+pub struct Sshd {
+    running: Running,
+    host_key: String,
+}
+
+impl Sshd {
+    /// Starts one with keys of its own.
+    ///
+    /// # Errors
+    /// When OpenSSH is not installed.
+    pub fn start() -> Result<Self> {
+        let running = Running::start(|port, dir| {
+            for name in ["host", "user"] {
+                let mut keygen = Command::new("ssh-keygen");
+                keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(dir.join(name));
+                run(keygen)?;
+            }
+            fs::create_dir(dir.join("data"))?;
+            // Where root runs it, it wants this folder, which the system makes at the start of the service.
+            let _ = fs::create_dir_all("/run/sshd");
+            let config = format!(
+                "Port {port}\nListenAddress 127.0.0.1\nHostKey {dir}/host\nAuthorizedKeysFile {dir}/user.pub\nPidFile none\n\
+                 StrictModes no\nUsePAM no\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n",
+                dir = dir.display()
+            );
+            let file = dir.join("sshd_config");
+            fs::write(&file, config)?;
+            // It insists on an absolute path.
+            let mut command = Command::new("/usr/sbin/sshd");
+            command.args(["-D", "-e", "-f"]).arg(file);
+            Ok(command)
+        })
+        .context("start OpenSSH's server (Debian: apt-get install openssh-server)")?;
+        let host_key = fs::read_to_string(running.dir.path().join("host.pub"))?;
+        Ok(Self { running, host_key })
+    }
+
+    /// The port on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.running.address.port()
+    }
+
+    /// Kills the processes of all open connections; new ones are taken.
+    ///
+    /// # Errors
+    /// When the system does not name them.
+    #[allow(unsafe_code, reason = "kill(2) has no safe form in std")]
+    pub fn cut_connections(&self) -> Result<()> {
+        let id = self.running.process.id();
+        for child in fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?.split_whitespace() {
+            // SAFETY: kill takes numbers only; only the server itself reaps its children.
+            unsafe { libc::kill(child.parse()?, libc::SIGKILL) };
+        }
+        Ok(())
+    }
+
+    /// The server's public key.
+    #[must_use]
+    pub fn host_key(&self) -> &str {
+        self.host_key.trim()
+    }
+
+    /// The private key that it lets in.
+    #[must_use]
+    pub fn user_key(&self) -> PathBuf {
+        self.running.dir.path().join("user")
+    }
+
+    /// The user that it lets in.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn user(&self) -> Result<String> {
+        let id = Command::new("id").arg("-un").output().context("ask for the user's name")?;
+        Ok(String::from_utf8(id.stdout)?.trim().to_owned())
+    }
+
+    /// An empty folder for data.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.running.dir.path().join("data")
+    }
+}
+
+/// A WebDAV server.
+#[derive(Debug)]
+pub struct WebDav {
+    running: Running,
+}
+
+impl WebDav {
+    /// Who may use it.
+    pub const USER: &'static str = "litekeep";
+    /// With this.
+    pub const PASSWORD: &'static str = "p w/ü";
+
+    /// Starts one.
+    ///
+    /// # Errors
+    /// When it is not installed and cannot be.
+    pub fn start() -> Result<Self> {
+        let program = |venv: &Path| venv.join("bin/wsgidav");
+        let venv = installed("wsgidav", |venv| program(venv).exists(), |venv| pip(venv, &WSGIDAV))?;
+        let running = Running::start(|port, dir| {
+            fs::create_dir(dir.join("data"))?;
+            let config = serde_json::json!({
+                "host": "127.0.0.1",
+                "port": port,
+                "provider_mapping": { "/": dir.join("data") },
+                "simple_dc": { "user_mapping": { "*": { Self::USER: { "password": Self::PASSWORD } } } },
+                "http_authenticator": { "accept_basic": true, "accept_digest": false, "default_to_digest": false },
+            });
+            let file = dir.join("wsgidav.json");
+            fs::write(&file, config.to_string())?;
+            let mut command = Command::new(program(&venv));
+            command.arg("--config").arg(file);
+            Ok(command)
+        })
+        .context("start WsgiDAV")?;
+        Ok(Self { running })
+    }
+
+    /// `127.0.0.1:PORT`.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.running.address
+    }
+
+    /// The folder that it serves.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.running.dir.path().join("data")
+    }
+}
+
+/// Azurite, Microsoft's emulator of Azure Blob Storage, with one container.
+#[derive(Debug)]
+pub struct Azurite {
+    running: Running,
+    sas: String,
+}
+
+/// Makes the container and prints a signature that shares it, which both need the account's key.
+const PREPARE_AZURITE: &str = r#"
+const crypto = require("crypto");
+const [endpoint, account, key, container] = process.argv.slice(1);
+const sign = (lines) => crypto.createHmac("sha256", Buffer.from(key, "base64")).update(lines.join("\n"), "utf8").digest("base64");
+const date = new Date().toUTCString(), version = "2021-12-02";
+const headers = [`x-ms-date:${date}`, `x-ms-version:${version}`];
+const resource = [`/${account}/${account}/${container}`, "restype:container"];
+const signature = sign(["PUT", "", "", "", "", "", "", "", "", "", "", "", ...headers, ...resource]);
+const until = new Date(Date.now() + 3600e3).toISOString().replace(/\.\d+/, "");
+const canonical = `/blob/${account}/${container}`;
+const fields = ["racwdl", "", until, canonical, "", "", "http", version, "c", "", "", "", "", "", "", ""];
+const sas = new URLSearchParams({ sp: "racwdl", se: until, spr: "http", sv: version, sr: "c", sig: sign(fields) });
+fetch(`${endpoint}/${container}?restype=container`, {
+  method: "PUT",
+  headers: { "x-ms-date": date, "x-ms-version": version, authorization: `SharedKey ${account}:${signature}` },
+}).then(async (answer) => {
+  if (answer.status !== 201) throw new Error(`${answer.status}: ${await answer.text()}`);
+  console.log(sas.toString());
+}).catch((error) => { console.error(error); process.exit(1); });
+"#;
+
+impl Azurite {
+    /// The account's name.
+    pub const ACCOUNT: &'static str = "devstoreaccount1";
+    /// The account's key, which all emulators of Azure share.
+    pub const KEY: &'static str =
+        "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+    /// The container.
+    pub const CONTAINER: &'static str = "litekeep";
+
+    /// Starts one.
+    ///
+    /// # Errors
+    /// When it is not installed and cannot be: no npm, no network.
+    pub fn start() -> Result<Self> {
+        let program = |folder: &Path| folder.join("node_modules/.bin/azurite-blob");
+        let folder = installed(
+            "azurite",
+            |folder| program(folder).exists(),
+            |folder| {
+                let mut npm = Command::new("npm");
+                npm.args(["install", "--no-audit", "--no-fund", "--silent", "--prefix"])
+                    .arg(folder)
+                    .arg(AZURITE);
+                run(npm).context("install Azurite from npm (Debian: apt-get install npm)").map(drop)
+            },
+        )?;
+        let running = Running::start(|port, dir| {
+            let mut command = Command::new(program(&folder));
+            command.args(["--silent", "--disableTelemetry", "--blobHost", "127.0.0.1", "--blobPort"]);
+            command.arg(port.to_string()).arg("--skipApiVersionCheck").arg("--location").arg(dir);
+            Ok(command)
+        })
+        .context("start Azurite")?;
+        let mut azurite = Self { running, sas: String::new() };
+        let mut node = Command::new("node");
+        node.args(["-e", PREPARE_AZURITE, &azurite.endpoint(), Self::ACCOUNT, Self::KEY, Self::CONTAINER]);
+        azurite.sas = run(node).context("make a container in Azurite")?.trim().to_owned();
+        Ok(azurite)
+    }
+
+    /// `http://127.0.0.1:PORT/ACCOUNT`.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://{}/{}", self.running.address, Self::ACCOUNT)
+    }
+
+    /// `127.0.0.1:PORT`.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.running.address
+    }
+
+    /// A shared access signature for the container.
+    #[must_use]
+    pub fn sas_token(&self) -> &str {
+        &self.sas
+    }
+}
