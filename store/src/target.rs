@@ -511,6 +511,22 @@ mod tests {
         assert!(error.to_string().contains("/dev/null"), "{error}");
     }
 
+    #[cfg(not(feature = "sftp"))]
+    #[test]
+    fn a_build_without_sftp_says_how_to_get_it() {
+        let sftp = Sftp { host: "h".into(), port: 22, ..Sftp::default() };
+        let error = Target::Sftp(sftp).open().err().unwrap().to_string();
+        assert!(error.contains("sftp://h:22") && error.contains("--features sftp"), "{error}");
+    }
+
+    #[cfg(not(feature = "webdav"))]
+    #[test]
+    fn a_build_without_webdav_says_how_to_get_it() {
+        let webdav = WebDav { endpoint: "https://h".into(), ..WebDav::default() };
+        let error = Target::WebDav(webdav).open().err().unwrap().to_string();
+        assert!(error.contains("https://h") && error.contains("--features webdav"), "{error}");
+    }
+
     #[test]
     fn signatures_are_decoded() {
         assert_eq!(percent_decoded("a%2Bb%3D%zz"), "a+b=%zz");

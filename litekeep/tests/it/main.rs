@@ -8,6 +8,8 @@ mod kills;
 mod lifecycle;
 mod outages;
 mod power_cuts;
+#[cfg(any(feature = "sftp", feature = "webdav"))]
+mod remote;
 mod replication;
 mod scene;
 mod set_back;

@@ -4,6 +4,7 @@ mod azure;
 mod compacting;
 mod files;
 mod folder;
+mod google;
 #[cfg(any(feature = "sftp", feature = "webdav"))]
 mod remote;
 mod s3;

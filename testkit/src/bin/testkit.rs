@@ -56,7 +56,8 @@ enum Command {
 fn main() -> Result<()> {
     match Args::parse().command {
         Command::S3Server { dir, port, ignore_conditions } => {
-            let server = S3Server::start_with(S3Options { dir: Some(dir), port, ignore_conditions })?;
+            let server =
+                S3Server::start_with(S3Options { dir: Some(dir), port, ignore_conditions, google: false })?;
             ready(&server.address().to_string())?;
             server.run_forever();
         }
