@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::list::PaginatedListStore;
-use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
+use object_store::{
+    BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig, StaticCredentialProvider,
+};
 
 use crate::error::{Error, Result};
 use crate::folder::Folder;
@@ -303,9 +305,14 @@ impl Gcs {
         }
         if let Some(endpoint) = &self.endpoint {
             options = options.with_allow_http(endpoint.starts_with("http://"));
-            builder = builder
-                .with_base_url(endpoint.trim_end_matches('/'))
-                .with_skip_signature(self.credentials_file.is_none());
+            builder = builder.with_base_url(endpoint.trim_end_matches('/'));
+            if self.credentials_file.is_none() {
+                // Skipped signatures alone leave puts waiting for a token of the machine's.
+                let nobody = GcpCredential { bearer: String::new() };
+                builder = builder
+                    .with_skip_signature(true)
+                    .with_credentials(Arc::new(StaticCredentialProvider::new(nobody)));
+            }
         }
         let objects =
             builder.with_client_options(options).build().map_err(|e| Error::from_store(action(), e))?;

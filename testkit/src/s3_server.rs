@@ -169,8 +169,9 @@ async fn accept(listener: TcpListener, service: S3Service, google: bool) {
     }
 }
 
-/// A put if absent, and metadata.
+/// A put if absent, and metadata. What authorises a request is nothing to Amazon.
 fn as_amazon_names_them(headers: &mut HeaderMap) {
+    headers.remove("authorization");
     if headers.remove("x-goog-if-generation-match").is_some_and(|generation| generation == "0") {
         headers.insert("if-none-match", HeaderValue::from_static("*"));
     }
