@@ -38,6 +38,9 @@ use crate::folder::{IfAbsent, Modified, store_error};
 /// How old an unfinished file is when it counts as a crash's leftover, by the server's clock and ours.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
 
+/// How long an upload that is given up may take to end in good order.
+const ABORT_GRACE: Duration = Duration::from_secs(10);
+
 /// Requests of one call under way at the same time.
 const PARALLEL: usize = 8;
 
@@ -252,6 +255,7 @@ impl<F: Files> ObjectStore for Remote<F> {
             key: location.clone(),
             temporary,
             overwrite: opts.extensions.get::<IfAbsent>().is_none(),
+            size: 0,
             parts: Some(parts),
             sent,
             abort,
@@ -333,6 +337,7 @@ struct RemoteUpload<F> {
     key: Key,
     temporary: String,
     overwrite: bool,
+    size: u64,
     /// `None` once completed or aborted.
     parts: Option<mpsc::UnboundedSender<(PutPayload, oneshot::Sender<()>)>>,
     sent: Shared<BoxFuture<'static, Result<(), Arc<io::Error>>>>,
@@ -344,7 +349,8 @@ fn content_of(queue: mpsc::UnboundedReceiver<(PutPayload, oneshot::Sender<()>)>)
         if let Some(taken) = taken {
             let _ = taken.send(());
         }
-        let (payload, taken) = queue.recv().await?;
+        // Nobody waits for parts of an upload that was given up: the file ends in good order and can be removed.
+        let (payload, taken) = queue.recv().await.filter(|(_, taken)| !taken.is_closed())?;
         Some((stream::iter(payload), (queue, Some(taken))))
     });
     Content { chunks: chunks.flatten().boxed(), size: None }
@@ -360,6 +366,7 @@ impl<F: Files> RemoteUpload<F> {
 impl<F: Files> MultipartUpload for RemoteUpload<F> {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         let (taken, done) = oneshot::channel();
+        self.size += data.content_length() as u64;
         if let Some(parts) = &self.parts {
             // One that is not received is dropped with its sender, and so noticed below.
             let _ = parts.send((data, taken));
@@ -381,13 +388,19 @@ impl<F: Files> MultipartUpload for RemoteUpload<F> {
             return Err(self.remote.unsupported("complete an upload that is finished"));
         }
         self.sent.clone().await.map_err(|e| Self::failure(&self.key, &e))?;
+        let there = self.remote.0.files.look(&self.temporary).await.map_err(|e| store_error(&self.key, e))?;
+        if there.size != self.size {
+            let cause = format!("the server has {} of {} bytes", there.size, self.size);
+            return Err(store_error(&self.key, io::Error::other(cause)));
+        }
         self.remote.publish(&self.temporary, &self.key, self.overwrite).await
     }
 
     async fn abort(&mut self) -> object_store::Result<()> {
         self.parts = None;
-        self.abort.abort();
-        let _ = self.sent.clone().await;
+        if tokio::time::timeout(ABORT_GRACE, self.sent.clone()).await.is_err() {
+            self.abort.abort();
+        }
         match self.remote.0.files.remove(&self.temporary).await {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(store_error(&self.key, e)),
             _ => Ok(()),
