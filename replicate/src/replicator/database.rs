@@ -21,6 +21,8 @@ const MOST_LOOKS_BEYOND: u32 = 16 + 60;
 const DRAIN_TICK: Duration = Duration::from_millis(200);
 /// When only a person can help, the situation is looked at again after this.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// A failure that stays the same is told again after so many tries, about every five minutes.
+const TELL_AGAIN: u32 = 16;
 /// An awake database without anything to do goes to rest after this.
 const LINGER: Duration = Duration::from_secs(3);
 /// Frames that checkpoints may not copy yet are worth a move of the hold beyond this many bytes.
@@ -45,6 +47,8 @@ const CAPTURE_SHARE: u32 = 6;
 const MOST_SPREAD: Duration = Duration::from_millis(60);
 /// While an upload is not due yet, a WAL that grows by this much is captured all the same.
 const EARLY_BYTES: u64 = 16 << 20;
+/// How often that is looked at.
+const GROWTH_TICK: Duration = Duration::from_millis(20);
 
 /// State beside the database.
 pub(crate) struct Local {
@@ -276,8 +280,8 @@ impl Database {
         }
     }
 
-    /// Before the look that follows a capture: waits for its confirmation and for the interval, but not while the WAL grows fast. A hot
-    /// writer's pages are captured less often, so that capture takes a small share of one core.
+    /// Before the look that follows a capture: waits for its confirmation and for the interval, but not while the WAL
+    /// grows fast. A hot writer's pages are captured less often, so that capture takes a small share of one core.
     async fn wait_until_due(self: &Arc<Self>, begun: Instant, took: Duration) {
         let spread = (took * CAPTURE_SHARE).min(MOST_SPREAD);
         let due = begun + self.settings.upload_interval.max(spread);
@@ -287,26 +291,18 @@ impl Database {
             if drained && left.is_zero() {
                 return;
             }
-            let tick = if drained { left.min(Duration::from_millis(50)) } else { Duration::from_millis(50) };
+            let tick = if drained { left.min(GROWTH_TICK) } else { GROWTH_TICK };
             let _ = tokio::time::timeout(tick, self.progress.notified()).await;
-            if self.shared.stopping.load(SeqCst) || self.grows_fast().await {
+            if self.shared.stopping.load(SeqCst) || self.grows_fast() {
                 return;
             }
         }
     }
 
-    async fn grows_fast(self: &Arc<Self>) -> bool {
-        if self.settings.upload_interval < Duration::from_millis(50)
-            && self.destinations().iter().all(|d| d.error.is_none())
-        {
-            return false;
-        }
-        let this = self.clone();
-        self.run_blocking(move || {
-            Ok(this.work().capture.as_ref().is_some_and(|c| c.bytes_ahead() >= EARLY_BYTES))
-        })
-        .await
-        .unwrap_or(false)
+    fn grows_fast(&self) -> bool {
+        // Whoever has the lock is about to find out.
+        let Ok(work) = self.work.try_lock() else { return false };
+        work.capture.as_ref().is_some_and(|c| c.bytes_ahead() >= EARLY_BYTES)
     }
 
     /// Runs something that blocks where it may.
@@ -330,14 +326,20 @@ impl Database {
             Kind::Fenced => Phase::Fenced,
             Kind::Corrupt | Kind::Invalid => Phase::Refused,
         };
-        tracing::error!(%path, "{}: {e}", phase.name());
+        let message = e.to_string();
+        let is_known = lock(&self.status).message.as_ref() == Some(&message);
+        if is_known && !failures.is_multiple_of(TELL_AGAIN) {
+            tracing::debug!(%path, "{}: {message}", phase.name());
+        } else {
+            tracing::error!(%path, "{}: {message}", phase.name());
+        }
         if e.kind() == Kind::Internal {
             // Nothing in memory can be believed: begin again from what is confirmed.
             self.work().capture = None;
         }
         self.set_status(|s| {
             s.phase = phase;
-            s.message = Some(e.to_string());
+            s.message = Some(message);
             s.hint = e.hint().map(str::to_owned);
         });
         Trouble::note(&self.settings.meta_dir, phase, e, self.shared.clock.unix_ms());

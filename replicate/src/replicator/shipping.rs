@@ -10,6 +10,9 @@ use litekeep_env::disk;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
+/// More commits in one capture than this are those of a hot writer.
+const FEW_COMMITS: u32 = 16;
+
 impl Database {
     /// Hands a segment to every destination; in the spool when too much waits already, or none of them answers: a
     /// process that dies then leaves the points in time of the outage on disk.
@@ -60,7 +63,8 @@ impl Database {
     }
 
     /// Puts the only segment that waits into a folder, on this thread, which may block: each handing over to another
-    /// costs as much as the fsync of a fast disk. Whatever does not fit, or fails, is left to [`ship`](Self::ship).
+    /// costs as much as the fsync of a fast disk. Whatever does not fit, or fails, is left to [`ship`](Self::ship), and
+    /// so is what a hot writer wrote, whose next commits are captured meanwhile.
     pub(super) fn ship_here(self: &Arc<Self>) {
         let count = self.destinations().len();
         for nth in 0..count {
@@ -69,7 +73,8 @@ impl Database {
                 let d = &mut destinations[nth];
                 let is_folder = d.store.as_folder().is_some();
                 let Some(segment) = d.queue.front().filter(|_| d.queue.len() == 1).cloned() else { continue };
-                if !is_folder || d.shipping || d.lags || d.failures > 0 {
+                let is_hot = segment.commits > FEW_COMMITS;
+                if !is_folder || is_hot || d.shipping || d.lags || d.failures > 0 {
                     continue;
                 }
                 d.shipping = true;
