@@ -233,7 +233,9 @@ fn leave_to_copying(destinations: &mut [Destination]) {
     let best = destinations.iter().filter_map(|d| d.durable).max();
     for d in destinations {
         let waiting: u64 = d.queue.iter().map(|s| s.size).sum();
-        if waiting > MEMORY_LIMIT && d.queue.back().is_some_and(|s| best >= Some(s.txid())) {
+        // What stays at the head of a queue until local state has moved on is there already.
+        let is_behind = d.queue.back().is_some_and(|s| d.durable < Some(s.txid()) && best >= Some(s.txid()));
+        if waiting > MEMORY_LIMIT && is_behind {
             d.queue.clear();
             d.lags = true;
         }
@@ -280,4 +282,45 @@ pub(crate) async fn catch_up(db: &Arc<Database>, nth: usize) -> Result<(), Error
         d.lags = false;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use litekeep_ltx::{Header, PageSize, Salt, Txid, WriterId};
+    use litekeep_store::{Store, Target};
+
+    fn segment(n: u64, size: u64) -> Arc<Segment> {
+        let txid = Txid::new(n).unwrap();
+        let header = Header {
+            page_size: PageSize::new(4096).unwrap(),
+            commit: 1,
+            min_txid: txid,
+            max_txid: txid,
+            timestamp_ms: 0,
+            wal_offset: 32,
+            wal_size: 0,
+            wal_salt: Salt::default(),
+            node: WriterId(1),
+        };
+        let body = Body::Spooled;
+        Arc::new(Segment { header, body, size, sums: vec![], place: None, commits: 1, wal: None })
+    }
+
+    fn destination(durable: u64, waiting: &[u64]) -> Destination {
+        let store = Store::open(&Target::Folder("/nowhere".into())).unwrap();
+        let mut d = Destination::new(store);
+        d.durable = Txid::new(durable);
+        d.queue = waiting.iter().map(|n| segment(*n, MEMORY_LIMIT + 1)).collect();
+        d
+    }
+
+    /// What has landed stays at the head of the queue until local state has moved on. It must not look like something
+    /// to copy from another destination: what is captured meanwhile would go to no queue at all.
+    #[test]
+    fn only_a_destination_that_is_behind_is_left_to_copying() {
+        let mut destinations = [destination(5, &[5]), destination(4, &[5])];
+        leave_to_copying(&mut destinations);
+        assert_eq!(destinations.each_ref().map(|d| (d.lags, d.queue.len())), [(false, 1), (true, 0)]);
+    }
 }
