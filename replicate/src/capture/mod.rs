@@ -262,6 +262,10 @@ impl Capture {
         if !self.is_place_known {
             return Ok(Look::Broken(Broken::Unknown));
         }
+        if self.files.hold() == Hold::Nothing {
+            // What is found may be read a second time.
+            self.renew_hold()?;
+        }
         let index = self.wal_index()?;
         if let Some(p) = self.place.filter(|p| p.salt == index.salt) {
             if index.max_frame == p.frames {

@@ -398,3 +398,23 @@ fn pages_of_a_later_state_are_not_restated() {
         world.check("after a transaction that changes nothing");
     }
 }
+
+/// Beyond the spool's limit the WAL is let go. What a later look finds is read a second time when it is large, so that
+/// nobody may overwrite it in between.
+#[test]
+fn what_a_look_finds_is_held_although_the_wal_was_let_go() {
+    let (mut world, app) =
+        World::new("PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(x)");
+    let (mut capture, _) = Capture::attach(&world.path).unwrap();
+    world.compare_with_sums(&mut capture);
+    capture.let_go().unwrap();
+    app.execute_batch("INSERT INTO t SELECT randomblob(1000000) FROM (WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<12) SELECT i FROM n)").unwrap();
+    let Look::Frames(end) = capture.look(&mut world.frames).unwrap() else { panic!("there is a commit") };
+    let before = world.frames.page_count;
+    let _ = app.execute_batch("PRAGMA wal_checkpoint(RESTART); UPDATE t SET x = randomblob(1000000)");
+    let s = capture.segment(&world.frames, end, world.replica.stamp(), &world.spool).unwrap();
+    assert_eq!(s.header.commit, before);
+    world.replica.apply(&s, &world.spool, &world.sums);
+    assert!(!world.follow(&mut capture), "the WAL began anew");
+    world.check("after both transactions");
+}
