@@ -527,10 +527,12 @@ impl Database {
             patience,
             || Stamp { timestamp_ms: self.next_time(), ..stamp },
             |segment| captured = Some(segment),
-        )?;
+        );
+        // Also when what came after it failed: the capture has moved on.
         if let Some(segment) = captured {
             self.enqueue(work, segment)?;
         }
+        let outcome = outcome?;
         if outcome == Reset::Done {
             (work.last_reset, work.retry_reset, work.reset_failures) = (Some(Instant::now()), None, 0);
             self.set_status(|s| s.resets += 1);
@@ -678,5 +680,72 @@ impl Local {
             file.sync()?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::sibling;
+    use litekeep_env::Clock;
+    use litekeep_env::watch::Watcher;
+    use litekeep_store::plan::Policy;
+    use litekeep_store::{Store, Target};
+    use rusqlite::Connection;
+    use tokio::sync::Semaphore;
+
+    /// Whoever reads the time commits; where the write lock keeps it from that, it takes the WAL's frames away.
+    struct Saboteur(Mutex<Option<Connection>>);
+
+    impl Clock for Saboteur {
+        fn unix_ms(&self) -> i64 {
+            if let Some(app) = &*lock(&self.0)
+                && app.execute("INSERT INTO t VALUES(1)", []).is_err()
+            {
+                let wal = sibling(Path::new(app.path().unwrap()), "-wal");
+                std::fs::File::options().write(true).open(wal).unwrap().set_len(32).unwrap();
+            }
+            0
+        }
+
+        fn boottime(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_segment_of_a_reset_that_fails_is_queued() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let app = Connection::open(&path).unwrap();
+        app.execute_batch("PRAGMA journal_mode=WAL; PRAGMA busy_timeout=0; CREATE TABLE t(x)").unwrap();
+        let clock = Arc::new(Saboteur(Mutex::default()));
+        let shared = Arc::new(Shared {
+            clock: clock.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            stopping: AtomicBool::new(false),
+            starting: Semaphore::new(1),
+            maintaining: Semaphore::new(1),
+            watcher: Watcher::new().unwrap(),
+        });
+        let settings = Settings {
+            meta_dir: dir.path().join("meta"),
+            stores: vec![Store::open(&Target::Folder(dir.path().join("bucket"))).unwrap()],
+            path,
+            upload_interval: Duration::ZERO,
+            policy: Policy::default(),
+            wal_limit: 64 << 20,
+            spool_limit: 1 << 30,
+            new_timeline: false,
+            newcomer_watch: Duration::ZERO,
+        };
+        let db = Database::new(settings, shared);
+        start::begin(&db).await.unwrap();
+        *lock(&clock.0) = Some(app);
+        let mut work = db.work();
+        db.reset(&mut work, &mut Frames::default()).unwrap_err();
+        let place = work.capture.as_ref().unwrap().place().unwrap();
+        let captured = db.destinations()[0].queue.back().unwrap().place;
+        assert_eq!(captured, Some(place), "the capture has moved on without its segment");
     }
 }
