@@ -387,11 +387,12 @@ impl Database {
             }
             Ok(step)
         };
-        let step = self.run_blocking(look).await?;
-        if matches!(step, Step::Captured { .. }) {
+        let step = self.run_blocking(look).await;
+        // What failed may have come after a capture.
+        if matches!(step, Ok(Step::Captured { .. }) | Err(_)) {
             self.ship();
         }
-        Ok(step)
+        step
     }
 
     fn is_attached(&self, file: &std::fs::Metadata) -> bool {

@@ -25,17 +25,18 @@ impl Database {
             destinations.iter().filter(|d| !d.lags).map(Destination::waiting_bytes).max().unwrap_or(0);
         let mut segment = Arc::new(segment);
         let is_outage = destinations.iter().filter(|d| !d.lags).all(|d| d.failures > 0);
+        let mut spilled = Ok(());
         if is_outage || waiting + segment.size > MEMORY_LIMIT {
             // All of them: what is only in memory when the process dies would leave a hole before what is on disk.
             let local = work.local.as_ref().expect("set when the capture was");
-            for queued in destinations.iter_mut().flat_map(|d| &mut d.queue).chain([&mut segment]) {
-                spill(local, queued)?;
-            }
+            let mut all = destinations.iter_mut().flat_map(|d| &mut d.queue).chain([&mut segment]);
+            spilled = all.try_for_each(|queued| spill(local, queued));
         }
+        // Also when the spool cannot be written: the capture has moved on, so that this is all there is of it.
         for d in destinations.iter_mut().filter(|d| !d.lags) {
             d.queue.push_back(segment.clone());
         }
-        Ok(())
+        spilled
     }
 
     /// Whether more waits for every destination than the local disk may take.

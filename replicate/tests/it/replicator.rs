@@ -148,3 +148,52 @@ async fn another_database_is_refused_unless_a_new_timeline_is_asked_for() {
     assert!(replicator.shut_down(PATIENCE).await.is_empty());
     assert_eq!(scene.restored(0, ALL).await, "fresh");
 }
+
+/// The bucket's folder is moved away and a file stands in its place: no put can land.
+struct Outage {
+    bucket: PathBuf,
+    away: PathBuf,
+}
+
+impl Outage {
+    fn begin(scene: &Scene, store: usize) -> Outage {
+        let bucket = scene.dir.path().join(format!("bucket{store}"));
+        let away = bucket.with_extension("away");
+        std::fs::rename(&bucket, &away).unwrap();
+        std::fs::write(&bucket, "").unwrap();
+        Outage { bucket, away }
+    }
+
+    fn end(self) {
+        std::fs::remove_file(&self.bucket).unwrap();
+        std::fs::rename(&self.away, &self.bucket).unwrap();
+    }
+}
+
+/// Each commit becomes a segment of its own, which waits.
+async fn commit_each(scene: &Scene, replicator: &Replicator, rows: &[&str]) {
+    for row in rows {
+        scene.app(&format!("INSERT INTO t VALUES('{row}')"));
+        assert!(!replicator.sync(Duration::from_millis(500)).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_cannot_be_written_loses_nothing() {
+    let scene = Scene::new(1);
+    scene.app(SETUP);
+    let replicator = Replicator::start().unwrap();
+    replicator.add(scene.settings()).unwrap();
+    assert!(replicator.sync(PATIENCE).await.is_empty());
+    let outage = Outage::begin(&scene, 0);
+    let spool = MetaDir::default_path(&scene.database()).join("spool");
+    let in_the_way: Vec<_> = (1..40).map(|n| spool.join(format!("{n:016x}-{n:016x}.ltx.tmp"))).collect();
+    in_the_way.iter().for_each(|path| std::fs::create_dir_all(path).unwrap());
+    commit_each(&scene, &replicator, &["b", "c", "d"]).await;
+    in_the_way.iter().for_each(|path| std::fs::remove_dir(path).unwrap());
+    outage.end();
+    scene.app("INSERT INTO t VALUES('e')");
+    let left = replicator.shut_down(PATIENCE).await;
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(scene.restored(0, ALL).await, "a,b,c,d,e");
+}
