@@ -54,7 +54,7 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
             store.place(), s.txid
         );
     }
-    let ours = known.is_some_and(|s| s.txid == head || newest.is_some_and(|h| h.node == s.writer));
+    let ours = is_ours(known, newest, head);
     let page_size = newest.map(|h| h.page_size).or(known.map(|s| s.page_size));
     if page_size.is_some_and(|size| size != capture.page_size())
         && (known.is_some() || db.settings.new_timeline)
@@ -82,6 +82,11 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
     related?;
     let must_put = !ours || log.newest_l0().is_none();
     settle(db, local, capture, head, newest, known, must_put).await
+}
+
+/// Whether the log ends with a file that this replicator wrote.
+fn is_ours(known: Option<State>, newest: Option<Header>, head: Txid) -> bool {
+    known.is_some_and(|s| s.txid == head || newest.is_some_and(|h| h.node == s.writer))
 }
 
 pub(super) async fn open_local(db: &Arc<Database>) -> Result<Arc<Local>, Error> {
@@ -406,7 +411,9 @@ async fn settle(
             });
             save_state(&local, page_count, &header, capture.place(), now)?;
         }
-        let pending = spooled(&this, &local, head)?;
+        let ours = is_ours(known, newest, head);
+        let in_log = if ours { Some(head) } else { known.map(|s| s.txid).filter(|t| *t < head) };
+        let pending = spooled(&this, &local, head, in_log)?;
         let mut work = this.work();
         work.last = Some(pending.last().map_or(head, |s| s.txid()));
         if let Some(last) = pending.last() {
@@ -489,16 +496,22 @@ fn compare_with_log(capture: &mut Capture, local: &Local, db: &Database, head: T
     ))
 }
 
-/// What waits in the spool beyond the log; anything that does not continue it is kept aside.
-fn spooled(db: &Database, local: &Local, head: Txid) -> Result<Vec<Arc<Segment>>, Error> {
+/// What waits in the spool beyond the log; anything that does not continue it is kept aside. When another replicator has
+/// written to the log, that is everything after `in_log`, the last transaction of ours there.
+fn spooled(
+    db: &Database,
+    local: &Local,
+    head: Txid,
+    in_log: Option<Txid>,
+) -> Result<Vec<Arc<Segment>>, Error> {
     let mut pending: Vec<Arc<Segment>> = vec![];
     for file in local.spool.list()? {
-        if file.name.max <= head {
+        if Some(file.name.max) <= in_log {
             local.spool.remove(file.name)?;
             continue;
         }
         let expected = pending.last().map_or(head, |s| s.txid()).next();
-        if file.name.min != expected {
+        if file.name.min != expected || in_log != Some(head) {
             let kept = local.spool.keep_as_fork(&format!("fork-{}", db.shared.clock.unix_ms()))?;
             tracing::error!(path = %db.settings.path.display(), "the spool does not continue the log; it is kept in {kept:?}");
             return Ok(vec![]);

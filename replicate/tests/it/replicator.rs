@@ -197,3 +197,39 @@ async fn a_spool_that_cannot_be_written_loses_nothing() {
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(scene.restored(0, ALL).await, "a,b,c,d,e");
 }
+
+/// What waits belongs to this log's past only if nobody has written to it since.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_the_spool_does_not_continue_another_writers_log() {
+    let scene = Scene::new(1);
+    scene.app(SETUP);
+    scene.app("CREATE TABLE u(x); INSERT INTO u VALUES('ours'); CREATE TABLE v(x); INSERT INTO v VALUES(1)");
+    scene.replicate().await;
+    let copy = scene.dir.path().join("copy.db");
+    to_path(&scene.stores[0], Goal::Latest, &copy, &Options::default(), &()).await.unwrap();
+
+    let replicator = Replicator::start().unwrap();
+    replicator.add(scene.settings()).unwrap();
+    assert!(replicator.sync(PATIENCE).await.is_empty());
+    let outage = Outage::begin(&scene, 0);
+    scene.app("UPDATE u SET x = 'ours, later'");
+    assert!(!replicator.sync(Duration::from_millis(500)).await.is_empty());
+    commit_each(&scene, &replicator, &["b", "c", "d", "e", "f", "g"]).await;
+    assert!(!replicator.shut_down(Duration::from_millis(100)).await.is_empty());
+    outage.end();
+
+    // Another machine takes over, and writes less than what waits here.
+    let theirs = Settings { path: copy.clone(), meta_dir: scene.dir.path().join("meta"), ..scene.settings() };
+    let replicator = Replicator::start().unwrap();
+    replicator.add(theirs).unwrap();
+    assert!(replicator.sync(PATIENCE).await.is_empty());
+    let app = Connection::open(&copy).unwrap();
+    app.execute_batch("PRAGMA journal_mode=WAL; UPDATE u SET x = 'theirs'").unwrap();
+    assert!(replicator.shut_down(PATIENCE).await.is_empty());
+
+    scene.replicate().await;
+    let everything = format!("SELECT (SELECT x FROM u) || ': ' || ({ALL})");
+    assert_eq!(scene.restored(0, &everything).await, query_of(&scene.database(), &everything));
+    let forks = MetaDir::default_path(&scene.database()).join("forks");
+    assert_eq!(std::fs::read_dir(forks).unwrap().count(), 1);
+}
