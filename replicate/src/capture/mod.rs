@@ -29,6 +29,7 @@ use crate::{Error, Kind};
 use litekeep_format::{WalHeader, WalIndexHeader, frame_size};
 use litekeep_ltx::{Checksum, PageSize, Pgno, Salt, page_checksum};
 use litekeep_sql::Observer;
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 use wal::{End, Wal};
@@ -480,6 +481,35 @@ impl Capture {
         wal.page(page_size, frames - 1, &mut page)?;
         let same = page_sum(last.pgno)? == Some(page_checksum(last.pgno, &page));
         Ok(same.then_some(Place { salt: last.salt, frames, checksum: last.checksum }))
+    }
+
+    /// The place that the last of some files ended at that follow the log's end, if the WAL still proves all of them: its
+    /// frames since the log's place, or since the WAL began anew, hold what they hold. `sums`: the newest of each page.
+    pub fn locate_all(
+        &mut self,
+        last: &litekeep_ltx::Header,
+        sums: &HashMap<Pgno, Checksum>,
+        frames: &mut Frames,
+    ) -> Result<Option<Place>, Error> {
+        let Some(end) = self.locate(last, |pgno| Ok(sums.get(&pgno).copied()))? else { return Ok(None) };
+        let (page_size, from) = (self.page_size, self.place.filter(|p| p.salt == end.salt));
+        let Some((wal, header)) = self.wal(Some(end.salt))?.filter(|(_, h)| h.salt == end.salt) else {
+            return Ok(None);
+        };
+        let from = from.unwrap_or(Place { salt: header.salt, frames: 0, checksum: header.checksum });
+        frames.clear();
+        if from.frames > end.frames || wal.read(header, from, end.frames, frames)?.0 != end {
+            return Ok(None);
+        }
+        let newest: HashMap<Pgno, u32> = frames.pages.iter().copied().collect();
+        let mut page = vec![0; page_size.bytes()];
+        for (pgno, slot) in newest.into_iter().filter(|(p, _)| p.get() <= last.commit) {
+            wal.page(page_size, slot, &mut page)?;
+            if sums.get(&pgno) != Some(&page_checksum(pgno, &page)) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(end))
     }
 
     /// Bytes that the log has and checkpoints may not copy yet.

@@ -18,6 +18,7 @@ use litekeep_env::{disk, random_u64};
 use litekeep_ltx::{Checksum, Decoder, FileName, Header, Pgno, Txid, WriterId, page_checksum};
 use litekeep_store::plan::{self, Goal};
 use litekeep_store::{Conditional, FileRef, Log, SNAPSHOT_LEVEL, Store};
+use std::collections::HashMap;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
@@ -417,10 +418,8 @@ async fn settle(
         let mut work = this.work();
         work.last = Some(pending.last().map_or(head, |s| s.txid()));
         if let Some(last) = pending.last() {
-            let sums =
-                |pgno| Ok(last.sums.binary_search_by_key(&pgno, |(p, _)| *p).ok().map(|i| last.sums[i].1));
-            let place = capture.locate(&last.header, sums)?;
-            match place {
+            let sums: HashMap<Pgno, Checksum> = pending.iter().flat_map(|s| s.sums.iter().copied()).collect();
+            match capture.locate_all(&last.header, &sums, &mut frames)? {
                 Some(place) => capture.set_position(Some(place), last.header.commit),
                 None => capture.forget_position(),
             }

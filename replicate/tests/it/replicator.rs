@@ -66,6 +66,10 @@ impl Scene {
     }
 }
 
+/// Rows on pages of their own.
+const TWO_PAGES: &str = "PRAGMA journal_mode=WAL; CREATE TABLE t(x, pad);
+     INSERT INTO t VALUES('a', zeroblob(3000)); INSERT INTO t VALUES('b', zeroblob(3000))";
+
 fn query_of(path: &Path, query: &str) -> String {
     Connection::open(path).unwrap().query_row(query, [], |r| r.get::<_, String>(0)).unwrap()
 }
@@ -232,4 +236,34 @@ async fn what_waits_in_the_spool_does_not_continue_another_writers_log() {
     assert_eq!(scene.restored(0, &everything).await, query_of(&scene.database(), &everything));
     let forks = MetaDir::default_path(&scene.database()).join("forks");
     assert_eq!(std::fs::read_dir(forks).unwrap().count(), 1);
+}
+
+/// A power cut takes commits that wait in the spool, and the application makes others, the last of which looks the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_commits_in_place_of_those_that_wait_are_captured() {
+    let scene = Scene::new(1);
+    let files = ["", "-wal"].map(|suffix| scene.dir.path().join(format!("app.db{suffix}")));
+    let app = Connection::open(scene.database()).unwrap();
+    app.execute_batch(TWO_PAGES).unwrap();
+    let replicator = Replicator::start().unwrap();
+    replicator.add(scene.settings()).unwrap();
+    assert!(replicator.sync(PATIENCE).await.is_empty());
+    let image = files.each_ref().map(|path| std::fs::read(path).unwrap());
+    let outage = Outage::begin(&scene, 0);
+    for change in ["UPDATE t SET x = 'lost' WHERE rowid = 1", "UPDATE t SET x = 'same' WHERE rowid = 2"] {
+        app.execute_batch(change).unwrap();
+        assert!(!replicator.sync(Duration::from_millis(500)).await.is_empty());
+    }
+    assert!(!replicator.shut_down(Duration::from_millis(100)).await.is_empty());
+    drop(app);
+    let _ = std::fs::remove_file(scene.dir.path().join("app.db-shm"));
+    for (path, bytes) in files.iter().zip(&image) {
+        std::fs::write(path, bytes).unwrap();
+    }
+    let app = Connection::open(scene.database()).unwrap();
+    app.execute_batch("UPDATE t SET x = 'kept' WHERE rowid = 1; UPDATE t SET x = 'same' WHERE rowid = 2")
+        .unwrap();
+    outage.end();
+    scene.replicate().await;
+    assert_eq!(scene.restored(0, ALL).await, "kept,same");
 }
