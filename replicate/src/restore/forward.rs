@@ -4,7 +4,8 @@
 //! Promises:
 //! - Nothing happens without proof from the WAL that the file has lost transactions of the log.
 //! - The file is brought to the log's last state only when nobody can have written to it since: it and its WAL were last
-//!   changed before this machine started. It is kept aside all the same. Otherwise a person decides.
+//!   changed before this machine started, and the WAL not later than the log. It is kept aside all the same. Otherwise a
+//!   person decides.
 //!
 //! A crash leaves what a crash in any restore leaves.
 
@@ -20,6 +21,10 @@ use litekeep_ltx::{Header, Txid};
 use litekeep_store::Store;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
+
+/// What was committed so long after the log's end, milliseconds, is taken for the last commits before the machine went
+/// down. Later ones may be of another boot, in which the application ran and the store did not answer.
+const LAST_COMMITS_MS: i64 = 5000;
 
 /// What a file has lost.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +62,8 @@ pub async fn outrun(
     let Some(why) = continuity::lost(path, reached)? else { return Ok(None) };
     let is_ours = state.txid == head || newest.node == state.writer;
     let nothing_waits = Spool::new(&meta_dir.join("spool")).list()?.is_empty();
-    let is_untouched = is_ours && nothing_waits && is_untouched(path, clock)?;
+    let ended_ms = state.confirmed_ms.max(newest.timestamp_ms);
+    let is_untouched = is_ours && nothing_waits && is_untouched(path, ended_ms, clock)?;
     Ok(Some(Outrun { head, time_ms: newest.timestamp_ms, why, is_untouched }))
 }
 
@@ -92,18 +98,17 @@ fn reached_by(newest: &Header) -> Option<Reached> {
     Some(Reached { salt: newest.wal_salt, frames, checksum: None })
 }
 
-/// Whether database and WAL were last written before this machine started.
-fn is_untouched(path: &Path, clock: &dyn Clock) -> Result<bool, Error> {
+/// Whether database and WAL were last written before this machine started, and nothing was committed after the log's end.
+fn is_untouched(path: &Path, ended_ms: i64, clock: &dyn Clock) -> Result<bool, Error> {
     let start_ms = clock.unix_ms() - clock.boottime().as_millis() as i64;
-    for file in [path.to_owned(), sidecar(path, "-wal")] {
-        let changed = std::fs::metadata(&file).and_then(|m| m.modified());
-        let changed = changed.map_err(Error::file("read the time of", &file))?;
-        let changed_ms = changed.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-        if changed_ms >= start_ms {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    let wal_ms = changed_ms(&sidecar(path, "-wal"))?;
+    Ok(changed_ms(path)?.max(wal_ms) < start_ms && wal_ms <= ended_ms + LAST_COMMITS_MS)
+}
+
+fn changed_ms(file: &Path) -> Result<i64, Error> {
+    let changed = std::fs::metadata(file).and_then(|m| m.modified());
+    let changed = changed.map_err(Error::file("read the time of", file))?;
+    Ok(changed.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64))
 }
 
 fn undecided(store: &Store, path: &Path, outrun: &Outrun) -> Error {

@@ -2,14 +2,16 @@
 //! Method: the engine on a folder, with an application that works while it runs or while it does not.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use litekeep_replicate::local::MetaDir;
+use litekeep_env::ManualClock;
+use litekeep_replicate::local::{MetaDir, StateFile};
 use litekeep_replicate::replicator::{Phase, Replicator, Settings};
-use litekeep_replicate::restore::{Goal, Options, to_path};
+use litekeep_replicate::restore::{Goal, Options, outrun, roll_forward, to_path};
 use litekeep_store::plan::Policy;
 use litekeep_store::{Store, Target};
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 struct Scene {
     dir: tempfile::TempDir,
@@ -236,6 +238,53 @@ async fn what_waits_in_the_spool_does_not_continue_another_writers_log() {
     assert_eq!(scene.restored(0, &everything).await, query_of(&scene.database(), &everything));
     let forks = MetaDir::default_path(&scene.database()).join("forks");
     assert_eq!(std::fs::read_dir(forks).unwrap().count(), 1);
+}
+
+/// After a disk lost what the backup has, an application may run for a whole boot before anybody can ask the backup.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_of_a_boot_without_the_backup_are_not_rolled_over() {
+    let scene = Scene::new(1);
+    let settings = scene.settings();
+    let files = ["", "-wal"].map(|suffix| scene.dir.path().join(format!("app.db{suffix}")));
+    let app = Connection::open(scene.database()).unwrap();
+    app.execute_batch(SETUP).unwrap();
+    let replicator = Replicator::start().unwrap();
+    replicator.add(settings.clone()).unwrap();
+    assert!(replicator.sync(PATIENCE).await.is_empty());
+    app.execute_batch("INSERT INTO t VALUES('b')").unwrap();
+    let image = files.each_ref().map(|path| std::fs::read(path).unwrap());
+    app.execute_batch("INSERT INTO t VALUES('c'); INSERT INTO t VALUES('d'); INSERT INTO t VALUES('e')")
+        .unwrap();
+    assert!(replicator.shut_down(PATIENCE).await.is_empty());
+    drop(app);
+    let _ = std::fs::remove_file(scene.dir.path().join("app.db-shm"));
+    for (path, bytes) in files.iter().zip(&image) {
+        std::fs::write(path, bytes).unwrap();
+    }
+    let confirmed_ms = StateFile::peek(&settings.meta_dir.join("state")).unwrap().confirmed_ms;
+    let clock = ManualClock::new(confirmed_ms + 3_600_000);
+    let written_at = |ms: i64| {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(ms as u64);
+        for path in &files {
+            std::fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        }
+    };
+    let (store, path) = (&scene.stores[0], &settings.path);
+    let options = Options::default();
+    let look =
+        async || outrun(store, path, &settings.meta_dir, &clock).await.unwrap().expect("commits are lost");
+
+    let app = Connection::open(path).unwrap();
+    app.execute_batch("INSERT INTO t VALUES('acknowledged')").unwrap();
+    app.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+    drop(app);
+    written_at(confirmed_ms + 60_000);
+    let refused = roll_forward(store, path, &look().await, &options, &()).await.unwrap_err();
+    assert!(refused.hint().unwrap().contains("--new-timeline"), "{refused}");
+
+    written_at(confirmed_ms);
+    roll_forward(store, path, &look().await, &options, &()).await.unwrap();
+    assert_eq!(query_of(path, ALL), "a,b,c,d,e");
 }
 
 /// A power cut takes commits that wait in the spool, and the application makes others, the last of which looks the same.
