@@ -411,13 +411,9 @@ impl Capture {
         let pages = self.pages()?;
         let (place, page_count) = (pages.place, pages.page_count());
         let mut changed: Vec<Pgno> = vec![];
-        let mut known = vec![Checksum::default(); 8192];
+        let mut known = sums.ascending();
         pages.for_each(|pgno, page| {
-            let nth = (pgno.get() - 1) as usize % known.len();
-            if nth == 0 || pgno.get() == 1 {
-                sums.get(pgno, &mut known)?;
-            }
-            if pgno.get() > log_count || known[nth] != page_checksum(pgno, page) {
+            if pgno.get() > log_count || known.get(pgno)? != page_checksum(pgno, page) {
                 changed.push(pgno);
             }
             Ok(())

@@ -418,3 +418,29 @@ fn what_a_look_finds_is_held_although_the_wal_was_let_go() {
     assert!(!world.follow(&mut capture), "the WAL began anew");
     world.check("after both transactions");
 }
+
+/// The lock page begins a run of checksums that are read together, and is passed over.
+#[test]
+fn nothing_differs_behind_the_lock_page() {
+    let (world, app) = World::new("PRAGMA page_size=65536; PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
+    app.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    drop(app);
+    let page_size = PageSize::new(65536).unwrap();
+    let page_count = page_size.lock_page().get() + 10;
+    let file = std::fs::File::options().write(true).open(&world.path).unwrap();
+    file.set_len(u64::from(page_count) * u64::from(page_size.get())).unwrap();
+    drop(file);
+    let (mut capture, _) = Capture::attach(&world.path).unwrap();
+    let mut sums = vec![];
+    let pages = capture.pages().unwrap();
+    assert_eq!(pages.page_count(), page_count);
+    pages
+        .for_each(|pgno, page| {
+            sums.push((pgno, page_checksum(pgno, page)));
+            Ok(())
+        })
+        .unwrap();
+    world.sums.apply(&sums, page_count).unwrap();
+    let found = capture.difference(&world.sums, world.replica.stamp(), &world.spool).unwrap();
+    assert!(found.is_none(), "{:?}", found.map(|s| s.sums.len()));
+}

@@ -9,7 +9,7 @@ mod spool;
 mod state;
 mod trouble;
 
-pub use page_sums::PageSums;
+pub use page_sums::{Ascending, PageSums};
 pub use spool::{Spool, SpoolWriter, Spooled};
 pub use state::{State, StateFile};
 pub use trouble::Trouble;

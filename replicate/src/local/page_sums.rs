@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// Sums of one block are read and written together.
 const BLOCK: usize = 512;
+/// Sums that [`Ascending`] reads at once.
+const RUN: usize = 8192;
 
 /// The file.
 #[derive(Debug)]
@@ -81,8 +83,36 @@ impl PageSums {
         Ok(())
     }
 
+    /// The sums, to be asked for in ascending order.
+    pub fn ascending(&self) -> Ascending<'_> {
+        Ascending { sums: self, run: None, known: vec![Checksum::default(); RUN] }
+    }
+
     /// Makes everything written so far durable.
     pub fn sync(&self) -> Result<(), Error> {
         self.file.sync_data().map_err(Error::file("sync", &self.path))
+    }
+}
+
+/// Sums of pages in ascending order, read many at once.
+#[derive(Debug)]
+pub struct Ascending<'a> {
+    sums: &'a PageSums,
+    /// Which run of pages is known.
+    run: Option<u32>,
+    known: Vec<Checksum>,
+}
+
+impl Ascending<'_> {
+    /// The sum of a page; zero where there is none.
+    pub fn get(&mut self, pgno: Pgno) -> Result<Checksum, Error> {
+        let (run, nth) = ((pgno.get() - 1) / RUN as u32, (pgno.get() - 1) % RUN as u32);
+        if self.run != Some(run) {
+            // Not every run is asked for its first page: the lock page may be that.
+            let first = Pgno::new(pgno.get() - nth).expect("pages count from 1");
+            self.sums.get(first, &mut self.known)?;
+            self.run = Some(run);
+        }
+        Ok(self.known[nth as usize])
     }
 }

@@ -471,14 +471,10 @@ async fn require_common_history(
 
 fn compare_with_log(capture: &mut Capture, local: &Local, db: &Database, head: Txid) -> Result<(), Error> {
     let pages = capture.pages()?;
-    let (mut same, mut known) = (0u64, vec![Checksum::default(); 4096]);
+    let (mut same, mut known) = (0u64, local.sums.ascending());
     let in_log = u64::from(local.sums.page_count()?);
     pages.for_each(|pgno, page| {
-        let nth = (pgno.get() - 1) as usize % known.len();
-        if nth == 0 {
-            local.sums.get(pgno, &mut known)?;
-        }
-        same += u64::from(known[nth] == page_checksum(pgno, page));
+        same += u64::from(known.get(pgno)? == page_checksum(pgno, page));
         Ok(())
     })?;
     if same * 100 >= in_log * COMMON_PERCENT {
