@@ -177,6 +177,7 @@ async fn first_snapshot(
     txid: Txid,
 ) -> Result<(), Error> {
     db.phase(Phase::Snapshot);
+    set_aside(db, local, "a snapshot takes the place of what the spool continues")?;
     {
         let mut work = db.work();
         work.capture = Some(capture);
@@ -507,13 +508,29 @@ fn spooled(
         }
         let expected = pending.last().map_or(head, |s| s.txid()).next();
         if file.name.min != expected || in_log != Some(head) {
-            let kept = local.spool.keep_as_fork(&format!("fork-{}", db.shared.clock.unix_ms()))?;
-            tracing::error!(path = %db.settings.path.display(), "the spool does not continue the log; it is kept in {kept:?}");
+            set_aside(db, local, "the spool does not continue the log")?;
             return Ok(vec![]);
         }
-        pending.push(Arc::new(Segment::from_spool(&local.spool, &file)?));
+        match Segment::from_spool(&local.spool, &file) {
+            Ok(segment) => pending.push(Arc::new(segment)),
+            // What a disk that lost synced writes has left of it; the database has what was in it.
+            Err(e) if e.kind() == Kind::Corrupt => {
+                set_aside(db, local, &e.to_string())?;
+                return Ok(vec![]);
+            }
+            Err(e) => return Err(e),
+        }
     }
     Ok(pending)
+}
+
+fn set_aside(db: &Database, local: &Local, why: &str) -> Result<(), Error> {
+    let kept = local.spool.keep_as_fork(&format!("fork-{}", db.shared.clock.unix_ms()))?;
+    if let Some(kept) = kept {
+        let (path, kept) = (db.settings.path.display(), kept.display());
+        tracing::error!(%path, "{why}; what waited is kept in `{kept}`");
+    }
+    Ok(())
 }
 
 impl Local {

@@ -316,3 +316,42 @@ async fn other_commits_in_place_of_those_that_wait_are_captured() {
     scene.replicate().await;
     assert_eq!(scene.restored(0, ALL).await, "kept,same");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_in_the_spool_stops_nothing() {
+    let scene = Scene::new(1);
+    scene.app(SETUP);
+    scene.replicate().await;
+    let replicator = Replicator::start().unwrap();
+    replicator.add(scene.settings()).unwrap();
+    assert!(replicator.sync(PATIENCE).await.is_empty());
+    let outage = Outage::begin(&scene, 0);
+    commit_each(&scene, &replicator, &["b", "c"]).await;
+    assert!(!replicator.shut_down(Duration::from_millis(100)).await.is_empty());
+    outage.end();
+    let spool = MetaDir::default_path(&scene.database()).join("spool");
+    let file = std::fs::read_dir(spool).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    std::fs::File::options().write(true).open(file).unwrap().set_len(150).unwrap();
+    scene.replicate().await;
+    assert_eq!(scene.restored(0, ALL).await, "a,b,c");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_the_spool_does_not_follow_a_new_snapshot() {
+    let scene = Scene::new(1);
+    scene.app(SETUP);
+    let replicator = Replicator::start().unwrap();
+    replicator.add(scene.settings()).unwrap();
+    assert!(replicator.sync(PATIENCE).await.is_empty());
+    let outage = Outage::begin(&scene, 0);
+    commit_each(&scene, &replicator, &["b", "c", "d", "e"]).await;
+    assert!(!replicator.shut_down(Duration::from_millis(100)).await.is_empty());
+    std::fs::remove_dir_all(&outage.away).unwrap();
+    std::fs::remove_file(&outage.bucket).unwrap();
+    scene.app("DELETE FROM t WHERE x = 'b'");
+    scene.replicate().await;
+    let last = scene.stores[0].list().await.unwrap().last();
+    scene.replicate().await;
+    assert_eq!(scene.stores[0].list().await.unwrap().last(), last, "older pages follow the snapshot");
+    assert_eq!(scene.restored(0, ALL).await, "a,c,d,e");
+}
