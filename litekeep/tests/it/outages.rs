@@ -284,6 +284,19 @@ fn a_paused_litekeep_that_wakes_up_is_fenced() {
         assert!(begin.elapsed() < Duration::from_secs(20), "nothing can come of waiting for a confirmation");
         scene.stop(second).unwrap();
 
+        // It does not take over again by itself, but once it has the log's state.
+        let mut again = scene.command(&["replicate", "-once"]);
+        let refused = again.output().unwrap();
+        let stderr = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{stderr}");
+        for part in
+            ["another replicator has taken over the log", "litekeep restore --force", "--new-timeline"]
+        {
+            assert!(stderr.contains(part), "`{part}` is not in:\n{stderr}");
+        }
+        scene.litekeep(&["restore", "-force", "app.db"]).unwrap();
+        scene.replicate_once().unwrap();
+
         scene.name = "other.db".into();
         assert_eq!(scene.prove_equal(None).unwrap().ops, acknowledged);
         let restored = scene.restore(&[]).unwrap();

@@ -50,6 +50,9 @@ const EARLY_BYTES: u64 = 16 << 20;
 /// How often that is looked at.
 const GROWTH_TICK: Duration = Duration::from_millis(20);
 
+/// A file of the local state that is there while another replicator owns the log.
+const OVERTAKEN: &str = "overtaken";
+
 /// State beside the database.
 pub(crate) struct Local {
     pub(crate) meta: MetaDir,
@@ -239,7 +242,11 @@ impl Database {
                     }
                 }
             };
-            if self.is_rung_within(linger).await || beyond > Duration::ZERO {
+            let rung = self.is_rung_within(linger).await;
+            if rung {
+                looks_beyond = 0;
+            }
+            if rung || beyond > Duration::ZERO {
                 continue;
             }
             if self.clone().rest().await {
@@ -666,6 +673,20 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Local {
+    /// Another replicator has taken over the log, and this database may have what the log does not: remembered until
+    /// they agree again, or a person has decided.
+    pub(crate) fn note_overtaken(&self, is_so: bool) -> Result<(), Error> {
+        let note = self.meta.file(OVERTAKEN);
+        match if is_so { std::fs::write(&note, "") } else { std::fs::remove_file(&note) } {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::file("write", &note)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn was_overtaken(&self) -> bool {
+        self.meta.file(OVERTAKEN).exists()
+    }
+
     pub(crate) fn state(&self) -> Option<State> {
         lock(&self.state).1
     }

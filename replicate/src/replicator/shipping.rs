@@ -200,6 +200,9 @@ impl Database {
         let mut work = self.work();
         work.capture = None;
         if let Some(local) = &work.local {
+            if let Err(e) = local.note_overtaken(true) {
+                tracing::error!("could not note that the log has another owner: {e}");
+            }
             let queued: Vec<_> =
                 self.destinations().iter_mut().flat_map(|d| std::mem::take(&mut d.queue)).collect();
             for segment in &queued {

@@ -27,6 +27,8 @@ const READ_AHEAD: u64 = 1 << 20;
 
 /// Two states whose pages agree in at least this share have a common history.
 const COMMON_PERCENT: u64 = 50;
+/// The same of a database that another replicator's log has overtaken: it must be the log's last state.
+const OVERTAKEN_PERCENT: u64 = 100;
 
 /// Attaches to the database and brings local state to the end of the log.
 pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
@@ -57,8 +59,9 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
     }
     let ours = is_ours(known, newest, head);
     let page_size = newest.map(|h| h.page_size).or(known.map(|s| s.page_size));
+    let was_overtaken = !ours && local.was_overtaken();
     if page_size.is_some_and(|size| size != capture.page_size())
-        && (known.is_some() || db.settings.new_timeline)
+        && (known.is_some() && !was_overtaken || db.settings.new_timeline)
     {
         tracing::warn!(
             path = %db.settings.path.display(),
@@ -71,16 +74,20 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
     }
     let from = known.and_then(|s| trusted_sums(&s, head));
     apply_sums(&store, &log, &local, from, head).await?;
-    let (capture, related) = if known.is_none() && !db.settings.new_timeline {
+    let (capture, related) = match known {
+        _ if db.settings.new_timeline => (capture, Ok(())),
         // Before the watch, during which a small database may change beyond recognition.
-        require_common_history(db, &local, capture, newest, head).await?
-    } else {
-        (capture, Ok(()))
+        None => require_common_history(db, &local, capture, newest, head, COMMON_PERCENT).await?,
+        Some(_) if was_overtaken => {
+            require_common_history(db, &local, capture, newest, head, OVERTAKEN_PERCENT).await?
+        }
+        Some(_) => (capture, Ok(())),
     };
     if !ours {
         watch_for_another(db, &store, &log, head).await?;
     }
     related?;
+    local.note_overtaken(false)?;
     let must_put = !ours || log.newest_l0().is_none();
     settle(db, local, capture, head, newest, known, must_put).await
 }
@@ -451,42 +458,65 @@ fn locate(
     }
 }
 
-/// Whether a database has anything to do with the log.
+/// Whether a database has so much to do with the log.
 async fn require_common_history(
     db: &Arc<Database>,
     local: &Arc<Local>,
     mut capture: Capture,
     newest: Option<Header>,
     head: Txid,
+    percent: u64,
 ) -> Result<(Capture, Result<(), Error>), Error> {
     let (this, local) = (db.clone(), local.clone());
     let compared = move || {
         let related = match locate(&mut capture, &local, newest, head)? {
             Some(_) => Ok(()),
-            None => compare_with_log(&mut capture, &local, &this, head),
+            None => compare_with_log(&mut capture, &local, &this, head, percent),
         };
         Ok((capture, related))
     };
     db.run_blocking(compared).await
 }
 
-fn compare_with_log(capture: &mut Capture, local: &Local, db: &Database, head: Txid) -> Result<(), Error> {
+fn compare_with_log(
+    capture: &mut Capture,
+    local: &Local,
+    db: &Database,
+    head: Txid,
+    percent: u64,
+) -> Result<(), Error> {
     let pages = capture.pages()?;
-    let (mut same, mut known) = (0u64, local.sums.ascending());
-    let in_log = u64::from(local.sums.page_count()?);
+    let (mut all, mut same, mut known) = (0u64, 0u64, local.sums.ascending());
     pages.for_each(|pgno, page| {
+        all += 1;
         same += u64::from(known.get(pgno)? == page_checksum(pgno, page));
         Ok(())
     })?;
-    if same * 100 >= in_log * COMMON_PERCENT {
+    let in_log = local.sums.page_count()?;
+    // The lock page holds nothing, and nobody counts it.
+    let in_log = u64::from(in_log) - u64::from(capture.page_size().lock_page().get() <= in_log);
+    // A database may have grown since, but not when it must be the same.
+    let whole = if percent == OVERTAKEN_PERCENT { in_log.max(all) } else { in_log };
+    if same * 100 >= whole * percent {
         return Ok(());
     }
     let path = db.settings.path.display();
+    let place = db.destinations()[0].store.place();
+    if percent == OVERTAKEN_PERCENT {
+        return Err(Error::with_hint(
+            Kind::Invalid,
+            format!(
+                "another replicator has taken over the log at {place}, which ends at transaction {head}, and `{path}` has another state"
+            ),
+            format!(
+                "to go on with the log's state: `litekeep restore --force {path}`, which keeps the present file aside; to put the present file on top of it: add `--new-timeline`"
+            ),
+        ));
+    }
     Err(Error::with_hint(
         Kind::Invalid,
         format!(
-            "`{path}` shares only {same} of {in_log} pages with the log at {}, which ends at transaction {head}: it seems to be another database, or a much older state of this one",
-            db.destinations()[0].store.place()
+            "`{path}` shares only {same} of {in_log} pages with the log at {place}, which ends at transaction {head}: it seems to be another database, or a much older state of this one"
         ),
         "restore the log to another path to look at it (`litekeep restore -o FILE URL`); to go on with the present file and keep the log's past, add `--new-timeline`; else give the database a destination of its own",
     ))
