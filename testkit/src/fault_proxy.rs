@@ -25,6 +25,7 @@ use tokio::sync::watch;
 pub use control::{Command, send};
 pub use request::Kind;
 
+use crate::clock;
 use crate::serving::Serving;
 
 /// How many of the latest requests [`FaultProxy::seen`] remembers.
@@ -160,6 +161,8 @@ pub struct Seen {
     pub unsigned_payload: bool,
     /// What it met.
     pub fault: Option<Fault>,
+    /// When the head of a success (below 400) was passed on, CLOCK_MONOTONIC, nanoseconds.
+    pub succeeded_ns: Option<i64>,
 }
 
 /// A running proxy; dropping it cuts all connections.
@@ -188,6 +191,8 @@ struct State {
     random: fastrand::Rng,
     counts: Counts,
     seen: VecDeque<Seen>,
+    /// The number of the first request in `seen`; the first of all has 0.
+    seen_from: u64,
 }
 
 impl FaultProxy {
@@ -212,6 +217,7 @@ impl FaultProxy {
             random: fastrand::Rng::with_seed(seed),
             counts: Counts::default(),
             seen: VecDeque::new(),
+            seen_from: 0,
         };
         let shared = Arc::new(Shared {
             upstream,
@@ -275,6 +281,7 @@ impl FaultProxy {
     pub fn reset_counts(&self) {
         let mut state = self.shared.state();
         state.counts = Counts::default();
+        state.seen_from += state.seen.len() as u64;
         state.seen.clear();
     }
 
@@ -318,8 +325,8 @@ impl Shared {
         self.cleared.send_replace(());
     }
 
-    /// Counts a request that arrives; returns how long it waits and what it meets.
-    fn arrive(&self, kind: Kind, path: &str, headers: &HeaderMap) -> (Duration, Option<Fault>) {
+    /// Counts a request that arrives; returns its number, how long it waits and what it meets.
+    fn arrive(&self, kind: Kind, path: &str, headers: &HeaderMap) -> (u64, Duration, Option<Fault>) {
         let conditional = headers.contains_key("if-none-match") || headers.contains_key("if-match");
         let unsigned_payload =
             headers.get("x-amz-content-sha256").is_some_and(|value| value == "UNSIGNED-PAYLOAD");
@@ -328,14 +335,29 @@ impl Shared {
         let delay = state.latency + state.jitter.mul_f64(state.random.f64());
         if state.seen.len() == SEEN_LIMIT {
             state.seen.pop_front();
+            state.seen_from += 1;
         }
-        state.seen.push_back(Seen { kind, path: path.to_owned(), conditional, unsigned_payload, fault });
+        let number = state.seen_from + state.seen.len() as u64;
+        let path = path.to_owned();
+        state.seen.push_back(Seen { kind, path, conditional, unsigned_payload, fault, succeeded_ns: None });
         drop(state);
         self.count(kind, |count| {
             count.requests += 1;
             count.faults += u64::from(fault.is_some());
         });
-        (delay, fault)
+        (number, delay, fault)
+    }
+
+    /// Counts and stamps a success.
+    fn succeed(&self, kind: Kind, number: u64) {
+        let now = clock::monotonic_ns();
+        let mut state = self.state();
+        let place = number.checked_sub(state.seen_from).and_then(|place| usize::try_from(place).ok());
+        if let Some(seen) = place.and_then(|place| state.seen.get_mut(place)) {
+            seen.succeeded_ns = Some(now);
+        }
+        drop(state);
+        self.count(kind, |count| count.succeeded += 1);
     }
 
     fn count(&self, kind: Kind, change: impl FnOnce(&mut Count)) {

@@ -15,6 +15,7 @@ pub mod process;
 pub mod programs;
 pub mod s3_server;
 mod serving;
+pub mod usage;
 
 pub use bank::Bank;
 pub use contents::Digest;
@@ -22,3 +23,4 @@ pub use fault_proxy::FaultProxy;
 pub use litestream::Litestream;
 pub use process::Process;
 pub use s3_server::{S3Options, S3Server};
+pub use usage::Usage;

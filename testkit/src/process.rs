@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::usage::Usage;
+
 /// A running process; dropping it kills it with SIGKILL.
 #[derive(Debug)]
 pub struct Process {
@@ -46,6 +48,14 @@ impl Process {
     /// When the system does not say.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// What it uses and has used.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn usage(&self) -> Result<Usage> {
+        Usage::of(self.child.id())
     }
 
     /// What it wrote.

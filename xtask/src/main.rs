@@ -1,4 +1,4 @@
-//! The project's chores: `cargo xtask test`, `cargo xtask campaign NAME --n N --seed S`.
+//! The project's chores: `cargo xtask test`, `cargo xtask campaign NAME --n N --seed S`, `cargo xtask bench`.
 
 mod campaign;
 mod test_run;
@@ -7,7 +7,7 @@ mod tools;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -39,6 +39,13 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Measure litekeep beside Litestream; `--help` for what there is.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Scenarios and options.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
 fn main() -> Result<ExitCode> {
@@ -55,8 +62,18 @@ fn main() -> Result<ExitCode> {
             campaign::list();
             true
         }
+        Command::Bench { args } => return bench(&args),
     };
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds the benchmarks and runs them; their exit code.
+fn bench(args: &[String]) -> Result<ExitCode> {
+    tools::install()?;
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--release", "--package", "litekeep-xtask", "--example", "bench", "--"]);
+    let status = command.args(args).status().context("run cargo")?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(2)))
 }
 
 /// The root of the workspace.

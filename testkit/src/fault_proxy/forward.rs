@@ -60,7 +60,7 @@ async fn answer(
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     // Taken before the fault is decided, so that a `clear` in between is not missed.
     let mut cleared = shared.cleared.subscribe();
-    let (delay, fault) = shared.arrive(kind, path, request.headers());
+    let (number, delay, fault) = shared.arrive(kind, path, request.headers());
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
@@ -89,7 +89,7 @@ async fn answer(
         None => {
             let reply = forward(shared, upstream, request, kind, None).await?;
             if reply.status().as_u16() < 400 {
-                shared.count(kind, |count| count.succeeded += 1);
+                shared.succeed(kind, number);
             }
             Ok(reply.map(|body| Metered::new(body, shared, kind, bytes_out, None).boxed()))
         }

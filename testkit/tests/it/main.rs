@@ -6,3 +6,4 @@ mod litestream;
 mod power_cut;
 mod proxy;
 mod s3;
+mod usage;

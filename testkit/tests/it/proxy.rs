@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures::TryStreamExt;
+use litekeep_testkit::clock::monotonic_ns;
 use litekeep_testkit::fault_proxy::{self, Fault, Kind, Rule};
 use litekeep_testkit::{FaultProxy, S3Server};
 use object_store::aws::AmazonS3;
@@ -41,6 +42,7 @@ async fn exists(store: &AmazonS3, key: &str) -> bool {
 #[tokio::test]
 async fn what_no_rule_catches_passes_and_is_counted() {
     let s = scene();
+    let before = monotonic_ns();
     let key = Path::from("db/0000/a");
     s.client.put_opts(&key, "0123456789".into(), PutMode::Create.into()).await.unwrap();
     assert_eq!(s.client.get(&key).await.unwrap().bytes().await.unwrap(), "0123456789");
@@ -55,6 +57,8 @@ async fn what_no_rule_catches_passes_and_is_counted() {
     assert_eq!(counts.of(Kind::ListObjects).requests, 1);
     assert_eq!((counts.total().requests, counts.total().faults), (4, 0));
     let seen = s.proxy.seen();
+    let answers: Vec<_> = seen.iter().map(|seen| seen.succeeded_ns.unwrap()).collect();
+    assert!(before < answers[0] && answers.is_sorted() && answers[3] < monotonic_ns());
     assert!(seen[0].conditional && seen[0].path.ends_with("/db/0000/a"));
     assert!(!seen[1].conditional);
 }

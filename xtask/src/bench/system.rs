@@ -1,0 +1,75 @@
+//! What is measured: litekeep and its peer read the same `litestream.yml` and know the same commands.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use litekeep_testkit::S3Server;
+
+use crate::Bench;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum System {
+    /// No replicator.
+    Alone,
+    Litekeep,
+    /// With its defaults: it looks once a second.
+    Litestream,
+    /// It looks every 50 ms.
+    LitestreamTuned,
+}
+
+impl System {
+    pub(crate) const ALL: [Self; 4] = [Self::Alone, Self::Litekeep, Self::Litestream, Self::LitestreamTuned];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Alone => "alone",
+            Self::Litekeep => "litekeep",
+            Self::Litestream => "Litestream",
+            Self::LitestreamTuned => "Litestream 50 ms",
+        }
+    }
+
+    pub(crate) fn is_peer(self) -> bool {
+        matches!(self, Self::Litestream | Self::LitestreamTuned)
+    }
+
+    /// The configuration for databases, given with the YAML lines of their replicas.
+    pub(crate) fn config<'a>(self, dbs: impl Iterator<Item = (&'a Path, Vec<String>)>) -> String {
+        let mut yaml = String::from("dbs:\n");
+        for (path, mut replica) in dbs {
+            let _ = writeln!(yaml, "  - path: {path:?}");
+            if self == Self::LitestreamTuned {
+                yaml.push_str("    monitor-interval: 50ms\n");
+                replica.push("sync-interval: 50ms".into());
+            }
+            yaml.push_str("    replica:\n");
+            for line in replica {
+                let _ = writeln!(yaml, "      {line}");
+            }
+        }
+        yaml
+    }
+
+    /// `replicate` or `restore` with a configuration.
+    pub(crate) fn command(self, bench: &Bench, verb: &str, config: &Path) -> Result<Command> {
+        let program = match self {
+            Self::Alone => anyhow::bail!("nobody replicates"),
+            Self::Litekeep => bench.litekeep.as_path(),
+            Self::Litestream | Self::LitestreamTuned => {
+                bench.litestream.as_ref().context("Litestream is not installed")?.binary()
+            }
+        };
+        let mut command = Command::new(program);
+        command.arg(verb).arg("-config").arg(config);
+        // Profiles, proxies and certificates of whoever measures must not decide anything.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"AWS_"))
+        {
+            command.env_remove(name);
+        }
+        command.envs(S3Server::env());
+        Ok(command)
+    }
+}

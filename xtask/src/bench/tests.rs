@@ -1,0 +1,40 @@
+//! Goal: the harness works, and sees when something is missing. Method: one scenario for a second with the real litekeep.
+
+use litekeep_testkit::programs;
+
+use crate::source::Commit;
+use crate::*;
+
+fn bench() -> Bench {
+    Bench {
+        options: Options { secs: 1.0, reps: 1, target: Target::Folder, gib: 0.01 },
+        litekeep: programs::litekeep().unwrap(),
+        litestream: None,
+        dir: tempfile::tempdir().unwrap(),
+    }
+}
+
+#[test]
+fn a_scenario_gives_figures_and_nothing_wrong() {
+    let bench = bench();
+    let played = bench.play(&SCENARIOS[0]);
+    let [run] = &played[..] else { panic!("one run without the peer") };
+    assert_eq!(run.system, System::Litekeep);
+    let outcome = run.outcome.as_ref().unwrap();
+    assert!(run.wrong().is_empty(), "{:?}", run.wrong());
+    assert!(outcome.value("lag p50").unwrap() > 0.0 && outcome.value("commits").unwrap() > 1.0);
+    let table = outcome::table(&SCENARIOS[0], &bench.options, &played);
+    assert!(table.contains("| figure | litekeep |") && table.contains("| lag p50, ms |"), "{table}");
+    let json = run.json(&SCENARIOS[0], &bench);
+    assert_eq!(json["scenario"], "commit-to-durable");
+    assert!(json["figures"]["lag p50 (ms)"].as_f64().is_some(), "{json}");
+}
+
+#[test]
+fn a_commit_that_no_state_holds_is_missing() {
+    let commit = |n| Commit { db: 0, n, began_ns: 0, done_ns: 1_000_000 };
+    let state = |ns, newest| shipped::Shipped { ns, newest };
+    let (lags, missing) =
+        shipped::lags_ms([1, 2, 3, 4].map(commit).iter(), &[state(2_000_000, 2), state(5_000_000, 3)]);
+    assert_eq!((lags, missing), (vec![1.0, 1.0, 4.0], 1));
+}
