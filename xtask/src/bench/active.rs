@@ -20,9 +20,8 @@ pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
     let before = replicator.usage()?;
     let written = Writer::start(sources, Duration::from_secs(1) / DATABASES as u32).work(stage.load())?;
     let after = replicator.usage()?;
-    stage.settle(QUIET)?;
-    stop(replicator)?;
     let lags = stage.lags(&names, &written.commits, &mut outcome)?;
+    stop(replicator)?;
     outcome.lags(lags);
     outcome.cpu(after.cpu - before.cpu, written.wall);
     outcome.mib("memory", after.rss);

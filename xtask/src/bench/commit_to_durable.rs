@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::outcome::Outcome;
 use crate::source::{Source, Writer};
-use crate::stage::{APP, QUIET, Stage, stop};
+use crate::stage::{APP, Stage, stop};
 
 pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::default();
@@ -16,9 +16,8 @@ pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
     let before = replicator.usage()?;
     let written = Writer::start(vec![source], Duration::from_millis(50)).work(stage.load())?;
     let after = replicator.usage()?;
-    stage.settle(QUIET)?;
-    stop(replicator)?;
     let lags = stage.lags(&[APP.into()], &written.commits, &mut outcome)?;
+    stop(replicator)?;
     outcome.lags(lags);
     outcome.cpu(after.cpu - before.cpu, written.wall);
     outcome.mib("peak memory", after.peak_rss);

@@ -19,7 +19,8 @@ pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
     let mut replicator = stage.replicate(&[APP.into()])?;
     let copied = stage.wait_for_first_copies(&mut replicator, &[APP.into()])?;
     let written = writer.stop()?;
-    stage.settle(QUIET)?;
+    stage.shipped(&[APP.into()])?;
+    stage.settle(2 * QUIET)?;
     let usage = replicator.usage()?;
     let commits =
         |from: i64, to: i64| p99(written.commits.iter().filter(|c| (from..to).contains(&c.began_ns)));

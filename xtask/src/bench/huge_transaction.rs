@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use crate::outcome::Outcome;
 use crate::source::Source;
-use crate::stage::{APP, QUIET, Stage, stop};
+use crate::stage::{APP, Stage, stop};
 
 pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::default();
@@ -13,9 +13,8 @@ pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
     let replicator = stage.replicate_app()?;
     let before = replicator.usage()?;
     let commit = source.commit_big(stage.bench.options.big_bytes() / 2)?;
-    stage.settle(2 * QUIET)?;
-    let after = replicator.usage()?;
     let lags = stage.lags(&[APP.into()], &[commit], &mut outcome)?;
+    let after = replicator.usage()?;
     if let [lag_ms] = lags[..] {
         outcome.less("until durable", "s", lag_ms / 1e3);
     }

@@ -141,7 +141,8 @@ pub(crate) fn table(scenario: &Scenario, options: &Options, played: &[Played]) -
     let mut rows = vec![header(&systems, &peers)];
     for figure in names(played) {
         let of = |system: System| median(played, system, figure.name);
-        let mut row = vec![format!("{}, {}", figure.name, figure.unit)];
+        let unit = if figure.unit.is_empty() { String::new() } else { format!(", {}", figure.unit) };
+        let mut row = vec![format!("{}{unit}", figure.name)];
         row.extend(systems.iter().map(|system| of(*system).map_or(String::new(), number)));
         row.extend(peers.iter().map(|peer| ratio(figure.better, of(System::Litekeep), of(*peer))));
         rows.push(row);

@@ -11,7 +11,7 @@ use litekeep_testkit::clock;
 
 use crate::outcome::{Outcome, quantile};
 use crate::source::{Source, Writer, newest_of};
-use crate::stage::{APP, QUIET, Stage, stop};
+use crate::stage::{APP, Stage, stop};
 
 const INSTANTS: usize = 20;
 
@@ -24,7 +24,7 @@ pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
     let replicator = stage.replicate_app()?;
     let unix_offset_ns = clock::unix_ns() - clock::monotonic_ns();
     let written = Writer::start(vec![source], Duration::from_millis(100)).work(stage.load().max(SHORTEST))?;
-    stage.settle(QUIET)?;
+    stage.shipped(&[APP.into()])?;
     let (first, last) =
         written.commits.first().zip(written.commits.last()).context("nothing was committed")?;
     let mut random = fastrand::Rng::new();

@@ -8,7 +8,7 @@ use anyhow::Result;
 use litekeep_testkit::clock;
 
 use crate::outcome::Outcome;
-use crate::stage::{APP, QUIET, Stage, stop};
+use crate::stage::{APP, Stage, stop};
 
 pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::default();
@@ -18,7 +18,7 @@ pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
         source.commit()?;
         std::thread::sleep(Duration::from_millis(50));
     }
-    stage.settle(QUIET)?;
+    stage.shipped(&[APP.into()])?;
     replicator.kill()?;
     for _ in 0..3_000 {
         source.commit()?;
@@ -30,12 +30,11 @@ pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
     let (uploaded, start) = (stage.store.uploaded(), clock::monotonic_ns());
     let replicator = stage.start()?;
     std::thread::sleep(Duration::from_millis(300));
-    source.commit()?;
-    stage.settle(2 * QUIET)?;
+    let last = source.commit()?;
+    let lags = stage.lags(&[APP.into()], &[last], &mut outcome)?;
     let usage = replicator.usage()?;
-    match stage.states(APP)?.iter().find(|state| state.newest >= source.newest()) {
-        Some(state) => outcome.less("until current", "s", (state.ns - start) as f64 / 1e9),
-        None => outcome.wrong("the last commit never came".into()),
+    if let [lag_ms] = lags[..] {
+        outcome.less("until current", "s", lag_ms / 1e3 + (last.done_ns - start) as f64 / 1e9);
     }
     outcome.mib("uploaded", stage.store.uploaded() - uploaded);
     outcome.time("CPU", usage.cpu);

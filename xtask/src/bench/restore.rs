@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use litekeep_testkit::Process;
 
 use crate::outcome::Outcome;
-use crate::stage::{APP, LONG, QUIET, Stage, stop, to_end};
+use crate::stage::{APP, LONG, Stage, stop, to_end};
 use crate::system::System;
 
 pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
@@ -32,7 +32,7 @@ pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
         source.commit()?;
         std::thread::sleep(Duration::from_millis(5));
     }
-    stage.settle(QUIET)?;
+    stage.shipped(&[APP.into()])?;
     stop(replicator)?;
     let restored = stage.restore(APP, None)?;
     outcome.time("time", restored.wall);

@@ -83,10 +83,6 @@ impl Source {
         Ok(())
     }
 
-    pub(crate) fn newest(&self) -> i64 {
-        self.newest
-    }
-
     fn transaction(&mut self, change: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         change(self)?;
@@ -134,7 +130,7 @@ fn connect(path: &Path) -> Result<Connection> {
     Ok(db)
 }
 
-/// The newest commit of a restored database.
+/// The newest commit of a database.
 ///
 /// # Errors
 /// When it is damaged or a mixture of several states.

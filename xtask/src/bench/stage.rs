@@ -10,16 +10,19 @@ use tempfile::TempDir;
 
 use crate::arrivals::{Arrival, Store};
 use crate::outcome::Outcome;
-use crate::shipped::{Shipped, is_first_copy, states};
-use crate::source::{Commit, Source};
+use crate::shipped::{Shipped, is_first_copy, lags_ms, states};
+use crate::source::{Commit, Source, newest_of};
 use crate::system::System;
 use crate::{Bench, Target};
 
 /// Longer than anything takes on a loaded machine.
 pub(crate) const LONG: Duration = Duration::from_secs(300);
 
-/// Litestream looks once a second: who is quiet for longer has nothing left to ship.
+/// Litestream looks once a second: who is quiet for longer has at least shipped what it had begun.
 pub(crate) const QUIET: Duration = Duration::from_millis(2_500);
+
+/// Who ships nothing for so long will not ship the rest either. Preparing a big file takes many seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The name of the database of scenarios with only one.
 pub(crate) const APP: &str = "app.db";
@@ -137,9 +140,31 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// The states of a database that the store came to hold.
-    pub(crate) fn states(&self, name: &str) -> Result<Vec<Shipped>> {
-        states(&self.store, name, self.dir.path())
+    /// Waits until the store holds the newest commit of each database, or nothing has come to it for [`PATIENCE`];
+    /// returns the states of each that it came to hold.
+    pub(crate) fn shipped(&self, names: &[String]) -> Result<Vec<Vec<Shipped>>> {
+        let due = names.iter().map(|name| newest_of(&self.path(name))).collect::<Result<Vec<_>>>()?;
+        let mut quiet = Instant::now();
+        loop {
+            self.settle(QUIET)?;
+            let came = self.store.arrivals()?.len();
+            let shipped = names
+                .iter()
+                .map(|name| states(&self.store, name, self.dir.path()))
+                .collect::<Result<Vec<_>>>()?;
+            let holds = |(states, due): (&Vec<Shipped>, &i64)| {
+                states.last().is_some_and(|state| state.newest >= *due)
+            };
+            if shipped.iter().zip(&due).all(holds) || quiet.elapsed() > PATIENCE {
+                return Ok(shipped);
+            }
+            while self.store.arrivals()?.len() == came && quiet.elapsed() <= PATIENCE {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            if self.store.arrivals()?.len() > came {
+                quiet = Instant::now();
+            }
+        }
     }
 
     /// Restores a database, up to an instant if there is one; an error when the system fails to.
@@ -195,12 +220,11 @@ impl<'a> Stage<'a> {
         outcome: &mut Outcome,
     ) -> Result<Vec<f64>> {
         let mut lags = Vec::new();
-        for (db, name) in names.iter().enumerate() {
-            let commits = commits.iter().filter(|commit| commit.db == db);
-            let (late, missing) = crate::shipped::lags_ms(commits, &self.states(name)?);
+        for (db, states) in self.shipped(names)?.iter().enumerate() {
+            let (late, missing) = lags_ms(commits.iter().filter(|commit| commit.db == db), states);
             lags.extend(late);
             if missing > 0 {
-                outcome.wrong(format!("{name}: {missing} commits never came"));
+                outcome.wrong(format!("{}: {missing} commits never came", names[db]));
             }
         }
         Ok(lags)

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::outcome::Outcome;
 use crate::source::{Source, Writer};
-use crate::stage::{APP, QUIET, Stage, stop};
+use crate::stage::{APP, Stage, stop};
 use crate::system::System;
 
 pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
@@ -21,7 +21,7 @@ pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
     outcome.more("commits", "a second", commits / written.wall.as_secs_f64());
     outcome.mib("largest WAL", written.largest_wal);
     if let (Some(replicator), Some(before)) = (replicator, before) {
-        stage.settle(QUIET)?;
+        stage.shipped(&[APP.into()])?;
         let after = replicator.usage()?;
         outcome.less("CPU a commit", "µs", (after.cpu - before.cpu).as_secs_f64() * 1e6 / commits);
         outcome.mib("peak memory", after.peak_rss);
