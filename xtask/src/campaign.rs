@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{cargo, root, test_run};
+use crate::{BIN_DIR, cargo, root, test_run};
 
 struct Campaign {
     name: &'static str,
@@ -97,7 +97,7 @@ fn run_test(package: &str, test: &str, n: u64, seed: u64) -> Result<bool> {
     command
         .args(["test", "--release", "--package", package, "--test", "it", "--"])
         .args(["--exact", test, "--nocapture"])
-        .env("LITEKEEP_BIN_DIR", bin_dir)
+        .env(BIN_DIR, bin_dir)
         .env("LITEKEEP_CAMPAIGN_N", n.to_string())
         .env("LITEKEEP_CAMPAIGN_SEED", seed.to_string());
     let (counts, ok) = test_run::count(command)?;

@@ -4,11 +4,14 @@ mod campaign;
 mod test_run;
 mod tools;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+
+/// Tells tests and benchmarks where the programs are (`litekeep_testkit::programs::BIN_DIR`), so that none of them builds any.
+const BIN_DIR: &str = "LITEKEEP_BIN_DIR";
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The project's chores")]
@@ -67,12 +70,17 @@ fn main() -> Result<ExitCode> {
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Builds the benchmarks and runs them; their exit code.
+/// Builds the benchmarks and runs them; their exit code, or 2 where there is none.
 fn bench(args: &[String]) -> Result<ExitCode> {
-    tools::install()?;
+    // By itself, as its users build it: beside others it would get the features that they want.
+    let built =
+        cargo().args(["build", "--release", "--package", "litekeep"]).status().context("run cargo")?;
+    if !built.success() {
+        return Ok(ExitCode::from(2));
+    }
     let mut command = cargo();
-    command.args(["run", "--quiet", "--release", "--package", "litekeep-xtask", "--example", "bench", "--"]);
-    let status = command.args(args).status().context("run cargo")?;
+    command.args(["run", "--release", "--package", "litekeep-xtask", "--example", "bench", "--"]).args(args);
+    let status = command.env(BIN_DIR, program_dir(true)?).status().context("run cargo")?;
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(2)))
 }
 
@@ -85,5 +93,21 @@ fn root() -> &'static Path {
 fn cargo() -> std::process::Command {
     let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
+    // What cargo tells the package that it runs; build scripts (ring's) would take it for a change, and run again.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|own| name.as_encoded_bytes().starts_with(own.as_bytes()))
+        {
+            cargo.env_remove(name);
+        }
+    }
     cargo
+}
+
+/// The folder of the programs that cargo builds; we are one of them, in the folder of whichever profile cargo ran us in.
+fn program_dir(release: bool) -> Result<PathBuf> {
+    let exe = std::env::current_exe().context("find this program")?;
+    let target = exe.parent().and_then(|profile| profile.parent()).context("find cargo's target folder")?;
+    Ok(target.join(if release { "release" } else { "debug" }))
 }

@@ -6,10 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::cargo;
-
-/// Tells the tests where the programs are (`litekeep_testkit::programs::BIN_DIR`), so that none of them builds any.
-const BIN_DIR: &str = "LITEKEEP_BIN_DIR";
+use crate::{BIN_DIR, cargo, program_dir};
 
 /// The features that a default build leaves out. One build has them all, for a second one would compile most of the
 /// workspace again.
@@ -45,10 +42,7 @@ pub(crate) fn build(release: bool) -> Result<PathBuf> {
     if !status.success() {
         bail!("build the programs: cargo failed ({status})");
     }
-    // We are one of them, in the folder of whichever profile cargo ran us in.
-    let exe = std::env::current_exe().context("find this program")?;
-    let target = exe.parent().and_then(|profile| profile.parent()).context("find cargo's target folder")?;
-    Ok(target.join(if release { "release" } else { "debug" }))
+    program_dir(release)
 }
 
 /// What the result lines of the test programs add up to.

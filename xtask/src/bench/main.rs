@@ -134,7 +134,14 @@ pub(crate) struct Bench {
     pub(crate) dir: TempDir,
 }
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::from(2)
+    })
+}
+
+fn run() -> Result<ExitCode> {
     let args = Args::parse();
     ensure!(
         !cfg!(debug_assertions),
