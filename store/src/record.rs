@@ -5,6 +5,7 @@ use object_store::PutMode;
 use object_store::path::Path as Key;
 
 use crate::error::{Error, Result};
+use crate::object::ObjectRef;
 use crate::store::{Put, Store};
 
 /// Where records stand, below the log's path.
@@ -12,17 +13,6 @@ const FOLDER: &str = "litekeep";
 
 /// Records are small; this only bounds how long reading one may take.
 const ABOUT_BYTES: u64 = 1 << 20;
-
-/// A record, as a listing shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordRef {
-    /// Below `litekeep/`, with slashes.
-    pub name: String,
-    /// Bytes.
-    pub size: u64,
-    /// The store's modification time, milliseconds since the epoch.
-    pub modified_ms: i64,
-}
 
 impl Store {
     /// Puts a record; with `if_absent` only where there is none.
@@ -51,22 +41,8 @@ impl Store {
     }
 
     /// The records below a folder of records (`""`: all), in the order of their names.
-    pub async fn list_records(&self, folder: &str) -> Result<Vec<RecordRef>> {
-        let root = self.record_key("")?;
-        let objects = self.list_objects(&self.record_key(folder)?).await?;
-        let mut records: Vec<_> = objects
-            .into_iter()
-            .filter_map(|object| {
-                let name = object.location.as_ref().strip_prefix(root.as_ref())?.trim_start_matches('/');
-                Some(RecordRef {
-                    name: name.to_owned(),
-                    size: object.size,
-                    modified_ms: object.last_modified.timestamp_millis(),
-                })
-            })
-            .collect();
-        records.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(records)
+    pub async fn list_records(&self, folder: &str) -> Result<Vec<ObjectRef>> {
+        self.objects_below(&self.record_key("")?, &self.record_key(folder)?).await
     }
 
     /// Deletes records; one that is gone already is no error.
@@ -76,11 +52,6 @@ impl Store {
     }
 
     pub(crate) fn record_key(&self, name: &str) -> Result<Key> {
-        let parts = [self.prefix.as_ref(), FOLDER, name.trim_matches('/')];
-        let joined = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
-        Key::parse(&joined).map_err(|e| Error::Invalid {
-            action: format!("use `{name}` as a record's name"),
-            cause: e.to_string(),
-        })
+        self.key_below(&format!("{FOLDER}/{}", name.trim_matches('/')))
     }
 }

@@ -399,15 +399,7 @@ impl Store {
 
     /// A range of bytes, which must lie within the file.
     pub async fn get_range(&self, file: &FileRef, range: Range<u64>) -> Result<Bytes> {
-        let key = self.key(file.level, file.name);
-        let bytes = self.get_key(&key, Some(range.clone()), range.end - range.start).await?;
-        if bytes.len() as u64 != range.end - range.start {
-            return Err(Error::Corrupt {
-                action: format!("read bytes {} to {} of `{}`", range.start, range.end, self.place_of(&key)),
-                cause: format!("only {} bytes are there", bytes.len()),
-            });
-        }
-        Ok(bytes)
+        self.get_whole_range(&self.key(file.level, file.name), range).await
     }
 
     /// The whole file in order, in chunks of the store's choice.
@@ -481,6 +473,18 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// A range that must lie within the object.
+    pub(crate) async fn get_whole_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        let bytes = self.get_key(key, Some(range.clone()), range.end - range.start).await?;
+        if bytes.len() as u64 != range.end - range.start {
+            return Err(Error::Corrupt {
+                action: format!("read bytes {} to {} of `{}`", range.start, range.end, self.place_of(key)),
+                cause: format!("only {} bytes are there", bytes.len()),
+            });
+        }
+        Ok(bytes)
     }
 
     /// An object or a range of it, of about so many bytes.

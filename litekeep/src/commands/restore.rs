@@ -1,7 +1,7 @@
 //! `litekeep restore`: the last state, or that of any transaction or instant.
 //!
 //! Of several destinations the one that reaches the goal best is used: the greatest transaction, then the first named.
-//! Where no destination has a log, a folder that has a backup of Litestream 0.3 is restored from that.
+//! Where no destination has a log, one that has a backup of Litestream 0.3 is restored from that.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -77,8 +77,7 @@ struct PlannedFile {
 /// Where the goal is brought back from.
 enum Found {
     Log(Source),
-    /// A folder of Litestream 0.3.
-    Former(StoreUrl, v03::Backup),
+    Former(Former),
     Nothing,
 }
 
@@ -87,6 +86,13 @@ struct Source {
     url: StoreUrl,
     store: Store,
     plan: RestorePlan,
+}
+
+/// A backup of Litestream 0.3.
+struct Former {
+    url: StoreUrl,
+    store: Store,
+    backup: v03::Backup,
 }
 
 pub(super) async fn run(args: &args::Restore, format: Format) -> Result<Outcome> {
@@ -108,7 +114,7 @@ async fn restore(args: &args::Restore, format: Format) -> Result<Outcome> {
     if args.dry_run {
         match &found {
             Found::Log(source) => report_plan(source, path, format),
-            Found::Former(url, backup) => report_former_plan(url, backup, path, format),
+            Found::Former(former) => report_former_plan(former, path, format),
             Found::Nothing => return Ok(nothing(format, "there is no backup", &path)),
         }
         return Ok(Outcome::Done);
@@ -138,8 +144,8 @@ async fn restore(args: &args::Restore, format: Format) -> Result<Outcome> {
                 None => return Ok(nothing(format, "the database exists", &path)),
             }
         }
-        Found::Former(url, backup) => {
-            let restored = v03::to_path(backup, &path, &options, &shown).await;
+        Found::Former(Former { url, store, backup }) => {
+            let restored = v03::to_path(&store, backup, &path, &options, &shown).await;
             shown.end();
             match restored.map_err(|error| with_next_step(error, args))? {
                 Some(restored) => report_former(url, restored, path, took(), format),
@@ -194,32 +200,36 @@ async fn find(args: &args::Restore, goal: Goal, format: Format) -> Result<Found>
                 best = Some(Source { url: destination.url, store, plan });
             }
             Ok(_) => {}
-            Err(error) => {
-                if former.is_none() && is_empty(&error) {
-                    former = find_former(&destination.url, goal)?;
+            Err(error) if is_empty(&error) => match v03::find(&store, goal).await {
+                Ok(Some(backup)) if former.is_none() => {
+                    former = Some(Former { url: destination.url, store, backup });
                 }
-                failed.push((destination.url, error));
-            }
+                Ok(_) => failed.push((destination.url, error)),
+                Err(error) => failed.push((destination.url, error)),
+            },
+            Err(error) => failed.push((destination.url, error)),
         }
     }
-    let Some(best) = best else {
-        if let Some((url, backup)) = former {
-            return Ok(Found::Former(url, backup));
+    let found = match (best, former) {
+        (Some(best), former) => {
+            failed.extend(former.map(|former| (former.url, litekeep_store::Error::Empty.into())));
+            Found::Log(best)
         }
-        if args.if_replica_exists && failed.iter().all(|(_, error)| is_empty(error)) {
+        (None, Some(former)) => Found::Former(former),
+        (None, None) if failed.iter().all(|(_, error)| is_empty(error)) && args.if_replica_exists => {
             return Ok(Found::Nothing);
         }
-        // An empty destination says less than one that has something and cannot.
-        failed.sort_by_key(|(_, error)| is_empty(error));
-        if let Some((url, error)) = failed.into_iter().next() {
+        (None, None) => {
+            // An empty destination says less than one that has something and cannot.
+            failed.sort_by_key(|(_, error)| is_empty(error));
+            let Some((url, error)) = failed.into_iter().next() else { return Ok(Found::Nothing) };
             return Err(with_next_step(error, args).context(format!("restore from `{url}`")));
         }
-        return Ok(Found::Nothing);
     };
     for (url, error) in failed {
         report::warning(&format!("`{url}` is of no use: {error}"), format);
     }
-    Ok(Found::Log(best))
+    Ok(found)
 }
 
 /// Where something else can be restored, the hint is the command for it.
@@ -277,17 +287,6 @@ fn command(args: &args::Restore, words: impl IntoIterator<Item = String>) -> Str
 
 fn is_empty(error: &litekeep_replicate::Error) -> bool {
     matches!(error, litekeep_replicate::Error::Store(litekeep_store::Error::Empty))
-}
-
-/// A backup of Litestream 0.3, which knows no transactions.
-fn find_former(url: &StoreUrl, goal: Goal) -> Result<Option<(StoreUrl, v03::Backup)>> {
-    let StoreUrl::File { path } = url else { return Ok(None) };
-    let at_ms = match goal {
-        Goal::Latest => None,
-        Goal::Time(at_ms) => Some(at_ms),
-        Goal::Txid(_) => return Ok(None),
-    };
-    Ok(v03::find(path, at_ms)?.map(|backup| (url.clone(), backup)))
 }
 
 fn nothing(format: Format, reason: &'static str, path: &Path) -> Outcome {
@@ -363,13 +362,13 @@ fn former_summary(url: StoreUrl, backup: &v03::Backup, path: PathBuf) -> Summary
         database_bytes: None,
         files: None,
         read_bytes: backup.bytes,
-        after_end: false,
+        after_end: backup.after_end,
         damaged: Vec::new(),
     }
 }
 
-fn report_former_plan(url: &StoreUrl, backup: &v03::Backup, path: PathBuf, format: Format) {
-    let summary = former_summary(url.clone(), backup, path);
+fn report_former_plan(former: &Former, path: PathBuf, format: Format) {
+    let summary = former_summary(former.url.clone(), &former.backup, path);
     let dry_run = DryRun { dry_run: true, plan: Vec::new(), summary };
     report::result(format, &dry_run, || format!("would restore {}", dry_run.summary.text()));
 }
@@ -401,7 +400,7 @@ impl Summary {
         let end = if self.after_end { ", the last state in the backup" } else { "" };
         let what = match &self.txid {
             Some(txid) => format!("transaction {txid}{end}"),
-            None => "a backup of Litestream 0.3".to_owned(),
+            None => format!("a backup of Litestream 0.3{end}"),
         };
         let files = self.files.map_or(String::new(), |files| format!(" in {}", text::count(files, "file")));
         let size = self.database_bytes.map_or("unknown size".to_owned(), text::size);

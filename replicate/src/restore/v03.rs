@@ -1,4 +1,4 @@
-//! Backups of Litestream 0.3, in a folder.
+//! Backups of Litestream 0.3, in any store.
 //!
 //! ```text
 //! generations/<16 hex>/snapshots/<index>.snapshot.lz4          the database file when WAL file <index> was in use
@@ -8,27 +8,39 @@
 //! Index and offset are 8 lower-case hexadecimal digits, the content is an LZ4 frame. A WAL file is the whole of one
 //! generation of SQLite's WAL, with its header; a snapshot and all WAL files from its index on make the database.
 //!
-//! Promises: every frame is verified by SQLite's own checksums; a WAL file that does not begin at its beginning, or
-//! pieces that do not follow one another, are an error. Memory is bounded. Only whole transactions are applied.
+//! Promises: every frame is verified by SQLite's own checksums; a WAL file that does not begin at its beginning, pieces
+//! that do not follow one another or are cut short, and a WAL file that others follow and that ends within a
+//! transaction, are an error. Memory is bounded. Only whole transactions are applied.
 //!
-//! What the format cannot tell: whether the last pieces of a WAL file that others follow are missing. SQLite is therefore
-//! always asked about the result, if only by a quick check.
+//! What the format cannot tell: whether whole transactions are missing at the end of a WAL file that others follow.
+//! SQLite is therefore always asked about the result, if only by a quick check.
 //!
-//! The format has no transaction ids. Times are the files' modification times, so an instant is as exact as the pieces
-//! were frequent.
+//! The format has no transaction ids. Times are the objects' modification times, so an instant is as exact as the pieces
+//! were frequent, and in some buckets as whole seconds.
 
 use super::install::{Integrity, Options, Target, blocking};
-use super::{Phase, Progress};
+use super::plan::instant;
+use super::{Goal, Phase, Progress};
 use crate::{Error, Instead, Kind};
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
 use litekeep_format::{Chain, DatabaseHeader, FrameHeader, WalHeader};
 use litekeep_ltx::{PageSize, Pgno};
+use litekeep_store::{self as store, ObjectRef, Store};
 use lz4_flex::frame::FrameDecoder;
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use tokio::sync::mpsc;
+
+const FOLDER: &str = "generations";
+
+/// The most that one request reads.
+const AHEAD_BYTES: u64 = 4 << 20;
 
 /// What a restore from such a backup will do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,20 +49,23 @@ pub struct Backup {
     pub generation: String,
     /// When the last piece was written, milliseconds since the epoch.
     pub time_ms: i64,
-    /// Bytes that are read.
+    /// Bytes of the snapshot and the WAL pieces.
     pub bytes: u64,
+    /// The goal was an instant after the last piece of the backup.
+    pub after_end: bool,
     snapshot: Piece,
     /// In order; of the WAL files from the snapshot's on.
     wal: Vec<Piece>,
 }
 
-/// One file of the backup.
+/// One object of the backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Piece {
     index: u32,
     /// In the WAL file; 0 for a snapshot.
     offset: u64,
-    path: PathBuf,
+    /// Below the backup's path.
+    name: String,
     size: u64,
     modified_ms: i64,
 }
@@ -68,72 +83,124 @@ pub struct Restored {
     pub kept_aside: Option<PathBuf>,
 }
 
-/// Finds the newest state in `folder`, or the newest at an instant (milliseconds since the epoch). `None`: there is no
-/// backup of this kind, or it begins later.
+/// Finds what brings the goal back, by one listing. `None`: there is no backup of this kind.
 ///
 /// # Errors
-/// When the folder cannot be read.
-pub fn find(folder: &Path, at_ms: Option<i64>) -> Result<Option<Backup>, Error> {
-    let generations = folder.join("generations");
-    let mut newest: Option<Backup> = None;
-    for name in names(&generations)? {
-        if name.len() != 16 || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
-            continue;
-        }
-        let found = find_in(&generations.join(&name), &name, at_ms.unwrap_or(i64::MAX))?;
-        if let Some(found) = found
-            && newest.as_ref().is_none_or(|n| n.time_ms < found.time_ms)
-        {
-            newest = Some(found);
+/// `Invalid` for a transaction, and for an instant before the backup begins; both name an instant that can be restored.
+pub async fn find(store: &Store, goal: Goal) -> Result<Option<Backup>, Error> {
+    let mut generations: BTreeMap<String, Generation> = BTreeMap::new();
+    for object in store.list_below(FOLDER).await? {
+        if let Some((generation, kind, piece)) = parse(object) {
+            generations.entry(generation).or_default().add(kind, piece);
         }
     }
-    Ok(newest)
-}
-
-fn find_in(folder: &Path, generation: &str, at_ms: i64) -> Result<Option<Backup>, Error> {
-    let snapshots = pieces(&folder.join("snapshots"), ".snapshot.lz4")?;
-    let Some(snapshot) = snapshots.into_iter().rfind(|s| s.modified_ms <= at_ms) else { return Ok(None) };
-    let mut wal = pieces(&folder.join("wal"), ".wal.lz4")?;
-    wal.retain(|p| p.index >= snapshot.index);
-    // Up to the first that is too young, not all that are old enough: what follows a gap is of no use.
-    wal.truncate(wal.iter().take_while(|p| p.modified_ms <= at_ms).count());
-    Ok(Some(Backup {
-        generation: generation.to_owned(),
-        time_ms: wal.last().map_or(snapshot.modified_ms, |p| p.modified_ms.max(snapshot.modified_ms)),
-        bytes: snapshot.size + wal.iter().map(|p| p.size).sum::<u64>(),
-        snapshot,
-        wal,
-    }))
-}
-
-/// Names in a folder; none where there is no such folder.
-fn names(folder: &Path) -> Result<Vec<String>, Error> {
-    let list = || -> io::Result<Vec<String>> {
-        let entries = std::fs::read_dir(folder)?;
-        entries.map(|e| Ok(e?.file_name().into_string().unwrap_or_default())).collect()
+    let newest_at = |at_ms| {
+        let found = generations.iter().filter_map(|(name, generation)| generation.at(name, at_ms));
+        found.max_by_key(|backup| backup.time_ms)
     };
-    match list() {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(vec![]),
-        names => names.map_err(Error::file("list", folder)),
+    let Some(latest) = newest_at(i64::MAX) else { return Ok(None) };
+    let instead = |what: String, ms| Error::Instead {
+        kind: Kind::Invalid,
+        message: format!("plan a restore of `{}`: {what}", store.place()),
+        instead: Instead::Time(ms),
+    };
+    match goal {
+        Goal::Latest => Ok(Some(latest)),
+        Goal::Txid(_) => Err(instead(
+            "a backup of Litestream 0.3 has instants and no transaction ids".into(),
+            latest.time_ms,
+        )),
+        Goal::Time(at_ms) => match newest_at(at_ms) {
+            Some(backup) => Ok(Some(Backup { after_end: at_ms > latest.time_ms, ..backup })),
+            None => {
+                let snapshots = generations.values().flat_map(|generation| &generation.snapshots);
+                let first_ms = snapshots.map(|s| s.modified_ms).min().unwrap_or(latest.time_ms);
+                let (at, first) = (instant(at_ms), instant(first_ms));
+                Err(instead(format!("the backup begins at {first}, after {at}"), first_ms))
+            }
+        },
     }
 }
 
-/// The files of one kind, by index and offset. Others are passed over.
-fn pieces(folder: &Path, extension: &str) -> Result<Vec<Piece>, Error> {
+#[derive(Default)]
+struct Generation {
+    snapshots: Vec<Piece>,
+    wal: Vec<Piece>,
+}
+
+enum PieceKind {
+    Snapshot,
+    Wal,
+}
+
+/// Generation, kind and place of an object; `None` for others.
+fn parse(object: ObjectRef) -> Option<(String, PieceKind, Piece)> {
     let hex = |digits: &str| (digits.len() == 8).then(|| u32::from_str_radix(digits, 16).ok())?;
-    let mut found = vec![];
-    for name in names(folder)? {
-        let Some(stem) = name.strip_suffix(extension) else { continue };
-        let (index, offset) = stem.split_once('_').unwrap_or((stem, "00000000"));
-        let (Some(index), Some(offset)) = (hex(index), hex(offset)) else { continue };
-        let path = folder.join(&name);
-        let metadata = std::fs::metadata(&path).map_err(Error::file("look at", &path))?;
-        let modified = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-        let modified_ms = modified.map_or(0, |d| d.as_millis() as i64);
-        found.push(Piece { index, offset: offset.into(), size: metadata.len(), modified_ms, path });
+    let (generation, file) = object.name.strip_prefix(FOLDER)?.strip_prefix('/')?.split_once('/')?;
+    if generation.len() != 16 || !generation.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
     }
-    found.sort_by_key(|p| (p.index, p.offset));
-    Ok(found)
+    let (kind, index, offset) = match file.split_once('/')? {
+        ("snapshots", name) => (PieceKind::Snapshot, hex(name.strip_suffix(".snapshot.lz4")?)?, 0),
+        ("wal", name) => {
+            let (index, offset) = name.strip_suffix(".wal.lz4")?.split_once('_')?;
+            (PieceKind::Wal, hex(index)?, hex(offset)?)
+        }
+        _ => return None,
+    };
+    let generation = generation.to_owned();
+    let ObjectRef { name, size, modified_ms } = object;
+    Some((generation, kind, Piece { index, offset: offset.into(), name, size, modified_ms }))
+}
+
+impl Generation {
+    fn add(&mut self, kind: PieceKind, piece: Piece) {
+        match kind {
+            PieceKind::Snapshot => self.snapshots.push(piece),
+            PieceKind::Wal => self.wal.push(piece),
+        }
+    }
+
+    /// The newest state at an instant. The pieces stand in the order of their names, which is that of index and offset.
+    fn at(&self, generation: &str, at_ms: i64) -> Option<Backup> {
+        let snapshot = self.snapshots.iter().rfind(|s| s.modified_ms <= at_ms)?.clone();
+        let wal = self.wal.iter().skip_while(|p| p.index < snapshot.index);
+        // Up to the first that is too young, not all that are old enough: what follows a gap is of no use.
+        let wal: Vec<Piece> = wal.take_while(|p| p.modified_ms <= at_ms).cloned().collect();
+        Some(Backup {
+            generation: generation.to_owned(),
+            time_ms: wal.last().map_or(snapshot.modified_ms, |p| p.modified_ms.max(snapshot.modified_ms)),
+            bytes: snapshot.size + wal.iter().map(|p| p.size).sum::<u64>(),
+            after_end: false,
+            snapshot,
+            wal,
+        })
+    }
+}
+
+impl Backup {
+    /// The pieces of each WAL file.
+    fn wal_files(&self) -> impl DoubleEndedIterator<Item = &[Piece]> {
+        self.wal.chunk_by(|a, b| a.index == b.index)
+    }
+
+    /// What is read, in order. Where the last whole transaction ends, only the end of the last WAL file tells, so that
+    /// one is read twice.
+    fn reading_order(&self) -> impl Iterator<Item = &Piece> {
+        let again = self.wal_files().next_back().unwrap_or_default();
+        std::iter::once(&self.snapshot).chain(&self.wal).chain(again)
+    }
+
+    /// The last instant before so many pieces of the WAL, at which a restore does not meet the next one.
+    fn nearest(&self, intact: usize) -> Option<i64> {
+        let bad = self.wal.get(intact)?;
+        let times = self.wal[..intact].iter().map(|p| p.modified_ms);
+        let reached = times.scan(self.snapshot.modified_ms, |reached, ms| {
+            *reached = ms.max(*reached);
+            Some(*reached)
+        });
+        std::iter::once(self.snapshot.modified_ms).chain(reached).filter(|ms| *ms < bad.modified_ms).last()
+    }
 }
 
 /// Restores a backup to `path`, as [`to_path`](super::to_path) does. `None`: a database was there, and
@@ -142,6 +209,7 @@ fn pieces(folder: &Path, extension: &str) -> Result<Vec<Piece>, Error> {
 /// # Errors
 /// `Corrupt` for damaged or missing pieces, with the last instant before them.
 pub async fn to_path(
+    store: &Store,
     backup: Backup,
     path: &Path,
     options: &Options,
@@ -150,10 +218,17 @@ pub async fn to_path(
     let Some(target) = Target::prepare(path, options)? else { return Ok(None) };
     // How large the database is, nobody knows before its last frame.
     let temporary = target.begin(backup.bytes, options.clock.unix_ms())?;
-    progress.begin(Phase::Fetch, backup.bytes);
-    let (from, file, name) = (backup.clone(), temporary.file.clone(), temporary.path.clone());
-    let (page_size, page_count) = blocking(move || rebuild(&from, &file, &name)).await?;
-    progress.advance(backup.bytes);
+    let (chunks, queue) = mpsc::channel(1);
+    let rebuild = Rebuild {
+        store: store.clone(),
+        backup: backup.clone(),
+        file: temporary.file.clone(),
+        path: temporary.path.clone(),
+    };
+    let rebuilding = blocking(move || rebuild.run(queue));
+    let fetching = fetch(store, &backup, options.parallelism, chunks, progress);
+    let (rebuilt, ()) = tokio::join!(rebuilding, fetching);
+    let (page_size, page_count) = rebuilt?;
     let mut options = options.clone();
     if options.integrity == Integrity::None {
         options.integrity = Integrity::Quick;
@@ -162,153 +237,274 @@ pub async fn to_path(
     Ok(Some(Restored { backup, page_size, page_count, kept_aside }))
 }
 
-/// Writes the database; returns the size of its pages and their number.
-fn rebuild(backup: &Backup, file: &Arc<File>, path: &Path) -> Result<(PageSize, u32), Error> {
-    let page_size = unpack_snapshot(&backup.snapshot, file, path)?;
-    let len = file.metadata().map_err(Error::file("read the size of", path))?.len();
-    let mut page_count = (len / u64::from(page_size.get())) as u32;
-    let mut last = &backup.snapshot;
-    let wal_files = backup.wal.chunk_by(|a, b| a.index == b.index);
-    for (due, wal) in (backup.snapshot.index..).zip(wal_files) {
-        if wal[0].index != due || wal[0].offset != 0 {
-            let missing = format!("WAL file {due:08x} is missing or lacks its beginning");
-            return Err(damaged(&wal[0].path, &missing, last));
-        }
-        let (frames, commit) = walk(wal, page_size, u64::MAX, last, |_, _| Ok(()))?;
-        walk(wal, page_size, frames, last, |pgno, page| {
-            file.write_all_at(page, pgno.offset(page_size)).map_err(Error::file("write", path))
-        })?;
-        page_count = commit.unwrap_or(page_count);
-        last = wal.last().expect("a chunk is not empty");
-    }
-    let len = u64::from(page_count) * u64::from(page_size.get());
-    file.set_len(len).map_err(Error::file("resize", path))?;
-    Ok((page_size, page_count))
-}
-
-fn unpack_snapshot(snapshot: &Piece, file: &File, path: &Path) -> Result<PageSize, Error> {
-    let mut reader = Pieces::new(std::slice::from_ref(snapshot))?;
-    let mut writer = file;
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let n = reader.fill(&mut buffer).map_err(|e| unreadable(snapshot, e, None))?;
-        writer.write_all(&buffer[..n]).map_err(Error::file("write", path))?;
-        if n < buffer.len() {
-            break;
+/// Reads the pieces in order, some requests ahead, until all is read or nobody wants more.
+async fn fetch(
+    store: &Store,
+    backup: &Backup,
+    parallelism: usize,
+    chunks: mpsc::Sender<store::Result<Bytes>>,
+    progress: &dyn Progress,
+) {
+    progress.begin(Phase::Fetch, backup.reading_order().map(|piece| piece.size).sum());
+    let requests = backup.reading_order().flat_map(|piece| ranges(piece).map(move |range| (piece, range)));
+    let mut fetched = stream::iter(requests)
+        .map(|(piece, range)| store.read(&piece.name, range))
+        .buffered(parallelism.max(1));
+    while let Some(chunk) = fetched.next().await {
+        progress.advance(chunk.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        if chunks.send(chunk).await.is_err() {
+            return;
         }
     }
-    let mut header = [0; DatabaseHeader::LEN];
-    file.read_exact_at(&mut header, 0).map_err(Error::file("read", path))?;
-    let header = DatabaseHeader::parse(&header);
-    let header =
-        header.map_err(|source| Error::Format { doing: "read", path: snapshot.path.clone(), source })?;
-    Ok(header.page_size)
 }
 
-/// Goes over the first `limit` frames of a WAL file, verifying all. Returns how many of them belong to whole transactions
-/// and the pages of the database after those. `before`: the last piece of what is whole so far.
-fn walk(
-    wal: &[Piece],
-    page_size: PageSize,
-    limit: u64,
-    before: &Piece,
-    mut each: impl FnMut(Pgno, &[u8]) -> Result<(), Error>,
-) -> Result<(u64, Option<u32>), Error> {
-    let mut reader = Pieces::new(wal)?;
-    let mut header = [0; WalHeader::LEN];
-    let n = reader.fill(&mut header).map_err(|e| unreadable(reader.at(), e, Some(before)))?;
-    let header = WalHeader::parse(&header);
-    let header = match header {
-        Ok(header) if n == WalHeader::LEN && header.page_size == page_size => header,
-        Ok(_) => return Err(damaged(&wal[0].path, "the WAL's page size is not the database's", before)),
-        Err(e) => return Err(damaged(&wal[0].path, &e.to_string(), before)),
-    };
-    let mut chain = Chain::new(&header);
-    let mut frame = vec![0; FrameHeader::LEN + page_size.bytes()];
-    let (mut frames, mut whole, mut page_count) = (0, 0, None);
-    while frames < limit {
-        let n = reader.fill(&mut frame).map_err(|e| unreadable(reader.at(), e, Some(before)))?;
-        if n == 0 {
-            break;
+fn ranges(piece: &Piece) -> impl Iterator<Item = Range<u64>> + use<> {
+    let size = piece.size;
+    (0..size).step_by(AHEAD_BYTES as usize).map(move |start| start..(start + AHEAD_BYTES).min(size))
+}
+
+/// The part of a restore that blocks.
+struct Rebuild {
+    store: Store,
+    backup: Backup,
+    file: Arc<File>,
+    /// Of the file, for messages.
+    path: PathBuf,
+}
+
+impl Rebuild {
+    /// Writes the database; returns the size of its pages and their number.
+    fn run(&self, queue: mpsc::Receiver<store::Result<Bytes>>) -> Result<(PageSize, u32), Error> {
+        let mut pieces = Pieces::new(queue);
+        let page_size = self.unpack_snapshot(&mut pieces)?;
+        let len = self.file.metadata().map_err(Error::file("read the size of", &self.path))?.len();
+        let mut page_count = (len / u64::from(page_size.get())) as u32;
+        let mut begin = 0;
+        for (due, pieces_of) in (self.backup.snapshot.index..).zip(self.backup.wal_files()) {
+            let wal = begin..begin + pieces_of.len();
+            if pieces_of[0].index != due || pieces_of[0].offset != 0 {
+                let missing = format!("WAL file {due:08x} is missing or lacks its beginning");
+                return Err(self.damaged(begin, &missing));
+            }
+            begin = wal.end;
+            let is_last = begin == self.backup.wal.len();
+            let limit = if is_last {
+                self.walk(&mut pieces, wal.clone(), page_size, u64::MAX, |_, _| Ok(()))?.whole
+            } else {
+                u64::MAX
+            };
+            let walked = self.walk(&mut pieces, wal, page_size, limit, |pgno, page| {
+                let written = self.file.write_all_at(page, pgno.offset(page_size));
+                written.map_err(Error::file("write", &self.path))
+            })?;
+            if walked.whole < walked.frames {
+                let cut =
+                    format!("WAL file {due:08x} before it ends within a transaction: its rest is missing");
+                return Err(self.damaged(begin, &cut));
+            }
+            page_count = walked.page_count.unwrap_or(page_count);
         }
-        let step = chain.step(&frame[..n]);
-        let at = reader.at();
-        let step = step.map_err(|_| damaged(&at.path, &format!("frame {frames} is not SQLite's"), before))?;
-        each(step.pgno, &frame[FrameHeader::LEN..])?;
-        frames += 1;
-        if step.is_commit() {
-            (whole, page_count) = (frames, Some(step.commit));
+        let len = u64::from(page_count) * u64::from(page_size.get());
+        self.file.set_len(len).map_err(Error::file("resize", &self.path))?;
+        Ok((page_size, page_count))
+    }
+
+    fn unpack_snapshot(&self, pieces: &mut Pieces) -> Result<PageSize, Error> {
+        let snapshot = &self.backup.snapshot;
+        let place = self.store.place_of_object(&snapshot.name);
+        pieces.begin(snapshot);
+        let mut writer = &*self.file;
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let read = pieces.read(&mut buffer);
+            let n = read.map_err(|e| {
+                e.or_damaged(|what| Error::new(Kind::Corrupt, format!("read `{place}`: {what}")))
+            })?;
+            if n == 0 {
+                break;
+            }
+            writer.write_all(&buffer[..n]).map_err(Error::file("write", &self.path))?;
+        }
+        let mut header = [0; DatabaseHeader::LEN];
+        self.file.read_exact_at(&mut header, 0).map_err(Error::file("read", &self.path))?;
+        let header = DatabaseHeader::parse(&header);
+        let header = header.map_err(|e| Error::new(Kind::Corrupt, format!("read `{place}`: {e}")))?;
+        Ok(header.page_size)
+    }
+
+    /// Goes over the first `limit` frames of a WAL file, verifying all. `wal`: which pieces.
+    fn walk(
+        &self,
+        pieces: &mut Pieces,
+        wal: Range<usize>,
+        page_size: PageSize,
+        limit: u64,
+        mut each: impl FnMut(Pgno, &[u8]) -> Result<(), Error>,
+    ) -> Result<Walked, Error> {
+        let begin = wal.start;
+        let mut reader = WalFile::new(pieces, &self.backup.wal[wal]);
+        let mut header = [0; WalHeader::LEN];
+        let n = reader.fill(&mut header);
+        let n = n.map_err(|e| e.or_damaged(|what| self.damaged(begin + reader.nth, &what)))?;
+        let header = match WalHeader::parse(&header) {
+            Ok(header) if n == WalHeader::LEN && header.page_size == page_size => header,
+            Ok(_) => return Err(self.damaged(begin, "the WAL's page size is not the database's")),
+            Err(e) => return Err(self.damaged(begin, &e.to_string())),
+        };
+        let mut chain = Chain::new(&header);
+        let mut frame = vec![0; FrameHeader::LEN + page_size.bytes()];
+        let mut walked = Walked { frames: 0, whole: 0, page_count: None };
+        while walked.frames < limit {
+            let n = reader.fill(&mut frame);
+            let n = n.map_err(|e| e.or_damaged(|what| self.damaged(begin + reader.nth, &what)))?;
+            if n == 0 {
+                break;
+            }
+            let step = chain.step(&frame[..n]).map_err(|_| {
+                self.damaged(begin + reader.nth, &format!("frame {} is not SQLite's", walked.frames))
+            })?;
+            each(step.pgno, &frame[FrameHeader::LEN..])?;
+            walked.frames += 1;
+            if step.is_commit() {
+                (walked.whole, walked.page_count) = (walked.frames, Some(step.commit));
+            }
+        }
+        Ok(walked)
+    }
+
+    /// The error of a WAL piece before which all are intact. `nth`: which one.
+    fn damaged(&self, nth: usize, what: &str) -> Error {
+        let message = format!("read `{}`: {what}", self.store.place_of_object(&self.backup.wal[nth].name));
+        match self.backup.nearest(nth) {
+            Some(ms) => Error::Instead { kind: Kind::Corrupt, message, instead: Instead::Time(ms) },
+            None => Error::new(Kind::Corrupt, message),
         }
     }
-    Ok((whole, page_count))
 }
 
-fn damaged(path: &Path, what: &str, last: &Piece) -> Error {
-    Error::Instead {
-        kind: Kind::Corrupt,
-        message: format!("read `{}`: {what}", path.display()),
-        instead: Instead::Time(last.modified_ms),
-    }
+struct Walked {
+    frames: u64,
+    /// How many of them belong to whole transactions.
+    whole: u64,
+    /// Pages of the database after those; `None` when there is no whole transaction.
+    page_count: Option<u32>,
 }
 
-fn unreadable(piece: &Piece, e: io::Error, last: Option<&Piece>) -> Error {
-    match (e.kind(), last) {
-        (io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied, _) => Error::file("read", &piece.path)(e),
-        (_, Some(last)) => damaged(&piece.path, &e.to_string(), last),
-        (_, None) => Error::new(Kind::Corrupt, format!("read `{}`: {e}", piece.path.display())),
-    }
-}
-
-/// Consecutive pieces, decompressed.
-struct Pieces<'a> {
-    pieces: &'a [Piece],
+/// The pieces of one WAL file, read as the file that they make.
+struct WalFile<'a> {
+    pieces: &'a mut Pieces,
+    wal: &'a [Piece],
+    /// The piece that is being read.
     nth: usize,
-    reader: FrameDecoder<BufReader<File>>,
     position: u64,
 }
 
-impl<'a> Pieces<'a> {
-    fn new(pieces: &'a [Piece]) -> Result<Pieces<'a>, Error> {
-        let first = &pieces[0];
-        let reader = open(first).map_err(Error::file("open", &first.path))?;
-        Ok(Pieces { pieces, nth: 0, reader, position: 0 })
-    }
-
-    /// The piece that is being read.
-    fn at(&self) -> &'a Piece {
-        &self.pieces[self.nth]
+impl<'a> WalFile<'a> {
+    fn new(pieces: &'a mut Pieces, wal: &'a [Piece]) -> WalFile<'a> {
+        pieces.begin(&wal[0]);
+        WalFile { pieces, wal, nth: 0, position: 0 }
     }
 
     /// Reads until the buffer is full or all is read; returns the bytes.
-    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, Unreadable> {
         let mut filled = 0;
         while filled < buffer.len() {
-            match self.reader.read(&mut buffer[filled..]) {
-                Ok(0) if self.nth + 1 == self.pieces.len() => break,
-                Ok(0) => {
-                    let next = &self.pieces[self.nth + 1];
-                    if next.offset != self.position {
-                        let hole = format!(
-                            "bytes {:#x} to {:#x} of the WAL file are missing",
-                            self.position, next.offset
-                        );
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, hole));
-                    }
-                    self.nth += 1;
-                    self.reader = open(next)?;
+            let n = self.pieces.read(&mut buffer[filled..])?;
+            filled += n;
+            self.position += n as u64;
+            if n == 0 {
+                let Some(next) = self.wal.get(self.nth + 1) else { break };
+                self.nth += 1;
+                if next.offset != self.position {
+                    let (end, begin) = (self.position, next.offset);
+                    let hole = format!("the pieces before it end at {end:#x} and not at {begin:#x}");
+                    return Err(Unreadable::Damaged(hole));
                 }
-                Ok(n) => {
-                    filled += n;
-                    self.position += n as u64;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+                self.pieces.begin(next);
             }
         }
         Ok(filled)
     }
 }
 
-fn open(piece: &Piece) -> io::Result<FrameDecoder<BufReader<File>>> {
-    Ok(FrameDecoder::new(BufReader::with_capacity(256 << 10, File::open(&piece.path)?)))
+/// Why a piece cannot be read.
+enum Unreadable {
+    Store(store::Error),
+    Damaged(String),
+}
+
+impl Unreadable {
+    fn or_damaged(self, damaged: impl FnOnce(String) -> Error) -> Error {
+        match self {
+            Unreadable::Store(error) => error.into(),
+            Unreadable::Damaged(what) => damaged(what),
+        }
+    }
+}
+
+/// Pieces, decompressed one after the other.
+struct Pieces(FrameDecoder<Fetched>);
+
+impl Pieces {
+    fn new(queue: mpsc::Receiver<store::Result<Bytes>>) -> Pieces {
+        let fetched = Fetched { queue, chunk: Bytes::new(), left: 0, is_short: false, failure: None };
+        Pieces(FrameDecoder::new(fetched))
+    }
+
+    /// Goes on with the next piece, after the end of the one before.
+    fn begin(&mut self, piece: &Piece) {
+        self.0.get_mut().left = piece.size;
+    }
+
+    /// Some bytes of the piece; 0 at its proper end. The decoder itself takes a frame that is cut between two blocks for
+    /// a whole one.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Unreadable> {
+        let read = self.0.read(buffer);
+        let fetched = self.0.get_mut();
+        if let Some(failure) = fetched.failure.take() {
+            return Err(Unreadable::Store(failure));
+        }
+        match read {
+            _ if fetched.is_short => Err(Unreadable::Damaged("it is cut short".into())),
+            Ok(0) if fetched.left > 0 => Err(Unreadable::Damaged("it goes on after its end".into())),
+            Ok(n) => Ok(n),
+            Err(e) => Err(Unreadable::Damaged(e.to_string())),
+        }
+    }
+}
+
+/// The bytes of a piece as they arrive.
+struct Fetched {
+    queue: mpsc::Receiver<store::Result<Bytes>>,
+    /// Never of two pieces.
+    chunk: Bytes,
+    /// Bytes of the piece that have not been read.
+    left: u64,
+    /// More was wanted than the piece has.
+    is_short: bool,
+    /// What an I/O error cannot say.
+    failure: Option<store::Error>,
+}
+
+impl Read for Fetched {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            self.is_short = true;
+            return Ok(0);
+        }
+        if self.chunk.is_empty() {
+            match self.queue.blocking_recv() {
+                Some(Ok(bytes)) => self.chunk = bytes,
+                Some(Err(e)) => {
+                    self.failure = Some(e);
+                    return Err(io::ErrorKind::Other.into());
+                }
+                None => return Err(io::Error::other("the restore was given up")),
+            }
+        }
+        let n = out.len().min(self.chunk.len());
+        out[..n].copy_from_slice(&self.chunk.split_to(n));
+        self.left -= n as u64;
+        Ok(n)
+    }
 }

@@ -162,10 +162,15 @@ async fn records_stand_beside(store: &Store) {
     store.put_record("proof", "e".into(), false).await.unwrap();
     assert_eq!(store.get_record("proof").await.unwrap(), Some("e".into()));
     let names =
-        |records: Vec<litekeep_store::RecordRef>| records.into_iter().map(|r| r.name).collect::<Vec<_>>();
+        |records: Vec<litekeep_store::ObjectRef>| records.into_iter().map(|r| r.name).collect::<Vec<_>>();
     assert_eq!(names(store.list_records("epoch").await.unwrap()), ["epoch/0001", "epoch/0002"]);
     assert_eq!(names(store.list_records("").await.unwrap()), ["epoch/0001", "epoch/0002", "proof"]);
     assert!(store.list().await.unwrap().is_empty(), "records are no files of the log");
+    let below = store.list_below("litekeep/epoch").await.unwrap();
+    assert_eq!(names(below.clone()), ["litekeep/epoch/0001", "litekeep/epoch/0002"]);
+    assert_eq!(store.list_below("litekeep/nothing").await.unwrap(), []);
+    assert_eq!(store.read(&below[1].name, 0..below[1].size).await.unwrap(), "c");
+    assert_eq!(store.read(&below[1].name, 0..2).await.unwrap_err().kind(), ErrorKind::Corrupt);
     store.delete_records(&["epoch/0001".into()]).await.unwrap();
     assert_eq!(names(store.list_records("epoch").await.unwrap()), ["epoch/0002"]);
 }
