@@ -15,3 +15,8 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub fn random_u64() -> u64 {
     fastrand::u64(1..)
 }
+
+/// The user that this process runs as.
+pub fn user_id() -> Option<u32> {
+    std::fs::metadata("/proc/self").ok().map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata))
+}

@@ -334,11 +334,44 @@ fn failure(status: &Status) -> Failure {
 
 fn not_confirmed(unsafe_ones: &[Status], timeout: Duration) -> anyhow::Error {
     let each: Vec<String> = unsafe_ones.iter().map(unconfirmed).collect();
-    let failure = Failure::new(
-        Kind::Unavailable,
-        format!("not confirmed within {}:\n{}", litekeep_config::format_duration(timeout), each.join("\n")),
-    );
-    failure.hint("nothing is lost while the database file is: start litekeep again on this machine").into()
+    // What only a person can change comes first.
+    let is = |phase| unsafe_ones.iter().any(|status| status.phase == phase);
+    let kind = match () {
+        () if is(Phase::Fenced) => Kind::Fenced,
+        () if is(Phase::Refused) => Kind::Invalid,
+        () => Kind::Unavailable,
+    };
+    let mut hints: Vec<String> = Vec::new();
+    for hint in unsafe_ones.iter().map(to_be_safe) {
+        if !hints.contains(&hint) {
+            hints.push(hint);
+        }
+    }
+    let timeout = litekeep_config::format_duration(timeout);
+    let failure = Failure::new(kind, format!("not confirmed within {timeout}:\n{}", each.join("\n")));
+    failure.hint(hints.join("; ")).into()
+}
+
+/// What makes the rest of a database safe.
+fn to_be_safe(status: &Status) -> String {
+    match (status.phase, &status.hint) {
+        (Phase::Fenced, _) => {
+            let fenced =
+                status.destinations.iter().find(|d| d.error.is_some()).or(status.destinations.first());
+            let place = fenced.map_or("the backup", |d| &d.place);
+            let name = status.path.display();
+            format!(
+                "another replicator writes to {place}: stop it, or give `{name}` a destination of its own; then start \
+                 litekeep again"
+            )
+        }
+        (Phase::Refused, Some(hint)) => hint.clone(),
+        (Phase::Refused, None) => format!(
+            "nothing of `{}` is copied until what the message names is changed: then start litekeep again",
+            status.path.display()
+        ),
+        _ => "nothing is lost while the database file is: start litekeep again on this machine".to_owned(),
+    }
 }
 
 /// What of a database is not safe.
@@ -352,4 +385,25 @@ fn unconfirmed(status: &Status) -> String {
     let why: Vec<String> = status.message.clone().into_iter().chain(errors).collect();
     let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join("; ")) };
     format!("`{}`: {safe}{why}", status.path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Report;
+
+    fn status(phase: Phase, hint: Option<&str>) -> Status {
+        Status { path: "app.db".into(), phase, hint: hint.map(str::to_owned), ..Status::default() }
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_own_hint_and_each_hint_is_said_once() {
+        let down = || status(Phase::Failing, None);
+        let refused = status(Phase::Refused, Some("stop that process first"));
+        let report = Report::of(&not_confirmed(&[down(), refused, down()], Duration::from_secs(1)));
+        assert_eq!(report.kind, Kind::Invalid);
+        let hint = report.hint.unwrap();
+        assert!(hint.ends_with("; stop that process first"), "{hint}");
+        assert_eq!(hint.matches("start litekeep again on this machine").count(), 1, "{hint}");
+    }
 }

@@ -210,11 +210,10 @@ fn sql_hint(error: &litekeep_sql::Error) -> Option<String> {
 
 /// Who litekeep is, where that is what prevents something.
 fn permission_hint(error: &std::io::Error) -> Option<String> {
-    use std::os::unix::fs::MetadataExt;
     if error.kind() != std::io::ErrorKind::PermissionDenied {
         return None;
     }
-    let uid = std::fs::metadata("/proc/self").ok()?.uid();
+    let uid = litekeep_env::user_id()?;
     Some(format!(
         "litekeep runs as user {uid}, who may not: run it as the user of the application, or change the permissions"
     ))

@@ -42,6 +42,16 @@ pub enum Error {
         /// What the store said.
         cause: String,
     },
+    /// The file system will not let us.
+    #[error("{action}: {cause}{} (run litekeep as the owner of the folder, or change its permissions)", as_user(*.user))]
+    Forbidden {
+        /// What was tried, as a verb phrase with the path.
+        action: String,
+        /// What the system said.
+        cause: String,
+        /// Who litekeep is.
+        user: Option<u32>,
+    },
     /// The object is not there.
     #[error("{action}: there is no such object or bucket")]
     Missing {
@@ -132,6 +142,10 @@ pub enum Error {
     },
 }
 
+fn as_user(user: Option<u32>) -> String {
+    user.map_or_else(String::new, |user| format!(" to user {user}"))
+}
+
 fn nearest_phrase(nearest: Option<Txid>) -> String {
     match nearest {
         Some(txid) => format!("the nearest intact transaction before it is {txid}"),
@@ -143,9 +157,10 @@ impl Error {
     /// What the caller must do.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Unavailable { .. } | Error::Denied { .. } | Error::Missing { .. } => {
-                ErrorKind::Unavailable
-            }
+            Error::Unavailable { .. }
+            | Error::Denied { .. }
+            | Error::Forbidden { .. }
+            | Error::Missing { .. } => ErrorKind::Unavailable,
             Error::Fenced { .. } | Error::Taken { .. } => ErrorKind::Fenced,
             Error::Corrupt { .. } | Error::Hole { .. } => ErrorKind::Corrupt,
             Error::Invalid { .. } | Error::Empty | Error::BeyondEnd { .. } | Error::Merged { .. } => {
@@ -166,8 +181,11 @@ impl Error {
         let action = action.into();
         match error {
             E::NotFound { .. } => Error::Missing { action },
+            E::PermissionDenied { source, .. } if is_of_system(source.as_ref()) => {
+                Error::Forbidden { action, cause: "permission denied".into(), user: litekeep_env::user_id() }
+            }
             E::PermissionDenied { source, .. } | E::Unauthenticated { source, .. } => {
-                Error::Denied { action, cause: source.to_string() }
+                Error::Denied { action, cause: brief(&causes(source.as_ref())) }
             }
             E::InvalidPath { source } => Error::Invalid { action, cause: source.to_string() },
             E::NotSupported { source } => Error::Invalid { action, cause: source.to_string() },
@@ -179,15 +197,16 @@ impl Error {
                 // A refused listing comes without a type of its own; only the text has the status.
                 let cause = causes(source.as_ref());
                 let status = |code: &str| cause.contains(&format!("status code: {code}"));
+                let brief = brief(&cause);
                 if status("401") || status("403") {
-                    Error::Denied { action, cause }
+                    Error::Denied { action, cause: brief }
                 } else if status("404") {
                     Error::Missing { action }
                 } else {
-                    Error::Unavailable { action, cause }
+                    Error::Unavailable { action, cause: brief }
                 }
             }
-            e => Error::Unavailable { action, cause: causes(&e) },
+            e => Error::Unavailable { action, cause: brief(&causes(&e)) },
         }
     }
 }
@@ -205,6 +224,57 @@ fn causes(error: &(dyn std::error::Error + 'static)) -> String {
         source = inner.source();
     }
     text
+}
+
+/// The error of a system call here, not one that a server answered with.
+fn is_of_system(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.raw_os_error().is_some())
+}
+
+/// Characters of a server's answer that are shown.
+const LONGEST_ANSWER: usize = 200;
+
+/// On one line: the cause with the status, then the request. `object_store` tells in one text, and in no type that can
+/// be asked, also how often and how long it tried, and the whole answer of the server.
+fn brief(text: &str) -> String {
+    let whole = || one_line(text, usize::MAX);
+    let Some((_, performed)) = text.rsplit_once("Error performing ") else { return whole() };
+    let Some((request, cause)) = performed.split_once(" - ") else { return whole() };
+    let mut words = request.split_whitespace();
+    let (Some(method), Some(target)) = (words.next(), words.next()) else { return whole() };
+    // A query is long, and may be a signature.
+    let target = target.split('?').next().unwrap_or_default();
+    let cause = cause.strip_prefix("HTTP error: ").unwrap_or(cause);
+    let answer = ["Server returned non-2xx status code: ", "Server returned error response: "];
+    let cause = match answer.iter().find_map(|prefix| cause.strip_prefix(prefix)) {
+        Some(answer) => answered(answer),
+        None => one_line(cause, usize::MAX),
+    };
+    format!("{cause} ({method} {target})")
+}
+
+/// A status and what the server says, without the XML around it.
+fn answered(text: &str) -> String {
+    let element = |name: &str| {
+        let (_, begun) = text.split_once(&format!("<{name}>"))?;
+        Some(one_line(begun.split_once("</")?.0, LONGEST_ANSWER))
+    };
+    let status = text.split(['<', '{', '\n']).next().unwrap_or_default().trim_end_matches([':', ' ']);
+    match (element("Code"), element("Message")) {
+        (None, None) => one_line(text.trim_end_matches([':', ' ']), LONGEST_ANSWER),
+        (code, message) => {
+            let said = [Some(status.to_owned()), code, message].into_iter().flatten();
+            said.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
+        }
+    }
+}
+
+fn one_line(text: &str, longest: usize) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(longest) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
 }
 
 /// Who wrote an LTX file and what it claims to hold, as far as its bytes tell.
@@ -251,5 +321,60 @@ impl fmt::Display for Origin {
             }
             Origin::Unreadable { bytes } => write!(f, "an object of {bytes} bytes that is no LTX file"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_not_ours_is_no_matter_of_keys() {
+        let key = object_store::path::Path::from("ltx/0/x.ltx");
+        let of_system = std::io::Error::from_raw_os_error(libc::EACCES);
+        let error = crate::folder::store_error(&key, of_system);
+        let text = Error::from_store("write `/srv/backup/ltx/0/x.ltx`", error).to_string();
+        let user = litekeep_env::user_id().unwrap();
+        assert!(text.starts_with("write `/srv/backup/ltx/0/x.ltx`: permission denied"), "{text}");
+        assert!(text.contains(&format!("user {user}")) && !text.contains("keys"), "{text}");
+        let of_server = std::io::Error::new(std::io::ErrorKind::PermissionDenied, "the server refuses");
+        let error = crate::folder::store_error(&key, of_server);
+        assert!(Error::from_store("read", error).to_string().contains("access denied: the server refuses"));
+    }
+
+    #[test]
+    fn long_texts_become_cause_status_and_request() {
+        let tries = "in 1.2s, after 2 retries, max_retries: 2, retry_timeout: 20s ";
+        let performing = |request: &str, cause: &str| format!("Error performing {request} {tries} - {cause}");
+        let refused = "HTTP error: error sending request: client error (Connect): Connection refused";
+        let slow = "Server returned non-2xx status code: 503 Service Unavailable: <?xml version=\"1.0\"?>\n<Error>\
+                    <Code>SlowDown</Code>\n<Message>Please reduce\nyour rate.</Message><HostId>x</HostId></Error>";
+        for (long, brief_text) in [
+            (
+                performing("PUT http://h:1/b/app/0000/x.ltx", slow),
+                "503 Service Unavailable: SlowDown: Please reduce your rate. (PUT http://h:1/b/app/0000/x.ltx)",
+            ),
+            (
+                format!(
+                    "Error performing list request: {}",
+                    performing("GET http://h/b?list-type=2&sig=x", refused)
+                ),
+                "error sending request: client error (Connect): Connection refused (GET http://h/b)",
+            ),
+            (
+                performing("GET REDACTED", "Server returned non-2xx status code: 502 Bad Gateway: "),
+                "502 Bad Gateway (GET REDACTED)",
+            ),
+            ("no answer\nwithin 15 s".to_owned(), "no answer within 15 s"),
+        ] {
+            assert_eq!(brief(&long), brief_text);
+        }
+        let html = format!("500 Internal Server Error: <html>\n{}</html>", "no ".repeat(400));
+        let long = performing("GET http://h/b", &format!("Server returned non-2xx status code: {html}"));
+        assert!(
+            brief(&long).len() < 260 && brief(&long).contains("500 Internal Server Error"),
+            "{}",
+            brief(&long)
+        );
     }
 }

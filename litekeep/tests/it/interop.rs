@@ -174,19 +174,44 @@ fn a_restored_database_goes_on_in_the_backup_that_litestream_wrote() {
 #[test]
 fn backups_of_litestream_0_3_are_restored() {
     let litestream = Litestream::install_v3().unwrap();
-    let scene = Scene::new(Store::Folder, "");
-    let options = Options { autocheckpoint: 0, ..options(&scene) };
-    let replicator = litestream.replicate(scene.dir(), &scene.setup()).unwrap();
-    work(&options, 150);
-    let all = bank::check(&scene.db()).unwrap().ops;
-    // A first snapshot may be under way, without anything to restore.
-    let complete =
-        || Ok(scene.restore(&[]).and_then(|path| bank::check(&path)).is_ok_and(|report| report.ops == all));
-    if let Err(error) = eventually("litekeep restores everything", LONG, complete) {
-        panic!("{error}: {:?}\n{}", scene.restore(&[]), replicator.output());
+    for scene in [Store::Folder, Store::S3].map(|store| Scene::new(store, "")) {
+        let nothing = ["restore", "-if-replica-exists", "-o", "none.db", &scene.url()];
+        assert!(scene.litekeep(&nothing).unwrap().contains("there is no backup"));
+        let options = Options { autocheckpoint: 0, ..options(&scene) };
+        let replicator = litestream.replicate(scene.dir(), &scene.setup()).unwrap();
+        work(&options, 150);
+        let all = bank::check(&scene.db()).unwrap().ops;
+        // A first snapshot may be under way, without anything to restore.
+        let has =
+            |ops| Ok(scene.restore(&[]).and_then(|path| bank::check(&path)).is_ok_and(|r| r.ops == ops));
+        let complete = |ops| {
+            if let Err(error) = eventually("litekeep restores everything", LONG, || has(ops)) {
+                panic!("{error}: {:?}\n{}", scene.restore(&[]), replicator.output());
+            }
+        };
+        complete(all);
+        // Between whole seconds, which is all that some servers tell of a time.
+        std::thread::sleep(Duration::from_millis(1_100));
+        let instant = jiff::Timestamp::now().to_string();
+        std::thread::sleep(Duration::from_millis(1_100));
+        work(&options, 50);
+        complete(bank::check(&scene.db()).unwrap().ops);
+        replicator.terminate(LONG).unwrap();
+        scene.prove_equal(None).unwrap();
+
+        let earlier = scene.restore(&["-timestamp", &instant, "-parallelism", "2"]).unwrap();
+        assert_eq!(bank::check(&earlier).unwrap().ops, all);
+        let theirs = scene.restore_by_litestream(&litestream, &Until::Timestamp(instant)).unwrap();
+        assert_eq!(bank::check(&theirs).unwrap().ops, all);
+        // Something is there, so that a goal outside of it is an error.
+        for goal in [["-timestamp", "2001-01-01T00:00:00Z"], ["-txid", "1"]] {
+            let mut command = scene.command(&["restore", "-if-replica-exists", "-o", "none.db"]);
+            let output = command.args(goal).arg(scene.url()).output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{stderr}");
+            assert!(stderr.contains("hint: ") && stderr.contains("-timestamp 20"), "{stderr}");
+        }
     }
-    replicator.terminate(LONG).unwrap();
-    scene.prove_equal(None).unwrap();
 }
 
 #[test]

@@ -151,8 +151,12 @@ fn sigterm_while_the_store_is_down_says_what_is_not_safe() {
     let status = litekeep.terminate(LONG).unwrap();
     assert_eq!(status.code(), Some(2), "{}", scene.log());
     let log = scene.log();
-    for part in ["not confirmed within 1s", "app.db`: safe up to transaction", "503", "hint: nothing is lost"]
-    {
+    for part in [
+        "not confirmed within 1s",
+        "app.db`: safe up to transaction",
+        "503",
+        "hint: nothing is lost while the database file is: start litekeep again",
+    ] {
         assert!(log.contains(part), "`{part}` is not in:\n{log}");
     }
     scene.proxy().outage(None);
@@ -282,6 +286,10 @@ fn a_paused_litekeep_that_wakes_up_is_fenced() {
         let status = first.terminate(LONG).unwrap();
         assert_eq!(status.code(), Some(2), "{}", scene.log());
         assert!(begin.elapsed() < Duration::from_secs(20), "nothing can come of waiting for a confirmation");
+        let log = scene.log();
+        let (_, hint) = log.rsplit_once("hint: ").expect(&log);
+        assert!(hint.starts_with("another replicator writes to ") && hint.contains("stop it"), "{log}");
+        assert!(!hint.contains("on this machine"), "{log}");
         scene.stop(second).unwrap();
 
         // It does not take over again by itself, but once it has the log's state.

@@ -205,6 +205,21 @@ async fn wrong_keys_are_named_as_such() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_error_is_one_short_line() {
+    let server = Server::start();
+    let said = |error: litekeep_store::Error| {
+        let text = error.to_string();
+        assert!(text.len() < 250 && !text.contains('\n') && !text.contains("retries"), "{text}");
+        text
+    };
+    server.proxy.outage(Some(Fault::Status(503)));
+    let down = said(server.store("app").list().await.unwrap_err());
+    assert!(down.contains("503") && down.contains(&format!("(GET {}/", server.proxy.endpoint())), "{down}");
+    server.proxy.outage(Some(Fault::Reset));
+    said(server.store("app").list().await.unwrap_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_counters_agree_with_the_wire() {
     let server = Server::start();
     let store = server.store("app");
