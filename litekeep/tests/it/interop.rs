@@ -192,7 +192,8 @@ fn backups_of_litestream_0_3_are_restored() {
         complete(all);
         // Between whole seconds, which is all that some servers tell of a time.
         std::thread::sleep(Duration::from_millis(1_100));
-        let instant = jiff::Timestamp::now().to_string();
+        let now = litekeep_env::Clock::unix_ms(&litekeep_env::SystemClock);
+        let instant = jiff::Timestamp::from_millisecond(now).unwrap().to_string();
         std::thread::sleep(Duration::from_millis(1_100));
         work(&options, 50);
         complete(bank::check(&scene.db()).unwrap().ops);

@@ -21,6 +21,15 @@ use std::time::{Duration, SystemTime};
 /// The end of the names of unfinished files.
 pub(crate) const TEMPORARY_SUFFIX: &str = ".tmp";
 
+/// Whether a name is that of an unfinished file of ours, `NAME.<hex>-<hex>.tmp`: other programs have `*.tmp` files too.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    let Some((_, end)) = name.strip_suffix(TEMPORARY_SUFFIX).and_then(|n| n.rsplit_once('.')) else {
+        return false;
+    };
+    let is_hex = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_hexdigit());
+    end.split_once('-').is_some_and(|(pid, serial)| is_hex(pid) && is_hex(serial))
+}
+
 /// Whether the name was free, or is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Published {
@@ -144,6 +153,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let t = Temporary::beside(&dir.path().join("x")).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        let name = t.path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(
+            is_temporary(&name) && !is_temporary("00000001.wal.lz4.tmp") && !is_temporary("a.tmp"),
+            "{name}"
+        );
         drop(t);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -13,7 +13,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use object_store::path::Path as Key;
 use object_store::{Attributes, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, ObjectMeta};
 
-use super::publish::TEMPORARY_SUFFIX;
+use super::publish::{TEMPORARY_SUFFIX, is_temporary};
 use super::store_error;
 
 /// Bytes read at once: large enough that the disk streams, small enough that many readers fit into memory.
@@ -141,7 +141,9 @@ pub(super) fn list_one(root: &Path, prefix: &Key) -> object_store::Result<ListRe
         if metadata.is_dir() {
             result.common_prefixes.push(key);
         } else if key.as_ref().ends_with(TEMPORARY_SUFFIX) {
-            remove_leftover(&entry.path(), &metadata, now());
+            if is_temporary(key.as_ref()) {
+                remove_leftover(&entry.path(), &metadata, now());
+            }
         } else {
             result.objects.push(object_meta(key, &metadata));
         }
