@@ -1,6 +1,8 @@
 //! Between blocking code, which encodes and decodes, and the store, which is asynchronous.
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 
 use bytes::{Bytes, BytesMut};
 use litekeep_ltx::FileName;
@@ -22,9 +24,16 @@ const QUEUE: usize = 8;
 pub struct StreamWriter {
     buffer: BytesMut,
     chunks: mpsc::Sender<Bytes>,
+    timestamp_ms: Arc<AtomicI64>,
 }
 
 impl StreamWriter {
+    /// Gives the file another timestamp, milliseconds since the epoch, where only the encoder knows it. Before the first
+    /// byte; later ones have no effect.
+    pub fn set_timestamp(&self, timestamp_ms: i64) {
+        self.timestamp_ms.store(timestamp_ms, SeqCst);
+    }
+
     fn send(&mut self) -> io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
@@ -74,8 +83,11 @@ impl Store {
             upload = upload.expect_bytes(bytes);
         }
         let (chunks, mut queue) = mpsc::channel(QUEUE);
+        let timestamp = Arc::new(AtomicI64::new(timestamp_ms));
+        let timestamp_ms = timestamp.clone();
         let encoding = tokio::task::spawn_blocking(move || {
-            let mut writer = StreamWriter { buffer: BytesMut::with_capacity(CHUNK_BYTES), chunks };
+            let mut writer =
+                StreamWriter { buffer: BytesMut::with_capacity(CHUNK_BYTES), chunks, timestamp_ms };
             let value = encode(&mut writer)?;
             // A failure shows at the other end.
             let _ = writer.send();
@@ -83,6 +95,7 @@ impl Store {
         });
         let mut failure = None;
         while let Some(chunk) = queue.recv().await {
+            upload.timestamp_ms = timestamp.load(SeqCst);
             if let Err(e) = upload.write(chunk).await {
                 failure = Some(e);
                 // Breaks the writer's pipe, so that the encoder ends.

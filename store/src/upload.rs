@@ -28,7 +28,7 @@ const IN_FLIGHT_BYTES: usize = 32 * MIB;
 pub struct Upload {
     store: Store,
     key: Key,
-    timestamp_ms: i64,
+    pub(crate) timestamp_ms: i64,
     buffer: Vec<Bytes>,
     buffered: usize,
     size: u64,

@@ -7,7 +7,7 @@ use litekeep_testkit::bank::{self, Bank, Options};
 use litekeep_testkit::contents::differing_pages;
 use litekeep_testkit::fault_proxy::{Fault, Kind, Rule};
 use litekeep_testkit::process::eventually;
-use litekeep_testkit::{Digest, Process};
+use litekeep_testkit::{Digest, HangingFolder, Process};
 
 use crate::scene::{LONG, Scene, Store};
 
@@ -136,6 +136,54 @@ fn points_in_time_of_an_outage_survive_a_kill() {
         let is_there = |file: &serde_json::Value| name.contains(file["max_txid"].as_str().unwrap());
         assert!(files.iter().any(is_there), "{name} is not in the log: {files:?}");
     }
+}
+
+/// Of an application that writes little, too: what waits is not merged into one file.
+#[test]
+fn the_seconds_of_an_outage_are_points_in_time() {
+    let scene = Scene::new(Store::Proxied, FAST);
+    let litekeep = scene.replicate().unwrap();
+    let quiet = Options { pause_us: 100_000, blob_bytes: 100, bulk: 0.0, ..scene.bank() };
+    let mut bank = Bank::start(&quiet).unwrap();
+    more(&mut bank, 10);
+    wait_for_first_copy(&scene, &litekeep);
+    scene.proxy().outage(Some(Fault::Status(503)));
+    eventually("litekeep meets the outage", LONG, || Ok(scene.log().contains("trying again"))).unwrap();
+    let before = scene.last_txid().unwrap_err();
+    assert!(before.to_string().contains("503"), "{before}");
+    let begin = jiff::Timestamp::now();
+    std::thread::sleep(Duration::from_secs(8));
+    let end = jiff::Timestamp::now();
+    scene.proxy().outage(None);
+    bank.stop().unwrap();
+    scene.stop(litekeep).unwrap();
+    let times = scene.history().unwrap().into_iter().map(|file| file["time"].as_str().unwrap().to_owned());
+    let times: Vec<jiff::Timestamp> = times.map(|time| time.parse().unwrap()).collect();
+    let within = times.iter().filter(|time| **time > begin && **time < end).count();
+    assert!(within >= 4, "{within} points in time between {begin} and {end}: {times:?}");
+    scene.prove_equal(None).unwrap();
+}
+
+/// A put that never ends keeps no later commit from being captured.
+#[test]
+fn a_folder_that_hangs() {
+    let scene = Scene::new(Store::Folder, FAST);
+    let folder = HangingFolder::new(&scene.objects());
+    let mut command = scene.command(&["replicate"]);
+    folder.apply(&mut command).unwrap();
+    let litekeep = Process::start(command, &scene.place.path("litekeep.log")).unwrap();
+    let options = Options { connections: 1, blob_bytes: 2_000_000, pause_us: 50_000, ..scene.bank() };
+    let mut bank = Bank::start(&options).unwrap();
+    more(&mut bank, 10);
+    wait_for_first_copy(&scene, &litekeep);
+    folder.hang(true).unwrap();
+    let spool = scene.place.path(".app.db-litekeep/spool");
+    let spooled = || std::fs::read_dir(&spool).map_or(0, |entries| entries.count());
+    eventually("segments are spooled", LONG, || Ok(spooled() > 3)).unwrap();
+    folder.hang(false).unwrap();
+    let acknowledged = bank.stop().unwrap().highest();
+    scene.stop(litekeep).unwrap();
+    assert_eq!(scene.prove_equal(None).unwrap().ops, acknowledged);
 }
 
 #[test]

@@ -400,15 +400,17 @@ impl Capture {
     }
 
     /// Compares the present state with the checksums of what the log has: the pages that differ become one segment.
-    /// `None` when nothing differs. Moves the place to the present in both cases. With `every` page, all are taken.
+    /// `None` when nothing differs. Moves the place to the present in both cases. `stamp` is asked once it is fixed
+    /// which commits that present has.
     pub fn difference(
         &mut self,
         sums: &PageSums,
-        stamp: Stamp,
+        stamp: impl FnOnce() -> Stamp,
         spool: &Spool,
     ) -> Result<Option<Segment>, Error> {
         let log_count = sums.page_count()?;
         let pages = self.pages()?;
+        let stamp = stamp();
         let (place, page_count) = (pages.place, pages.page_count());
         let mut changed: Vec<Pgno> = vec![];
         let mut known = sums.ascending();

@@ -111,7 +111,7 @@ impl World {
     }
 
     fn compare_with_sums(&mut self, capture: &mut Capture) {
-        if let Some(s) = capture.difference(&self.sums, self.replica.stamp(), &self.spool).unwrap() {
+        if let Some(s) = capture.difference(&self.sums, || self.replica.stamp(), &self.spool).unwrap() {
             self.replica.apply(&s, &self.spool, &self.sums);
         }
     }
@@ -441,6 +441,6 @@ fn nothing_differs_behind_the_lock_page() {
         })
         .unwrap();
     world.sums.apply(&sums, page_count).unwrap();
-    let found = capture.difference(&world.sums, world.replica.stamp(), &world.spool).unwrap();
+    let found = capture.difference(&world.sums, || world.replica.stamp(), &world.spool).unwrap();
     assert!(found.is_none(), "{:?}", found.map(|s| s.sums.len()));
 }

@@ -1,9 +1,8 @@
 //! One database: from the event that wakes it to the confirmation of the store.
 
 use super::destination::Destination;
-use super::start;
 use super::status::{DestinationStatus, Phase, Status};
-use super::{Settings, Shared};
+use super::{Settings, Shared, shipping, start};
 use crate::capture::{Body, Capture, Frames, Look, Reset, Stamp};
 use crate::local::{MetaDir, PageSums, Spool, State, StateFile, Trouble};
 use crate::{Error, Kind};
@@ -17,6 +16,8 @@ use tokio::sync::Notify;
 /// Looks at frames that are there but not counted: the last minute of them is a second apart. Whatever is not a commit
 /// by then is what a rollback left behind.
 const MOST_LOOKS_BEYOND: u32 = 16 + 60;
+/// A put that takes longer is not waited for.
+const PUT_PATIENCE: Duration = Duration::from_millis(500);
 /// How often the queue is looked at that has to drain.
 const DRAIN_TICK: Duration = Duration::from_millis(200);
 /// When only a person can help, the situation is looked at again after this.
@@ -45,6 +46,8 @@ const TELL_OF_READER: u32 = 8;
 const CAPTURE_SHARE: u32 = 6;
 /// ... but of no more than this.
 const MOST_SPREAD: Duration = Duration::from_millis(60);
+/// While no destination answers, captures are so far apart at least: what is spooled is one file each.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 /// While an upload is not due yet, a WAL that grows by this much is captured all the same.
 const EARLY_BYTES: u64 = 16 << 20;
 /// How often that is looked at.
@@ -289,13 +292,19 @@ impl Database {
 
     /// Before the look that follows a capture: waits for its confirmation and for the interval, but not while the WAL
     /// grows fast. A hot writer's pages are captured less often, so that capture takes a small share of one core.
+    /// During an outage nothing is waited for: each of its seconds stays a point in time.
     async fn wait_until_due(self: &Arc<Self>, begun: Instant, took: Duration) {
         let spread = (took * CAPTURE_SHARE).min(MOST_SPREAD);
-        let due = begun + self.settings.upload_interval.max(spread);
+        let pause = self.settings.upload_interval.max(spread);
         loop {
-            let drained = self.destinations().iter().any(|d| d.queue.is_empty() && d.error.is_none());
-            let left = due.saturating_duration_since(Instant::now());
-            if drained && left.is_zero() {
+            let (drained, is_outage) = {
+                let destinations = self.destinations();
+                let drained = destinations.iter().any(|d| d.queue.is_empty() && d.error.is_none());
+                (drained, shipping::is_outage(&destinations))
+            };
+            let pause = if drained { pause } else { pause.max(OUTAGE_PAUSE) };
+            let left = (begun + pause).saturating_duration_since(Instant::now());
+            if (drained || is_outage) && left.is_zero() {
                 return;
             }
             let tick = if drained { left.min(GROWTH_TICK) } else { GROWTH_TICK };
@@ -319,10 +328,12 @@ impl Database {
     ) -> Result<T, Error> {
         match self.shared.runtime.spawn_blocking(f).await {
             Ok(result) => result,
-            Err(e) => {
-                Err(Error::new(Kind::Internal, format!("replicate `{}`: {e}", self.settings.path.display())))
-            }
+            Err(e) => Err(self.panicked(&e)),
         }
+    }
+
+    fn panicked(&self, e: &tokio::task::JoinError) -> Error {
+        Error::new(Kind::Internal, format!("replicate `{}`: {e}", self.settings.path.display()))
     }
 
     /// Notes an error; how long to wait before the next try, `None` when only a person can help.
@@ -386,20 +397,31 @@ impl Database {
         if self.work().local.is_none() {
             start::open_local(&self).await?;
         }
-        let this = self.clone();
-        let look = move || {
-            let step = this.look()?;
-            if matches!(step, Step::Captured { .. }) {
+        // Set before the put, which a folder that hangs may never end: that must not keep the WAL from being captured.
+        let found = Arc::new(Mutex::new(None));
+        let (this, tell) = (self.clone(), found.clone());
+        let mut look_and_ship = self.shared.runtime.spawn_blocking(move || {
+            let step = this.look();
+            let is_captured = matches!(step, Ok(Step::Captured { .. }));
+            // What failed may have come after a capture.
+            let is_queued = is_captured || step.is_err();
+            *lock(&tell) = Some(step);
+            if is_captured {
                 this.ship_here();
             }
-            Ok(step)
-        };
-        let step = self.run_blocking(look).await;
-        // What failed may have come after a capture.
-        if matches!(step, Ok(Step::Captured { .. }) | Err(_)) {
-            self.ship();
+            if is_queued {
+                this.ship();
+            }
+        });
+        loop {
+            let ended = tokio::time::timeout(PUT_PATIENCE, &mut look_and_ship).await;
+            if let Some(step) = lock(&found).take() {
+                return step;
+            }
+            if let Ok(Err(e)) = ended {
+                return Err(self.panicked(&e));
+            }
         }
-        step
     }
 
     fn is_attached(&self, file: &std::fs::Metadata) -> bool {
@@ -448,7 +470,7 @@ impl Database {
 
     /// Now, but never earlier than the last file of the log. Rounded up, so that a restore to an instant never holds a
     /// commit that came after it.
-    fn next_time(&self) -> i64 {
+    pub(super) fn next_time(&self) -> i64 {
         let newest = self.destinations().iter().filter_map(|d| d.newest_time()).max();
         (self.shared.clock.unix_ms() + 1).max(newest.unwrap_or(i64::MIN))
     }
@@ -467,29 +489,30 @@ impl Database {
         }
         let look = capture.look(frames)?;
         // After the look: everything that it found was committed before.
-        let stamp = Stamp { timestamp_ms: self.next_time(), ..stamp };
+        let now = || Stamp { timestamp_ms: self.next_time(), ..stamp };
         let segment = match look {
-            Look::Frames(end) => Some(capture.segment(frames, end, stamp, &local.spool)?),
+            Look::Frames(end) => Some(capture.segment(frames, end, now(), &local.spool)?),
             // Page checksums know the log only up to what is confirmed.
             Look::Broken(_) if !drained => return Ok(Step::MustDrain),
             Look::Broken(why) => {
                 tracing::warn!(path = %self.settings.path.display(), "{why}; comparing page checksums");
                 self.set_status(|s| s.breaks += 1);
-                capture.difference(&local.sums, stamp, &local.spool)?
+                capture.difference(&local.sums, now, &local.spool)?
             }
             Look::Nothing => None,
         };
         let segment = match segment {
-            None if *must_put => capture.restate(&[Pgno::FIRST], stamp, &local.spool)?,
+            None if *must_put => capture.restate(&[Pgno::FIRST], now(), &local.spool)?,
             other => other,
         };
         match segment {
             Some(segment) => {
                 *must_put = false;
                 let active = segment.commits > 0;
-                let more_coming = capture.has_frames_beyond()?;
+                let more_coming = capture.has_frames_beyond();
+                // Whatever becomes of the rest: the capture has moved on.
                 self.enqueue(work, segment)?;
-                Ok(Step::Captured { active, more_coming })
+                Ok(Step::Captured { active, more_coming: more_coming? })
             }
             None => Ok(Step::Quiet { more_coming: *must_put || capture.has_frames_beyond()? }),
         }

@@ -13,6 +13,17 @@ use std::time::Duration;
 /// Bytes of segments that wait in memory before they go to the spool.
 pub(crate) const MEMORY_LIMIT: u64 = 16 << 20;
 
+/// What is known of the log at a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Not even what it consists of.
+    Unlisted,
+    /// Not whether its end is in the other destinations' logs.
+    Listed,
+    /// What the others have can continue it.
+    Joined,
+}
+
 /// A destination.
 pub(crate) struct Destination {
     pub(crate) store: Store,
@@ -26,6 +37,7 @@ pub(crate) struct Destination {
     pub(crate) failures: u32,
     /// It lacks files that only another destination has.
     pub(crate) lags: bool,
+    pub(crate) standing: Standing,
     pub(crate) shipping: bool,
 }
 
@@ -41,6 +53,7 @@ impl Destination {
             unfenced: false,
             failures: 0,
             lags: false,
+            standing: Standing::Unlisted,
             shipping: false,
         }
     }

@@ -1,8 +1,8 @@
 //! Segments on their way to the destinations: queued, spooled when many wait, put in order, confirmed.
 
+use super::copying::catch_up;
 use super::database::{Database, Local, Work, lock};
 use super::destination::{self, Destination, MEMORY_LIMIT};
-use super::start::files_after;
 use crate::capture::{Body, Segment};
 use crate::local::State;
 use crate::{Error, Kind};
@@ -24,9 +24,8 @@ impl Database {
         let waiting =
             destinations.iter().filter(|d| !d.lags).map(Destination::waiting_bytes).max().unwrap_or(0);
         let mut segment = Arc::new(segment);
-        let is_outage = destinations.iter().filter(|d| !d.lags).all(|d| d.failures > 0);
         let mut spilled = Ok(());
-        if is_outage || waiting + segment.size > MEMORY_LIMIT {
+        if is_outage(&destinations) || waiting + segment.size > MEMORY_LIMIT {
             // All of them: what is only in memory when the process dies would leave a hole before what is on disk.
             let local = work.local.as_ref().expect("set when the capture was");
             let mut all = destinations.iter_mut().flat_map(|d| &mut d.queue).chain([&mut segment]);
@@ -81,6 +80,7 @@ impl Database {
                 d.shipping = true;
                 (d.store.clone(), segment)
             };
+            let _turn = Turn { db: self, nth };
             let put = destination::sync_and_put_here(&store, &segment);
             let done = put.and_then(|is_there| if is_there { self.landed(nth, &segment) } else { Ok(()) });
             if let Err(e) = done {
@@ -92,6 +92,7 @@ impl Database {
     }
 
     async fn ship_to(self: Arc<Self>, nth: usize) {
+        let _turn = Turn { db: &self, nth };
         loop {
             let (store, segment, lags) = {
                 let mut destinations = self.destinations();
@@ -200,7 +201,9 @@ impl Database {
         let mut work = self.work();
         work.capture = None;
         if let Some(local) = &work.local {
-            if let Err(e) = local.note_overtaken(true) {
+            if e.kind() == Kind::Fenced
+                && let Err(e) = local.note_overtaken(true)
+            {
                 tracing::error!("could not note that the log has another owner: {e}");
             }
             let queued: Vec<_> =
@@ -221,6 +224,25 @@ impl Database {
             }
         }
     }
+}
+
+/// A destination's turn to ship, which a panic ends too: the next commit tries again.
+struct Turn<'a> {
+    db: &'a Database,
+    nth: usize,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.db.destinations()[self.nth].shipping = false;
+        }
+    }
+}
+
+/// Whether no destination answers that the newest transactions go to.
+pub(super) fn is_outage(destinations: &[Destination]) -> bool {
+    destinations.iter().filter(|d| !d.lags).all(|d| d.failures > 0)
 }
 
 /// Moves a segment from memory to the spool. The same segment in another queue finds its file there.
@@ -244,48 +266,6 @@ fn leave_to_copying(destinations: &mut [Destination]) {
             d.lags = true;
         }
     }
-}
-
-/// Copies to one destination what another has and it lacks.
-pub(crate) async fn catch_up(db: &Arc<Database>, nth: usize) -> Result<(), Error> {
-    let (to, from, files) = {
-        let destinations = db.destinations();
-        let d = &destinations[nth];
-        let best = destinations.iter().max_by_key(|d| d.durable).expect("there is at least this one");
-        let head =
-            best.durable.ok_or_else(|| Error::new(Kind::Unavailable, "no destination is complete yet"))?;
-        (d.store.clone(), best.store.clone(), files_after(&best.log, d.durable, head)?)
-    };
-    for file in &files {
-        let mut stream = from.get_stream(file).await?;
-        let time = from.time_of(file).await?;
-        let mut upload = to.put_stream(file.level, file.name, time).expect_bytes(file.size);
-        while let Some(piece) = futures::TryStreamExt::try_next(&mut stream).await? {
-            upload.write(piece).await?;
-        }
-        upload.finish().await?;
-        db.destinations()[nth].landed(file.level, file.name, file.size, time);
-    }
-    let mut destinations = db.destinations();
-    let queued: Vec<Arc<Segment>> = destinations
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| *i != nth)
-        .flat_map(|(_, d)| d.queue.iter().cloned())
-        .collect();
-    let most = destinations.iter().filter_map(|d| d.durable).max();
-    let d = &mut destinations[nth];
-    d.failures = 0;
-    d.error = None;
-    if d.durable >= most {
-        let mut waiting: Vec<Arc<Segment>> =
-            queued.into_iter().filter(|s| Some(s.txid()) > d.durable).collect();
-        waiting.sort_by_key(|s| s.txid());
-        waiting.dedup_by_key(|s| s.txid());
-        d.queue = waiting.into();
-        d.lags = false;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

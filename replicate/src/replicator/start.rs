@@ -9,7 +9,9 @@
 //!
 //! Nothing in the log is overwritten in any of these. A crash on the way changes nothing but a finished snapshot.
 
-use super::database::{Database, Local, Work};
+use super::copying::list;
+use super::database::{Database, Local};
+use super::destination::Standing;
 use super::status::Phase;
 use crate::capture::{Broken, Capture, Found, Frames, Look, Place, Segment, Stamp, segment};
 use crate::local::{MetaDir, PageSums, Spool, State, StateFile};
@@ -17,9 +19,8 @@ use crate::{Error, Kind};
 use litekeep_env::{disk, random_u64};
 use litekeep_ltx::{Checksum, Decoder, FileName, Header, Pgno, Txid, WriterId, page_checksum};
 use litekeep_store::plan::{self, Goal};
-use litekeep_store::{Conditional, FileRef, Log, SNAPSHOT_LEVEL, Store};
+use litekeep_store::{FileRef, Log, SNAPSHOT_LEVEL, Store, StreamWriter};
 use std::collections::HashMap;
-use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 /// Bytes of one request when a file of the log is read from front to back.
@@ -36,8 +37,8 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
     // The database is claimed before the folder: a second litekeep must not take the folder from one that rests.
     let capture = attach(db).await?;
     let local = open_local(db).await?;
-    let head = list(db).await?;
     let known = local.state();
+    let head = list(db, known).await?;
     let Some((head, nth)) = head else {
         let txid = known.map_or(Txid::FIRST, |s| s.txid.next());
         return first_snapshot(db, &local, capture, txid).await;
@@ -118,38 +119,6 @@ pub(super) async fn open_local(db: &Arc<Database>) -> Result<Arc<Local>, Error> 
     Ok(local)
 }
 
-/// Lists every destination. Returns the last transaction of the most advanced one, and which that is.
-async fn list(db: &Arc<Database>) -> Result<Option<(Txid, usize)>, Error> {
-    let stores: Vec<Store> = db.destinations().iter().map(|d| d.store.clone()).collect();
-    let mut head: Option<(Txid, usize)> = None;
-    for (nth, store) in stores.iter().enumerate() {
-        let unfenced = store.probe().await? == Conditional::Ignored;
-        let log = store.list().await?;
-        let last = log.last();
-        if unfenced {
-            tracing::warn!(
-                store = store.place(),
-                "the store ignores conditional writes: a second writer cannot be told apart"
-            );
-        }
-        for stray in &log.strays {
-            tracing::warn!(store = store.place(), "`{stray}` is not a file of the log and is left alone");
-        }
-        let mut destinations = db.destinations();
-        let d = &mut destinations[nth];
-        (d.log, d.durable, d.unfenced) = (log, last, unfenced);
-        if last > head.map(|(t, _)| t) {
-            head = last.map(|t| (t, nth));
-        }
-    }
-    if let Some((head, _)) = head {
-        for d in db.destinations().iter_mut() {
-            d.lags = d.durable != Some(head);
-        }
-    }
-    Ok(head)
-}
-
 async fn attach(db: &Arc<Database>) -> Result<Capture, Error> {
     let path = db.settings.path.clone();
     let (capture, found) = db.run_blocking(move || Capture::attach(&path)).await?;
@@ -191,33 +160,33 @@ async fn first_snapshot(
         // A log that vanished from the store does not make its transactions free again.
         work.last = txid.prev();
     }
-    let stores: Vec<Store> = db.destinations().iter().map(|d| d.store.clone()).collect();
-    let stamp = Stamp { txid, writer: local.writer, timestamp_ms: db.shared.clock.unix_ms() };
+    let (nth, store) = {
+        let destinations = db.destinations();
+        let nth = destinations.iter().position(|d| !d.lags).unwrap_or(0);
+        (nth, destinations[nth].store.clone())
+    };
     let name = FileName { min: Txid::FIRST, max: txid };
     let expected = std::fs::metadata(&db.settings.path).map_or(0, |m| m.len());
-    let mut state = None;
-    for (nth, store) in stores.iter().enumerate() {
-        let (work, local) = (db.work.clone(), local.clone());
-        let encode = move |to: &mut litekeep_store::StreamWriter| encode_snapshot(&work, &local, stamp, to);
-        let put = store.put_from(SNAPSHOT_LEVEL, name, stamp.timestamp_ms, Some(expected), encode).await;
-        let ((header, size, place), _) = match put {
-            Ok(done) => done,
-            Err(e) => {
-                db.work().capture = None;
-                return Err(e);
-            }
-        };
-        db.destinations()[nth].landed(SNAPSHOT_LEVEL, name, size, stamp.timestamp_ms);
-        state = Some((header, place));
-        if stores.len() > 1 {
-            // A second snapshot would show a later state under the same name: the others copy this one.
-            for (other, d) in db.destinations().iter_mut().enumerate() {
-                d.lags = other != nth;
-            }
-            break;
+    let (this, here) = (db.clone(), local.clone());
+    let encode = move |to: &mut StreamWriter| encode_snapshot(&this, &here, txid, to);
+    // The encoder knows the time.
+    let put = store.put_from(SNAPSHOT_LEVEL, name, 0, Some(expected), encode).await;
+    let ((header, size, place), _) = match put {
+        Ok(done) => done,
+        Err(e) => {
+            db.work().capture = None;
+            return Err(e);
+        }
+    };
+    {
+        let mut destinations = db.destinations();
+        destinations[nth].landed(SNAPSHOT_LEVEL, name, size, header.timestamp_ms);
+        destinations[nth].standing = Standing::Joined;
+        // A second snapshot would show a later state under the same name: the others copy this one.
+        for (other, d) in destinations.iter_mut().enumerate() {
+            d.lags = other != nth;
         }
     }
-    let (header, place) = state.ok_or_else(|| Error::new(Kind::Invalid, "a database needs a destination"))?;
     let now = db.shared.clock.unix_ms();
     let saved = save_state(local, header.commit, &header, place, now);
     let mut work = db.work();
@@ -233,15 +202,18 @@ async fn first_snapshot(
     Ok(())
 }
 
-fn encode_snapshot<W: Write>(
-    work: &Mutex<Work>,
+fn encode_snapshot(
+    db: &Database,
     local: &Local,
-    stamp: Stamp,
-    to: W,
+    txid: Txid,
+    to: &mut StreamWriter,
 ) -> Result<(Header, u64, Option<Place>), Error> {
-    let mut work = work.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut work = db.work();
     let capture = work.capture.as_mut().expect("attached before the snapshot");
     let pages = capture.pages()?;
+    // After it is fixed which commits the pages have.
+    let stamp = Stamp { txid, writer: local.writer, timestamp_ms: db.next_time() };
+    to.set_timestamp(stamp.timestamp_ms);
     let (place, page_count) = (pages.place, pages.page_count());
     let mut batch: Vec<(Pgno, Checksum)> = Vec::with_capacity(4096);
     let (header, size) = segment::snapshot(&pages, stamp, to, |pgno, sum| {

@@ -53,10 +53,15 @@ impl Scene {
 
     /// Replicates until everything is safe, then stops.
     async fn replicate(&self) {
+        replicate(self.settings()).await;
+    }
+
+    /// A replicator that has brought the log up to date.
+    async fn running(&self) -> Replicator {
         let replicator = Replicator::start().unwrap();
         replicator.add(self.settings()).unwrap();
-        let left = replicator.shut_down(PATIENCE).await;
-        assert!(left.is_empty(), "{left:?}");
+        assert!(replicator.sync(PATIENCE).await.is_empty());
+        replicator
     }
 
     /// What a restore from one of the stores holds: the result of a query.
@@ -66,6 +71,13 @@ impl Scene {
         to_path(&self.stores[store], Goal::Latest, &to, &options, &()).await.unwrap();
         query_of(&to, query)
     }
+}
+
+async fn replicate(settings: Settings) {
+    let replicator = Replicator::start().unwrap();
+    replicator.add(settings).unwrap();
+    let left = replicator.shut_down(PATIENCE).await;
+    assert!(left.is_empty(), "{left:?}");
 }
 
 /// Rows on pages of their own.
@@ -97,9 +109,7 @@ async fn commits_while_nobody_watches_are_found_when_the_wal_is_gone() {
 async fn nothing_is_called_safe_before_the_first_snapshot_is_there() {
     let scene = Scene::new(1);
     scene.app(SETUP);
-    let replicator = Replicator::start().unwrap();
-    replicator.add(scene.settings()).unwrap();
-    assert!(replicator.sync(PATIENCE).await.is_empty());
+    let replicator = scene.running().await;
     assert_eq!(scene.restored(0, ALL).await, "a");
     assert!(replicator.shut_down(PATIENCE).await.is_empty());
 }
@@ -155,6 +165,78 @@ async fn another_database_is_refused_unless_a_new_timeline_is_asked_for() {
     assert_eq!(scene.restored(0, ALL).await, "fresh");
 }
 
+/// Another replicator has extended one of two logs: nothing of ours may follow what it put there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_ends_otherwise_goes_on_from_the_next_snapshot() {
+    let mut scene = Scene::new(2);
+    scene.app(TWO_PAGES);
+    scene.replicate().await;
+    let copy = scene.dir.path().join("copy.db");
+    to_path(&scene.stores[0], Goal::Latest, &copy, &Options::default(), &()).await.unwrap();
+    Connection::open(&copy).unwrap().execute_batch("UPDATE t SET x = 'theirs' WHERE x = 'a'").unwrap();
+    let meta_dir = scene.dir.path().join("meta");
+    let stores = scene.stores[1..].to_vec();
+    replicate(Settings { path: copy, meta_dir, stores, ..scene.settings() }).await;
+    let end = scene.stores[1].list().await.unwrap().last();
+
+    let second = scene.stores.pop().unwrap();
+    for x in ["c", "d", "e"] {
+        scene.app(&format!("UPDATE t SET x = '{x}' WHERE rowid = 2"));
+        scene.replicate().await;
+    }
+    scene.stores.push(second);
+    let replicator = Replicator::start().unwrap();
+    replicator.add(scene.settings()).unwrap();
+    let left = replicator.shut_down(Duration::from_secs(2)).await;
+    let why = left[0].destinations[1].error.as_deref();
+    assert!(why.is_some_and(|e| e.contains("it goes on with the next snapshot")), "{left:?}");
+    assert_eq!(scene.stores[1].list().await.unwrap().last(), end);
+
+    scene.app("UPDATE t SET x = 'f' WHERE rowid = 2");
+    let policy = Policy { snapshot_every: Duration::ZERO, ..Policy::default() };
+    let replicator = Replicator::start().unwrap();
+    replicator.add(Settings { policy, ..scene.settings() }).unwrap();
+    let left = replicator.shut_down(PATIENCE).await;
+    assert!(left.is_empty(), "{left:?}");
+    for store in 0..2 {
+        assert_eq!(scene.restored(store, ALL).await, "a,f");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_is_away_at_the_start_keeps_nothing_from_another() {
+    let scene = Scene::new(2);
+    scene.app(SETUP);
+    scene.replicate().await;
+    let outage = Outage::begin(&scene, 0);
+    let replicator = Replicator::start().unwrap();
+    replicator.add(scene.settings()).unwrap();
+    scene.app("INSERT INTO t VALUES('b')");
+    assert!(!replicator.sync(Duration::from_millis(500)).await.is_empty());
+    assert_eq!(scene.restored(1, ALL).await, "a,b");
+    outage.end();
+    assert!(replicator.sync(PATIENCE).await.is_empty());
+    assert_eq!(scene.restored(0, ALL).await, "a,b");
+
+    // What was confirmed there alone must be seen first.
+    let outage = Outage::begin(&scene, 0);
+    scene.app("INSERT INTO t VALUES('c')");
+    assert!(!replicator.shut_down(Duration::from_millis(500)).await.is_empty());
+    outage.end();
+    let outage = Outage::begin(&scene, 1);
+    let replicator = Replicator::start().unwrap();
+    replicator.add(scene.settings()).unwrap();
+    scene.app("INSERT INTO t VALUES('d')");
+    let left = replicator.sync(Duration::from_millis(500)).await;
+    assert!(left[0].message.is_some(), "{left:?}");
+    assert_eq!(scene.restored(0, ALL).await, "a,b");
+    outage.end();
+    assert!(replicator.shut_down(PATIENCE).await.is_empty());
+    for store in 0..2 {
+        assert_eq!(scene.restored(store, ALL).await, "a,b,c,d");
+    }
+}
+
 /// The bucket's folder is moved away and a file stands in its place: no put can land.
 struct Outage {
     bucket: PathBuf,
@@ -188,9 +270,7 @@ async fn commit_each(scene: &Scene, replicator: &Replicator, rows: &[&str]) {
 async fn a_spool_that_cannot_be_written_loses_nothing() {
     let scene = Scene::new(1);
     scene.app(SETUP);
-    let replicator = Replicator::start().unwrap();
-    replicator.add(scene.settings()).unwrap();
-    assert!(replicator.sync(PATIENCE).await.is_empty());
+    let replicator = scene.running().await;
     let outage = Outage::begin(&scene, 0);
     let spool = MetaDir::default_path(&scene.database()).join("spool");
     let in_the_way: Vec<_> = (1..40).map(|n| spool.join(format!("{n:016x}-{n:016x}.ltx.tmp"))).collect();
@@ -214,9 +294,7 @@ async fn what_waits_in_the_spool_does_not_continue_another_writers_log() {
     let copy = scene.dir.path().join("copy.db");
     to_path(&scene.stores[0], Goal::Latest, &copy, &Options::default(), &()).await.unwrap();
 
-    let replicator = Replicator::start().unwrap();
-    replicator.add(scene.settings()).unwrap();
-    assert!(replicator.sync(PATIENCE).await.is_empty());
+    let replicator = scene.running().await;
     let outage = Outage::begin(&scene, 0);
     scene.app("UPDATE u SET x = 'ours, later'");
     assert!(!replicator.sync(Duration::from_millis(500)).await.is_empty());
@@ -294,9 +372,7 @@ async fn other_commits_in_place_of_those_that_wait_are_captured() {
     let files = ["", "-wal"].map(|suffix| scene.dir.path().join(format!("app.db{suffix}")));
     let app = Connection::open(scene.database()).unwrap();
     app.execute_batch(TWO_PAGES).unwrap();
-    let replicator = Replicator::start().unwrap();
-    replicator.add(scene.settings()).unwrap();
-    assert!(replicator.sync(PATIENCE).await.is_empty());
+    let replicator = scene.running().await;
     let image = files.each_ref().map(|path| std::fs::read(path).unwrap());
     let outage = Outage::begin(&scene, 0);
     for change in ["UPDATE t SET x = 'lost' WHERE rowid = 1", "UPDATE t SET x = 'same' WHERE rowid = 2"] {
@@ -322,9 +398,7 @@ async fn a_damaged_file_in_the_spool_stops_nothing() {
     let scene = Scene::new(1);
     scene.app(SETUP);
     scene.replicate().await;
-    let replicator = Replicator::start().unwrap();
-    replicator.add(scene.settings()).unwrap();
-    assert!(replicator.sync(PATIENCE).await.is_empty());
+    let replicator = scene.running().await;
     let outage = Outage::begin(&scene, 0);
     commit_each(&scene, &replicator, &["b", "c"]).await;
     assert!(!replicator.shut_down(Duration::from_millis(100)).await.is_empty());
@@ -340,9 +414,7 @@ async fn a_damaged_file_in_the_spool_stops_nothing() {
 async fn what_waits_in_the_spool_does_not_follow_a_new_snapshot() {
     let scene = Scene::new(1);
     scene.app(SETUP);
-    let replicator = Replicator::start().unwrap();
-    replicator.add(scene.settings()).unwrap();
-    assert!(replicator.sync(PATIENCE).await.is_empty());
+    let replicator = scene.running().await;
     let outage = Outage::begin(&scene, 0);
     commit_each(&scene, &replicator, &["b", "c", "d", "e"]).await;
     assert!(!replicator.shut_down(Duration::from_millis(100)).await.is_empty());

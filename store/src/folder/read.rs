@@ -124,9 +124,7 @@ pub(super) fn list_one(root: &Path, prefix: &Key) -> object_store::Result<ListRe
         ListResult { common_prefixes: Vec::new(), objects: Vec::new(), extensions: Default::default() };
     let entries = match std::fs::read_dir(root.join(prefix.as_ref())) {
         Ok(entries) => entries,
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(result);
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(result),
         Err(e) => return Err(error(e)),
     };
     for entry in entries {

@@ -12,6 +12,9 @@
 //! recorded. fsync and fdatasync are recorded and not done: the power is cut in the replay only, and the tests are
 //! faster. Copies inside the kernel are refused with ENOSYS, upon which callers copy by read and write. Writes through
 //! mmap are not seen: of SQLite's files only `-shm` is written so, which no power cut leaves.
+//!
+//! For `litekeep_testkit::hanging_folder`: an fsync of anything below the folder `LITEKEEP_HANG_DIR` ends only while there
+//! is no file of that name with `.hangs` at its end.
 #![allow(unsafe_code, reason = "stands in for libc's functions")]
 #![allow(missing_docs, reason = "the functions are libc's own")]
 
@@ -273,7 +276,28 @@ unsafe fn linked(to_dir: c_int, to: *const c_char, begin: i64) {
     }
 }
 
+/// Waits while the folder hangs that an open file is in.
+fn wait_for_folder(fd: c_int) {
+    // SAFETY: the name is a C string; nobody changes the environment of the programs under test.
+    let dir = unsafe { libc::getenv(c"LITEKEEP_HANG_DIR".as_ptr()) };
+    if dir.is_null() {
+        return;
+    }
+    // SAFETY: getenv returned a C string.
+    let dir = unsafe { CStr::from_ptr(dir) }.to_bytes();
+    // SAFETY: an empty path is a C string.
+    if !unsafe { absolute(fd, c"".as_ptr()) }.starts_with(dir) {
+        return;
+    }
+    let flag = [dir, b".hangs\0"].concat();
+    // SAFETY: `flag` is a C string.
+    while unsafe { libc::access(flag.as_ptr().cast(), libc::F_OK) } == 0 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
 fn synced(fd: c_int) -> c_int {
+    wait_for_folder(fd);
     match of_descriptor(fd) {
         Some(file) => {
             record(SYNC, now(), file, 0, b"", b"");

@@ -1,0 +1,167 @@
+//! Destinations are listed, and one that lacks files which another has copies them.
+//!
+//! Before it does, the end of its own log is held against the other's. Where they differ (another replicator wrote to
+//! one of them, or a power cut took the memory of what was put there) nothing may continue that end: the destination
+//! goes on from the next snapshot, whatever it has before that.
+
+use super::database::Database;
+use super::destination::{Destination, Standing};
+use super::start::files_after;
+use crate::capture::Segment;
+use crate::local::State;
+use crate::{Error, Kind};
+use futures::TryStreamExt;
+use futures::future::join_all;
+use litekeep_ltx::Txid;
+use litekeep_store::{Conditional, FileRef, Log, Store};
+use std::sync::Arc;
+
+/// Lists every destination. Returns the last transaction of the most advanced one, and which that is.
+///
+/// One that cannot be reached is left for later while another has all that was ever confirmed.
+pub(super) async fn list(db: &Arc<Database>, known: Option<State>) -> Result<Option<(Txid, usize)>, Error> {
+    let count = db.destinations().len();
+    let listed = join_all((0..count).map(|nth| list_one(db, nth))).await;
+    let mut head: Option<(Txid, usize)> = None;
+    for (nth, listed) in listed.iter().enumerate() {
+        if let Ok(last) = listed
+            && *last > head.map(|(t, _)| t)
+        {
+            head = last.map(|t| (t, nth));
+        }
+    }
+    let is_enough =
+        !db.settings.new_timeline && known.is_some_and(|s| head.is_some_and(|(head, _)| head >= s.txid));
+    for (nth, listed) in listed.into_iter().enumerate() {
+        let Err(e) = listed else { continue };
+        if !is_enough || e.kind() != Kind::Unavailable {
+            return Err(e);
+        }
+        let mut destinations = db.destinations();
+        let d = &mut destinations[nth];
+        tracing::warn!(path = %db.settings.path.display(), store = d.store.place(), "{e}; going on without it until it answers");
+        *d = Destination { error: Some(e.to_string()), failures: 1, ..Destination::new(d.store.clone()) };
+    }
+    if let Some((_, first)) = head {
+        for (nth, d) in db.destinations().iter_mut().enumerate() {
+            d.lags = nth != first;
+            if nth == first {
+                d.standing = Standing::Joined;
+            }
+        }
+    }
+    Ok(head)
+}
+
+/// Lists one destination; returns its last transaction.
+async fn list_one(db: &Arc<Database>, nth: usize) -> Result<Option<Txid>, Error> {
+    let store = db.destinations()[nth].store.clone();
+    let unfenced = store.probe().await? == Conditional::Ignored;
+    let log = store.list().await?;
+    if unfenced {
+        tracing::warn!(
+            store = store.place(),
+            "the store ignores conditional writes: a second writer cannot be told apart"
+        );
+    }
+    for stray in &log.strays {
+        tracing::warn!(store = store.place(), "`{stray}` is not a file of the log and is left alone");
+    }
+    let last = log.last();
+    let mut destinations = db.destinations();
+    let d = &mut destinations[nth];
+    (d.log, d.durable, d.unfenced, d.standing) = (log, last, unfenced, Standing::Listed);
+    Ok(last)
+}
+
+/// Copies to one destination what another has and it lacks.
+pub(super) async fn catch_up(db: &Arc<Database>, nth: usize) -> Result<(), Error> {
+    if db.destinations()[nth].standing == Standing::Unlisted {
+        let last = list_one(db, nth).await?;
+        let destinations = db.destinations();
+        if last > most_durable(&destinations, nth) {
+            return Err(Error::with_hint(
+                Kind::Fenced,
+                format!(
+                    "the log at {} goes beyond what this database has put anywhere: another replicator has written to it",
+                    destinations[nth].store.place()
+                ),
+                "stop it, or give this database a destination of its own",
+            ));
+        }
+    }
+    let (to, from, standing, log, end, head) = {
+        let destinations = db.destinations();
+        let d = &destinations[nth];
+        let others = destinations.iter().enumerate().filter(|(i, d)| *i != nth && !d.lags).map(|(_, d)| d);
+        let best = others.max_by_key(|d| d.durable);
+        let Some((best, head)) = best.and_then(|best| Some((best, best.durable?))) else {
+            return Err(Error::new(Kind::Unavailable, "no destination is complete yet"));
+        };
+        (d.store.clone(), best.store.clone(), d.standing, best.log.clone(), log_end(d), head)
+    };
+    let files = match end {
+        Some(end) if standing != Standing::Joined && !is_end_of(&to, &end, &from, &log).await? => {
+            let next = log.files().filter(|f| f.is_base() && f.max() > end.max()).max_by_key(|f| f.max());
+            let next = next.cloned().ok_or_else(|| {
+                let (at, place, other) = (end.max(), to.place(), from.place());
+                Error::new(
+                    Kind::Unavailable,
+                    format!("transaction {at} at {place} is not the one at {other}: it goes on with the next snapshot there"),
+                )
+            })?;
+            let after = files_after(&log, Some(next.max()), head)?;
+            [vec![next], after].concat()
+        }
+        end => files_after(&log, end.map(|f| f.max()), head)?,
+    };
+    for file in &files {
+        let mut stream = from.get_stream(file).await?;
+        let time = from.time_of(file).await?;
+        let mut upload = to.put_stream(file.level, file.name, time).expect_bytes(file.size);
+        while let Some(piece) = stream.try_next().await? {
+            upload.write(piece).await?;
+        }
+        upload.finish().await?;
+        db.destinations()[nth].landed(file.level, file.name, file.size, time);
+        db.destinations()[nth].standing = Standing::Joined;
+    }
+    let mut destinations = db.destinations();
+    let others = destinations.iter().enumerate().filter(|(i, _)| *i != nth);
+    let queued: Vec<Arc<Segment>> = others.flat_map(|(_, d)| d.queue.iter().cloned()).collect();
+    let most = most_durable(&destinations, nth);
+    let d = &mut destinations[nth];
+    (d.failures, d.error, d.standing) = (0, None, Standing::Joined);
+    if d.durable >= most {
+        let mut waiting: Vec<Arc<Segment>> =
+            queued.into_iter().filter(|s| Some(s.txid()) > d.durable).collect();
+        waiting.sort_by_key(|s| s.txid());
+        waiting.dedup_by_key(|s| s.txid());
+        d.queue = waiting.into();
+        d.lags = false;
+    }
+    Ok(())
+}
+
+/// The last transaction that any other destination has.
+fn most_durable(destinations: &[Destination], nth: usize) -> Option<Txid> {
+    destinations.iter().enumerate().filter(|(i, _)| *i != nth).filter_map(|(_, d)| d.durable).max()
+}
+
+/// A file that the log of a destination ends with.
+fn log_end(d: &Destination) -> Option<FileRef> {
+    ending_at(&d.log, d.durable?).cloned()
+}
+
+fn ending_at(log: &Log, txid: Txid) -> Option<&FileRef> {
+    log.files().filter(|f| f.max() == txid).min_by_key(|f| f.level)
+}
+
+/// Whether another log has the same transaction where this one ends. A file carries the time of its last transaction,
+/// at level 0 also who wrote it; where the other has merged its way past it, nobody can tell.
+async fn is_end_of(store: &Store, end: &FileRef, other: &Store, log: &Log) -> Result<bool, Error> {
+    let Some(there) = ending_at(log, end.max()) else { return Ok(false) };
+    let (ours, theirs) = (store.header(end).await?, other.header(there).await?);
+    let is_one_writer = end.level != there.level || ours.node == theirs.node;
+    Ok(is_one_writer && ours.timestamp_ms == theirs.timestamp_ms)
+}
