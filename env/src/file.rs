@@ -1,4 +1,4 @@
-//! What std's files lack: reads that go on until the end, and a rename that never replaces.
+//! What std's files lack: reads that go on until the end, a rename that never replaces, names beside a name.
 
 #![allow(unsafe_code)] // renameat2 has no safe form in std
 
@@ -7,7 +7,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// The path whose name goes on with a suffix: `app.db` and `-wal` give `app.db-wal`.
+pub fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
 
 /// Reads until `bytes` is full or the file ends. Returns how many bytes that were.
 pub fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {

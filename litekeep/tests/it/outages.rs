@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use litekeep_env::{Clock, SystemClock};
 use litekeep_testkit::bank::{self, Bank, Options};
 use litekeep_testkit::contents::differing_pages;
 use litekeep_testkit::fault_proxy::{Fault, Kind, Rule};
@@ -151,9 +152,10 @@ fn the_seconds_of_an_outage_are_points_in_time() {
     eventually("litekeep meets the outage", LONG, || Ok(scene.log().contains("trying again"))).unwrap();
     let before = scene.last_txid().unwrap_err();
     assert!(before.to_string().contains("503"), "{before}");
-    let begin = jiff::Timestamp::now();
+    let now = || jiff::Timestamp::from_millisecond(SystemClock.unix_ms()).unwrap();
+    let begin = now();
     std::thread::sleep(Duration::from_secs(8));
-    let end = jiff::Timestamp::now();
+    let end = now();
     scene.proxy().outage(None);
     bank.stop().unwrap();
     scene.stop(litekeep).unwrap();

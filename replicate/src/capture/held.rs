@@ -14,12 +14,14 @@
 //! idle. A crash drops them with the process.
 
 use crate::Error;
+use litekeep_env::file::sibling;
 use litekeep_env::lock;
 use litekeep_format::locks::{DMS, READ_LOCKS, SHARED_FIRST, SHARED_SIZE, WRITE_LOCK, read_lock};
 use litekeep_format::{DatabaseHeader, WalIndexHeader};
 use litekeep_ltx::Salt;
 use litekeep_sql::{Observer, Snapshot};
 use std::fs::{File, Metadata};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,7 +41,7 @@ pub enum Hold {
 const REPLICATOR_LOCK: u64 = 0x7fff_ffff_ffff_0000;
 
 /// Whether some process replicates the database of this descriptor.
-pub fn is_claimed(database: &File) -> std::io::Result<bool> {
+pub fn is_claimed(database: &File) -> io::Result<bool> {
     Ok(lock::holder(database, REPLICATOR_LOCK, 1)?.is_some())
 }
 
@@ -48,6 +50,15 @@ pub fn is_claimed(database: &File) -> std::io::Result<bool> {
 pub struct Reader {
     /// Its process, where the kernel knows it.
     pub pid: Option<u32>,
+}
+
+/// The readers that need the WAL, and not only the database file, by the locks of a `-shm` file. While there is one, no
+/// commit starts the WAL anew.
+pub fn readers_of_wal(shm: &File) -> impl Iterator<Item = io::Result<Reader>> {
+    (1..READ_LOCKS).filter_map(move |slot| {
+        let holder = lock::holder(shm, read_lock(slot), 1).transpose()?;
+        Some(holder.map(|pid| Reader { pid }))
+    })
 }
 
 /// Descriptors and locks of one database.
@@ -59,13 +70,6 @@ pub struct HeldFiles {
     identity: (u64, u64),
     shm: File,
     hold: Hold,
-}
-
-/// `app.db` -> `app.db-wal`.
-pub fn sibling(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 impl HeldFiles {
@@ -159,17 +163,10 @@ impl HeldFiles {
         lock::release(&self.shm, WRITE_LOCK, 1).map_err(Error::file("unlock the wal-index of", &self.path))
     }
 
-    /// A reader that needs the WAL, and not only the database file; with its process where the kernel knows it. While
-    /// there is one, no commit starts the WAL anew.
+    /// One of [`readers_of_wal`].
     pub fn reader_of_wal(&self) -> Result<Option<Reader>, Error> {
-        for slot in 1..READ_LOCKS {
-            let holder = lock::holder(&self.shm, read_lock(slot), 1)
-                .map_err(Error::file("read the locks of the wal-index of", &self.path))?;
-            if let Some(pid) = holder {
-                return Ok(Some(Reader { pid }));
-            }
-        }
-        Ok(None)
+        let reader = readers_of_wal(&self.shm).next().transpose();
+        reader.map_err(Error::file("read the locks of the wal-index of", &self.path))
     }
 
     /// Moves the hold to a read mark that protects what the open read transaction of `reader` sees. The new lock is taken

@@ -18,7 +18,7 @@ pub mod segment;
 mod wal;
 
 pub use continuity::Broken;
-pub use held::{HeldFiles, Hold, Reader, is_claimed, sibling};
+pub use held::{HeldFiles, Hold, Reader, is_claimed, readers_of_wal};
 pub use pages::Pages;
 pub use reset::Reset;
 pub use segment::{Body, Segment, Stamp};

@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::local::State;
+use litekeep_env::file::sibling;
 use litekeep_ltx::{Decoder, Txid, WriterId};
 use rusqlite::Connection;
 use std::path::PathBuf;

@@ -4,15 +4,13 @@
 //! opened and closed at will, since SQLite takes no POSIX locks on the WAL.
 
 use crate::Error;
-use litekeep_env::file;
+use litekeep_env::file::{self, sibling};
 use litekeep_format::{Chain, FrameHeader, Stop, WalChecksum, WalHeader, frame_offset, frame_size};
 use litekeep_ltx::{PageSize, Pgno, Salt};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use super::held::sibling;
 
 /// A place in the WAL: everything before it is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

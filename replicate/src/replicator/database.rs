@@ -731,8 +731,8 @@ impl Local {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::sibling;
     use litekeep_env::Clock;
+    use litekeep_env::file::sibling;
     use litekeep_env::watch::Watcher;
     use litekeep_store::plan::Policy;
     use litekeep_store::{Store, Target};

@@ -20,9 +20,9 @@ mod status;
 
 pub use status::{DestinationStatus, Phase, Status};
 
-use crate::capture::sibling;
 use crate::{Error, Kind};
 use database::Database;
+use litekeep_env::file::sibling;
 use litekeep_env::watch::{Event, Watcher};
 use litekeep_env::{Clock, SystemClock};
 use litekeep_store::Store;

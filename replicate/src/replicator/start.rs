@@ -28,8 +28,15 @@ const READ_AHEAD: u64 = 1 << 20;
 
 /// Two states whose pages agree in at least this share have a common history.
 const COMMON_PERCENT: u64 = 50;
-/// The same of a database that another replicator's log has overtaken: it must be the log's last state.
-const OVERTAKEN_PERCENT: u64 = 100;
+
+/// What a database must have to do with a log that it goes on with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kinship {
+    /// Both come from one database.
+    Common,
+    /// It is the log's last state: another replicator has overtaken it.
+    Same,
+}
 
 /// Attaches to the database and brings local state to the end of the log.
 pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
@@ -78,10 +85,8 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
     let (capture, related) = match known {
         _ if db.settings.new_timeline => (capture, Ok(())),
         // Before the watch, during which a small database may change beyond recognition.
-        None => require_common_history(db, &local, capture, newest, head, COMMON_PERCENT).await?,
-        Some(_) if was_overtaken => {
-            require_common_history(db, &local, capture, newest, head, OVERTAKEN_PERCENT).await?
-        }
+        None => require_kinship(db, &local, capture, newest, head, Kinship::Common).await?,
+        Some(_) if was_overtaken => require_kinship(db, &local, capture, newest, head, Kinship::Same).await?,
         Some(_) => (capture, Ok(())),
     };
     if !ours {
@@ -430,20 +435,20 @@ fn locate(
     }
 }
 
-/// Whether a database has so much to do with the log.
-async fn require_common_history(
+/// Whether a database is so close to the log.
+async fn require_kinship(
     db: &Arc<Database>,
     local: &Arc<Local>,
     mut capture: Capture,
     newest: Option<Header>,
     head: Txid,
-    percent: u64,
+    kinship: Kinship,
 ) -> Result<(Capture, Result<(), Error>), Error> {
     let (this, local) = (db.clone(), local.clone());
     let compared = move || {
         let related = match locate(&mut capture, &local, newest, head)? {
             Some(_) => Ok(()),
-            None => compare_with_log(&mut capture, &local, &this, head, percent),
+            None => compare_with_log(&mut capture, &local, &this, head, kinship),
         };
         Ok((capture, related))
     };
@@ -455,7 +460,7 @@ fn compare_with_log(
     local: &Local,
     db: &Database,
     head: Txid,
-    percent: u64,
+    kinship: Kinship,
 ) -> Result<(), Error> {
     let pages = capture.pages()?;
     let (mut all, mut same, mut known) = (0u64, 0u64, local.sums.ascending());
@@ -467,14 +472,17 @@ fn compare_with_log(
     let in_log = local.sums.page_count()?;
     // The lock page holds nothing, and nobody counts it.
     let in_log = u64::from(in_log) - u64::from(capture.page_size().lock_page().get() <= in_log);
-    // A database may have grown since, but not when it must be the same.
-    let whole = if percent == OVERTAKEN_PERCENT { in_log.max(all) } else { in_log };
-    if same * 100 >= whole * percent {
+    let is_kin = match kinship {
+        // It may have grown since.
+        Kinship::Common => same * 100 >= in_log * COMMON_PERCENT,
+        Kinship::Same => same == in_log && same == all,
+    };
+    if is_kin {
         return Ok(());
     }
     let path = db.settings.path.display();
     let place = db.destinations()[0].store.place();
-    if percent == OVERTAKEN_PERCENT {
+    if kinship == Kinship::Same {
         return Err(Error::with_hint(
             Kind::Invalid,
             format!(

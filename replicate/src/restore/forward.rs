@@ -9,13 +9,13 @@
 //!
 //! A crash leaves what a crash in any restore leaves.
 
-use super::in_use::sidecar;
 use super::{Goal, Options, Progress, Restored, to_path};
 use crate::capture::Broken;
 use crate::capture::continuity::{self, Reached};
 use crate::local::{Spool, StateFile};
 use crate::{Error, Kind};
 use litekeep_env::Clock;
+use litekeep_env::file::sibling;
 use litekeep_format::{WalHeader, frame_size};
 use litekeep_ltx::{Header, Txid};
 use litekeep_store::Store;
@@ -101,7 +101,7 @@ fn reached_by(newest: &Header) -> Option<Reached> {
 /// Whether database and WAL were last written before this machine started, and nothing was committed after the log's end.
 fn is_untouched(path: &Path, ended_ms: i64, clock: &dyn Clock) -> Result<bool, Error> {
     let start_ms = clock.unix_ms() - clock.boottime().as_millis() as i64;
-    let wal_ms = changed_ms(&sidecar(path, "-wal"))?;
+    let wal_ms = changed_ms(&sibling(path, "-wal"))?;
     Ok(changed_ms(path)?.max(wal_ms) < start_ms && wal_ms <= ended_ms + LAST_COMMITS_MS)
 }
 

@@ -3,6 +3,7 @@
 //! `/proc` names processes that this user may look at; locks tell of all others on this machine, containers included.
 
 use crate::{Error, Kind};
+use litekeep_env::file::sibling;
 use litekeep_env::{disk, lock};
 use litekeep_format::locks;
 use std::fs::File;
@@ -11,13 +12,6 @@ use std::path::{Path, PathBuf};
 
 /// What SQLite keeps beside a database: WAL, wal-index, rollback journal.
 pub(super) const SIDECARS: [&str; 3] = ["-wal", "-shm", "-journal"];
-
-/// A file beside the database.
-pub(super) fn sidecar(database: &Path, suffix: &str) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
 
 /// Keeps everybody out of an existing database for as long as it lasts.
 #[derive(Debug)]
@@ -31,7 +25,7 @@ pub(super) struct Exclusive {
 /// `Invalid`, naming the processes.
 pub(super) fn exclude(path: &Path) -> Result<Exclusive, Error> {
     let files: Vec<PathBuf> =
-        [""].iter().chain(&SIDECARS).map(|s| sidecar(path, s)).filter(|f| f.exists()).collect();
+        [""].iter().chain(&SIDECARS).map(|s| sibling(path, s)).filter(|f| f.exists()).collect();
     let mut pids: Vec<u32> = files.iter().flat_map(|f| disk::processes_with_open(f)).collect();
     // Opening and closing a file that this process has open elsewhere would drop SQLite's locks on it.
     if files.iter().any(|f| open_here(f)) {
@@ -43,7 +37,7 @@ pub(super) fn exclude(path: &Path) -> Result<Exclusive, Error> {
         let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
         return Err(in_use(path, &format!("process {}", pids.join(", "))));
     }
-    let shm = sidecar(path, "-shm");
+    let shm = sibling(path, "-shm");
     if let Some(file) = open(&shm)? {
         let held = lock::holder(&file, locks::WRITE_LOCK, locks::DMS - locks::WRITE_LOCK + 1);
         refuse_holder(path, held.map_err(Error::file("read the locks of", &shm))?)?;

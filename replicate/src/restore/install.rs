@@ -1,10 +1,11 @@
 //! Putting a restored database in its place, without ever losing the one that stands there.
 
-use super::in_use::{self, SIDECARS, sidecar};
+use super::in_use::{self, SIDECARS};
 use super::plan::{Damaged, Goal, plan};
 use super::{DEFAULT_PARALLELISM, Phase, Progress, fetch};
 use crate::{Error, Instead, Kind};
-use litekeep_env::{Clock, SystemClock, disk, file, lock};
+use litekeep_env::file::{self, sibling};
+use litekeep_env::{Clock, SystemClock, disk, lock};
 use litekeep_ltx::{PageSize, Txid};
 use litekeep_sql::Observer;
 use litekeep_store::Store;
@@ -187,7 +188,7 @@ impl Target {
                 "make room there, or restore to another file system with -o",
             ));
         }
-        let path = sidecar(&self.path, &format!("{RESTORING}{:016x}", litekeep_env::random_u64()));
+        let path = sibling(&self.path, &format!("{RESTORING}{:016x}", litekeep_env::random_u64()));
         let mut options = File::options();
         let file = options.read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(Error::file("create", &path))?;
@@ -223,7 +224,7 @@ impl Target {
     /// kept name already.
     fn keep_aside(&self, now_ms: i64) -> Result<Option<PathBuf>, Error> {
         let kept = self.free_name(now_ms)?;
-        let sidecars = SIDECARS.map(|suffix| (sidecar(&self.path, suffix), sidecar(&kept, suffix)));
+        let sidecars = SIDECARS.map(|suffix| (sibling(&self.path, suffix), sibling(&kept, suffix)));
         let mut moved = vec![];
         for (from, to) in &sidecars {
             match std::fs::hard_link(from, to) {
@@ -259,8 +260,8 @@ impl Target {
                 1 => format!("{KEPT}{stamp}"),
                 _ => format!("{KEPT}{stamp}-{nth}"),
             };
-            let kept = sidecar(&self.path, &suffix);
-            let taken = [""].iter().chain(&SIDECARS).any(|s| sidecar(&kept, s).symlink_metadata().is_ok());
+            let kept = sibling(&self.path, &suffix);
+            let taken = [""].iter().chain(&SIDECARS).any(|s| sibling(&kept, s).symlink_metadata().is_ok());
             if !taken {
                 return Ok(kept);
             }
@@ -319,7 +320,7 @@ impl Temporary {
             target.refuse_unless(force)?;
             self.take_after(old);
         }
-        if old.is_some() || SIDECARS.iter().any(|s| sidecar(path, s).exists()) {
+        if old.is_some() || SIDECARS.iter().any(|s| sibling(path, s).exists()) {
             kept = target.keep_aside(now_ms)?;
         }
         let renamed = file::rename_if_absent(&self.path, path);
@@ -339,7 +340,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         for suffix in [""].iter().chain(&SIDECARS) {
-            let _ = std::fs::remove_file(sidecar(&self.path, suffix));
+            let _ = std::fs::remove_file(sibling(&self.path, suffix));
         }
     }
 }
@@ -348,7 +349,7 @@ impl Drop for Temporary {
 fn check(path: &Path, quick: bool) -> Result<(), Error> {
     let found = Observer::open(path)?.integrity(quick);
     for suffix in SIDECARS {
-        let _ = std::fs::remove_file(sidecar(path, suffix));
+        let _ = std::fs::remove_file(sibling(path, suffix));
     }
     let found = found?;
     if found.is_empty() {

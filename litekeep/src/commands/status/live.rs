@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use litekeep_env::{Clock, lock};
-use litekeep_format::locks::{READ_LOCKS, read_lock};
+use litekeep_env::Clock;
+use litekeep_env::file::sibling;
 use litekeep_format::{WalHeader, WalIndexHeader, frame_size};
 use litekeep_ltx::Txid;
+use litekeep_replicate::capture::readers_of_wal;
 use litekeep_replicate::local::{MetaDir, State, StateFile, Trouble};
 use serde::Serialize;
 
@@ -227,13 +228,7 @@ impl Pending<'_> {
 /// A process with a read transaction that needs the WAL. The replicator's own lock bears no process id.
 fn wal_reader(database: &Path) -> Option<u32> {
     let shm = File::open(sibling(database, "-shm")).ok()?;
-    (1..READ_LOCKS).find_map(|slot| lock::holder(&shm, read_lock(slot), 1).ok().flatten().flatten())
-}
-
-fn sibling(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
+    readers_of_wal(&shm).find_map(|reader| reader.ok()?.pid)
 }
 
 impl Live {
