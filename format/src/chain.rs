@@ -55,13 +55,15 @@ impl Chain {
         if salt != self.salt {
             return Err(Stop::OtherSalt(salt));
         }
-        let header = frame.first_chunk().and_then(FrameHeader::parse).ok_or(Stop::BadChecksum)?;
-        let checksum = self.summer.chain(self.checksum, frame);
-        if checksum != header.checksum {
-            return Err(Stop::BadChecksum);
-        }
-        self.checksum = checksum;
+        let header = self.check(self.checksum, frame).ok_or(Stop::BadChecksum)?;
+        self.checksum = header.checksum;
         Ok(header)
+    }
+
+    /// Verifies one whole frame by itself, of any generation, whose predecessor has the checksum `before`.
+    pub fn check(&self, before: WalChecksum, frame: &[u8]) -> Option<FrameHeader> {
+        let header = frame.first_chunk().and_then(FrameHeader::parse)?;
+        (self.summer.chain(before, frame) == header.checksum).then_some(header)
     }
 
     /// The checksum up to where the chain is: what [`Chain::resume`] takes.

@@ -16,7 +16,7 @@
 //! `journal_size_limit` that cuts exactly between two frames.
 
 use super::held::HeldFiles;
-use super::wal::{End, Frames, Place, Wal};
+use super::wal::{End, Frames, Place, Slot, Wal};
 use crate::Error;
 use litekeep_format::{WalChecksum, WalHeader, WalIndexHeader};
 use litekeep_ltx::{Pgno, Salt};
@@ -148,14 +148,13 @@ fn one_reset(
         End::File { aligned } => aligned,
         End::BadChecksum | End::Limit => false,
     };
-    let old = std::mem::take(&mut out.pages);
+    let old = std::mem::take(&mut out.slots);
     let fresh = if ended {
         let start = Place { salt: header.salt, frames: 0, checksum: header.checksum };
         let (old_commits, old_count) = (out.commits, out.page_count);
-        out.clear();
         let (end, why) = wal.read(header, start, index.max_frame, out)?;
         let whole = why == End::Limit && end.frames == index.max_frame;
-        let salvaged = if out.pages.is_empty() { old_count } else { out.page_count };
+        let salvaged = if out.slots.is_empty() { old_count } else { out.page_count };
         (whole && is_in_database(files, wal, header, &old, old_count, index, out)?).then_some((
             end,
             old_commits,
@@ -171,8 +170,8 @@ fn one_reset(
     // The two runs stand in different slots of one file, so page numbers with slots describe both; the bytes of the
     // second alone would not.
     out.drop_bytes();
-    let fresh = std::mem::replace(&mut out.pages, old);
-    out.pages.extend(fresh);
+    let fresh = std::mem::replace(&mut out.slots, old);
+    out.slots.extend(fresh);
     out.commits += old_commits;
     out.page_count = page_count;
     Ok(Ok(end))
@@ -183,15 +182,15 @@ fn is_in_database(
     files: &HeldFiles,
     wal: &Wal,
     header: &WalHeader,
-    old: &[(Pgno, u32)],
+    old: &[Slot],
     old_count: u32,
     index: &WalIndexHeader,
     fresh: &Frames,
 ) -> Result<bool, Error> {
     let attempted = index.checkpoint.backfill_attempted.max(index.checkpoint.backfilled);
     let overwritten: HashSet<Pgno> =
-        fresh.pages.iter().filter(|(_, i)| *i < attempted).map(|(p, _)| *p).collect();
-    let last: HashMap<Pgno, u32> = old.iter().copied().collect();
+        fresh.slots.iter().filter(|s| s.index < attempted).map(|s| s.pgno).collect();
+    let last: HashMap<Pgno, u32> = old.iter().map(|s| (s.pgno, s.index)).collect();
     let n = header.page_size.bytes();
     let (mut in_wal, mut in_file) = (vec![0; n], vec![0; n]);
     for (pgno, slot) in last {

@@ -16,7 +16,9 @@
 use crate::Error;
 use litekeep_env::file::sibling;
 use litekeep_env::lock;
-use litekeep_format::locks::{DMS, READ_LOCKS, SHARED_FIRST, SHARED_SIZE, WRITE_LOCK, read_lock};
+use litekeep_format::locks::{
+    CHECKPOINT_LOCK, DMS, READ_LOCKS, SHARED_FIRST, SHARED_SIZE, WRITE_LOCK, read_lock,
+};
 use litekeep_format::{DatabaseHeader, WalIndexHeader};
 use litekeep_ltx::Salt;
 use litekeep_sql::{Observer, Snapshot};
@@ -70,6 +72,7 @@ pub struct HeldFiles {
     identity: (u64, u64),
     shm: File,
     hold: Hold,
+    holds_checkpoints: bool,
 }
 
 impl HeldFiles {
@@ -87,7 +90,14 @@ impl HeldFiles {
         lock::share(&shm, DMS, 1).map_err(Error::file("lock", &shm_path))?;
         let file = database.metadata().map_err(Error::file("look at", path))?;
         let identity = (file.dev(), file.ino());
-        Ok(HeldFiles { path: path.to_owned(), database, identity, shm, hold: Hold::Nothing })
+        Ok(HeldFiles {
+            path: path.to_owned(),
+            database,
+            identity,
+            shm,
+            hold: Hold::Nothing,
+            holds_checkpoints: false,
+        })
     }
 
     /// Makes us the database's only replicator for as long as the files are open; `false` when another process is.
@@ -161,6 +171,26 @@ impl HeldFiles {
     /// Gives the write lock back.
     pub fn unlock_writers(&self) -> Result<(), Error> {
         lock::release(&self.shm, WRITE_LOCK, 1).map_err(Error::file("unlock the wal-index of", &self.path))
+    }
+
+    /// Keeps everybody from checkpoints, our own connection included. An application with automatic checkpoints tries one
+    /// at each commit once the WAL has 1000 pages, in vain while the hold is in the way, and each try costs as much as
+    /// half a commit. Tries only; a recovery of the wal-index waits for [`HeldFiles::free_checkpoints`] too.
+    pub fn hold_checkpoints(&mut self) -> Result<(), Error> {
+        if !self.holds_checkpoints {
+            let locked = lock::exclude(&self.shm, CHECKPOINT_LOCK, 1);
+            self.holds_checkpoints = locked.map_err(Error::file("lock the wal-index of", &self.path))?;
+        }
+        Ok(())
+    }
+
+    /// Lets checkpoints happen again.
+    pub fn free_checkpoints(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.holds_checkpoints) {
+            let freed = lock::release(&self.shm, CHECKPOINT_LOCK, 1);
+            freed.map_err(Error::file("unlock the wal-index of", &self.path))?;
+        }
+        Ok(())
     }
 
     /// One of [`readers_of_wal`].

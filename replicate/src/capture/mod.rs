@@ -160,6 +160,7 @@ impl Capture {
             if let Some(index) = self.files.wal_index()? {
                 return Ok(index);
             }
+            self.files.free_checkpoints()?;
             let observer = self.observer()?;
             observer.wait_for_locks(Duration::from_secs(5))?;
             observer.begin_read()?;
@@ -190,8 +191,9 @@ impl Capture {
     }
 
     /// Moves the hold to the present, so that checkpoints may copy what the log has. Keeps the old hold when no better
-    /// one can be had.
+    /// one can be had. Checkpoints may happen from here on.
     pub fn renew_hold(&mut self) -> Result<(), Error> {
+        self.files.free_checkpoints()?;
         for _ in 0..5 {
             let observer = self.observer()?;
             observer.wait_for_locks(Duration::from_secs(1))?;
@@ -291,7 +293,7 @@ impl Capture {
         let Some((wal, header)) = self.wal(Some(from.salt))?.filter(|(_, h)| h.salt == from.salt) else {
             return Ok(Look::Broken(Broken::Gone));
         };
-        let (end, why) = wal.read(header, from, limit, out)?;
+        let (end, why) = wal.skim(header, from, limit, out)?;
         if why == End::Limit && end.frames == limit {
             return Ok(Look::Frames(end));
         }
@@ -308,7 +310,7 @@ impl Capture {
         self.wal(None)?;
         let Some((wal, _)) = &self.wal else { return Ok(Look::Broken(Broken::Gone)) };
         Ok(match continuity::resume(&self.files, wal, place, &index, out)? {
-            Ok(end) if out.pages.is_empty() => {
+            Ok(end) if out.slots.is_empty() => {
                 self.place = Some(end);
                 Look::Nothing
             }
@@ -495,14 +497,12 @@ impl Capture {
             return Ok(None);
         };
         let from = from.unwrap_or(Place { salt: header.salt, frames: 0, checksum: header.checksum });
-        frames.clear();
         if from.frames > end.frames || wal.read(header, from, end.frames, frames)?.0 != end {
             return Ok(None);
         }
-        let newest: HashMap<Pgno, u32> = frames.pages.iter().copied().collect();
         let mut page = vec![0; page_size.bytes()];
-        for (pgno, slot) in newest.into_iter().filter(|(p, _)| p.get() <= last.commit) {
-            wal.page(page_size, slot, &mut page)?;
+        for (pgno, nth) in frames.newest().into_iter().filter(|(p, _)| p.get() <= last.commit) {
+            wal.page(page_size, frames.slots[nth].index, &mut page)?;
             if sums.get(&pgno) != Some(&page_checksum(pgno, &page)) {
                 return Ok(None);
             }
@@ -562,6 +562,11 @@ impl Capture {
     pub fn checkpoint(&mut self) -> Result<litekeep_sql::Checkpoint, Error> {
         self.renew_hold()?;
         Ok(self.observer()?.checkpoint_passive()?)
+    }
+
+    /// Whether anybody may checkpoint, until the hold is renewed.
+    pub fn let_checkpoints(&mut self, happen: bool) -> Result<(), Error> {
+        if happen { self.files.free_checkpoints() } else { self.files.hold_checkpoints() }
     }
 
     /// Gives up connections and the WAL's descriptor; locks stay. When the log has everything it is copied into the

@@ -42,7 +42,7 @@ impl<'a> Pages<'a> {
             ));
         }
         let page_count = if frames == 0 { in_file(files, header.page_size)? } else { read.page_count };
-        let slots = read.pages.into_iter().collect();
+        let slots = read.slots.into_iter().map(|s| (s.pgno, s.index)).collect();
         Ok(Pages { files, wal: Some(wal), slots, page_size: header.page_size, page_count, place: Some(end) })
     }
 

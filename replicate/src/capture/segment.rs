@@ -6,10 +6,10 @@
 
 use super::held::HeldFiles;
 use super::pages::Pages;
-use super::wal::{Frames, KEEP_LEN, Place, Wal};
+use super::wal::{Frames, Place, SlotReader, Wal};
 use crate::local::{Spool, SpoolWriter, Spooled};
 use crate::{Error, Kind};
-use litekeep_format::{FrameHeader, WalHeader, frame_size};
+use litekeep_format::WalHeader;
 use litekeep_ltx::{
     Checksum, Decoder, Encoder, FileName, Header, PageSize, Pgno, Salt, Txid, WriterId, page_checksum,
 };
@@ -81,6 +81,9 @@ impl Segment {
     }
 }
 
+/// A segment of more pages than fit into so many bytes goes to the spool.
+const MEMORY_LEN: usize = 8 << 20;
+
 /// Where an encoder writes.
 enum Sink {
     Memory(Vec<u8>),
@@ -111,7 +114,7 @@ impl Draft {
     /// `expected` pages decide between memory and spool.
     fn begin(header: Header, expected: usize, spool: &Spool) -> Result<Draft, Error> {
         let len = expected * header.page_size.bytes();
-        let sink = if len <= KEEP_LEN {
+        let sink = if len <= MEMORY_LEN {
             Sink::Memory(Vec::with_capacity(len / 2 + 4096))
         } else {
             Sink::Spool(spool.begin(FileName { min: header.min_txid, max: header.max_txid })?)
@@ -196,24 +199,21 @@ pub fn from_frames(of: FramesOf<'_>, frames: &Frames, stamp: Stamp, spool: &Spoo
     let latest = latest_of_each(frames);
     let missing = growth_without_frames(&latest, of.page_count_before, frames.page_count, page_size);
     let mut draft = Draft::begin(header, latest.len() + missing.len(), spool)?;
-    let frame_len = frame_size(page_size) as usize;
     let mut page = vec![0; page_size.bytes()];
+    let mut slots = SlotReader::new(of.wal, of.wal_header, frames);
     let state = match missing.is_empty() {
         true => None,
         false => Some(Pages::in_wal(of.files, of.wal, of.wal_header, of.place.frames)?),
     };
     let mut missing = missing.into_iter().peekable();
-    for (pgno, nth) in latest {
+    for (i, &(pgno, nth)) in latest.iter().enumerate() {
         while let (Some(p), Some(state)) = (missing.next_if(|p| *p < pgno), &state) {
             state.read(p, &mut page)?;
             draft.page(p, &page)?;
         }
-        if frames.bytes().is_empty() {
-            of.wal.page(page_size, frames.pages[nth].1, &mut page)?;
-            draft.page(pgno, &page)?;
-        } else {
-            draft.page(pgno, &frames.bytes()[nth * frame_len + FrameHeader::LEN..(nth + 1) * frame_len])?;
-        }
+        let following = latest[i..].iter().enumerate();
+        let run = |most| following.take(most).take_while(|(k, (_, n))| *n == nth + k).count();
+        draft.page(pgno, slots.page(nth, run)?)?;
     }
     for p in missing {
         if let Some(state) = &state {
@@ -225,12 +225,11 @@ pub fn from_frames(of: FramesOf<'_>, frames: &Frames, stamp: Stamp, spool: &Spoo
     Ok(Segment { wal: Some(of.wal.file()), ..segment })
 }
 
-/// The last frame of each page that still belongs to the database, ascending: page and position in `frames.pages`.
+/// The last frame of each page that still belongs to the database, ascending: page and position in `frames.slots`.
 fn latest_of_each(frames: &Frames) -> Vec<(Pgno, usize)> {
-    let inside = frames.pages.iter().enumerate().filter(|(_, (p, _))| p.get() <= frames.page_count);
-    let mut latest: Vec<(Pgno, usize)> = inside.map(|(nth, (p, _))| (*p, nth)).collect();
-    latest.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
-    latest.dedup_by_key(|(p, _)| *p);
+    let mut latest: Vec<(Pgno, usize)> = frames.newest().into_iter().collect();
+    latest.retain(|(p, _)| p.get() <= frames.page_count);
+    latest.sort_unstable();
     latest
 }
 

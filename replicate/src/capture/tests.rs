@@ -7,6 +7,7 @@ use crate::local::State;
 use litekeep_env::file::sibling;
 use litekeep_ltx::{Decoder, Txid, WriterId};
 use rusqlite::Connection;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 struct Random(u64);
@@ -265,7 +266,7 @@ fn frames_beyond_the_wal_index_are_not_commits() {
     let shm = std::fs::read(sibling(&world.path, "-shm")).unwrap();
     app.execute_batch("INSERT INTO t VALUES(3)").unwrap();
     let raw = std::fs::File::options().write(true).open(sibling(&world.path, "-shm")).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&raw, &shm[..WalIndexHeader::LEN], 0).unwrap();
+    raw.write_all_at(&shm[..WalIndexHeader::LEN], 0).unwrap();
     std::mem::forget(raw);
     let Look::Frames(end) = capture.look(&mut world.frames).unwrap() else {
         panic!("the second row is committed")
@@ -332,6 +333,63 @@ fn a_reset_waits_for_readers_that_leave() {
     assert_eq!(wal_bytes(), before, "the WAL began anew");
     world.follow(&mut capture);
     world.check("after the reset");
+}
+
+/// Of many frames only the headers are read at first.
+#[test]
+fn a_page_that_is_not_what_was_committed_is_an_error() {
+    let (mut world, app) = World::new(
+        "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(id INTEGER PRIMARY KEY, b)",
+    );
+    let (mut capture, _) = Capture::attach(&world.path).unwrap();
+    world.compare_with_sums(&mut capture);
+    for _ in 0..100 {
+        app.execute("INSERT INTO t(b) VALUES(zeroblob(3000))", []).unwrap();
+    }
+    let Look::Frames(end) = capture.look(&mut world.frames).unwrap() else { panic!("there are commits") };
+    let frame = world.frames.slots.last().unwrap().index;
+    let offset = frame_size(capture.page_size()) * u64::from(frame) + 32 + 24 + 100;
+    let wal = std::fs::File::options().read(true).write(true).open(sibling(&world.path, "-wal")).unwrap();
+    let flip = || {
+        let mut byte = [0];
+        wal.read_exact_at(&mut byte, offset).unwrap();
+        wal.write_all_at(&[!byte[0]], offset).unwrap();
+    };
+    flip();
+    let e = capture.segment(&world.frames, end, world.replica.stamp(), &world.spool).unwrap_err();
+    assert_eq!(e.kind(), Kind::Corrupt);
+    assert!(e.to_string().starts_with(&format!("frame {} of `", frame + 1)), "{e}");
+    flip();
+    world.follow(&mut capture);
+    world.check("after the damage is gone");
+}
+
+/// Whoever keeps checkpoints from happening is in nobody's way for longer than he says, his own least of all.
+#[test]
+fn checkpoints_that_are_held_happen_again() {
+    let (mut world, app) =
+        World::new("PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(x)");
+    let (mut capture, _) = Capture::attach(&world.path).unwrap();
+    world.compare_with_sums(&mut capture);
+    let is_busy = || app.query_row("PRAGMA wal_checkpoint", [], |r| r.get::<_, bool>(0)).unwrap();
+    let hold = |capture: &mut Capture| {
+        capture.let_checkpoints(false).unwrap();
+        assert!(is_busy());
+    };
+    hold(&mut capture);
+    capture.let_checkpoints(true).unwrap();
+    assert!(!is_busy());
+    hold(&mut capture);
+    assert!(capture.checkpoint().unwrap().is_complete());
+    assert!(!is_busy());
+    hold(&mut capture);
+    let shm = std::fs::File::options().write(true).open(sibling(&world.path, "-shm")).unwrap();
+    shm.write_all_at(&[0; WalIndexHeader::LEN], 0).unwrap();
+    std::mem::forget(shm);
+    world.follow(&mut capture);
+    app.execute_batch("INSERT INTO t VALUES(1)").unwrap();
+    world.follow(&mut capture);
+    world.check("after the recovery of the wal-index");
 }
 
 #[test]

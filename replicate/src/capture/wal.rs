@@ -3,10 +3,11 @@
 //! Reads go through `pread`: a map would raise SIGBUS when the application truncates the file. A WAL descriptor may be
 //! opened and closed at will, since SQLite takes no POSIX locks on the WAL.
 
-use crate::Error;
+use crate::{Error, Kind};
 use litekeep_env::file::{self, sibling};
 use litekeep_format::{Chain, FrameHeader, Stop, WalChecksum, WalHeader, frame_offset, frame_size};
 use litekeep_ltx::{PageSize, Pgno, Salt};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,37 +38,48 @@ pub struct Wal {
     file: Arc<File>,
 }
 
-/// Frames that were read and verified, in the order of the WAL.
+/// Where the WAL has a page.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    /// The page.
+    pub pgno: Pgno,
+    /// The frame's index in the WAL, from 0.
+    pub index: u32,
+    /// Checksum of the frame before it, by which it can be verified alone.
+    before: WalChecksum,
+}
+
+/// Frames of finished commits, in the order of the WAL.
 #[derive(Debug, Default)]
 pub struct Frames {
-    /// Page and index in the WAL (from 0) of each frame.
-    pub pages: Vec<(Pgno, u32)>,
+    /// Each frame.
+    pub slots: Vec<Slot>,
     /// Commits among them.
     pub commits: u32,
     /// Database size in pages after the last commit.
     pub page_count: u32,
-    /// Begins with the bytes of the frames, without gaps, while they fit into the limit.
+    /// Begins with the bytes of the frames when they are few.
     buffer: Vec<u8>,
-    /// How much of the buffer that is; 0 when they did not fit. The buffer keeps its length, since filling it with
-    /// zeros before every read costs a tenth of a capture.
+    /// How much of the buffer that is. It keeps its length, since filling it with zeros before every read costs a tenth of
+    /// a capture.
     filled: usize,
 }
 
 impl Frames {
     /// Forgets the frames and keeps the memory.
     pub fn clear(&mut self) {
-        self.pages.clear();
+        self.slots.clear();
         (self.filled, self.commits, self.page_count) = (0, 0, 0);
-    }
-
-    /// The bytes of the frames, in order; empty when they are too many to be kept.
-    pub fn bytes(&self) -> &[u8] {
-        &self.buffer[..self.filled]
     }
 
     /// Forgets the bytes, and keeps what the frames are.
     pub fn drop_bytes(&mut self) {
         self.filled = 0;
+    }
+
+    /// Index in [`Frames::slots`] of the last frame of each page.
+    pub fn newest(&self) -> HashMap<Pgno, usize> {
+        self.slots.iter().enumerate().map(|(nth, slot)| (slot.pgno, nth)).collect()
     }
 }
 
@@ -87,10 +99,14 @@ pub enum End {
     BadChecksum,
 }
 
-/// Frames are read in pieces of about this many bytes.
-const READ_LEN: usize = 256 << 10;
-/// Frames beyond this many bytes are not kept in memory; whoever needs their pages reads them again.
-pub(super) const KEEP_LEN: usize = 8 << 20;
+/// Frames are read in pieces of about this many bytes. More are not kept in memory: whoever needs their pages reads them
+/// again.
+const PIECE_LEN: usize = 256 << 10;
+
+/// Frames of one piece, at least one.
+fn piece_frames(page_size: PageSize) -> usize {
+    (PIECE_LEN / frame_size(page_size) as usize).max(1)
+}
 
 impl Wal {
     /// Opens the WAL of a database; `None` when there is none.
@@ -150,8 +166,8 @@ impl Wal {
         self.file.clone()
     }
 
-    /// Reads and verifies the frames from `place` up to frame number `limit`, appending to `out` those that belong to
-    /// finished commits. Returns the place after the last commit and why reading stopped.
+    /// Reads and verifies the frames from `place` up to frame number `limit`, and puts those that belong to finished
+    /// commits into `out`, which is empty. Returns the place after the last commit and why reading stopped.
     pub fn read(
         &self,
         header: &WalHeader,
@@ -162,35 +178,21 @@ impl Wal {
         let page_size = header.page_size;
         let frame_len = frame_size(page_size) as usize;
         let mut chain = Chain::resume(place.salt, place.checksum, page_size, header.big_endian);
-        let mut next = place.frames;
-        let mut end = place;
-        let mut keep = out.filled == out.pages.len() * frame_len;
-        let mut committed = out.pages.len();
-        let mut piece = vec![];
+        let mut run = Run::begin(place, out);
+        let mut pieces = 0;
         let why = 'read: loop {
-            if next >= limit {
+            if run.next >= limit {
                 break End::Limit;
             }
-            let want = ((READ_LEN / frame_len).max(1)).min((limit - next) as usize) * frame_len;
-            // Straight into the caller's memory while frames are kept; otherwise into one piece that is used again.
-            let (buffer, from) =
-                if keep { (&mut out.buffer, out.pages.len() * frame_len) } else { (&mut piece, 0) };
-            if buffer.len() < from + want {
-                buffer.resize(from + want, 0);
+            pieces += 1;
+            let want = piece_frames(page_size).min((limit - run.next) as usize) * frame_len;
+            if out.buffer.len() < want {
+                out.buffer.resize(want, 0);
             }
-            let n = self.read_at(&mut buffer[from..from + want], frame_offset(page_size, next))?;
-            for frame in buffer[from..from + n].chunks_exact(frame_len) {
+            let n = self.read_at(&mut out.buffer[..want], frame_offset(page_size, run.next))?;
+            for frame in out.buffer[..n].chunks_exact(frame_len) {
                 match chain.step(frame) {
-                    Ok(f) => {
-                        out.pages.push((f.pgno, next));
-                        next += 1;
-                        if f.is_commit() {
-                            out.commits += 1;
-                            out.page_count = f.commit;
-                            committed = out.pages.len();
-                            end = Place { salt: place.salt, frames: next, checksum: chain.checksum() };
-                        }
-                    }
+                    Ok(header) => run.add(&header, &mut out.slots),
                     Err(Stop::OtherSalt(salt)) => break 'read End::OtherSalt(salt),
                     Err(Stop::BadChecksum) => break 'read End::BadChecksum,
                 }
@@ -198,10 +200,140 @@ impl Wal {
             if n < want {
                 break End::File { aligned: n % frame_len == 0 };
             }
-            keep &= from + want <= KEEP_LEN;
         };
-        out.pages.truncate(committed);
-        out.filled = if keep { committed * frame_len } else { 0 };
+        let end = run.finish(out);
+        out.filled = if pieces == 1 { out.slots.len() * frame_len } else { 0 };
         Ok((end, why))
+    }
+
+    /// The same of frames that the wal-index counts, of which only the headers are read: most pages of a hot writer are
+    /// written again before anybody needs them. A page is verified when it is read, by a [`SlotReader`]. What fits into one piece
+    /// is read whole.
+    pub fn skim(
+        &self,
+        header: &WalHeader,
+        place: Place,
+        limit: u32,
+        out: &mut Frames,
+    ) -> Result<(Place, End), Error> {
+        if limit.saturating_sub(place.frames) as usize <= piece_frames(header.page_size) {
+            return self.read(header, place, limit, out);
+        }
+        let mut run = Run::begin(place, out);
+        let mut bytes = [0; FrameHeader::LEN];
+        let why = loop {
+            if run.next >= limit {
+                break End::Limit;
+            }
+            let n = self.read_at(&mut bytes, frame_offset(header.page_size, run.next))?;
+            if n < bytes.len() {
+                break End::File { aligned: n == 0 };
+            }
+            match FrameHeader::parse(&bytes) {
+                Some(frame) if frame.salt == place.salt => run.add(&frame, &mut out.slots),
+                Some(frame) => break End::OtherSalt(frame.salt),
+                None => break End::BadChecksum,
+            }
+        };
+        Ok((run.finish(out), why))
+    }
+}
+
+/// Consecutive frames of one generation.
+struct Run {
+    salt: Salt,
+    /// The next frame's number, and the checksum before it.
+    next: u32,
+    before: WalChecksum,
+    /// Frames up to the last commit, commits, pages after the last one, and where it ends.
+    committed: usize,
+    commits: u32,
+    page_count: u32,
+    end: Place,
+}
+
+impl Run {
+    fn begin(place: Place, out: &mut Frames) -> Run {
+        out.clear();
+        Run {
+            salt: place.salt,
+            next: place.frames,
+            before: place.checksum,
+            committed: 0,
+            commits: 0,
+            page_count: 0,
+            end: place,
+        }
+    }
+
+    fn add(&mut self, frame: &FrameHeader, slots: &mut Vec<Slot>) {
+        slots.push(Slot { pgno: frame.pgno, index: self.next, before: self.before });
+        self.next += 1;
+        self.before = frame.checksum;
+        if frame.is_commit() {
+            self.commits += 1;
+            self.page_count = frame.commit;
+            self.committed = slots.len();
+            self.end = Place { salt: self.salt, frames: self.next, checksum: frame.checksum };
+        }
+    }
+
+    fn finish(self, out: &mut Frames) -> Place {
+        out.slots.truncate(self.committed);
+        (out.commits, out.page_count) = (self.commits, self.page_count);
+        self.end
+    }
+}
+
+/// The pages of frames, verified. Frames that stand side by side are read together.
+pub(super) struct SlotReader<'a> {
+    wal: &'a Wal,
+    frames: &'a Frames,
+    chain: Chain,
+    page_size: PageSize,
+    piece: Vec<u8>,
+    /// The slots in the piece: index of the first, and how many.
+    loaded: (usize, usize),
+}
+
+impl<'a> SlotReader<'a> {
+    pub(super) fn new(wal: &'a Wal, header: &WalHeader, frames: &'a Frames) -> SlotReader<'a> {
+        let page_size = header.page_size;
+        let chain = Chain::new(header);
+        SlotReader { wal, frames, chain, page_size, piece: vec![], loaded: (0, 0) }
+    }
+
+    /// The page in a slot. `run`: how many slots from there on will be asked for, of so many at most.
+    pub(super) fn page(&mut self, nth: usize, run: impl FnOnce(usize) -> usize) -> Result<&[u8], Error> {
+        let frame_len = frame_size(self.page_size) as usize;
+        let page = FrameHeader::LEN..frame_len;
+        if self.frames.filled > 0 {
+            let frame = &self.frames.buffer[nth * frame_len..(nth + 1) * frame_len];
+            return Ok(&frame[page]);
+        }
+        let (first, count) = self.loaded;
+        if !(first..first + count).contains(&nth) {
+            let count = run(piece_frames(self.page_size));
+            self.piece.resize(count * frame_len, 0);
+            let n = self
+                .wal
+                .read_at(&mut self.piece, frame_offset(self.page_size, self.frames.slots[nth].index))?;
+            self.loaded = (nth, n / frame_len);
+        }
+        let at = (nth - self.loaded.0) * frame_len;
+        let slot = self.frames.slots[nth];
+        let frame = self.piece.get(at..at + frame_len).filter(|_| nth < self.loaded.0 + self.loaded.1);
+        let found = frame.filter(|f| self.chain.check(slot.before, f).is_some_and(|h| h.pgno == slot.pgno));
+        found.map(|frame| &frame[page]).ok_or_else(|| {
+            let path = self.wal.path.display();
+            Error::new(
+                Kind::Corrupt,
+                format!(
+                    "frame {} of `{path}`, which holds page {}, is not what its checksum says",
+                    slot.index + 1,
+                    slot.pgno
+                ),
+            )
+        })
     }
 }

@@ -20,6 +20,8 @@ const MOST_LOOKS_BEYOND: u32 = 16 + 60;
 const PUT_PATIENCE: Duration = Duration::from_millis(500);
 /// How often the queue is looked at that has to drain.
 const DRAIN_TICK: Duration = Duration::from_millis(200);
+/// More commits in one capture than this are those of a hot writer.
+pub(super) const FEW_COMMITS: u32 = 16;
 /// When only a person can help, the situation is looked at again after this.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 /// A failure that stays the same is told again after so many tries, about every five minutes.
@@ -48,6 +50,8 @@ const CAPTURE_SHARE: u32 = 6;
 const MOST_SPREAD: Duration = Duration::from_millis(60);
 /// While no destination answers, captures are so far apart at least: what is spooled is one file each.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
+/// A hot writer that has not been looked at for so long may checkpoint by itself.
+const HOT_TIME: Duration = Duration::from_millis(200);
 /// While an upload is not due yet, a WAL that grows by this much is captured all the same.
 const EARLY_BYTES: u64 = 16 << 20;
 /// How often that is looked at.
@@ -78,6 +82,8 @@ pub(crate) struct Work {
     /// Resets that did not come about since the last one that did, and when the next one may be tried.
     reset_failures: u32,
     retry_reset: Option<Instant>,
+    /// When the last look found a hot writer, for whose sake checkpoints are kept from happening.
+    hot_at: Option<Instant>,
     pub(crate) sums_synced: Option<Instant>,
 }
 
@@ -106,8 +112,8 @@ enum Step {
     Absent,
     /// Nothing new. With frames beyond the wal-index a commit may be on its way without another event.
     Quiet { more_coming: bool },
-    /// A segment was queued; with commits of the application in it, or without.
-    Captured { active: bool, more_coming: bool },
+    /// A segment was queued; with commits of the application in it, or without, or with those of a hot writer.
+    Captured { active: bool, hot: bool, more_coming: bool },
     /// The log must catch up first.
     MustDrain,
 }
@@ -220,7 +226,7 @@ impl Database {
                     // After a start, thousands at once have nothing to linger for.
                     if active { LINGER } else { Duration::ZERO }
                 }
-                Ok(Step::Captured { active: now, more_coming }) => {
+                Ok(Step::Captured { active: now, more_coming, .. }) => {
                     active |= now;
                     (failures, beyond, looks_beyond) = (0, Duration::ZERO, 0);
                     captured_at = Some((begun, begun.elapsed()));
@@ -445,6 +451,7 @@ impl Database {
             if !matches!(step, Step::MustDrain) {
                 self.tend(&mut work, frames)?;
             }
+            self.let_checkpoints(&mut work, !matches!(step, Step::Captured { hot: true, .. }))?;
             if let Some(c) = &work.capture {
                 let (bytes, last) = (c.wal_bytes(), work.last);
                 self.set_status(|s| {
@@ -457,6 +464,25 @@ impl Database {
             }
             Ok(step)
         })
+    }
+
+    /// Lets the application checkpoint, or keeps it from that until the next look, and if there is none, for a moment.
+    fn let_checkpoints(self: &Arc<Self>, work: &mut Work, happen: bool) -> Result<(), Error> {
+        let Some(capture) = &mut work.capture else { return Ok(()) };
+        capture.let_checkpoints(happen)?;
+        if !happen {
+            work.hot_at = Some(Instant::now());
+            let this = self.clone();
+            self.shared.runtime.spawn(async move {
+                tokio::time::sleep(HOT_TIME).await;
+                // Whoever has the lock is at a look.
+                let Ok(mut work) = this.work.try_lock() else { return };
+                if work.hot_at.is_some_and(|t| t.elapsed() >= HOT_TIME) {
+                    let _ = this.let_checkpoints(&mut work, true);
+                }
+            });
+        }
+        Ok(())
     }
 
     fn next_stamp(&self, work: &Work) -> Stamp {
@@ -508,11 +534,11 @@ impl Database {
         match segment {
             Some(segment) => {
                 *must_put = false;
-                let active = segment.commits > 0;
+                let (active, hot) = (segment.commits > 0, segment.commits > FEW_COMMITS);
                 let more_coming = capture.has_frames_beyond();
                 // Whatever becomes of the rest: the capture has moved on.
                 self.enqueue(work, segment)?;
-                Ok(Step::Captured { active, more_coming: more_coming? })
+                Ok(Step::Captured { active, hot, more_coming: more_coming? })
             }
             None => Ok(Step::Quiet { more_coming: *must_put || capture.has_frames_beyond()? }),
         }

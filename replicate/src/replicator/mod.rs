@@ -95,7 +95,7 @@ struct Names {
 /// Between two rounds of events: a hot writer raises thousands a second, each of which would wake us.
 const EVENT_PAUSE: Duration = Duration::from_micros(300);
 /// The same after so many rounds without a quiet moment.
-const HOT_EVENT_PAUSE: Duration = Duration::from_millis(2);
+const HOT_EVENT_PAUSE: Duration = Duration::from_millis(5);
 const HOT_ROUNDS: u32 = 30;
 /// No event for this long is a quiet moment.
 const QUIET: Duration = Duration::from_millis(5);

@@ -1,7 +1,7 @@
 //! Segments on their way to the destinations: queued, spooled when many wait, put in order, confirmed.
 
 use super::copying::catch_up;
-use super::database::{Database, Local, Work, lock};
+use super::database::{Database, FEW_COMMITS, Local, Work, lock};
 use super::destination::{self, Destination, MEMORY_LIMIT};
 use crate::capture::{Body, Segment};
 use crate::local::State;
@@ -9,9 +9,6 @@ use crate::{Error, Kind};
 use litekeep_env::disk;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-
-/// More commits in one capture than this are those of a hot writer.
-const FEW_COMMITS: u32 = 16;
 
 impl Database {
     /// Hands a segment to every destination; in the spool when too much waits already, or none of them answers: a

@@ -114,6 +114,26 @@ async fn nothing_is_called_safe_before_the_first_snapshot_is_there() {
     assert!(replicator.shut_down(PATIENCE).await.is_empty());
 }
 
+/// A hot writer's checkpoints are litekeep's matter, but not for longer than it is hot.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_may_checkpoint_after_a_burst() {
+    let scene = Scene::new(1);
+    scene.app(SETUP);
+    let replicator = scene.running().await;
+    let app = Connection::open(scene.database()).unwrap();
+    for _ in 0..2000 {
+        app.execute("INSERT INTO t VALUES('b')", []).unwrap();
+    }
+    let begin = std::time::Instant::now();
+    let is_busy = || app.query_row("PRAGMA wal_checkpoint", [], |r| r.get::<_, bool>(0)).unwrap();
+    while is_busy() {
+        assert!(begin.elapsed() < PATIENCE, "the application cannot checkpoint");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(replicator.shut_down(PATIENCE).await.is_empty());
+    assert_eq!(scene.restored(0, ALL).await, query_of(&scene.database(), ALL));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_destination_gets_everything_also_what_came_before_it() {
     let mut scene = Scene::new(2);
