@@ -755,7 +755,7 @@ impl Local {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use litekeep_env::Clock;
     use litekeep_env::file::sibling;
@@ -784,15 +784,10 @@ mod tests {
         }
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_segment_of_a_reset_that_fails_is_queued() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("app.db");
-        let app = Connection::open(&path).unwrap();
-        app.execute_batch("PRAGMA journal_mode=WAL; PRAGMA busy_timeout=0; CREATE TABLE t(x)").unwrap();
-        let clock = Arc::new(Saboteur(Mutex::default()));
+    /// `app.db` in a folder, with a bucket beside it.
+    pub(in super::super) fn database(dir: &Path, clock: Arc<dyn Clock>, policy: Policy) -> Arc<Database> {
         let shared = Arc::new(Shared {
-            clock: clock.clone(),
+            clock,
             runtime: tokio::runtime::Handle::current(),
             stopping: AtomicBool::new(false),
             starting: Semaphore::new(1),
@@ -800,17 +795,27 @@ mod tests {
             watcher: Watcher::new().unwrap(),
         });
         let settings = Settings {
-            meta_dir: dir.path().join("meta"),
-            stores: vec![Store::open(&Target::Folder(dir.path().join("bucket"))).unwrap()],
-            path,
+            meta_dir: dir.join("meta"),
+            stores: vec![Store::open(&Target::Folder(dir.join("bucket"))).unwrap()],
+            path: dir.join("app.db"),
             upload_interval: Duration::ZERO,
-            policy: Policy::default(),
+            policy,
             wal_limit: 64 << 20,
             spool_limit: 1 << 30,
             new_timeline: false,
             newcomer_watch: Duration::ZERO,
         };
-        let db = Database::new(settings, shared);
+        Database::new(settings, shared)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_segment_of_a_reset_that_fails_is_queued() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let app = Connection::open(&path).unwrap();
+        app.execute_batch("PRAGMA journal_mode=WAL; PRAGMA busy_timeout=0; CREATE TABLE t(x)").unwrap();
+        let clock = Arc::new(Saboteur(Mutex::default()));
+        let db = database(dir.path(), clock.clone(), Policy::default());
         start::begin(&db).await.unwrap();
         *lock(&clock.0) = Some(app);
         let mut work = db.work();

@@ -35,6 +35,8 @@ pub(crate) struct Destination {
     pub(crate) error: Option<String>,
     pub(crate) unfenced: bool,
     pub(crate) failures: u32,
+    /// Of compaction, retention or snapshots, since they last succeeded.
+    pub(crate) maintenance_failures: u32,
     /// It lacks files that only another destination has.
     pub(crate) lags: bool,
     pub(crate) standing: Standing,
@@ -52,6 +54,7 @@ impl Destination {
             error: None,
             unfenced: false,
             failures: 0,
+            maintenance_failures: 0,
             lags: false,
             standing: Standing::Unlisted,
             shipping: false,

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// Page checksums are made durable so often: after a power cut the log's files since then are read again.
 const SYNC_SUMS: Duration = Duration::from_secs(60);
+/// Maintenance that keeps failing is told of again after so many tries, about every five minutes.
+const TELL_AGAIN: u32 = 30;
 
 impl Database {
     /// Does what is due in every destination. Failures are logged and tried again later: the log is complete without.
@@ -17,13 +19,24 @@ impl Database {
             let (store, log, mut times) = {
                 let destinations = self.destinations();
                 let d = &destinations[nth];
-                if d.log.is_empty() || d.lags || !self.is_following() {
+                if d.log.is_empty() || d.lags || d.failures > 0 || !self.is_following() {
                     continue;
                 }
                 (d.store.clone(), d.log.clone(), d.times.clone())
             };
             let Ok(_permit) = self.shared.maintaining.acquire().await else { return };
-            if let Err(e) = self.maintain_one(nth, &store, log, &mut times).await {
+            let maintained = match self.maintain_one(nth, &store, log, &mut times).await {
+                Err(Error::Store(e)) if e.is_missing() => self.list_again(nth, &store, &e).await,
+                other => other,
+            };
+            let failures = {
+                let failures = &mut self.destinations()[nth].maintenance_failures;
+                *failures = if maintained.is_ok() { 0 } else { *failures + 1 };
+                *failures
+            };
+            if let Err(e) = maintained
+                && failures % TELL_AGAIN == 1
+            {
                 tracing::warn!(path = %self.settings.path.display(), store = store.place(), "maintenance: {e}");
             }
         }
@@ -35,6 +48,25 @@ impl Database {
                 tracing::debug!("could not sync page checksums: {e}");
             }
         }
+    }
+
+    /// Somebody else has taken files away: from here on the log is what is there.
+    async fn list_again(
+        &self,
+        nth: usize,
+        store: &Store,
+        missing: &litekeep_store::Error,
+    ) -> Result<(), Error> {
+        let path = self.settings.path.display();
+        tracing::warn!(%path, store = store.place(), "maintenance: {missing}; listing the log again");
+        let before: Vec<_> = self.destinations()[nth].log.files().cloned().collect();
+        let mut listed = store.list().await?;
+        let mut destinations = self.destinations();
+        let log = &mut destinations[nth].log;
+        log.remove_all(&before);
+        log.files().for_each(|landed_since| listed.insert(landed_since.clone()));
+        *log = listed;
+        Ok(())
     }
 
     async fn maintain_one(
@@ -87,5 +119,38 @@ impl Database {
 
     fn note(&self, nth: usize, level: u8, name: litekeep_ltx::FileName, size: u64, time: i64) {
         self.destinations()[nth].landed(level, name, size, time);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::replicator::{database::tests::database, start};
+    use litekeep_env::SystemClock;
+    use litekeep_store::plan::Policy;
+    use rusqlite::Connection;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn files_that_somebody_took_away_are_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = Connection::open(dir.path().join("app.db")).unwrap();
+        app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x)").unwrap();
+        let policy = Policy { snapshot_every: Duration::ZERO, ..Policy::default() };
+        let db = database(dir.path(), Arc::new(SystemClock), policy);
+        start::begin(&db).await.unwrap();
+        for n in 0..3 {
+            app.execute("INSERT INTO t VALUES(?1)", [n]).unwrap();
+            assert!(db.sync().await);
+        }
+        let (store, last) = {
+            let destinations = db.destinations();
+            (destinations[0].store.clone(), destinations[0].log.newest_l0().unwrap().clone())
+        };
+        store.delete(vec![last.clone()]).await.unwrap();
+        db.maintain().await;
+        let log = db.destinations()[0].log.clone();
+        assert_eq!(log.last(), last.min().prev());
+        assert!(log.files().eq(store.list().await.unwrap().files()));
     }
 }

@@ -17,14 +17,16 @@ impl Database {
         work.last = Some(segment.txid());
         self.set_status(|s| s.commits += u64::from(segment.commits));
         let mut destinations = self.destinations();
-        leave_to_copying(&mut destinations);
+        let local = work.local.as_ref().expect("set when the capture was");
+        for left in leave_to_copying(&mut destinations) {
+            forget_spooled(local, &destinations, &left)?;
+        }
         let waiting =
             destinations.iter().filter(|d| !d.lags).map(Destination::waiting_bytes).max().unwrap_or(0);
         let mut segment = Arc::new(segment);
         let mut spilled = Ok(());
         if is_outage(&destinations) || waiting + segment.size > MEMORY_LIMIT {
             // All of them: what is only in memory when the process dies would leave a hole before what is on disk.
-            let local = work.local.as_ref().expect("set when the capture was");
             let mut all = destinations.iter_mut().flat_map(|d| &mut d.queue).chain([&mut segment]);
             spilled = all.try_for_each(|queued| spill(local, queued));
         }
@@ -153,16 +155,12 @@ impl Database {
         self.destinations()[nth].landed(0, name, segment.size, time);
         let local = self.local()?;
         self.confirmed(&local, segment)?;
-        let (was_spooled, everywhere) = {
-            let mut destinations = self.destinations();
-            let d = &mut destinations[nth];
-            (d.failures, d.error) = (0, None);
-            // It may have been spooled while it was under way from memory.
-            let done = d.queue.pop_front();
-            let was_spooled = done.is_some_and(|s| matches!(s.body, Body::Spooled));
-            (was_spooled, destinations.iter().all(|d| d.durable >= Some(segment.txid())))
-        };
-        if was_spooled && everywhere { local.spool.remove(name) } else { Ok(()) }
+        let mut destinations = self.destinations();
+        let d = &mut destinations[nth];
+        (d.failures, d.error) = (0, None);
+        // It may have been spooled while it was under way from memory.
+        let done = d.queue.pop_front();
+        done.map_or(Ok(()), |done| forget_spooled(&local, &destinations, &done))
     }
 
     /// A destination has the segment: local state moves on.
@@ -251,18 +249,30 @@ fn spill(local: &Local, segment: &mut Arc<Segment>) -> Result<(), Error> {
     Ok(())
 }
 
-/// A destination that is far behind another does not fill the local disk: it copies from the other one later.
-fn leave_to_copying(destinations: &mut [Destination]) {
+/// Removes a segment from the spool when it is there and waits in no queue.
+fn forget_spooled(local: &Local, destinations: &[Destination], segment: &Segment) -> Result<(), Error> {
+    let waits = |d: &Destination| d.queue.iter().any(|s| s.txid() == segment.txid());
+    if matches!(segment.body, Body::Spooled) && !destinations.iter().any(waits) {
+        local.spool.remove(segment.name())?;
+    }
+    Ok(())
+}
+
+/// A destination that is far behind another does not fill the local disk: it copies from the other one later. Returns what
+/// waited for it.
+fn leave_to_copying(destinations: &mut [Destination]) -> Vec<Arc<Segment>> {
+    let mut left = vec![];
     let best = destinations.iter().filter_map(|d| d.durable).max();
     for d in destinations {
         let waiting: u64 = d.queue.iter().map(|s| s.size).sum();
         // What stays at the head of a queue until local state has moved on is there already.
         let is_behind = d.queue.back().is_some_and(|s| d.durable < Some(s.txid()) && best >= Some(s.txid()));
         if waiting > MEMORY_LIMIT && is_behind {
-            d.queue.clear();
+            left.extend(std::mem::take(&mut d.queue));
             d.lags = true;
         }
     }
+    left
 }
 
 #[cfg(test)]
@@ -301,7 +311,8 @@ mod tests {
     #[test]
     fn only_a_destination_that_is_behind_is_left_to_copying() {
         let mut destinations = [destination(5, &[5]), destination(4, &[5])];
-        leave_to_copying(&mut destinations);
+        let left = leave_to_copying(&mut destinations);
+        assert_eq!(left.len(), 1);
         assert_eq!(destinations.each_ref().map(|d| (d.lags, d.queue.len())), [(false, 1), (true, 0)]);
     }
 }

@@ -257,6 +257,41 @@ async fn a_destination_that_is_away_at_the_start_keeps_nothing_from_another() {
     }
 }
 
+/// What a destination copies from another later takes no room on the local disk until then.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_destination_has_does_not_stay_in_the_spool() {
+    let scene = Scene::new(2);
+    scene.app(SETUP);
+    let replicator = scene.running().await;
+    let outage = Outage::begin(&scene, 1);
+    let first = Store::open(&Target::Folder(scene.dir.path().join("bucket0"))).unwrap();
+    let spool = MetaDir::default_path(&scene.database()).join("spool");
+    let spooled = || std::fs::read_dir(&spool).map_or(0, Iterator::count);
+    let mut most_spooled = 0;
+    for _ in 0..25 {
+        let before = first.list().await.unwrap().last();
+        scene.app("INSERT INTO t VALUES(hex(randomblob(500000)))");
+        let begin = std::time::Instant::now();
+        while first.list().await.unwrap().last() == before {
+            assert!(begin.elapsed() < PATIENCE, "the other destination goes on");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        most_spooled = most_spooled.max(spooled());
+    }
+    assert!(most_spooled > 0, "nothing was spooled");
+    let begin = std::time::Instant::now();
+    while spooled() > 0 {
+        assert!(begin.elapsed() < PATIENCE, "{} files stay in the spool", spooled());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    outage.end();
+    assert!(replicator.shut_down(PATIENCE).await.is_empty());
+    let sum = "SELECT count(*) || ' ' || sum(length(x)) FROM t";
+    for store in 0..2 {
+        assert_eq!(scene.restored(store, sum).await, query_of(&scene.database(), sum));
+    }
+}
+
 /// The bucket's folder is moved away and a file stands in its place: no put can land.
 struct Outage {
     bucket: PathBuf,
