@@ -175,23 +175,14 @@ impl Replication {
         })
     }
 
-    /// Ships what there is and waits for the confirmation.
+    /// Ships what there is, waits for the confirmation, and lets go of the databases.
     ///
     /// # Errors
     /// When a destination did not confirm within the shutdown timeout; names what is not safe.
-    pub(crate) async fn sync(&self) -> Result<()> {
-        let timeout = self.until_seen().await;
-        judge(&self.replicator.sync(timeout).await, self.shutdown_timeout)
-    }
-
-    /// The same, and lets go of the databases.
-    ///
-    /// # Errors
-    /// As [`sync`](Self::sync).
     pub(crate) async fn shut_down(self) -> Result<()> {
         let timeout = self.until_seen().await;
         let unconfirmed = self.replicator.shut_down(timeout).await;
-        judge(&unconfirmed, self.shutdown_timeout)
+        if unconfirmed.is_empty() { Ok(()) } else { Err(not_confirmed(&unconfirmed, self.shutdown_timeout)) }
     }
 
     /// Waits until no database is left that the replicator takes for absent because it has not looked yet. Returns what
@@ -207,10 +198,6 @@ impl Replication {
             tokio::time::sleep(PAUSE).await;
         }
     }
-}
-
-fn judge(unconfirmed: &[Status], timeout: Duration) -> Result<()> {
-    if unconfirmed.is_empty() { Ok(()) } else { Err(not_confirmed(unconfirmed, timeout)) }
 }
 
 /// There is a database that the replicator has not looked at yet.

@@ -250,8 +250,18 @@ fn brief(text: &str) -> String {
         Some(answer) => answered(answer),
         None => one_line(cause, usize::MAX),
     };
-    format!("{cause} ({method} {target})")
+    let asked_for_keys = METADATA.iter().any(|host| target.contains(host));
+    let why = if asked_for_keys {
+        "no keys in the configuration or the environment, and none from the role of this machine: "
+    } else {
+        ""
+    };
+    format!("{why}{cause} ({method} {target})")
 }
+
+/// Where the machines of a cloud ask for the keys of their role: Amazon's and Azure's instances, Amazon's containers,
+/// Google's instances.
+const METADATA: [&str; 3] = ["//169.254.169.254", "//169.254.170.2", "//metadata.google.internal"];
 
 /// A status and what the server says, without the XML around it.
 fn answered(text: &str) -> String {
@@ -364,6 +374,12 @@ mod tests {
             (
                 performing("GET REDACTED", "Server returned non-2xx status code: 502 Bad Gateway: "),
                 "502 Bad Gateway (GET REDACTED)",
+            ),
+            (
+                performing("PUT http://169.254.169.254/latest/api/token", refused),
+                "no keys in the configuration or the environment, and none from the role of this machine: \
+                 error sending request: client error (Connect): Connection refused \
+                 (PUT http://169.254.169.254/latest/api/token)",
             ),
             ("no answer\nwithin 15 s".to_owned(), "no answer within 15 s"),
         ] {

@@ -159,6 +159,8 @@ pub struct Seen {
     pub conditional: bool,
     /// Whether its signature leaves the body out.
     pub unsigned_payload: bool,
+    /// The token that goes with temporary keys.
+    pub session_token: Option<String>,
     /// What it met.
     pub fault: Option<Fault>,
     /// When the head of a success (below 400) was passed on, CLOCK_MONOTONIC, nanoseconds.
@@ -330,6 +332,8 @@ impl Shared {
         let conditional = headers.contains_key("if-none-match") || headers.contains_key("if-match");
         let unsigned_payload =
             headers.get("x-amz-content-sha256").is_some_and(|value| value == "UNSIGNED-PAYLOAD");
+        let session_token = headers.get("x-amz-security-token").and_then(|value| value.to_str().ok());
+        let session_token = session_token.map(str::to_owned);
         let mut state = self.state();
         let fault = state.outage.or_else(|| state.caught(kind, path));
         let delay = state.latency + state.jitter.mul_f64(state.random.f64());
@@ -338,8 +342,16 @@ impl Shared {
             state.seen_from += 1;
         }
         let number = state.seen_from + state.seen.len() as u64;
-        let path = path.to_owned();
-        state.seen.push_back(Seen { kind, path, conditional, unsigned_payload, fault, succeeded_ns: None });
+        let (path, succeeded_ns) = (path.to_owned(), None);
+        state.seen.push_back(Seen {
+            kind,
+            path,
+            conditional,
+            unsigned_payload,
+            session_token,
+            fault,
+            succeeded_ns,
+        });
         drop(state);
         self.count(kind, |count| {
             count.requests += 1;

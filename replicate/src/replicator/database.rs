@@ -93,6 +93,8 @@ pub(crate) struct Database {
     pub(crate) work: Arc<Mutex<Work>>,
     pub(crate) destinations: Mutex<Vec<Destination>>,
     status: Mutex<Status>,
+    /// The failure that was told last, until all is well.
+    told: Mutex<Option<String>>,
     /// Something happened since the last look.
     dirty: AtomicBool,
     /// A task is at work.
@@ -129,6 +131,7 @@ impl Database {
             work: Arc::default(),
             destinations: Mutex::new(destinations),
             status: Mutex::new(status),
+            told: Mutex::default(),
             dirty: AtomicBool::new(false),
             awake: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
@@ -156,6 +159,9 @@ impl Database {
             (status.message, status.hint) = (None, None);
             std::mem::replace(&mut status.phase, phase).is_red()
         };
+        if phase == Phase::Following {
+            *lock(&self.told) = None;
+        }
         if was_red || phase == Phase::Following {
             Trouble::clear(&self.settings.meta_dir);
         }
@@ -351,7 +357,7 @@ impl Database {
             Kind::Corrupt | Kind::Invalid => Phase::Refused,
         };
         let message = e.to_string();
-        let is_known = lock(&self.status).message.as_ref() == Some(&message);
+        let is_known = lock(&self.told).replace(message.clone()).as_ref() == Some(&message);
         if is_known && !failures.is_multiple_of(TELL_AGAIN) {
             tracing::debug!(%path, "{}: {message}", phase.name());
         } else {
