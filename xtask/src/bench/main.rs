@@ -71,6 +71,9 @@ pub(crate) struct Options {
     /// Where the backup goes; `outage` always uses S3.
     #[arg(long, value_enum, default_value_t = Target::Folder)]
     pub(crate) target: Target,
+    /// Let litekeep, too, upload every 50 ms, whatever its default for the target is.
+    #[arg(long)]
+    pub(crate) equal: bool,
     /// Size of the big database; the huge transaction has half of it.
     #[arg(long, default_value_t = 0.25)]
     pub(crate) gib: f64,

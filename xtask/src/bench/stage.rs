@@ -90,7 +90,7 @@ impl<'a> Stage<'a> {
     pub(crate) fn replicate(&self, names: &[String]) -> Result<Process> {
         let paths: Vec<PathBuf> = names.iter().map(|name| self.path(name)).collect();
         let replicas = names.iter().map(|name| self.store.replica(name));
-        let yaml = self.system.config(paths.iter().map(PathBuf::as_path).zip(replicas));
+        let yaml = self.system.config(&self.bench.options, paths.iter().map(PathBuf::as_path).zip(replicas));
         let config = self.path("litestream.yml");
         std::fs::write(&config, yaml).with_context(|| format!("write {config:?}"))?;
         self.start()

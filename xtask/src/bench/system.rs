@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use litekeep_testkit::S3Server;
 
-use crate::Bench;
+use crate::{Bench, Options};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum System {
@@ -37,12 +37,18 @@ impl System {
     }
 
     /// The configuration for databases, given with the YAML lines of their replicas.
-    pub(crate) fn config<'a>(self, dbs: impl Iterator<Item = (&'a Path, Vec<String>)>) -> String {
+    pub(crate) fn config<'a>(
+        self,
+        options: &Options,
+        dbs: impl Iterator<Item = (&'a Path, Vec<String>)>,
+    ) -> String {
         let mut yaml = String::from("dbs:\n");
         for (path, mut replica) in dbs {
             let _ = writeln!(yaml, "  - path: {path:?}");
             if self == Self::LitestreamTuned {
                 yaml.push_str("    monitor-interval: 50ms\n");
+            }
+            if self == Self::LitestreamTuned || (self == Self::Litekeep && options.equal) {
                 replica.push("sync-interval: 50ms".into());
             }
             yaml.push_str("    replica:\n");
