@@ -4,13 +4,16 @@
 //! - An [`Observer`] never checkpoints by itself, not on commit and not on close, and writes into no table of the user's;
 //!   its only write is the switch to WAL mode, on request.
 //! - An [`Application`] is an ordinary connection, for databases that are litekeep's own.
+//! - A [`Migrator`] changes the user's database, in transactions that are held against what they said they would do.
 //!
 //! A crash leaves what any SQLite reader leaves: locks go with the process.
 
 mod application;
+mod migration;
 mod observer;
 
 pub use application::{Application, Value};
+pub use migration::{Aims, Census, Migrator, Object, Stopped, Transaction as MigrationTransaction};
 pub use observer::{Checkpoint, Observer, Snapshot};
 
 /// What went wrong in SQLite, by what the caller can do about it.

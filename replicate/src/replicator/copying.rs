@@ -40,7 +40,9 @@ pub(super) async fn list(db: &Arc<Database>, known: Option<State>) -> Result<Opt
         let mut destinations = db.destinations();
         let d = &mut destinations[nth];
         tracing::warn!(path = %db.settings.path.display(), store = d.store.place(), "{e}; going on without it until it answers");
-        *d = Destination { error: Some(e.to_string()), failures: 1, ..Destination::new(d.store.clone()) };
+        (d.log, d.durable, d.standing) = (Log::default(), None, Standing::Unlisted);
+        (d.error, d.failures) = (Some(e.to_string()), 1);
+        d.queue.clear();
     }
     if let Some((_, first)) = head {
         for (nth, d) in db.destinations().iter_mut().enumerate() {

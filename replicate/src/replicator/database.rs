@@ -311,7 +311,7 @@ impl Database {
         loop {
             let (drained, is_outage) = {
                 let destinations = self.destinations();
-                let drained = destinations.iter().any(|d| d.queue.is_empty() && d.error.is_none());
+                let drained = destinations.iter().any(|d| !d.lags && d.queue.is_empty() && d.error.is_none());
                 (drained, shipping::is_outage(&destinations))
             };
             let pause = if drained { pause } else { pause.max(OUTAGE_PAUSE) };
@@ -453,11 +453,12 @@ impl Database {
         }
         FRAMES.with_borrow_mut(|frames| {
             let mut work = self.work();
-            let step = self.capture(&mut work, frames)?;
-            if !matches!(step, Step::MustDrain) {
-                self.tend(&mut work, frames)?;
-            }
-            self.let_checkpoints(&mut work, !matches!(step, Step::Captured { hot: true, .. }))?;
+            let step = self.capture(&mut work, frames).and_then(|step| match step {
+                Step::MustDrain => Ok(step),
+                _ => self.tend(&mut work, frames).map(|()| step),
+            });
+            self.let_checkpoints(&mut work, !matches!(step, Ok(Step::Captured { hot: true, .. })))?;
+            let step = step?;
             if let Some(c) = &work.capture {
                 let (bytes, last) = (c.wal_bytes(), work.last);
                 self.set_status(|s| {

@@ -19,7 +19,7 @@ impl Database {
         let mut destinations = self.destinations();
         let local = work.local.as_ref().expect("set when the capture was");
         for left in leave_to_copying(&mut destinations) {
-            forget_spooled(local, &destinations, &left)?;
+            forget_spooled(local, &destinations, &left);
         }
         let waiting =
             destinations.iter().filter(|d| !d.lags).map(Destination::waiting_bytes).max().unwrap_or(0);
@@ -159,8 +159,10 @@ impl Database {
         let d = &mut destinations[nth];
         (d.failures, d.error) = (0, None);
         // It may have been spooled while it was under way from memory.
-        let done = d.queue.pop_front();
-        done.map_or(Ok(()), |done| forget_spooled(&local, &destinations, &done))
+        if let Some(done) = d.queue.pop_front() {
+            forget_spooled(&local, &destinations, &done);
+        }
+        Ok(())
     }
 
     /// A destination has the segment: local state moves on.
@@ -249,13 +251,15 @@ fn spill(local: &Local, segment: &mut Arc<Segment>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes a segment from the spool when it is there and waits in no queue.
-fn forget_spooled(local: &Local, destinations: &[Destination], segment: &Segment) -> Result<(), Error> {
+/// Removes a segment from the spool when it is there and waits in no queue. What stays there goes at the next start.
+fn forget_spooled(local: &Local, destinations: &[Destination], segment: &Segment) {
     let waits = |d: &Destination| d.queue.iter().any(|s| s.txid() == segment.txid());
-    if matches!(segment.body, Body::Spooled) && !destinations.iter().any(waits) {
-        local.spool.remove(segment.name())?;
+    if matches!(segment.body, Body::Spooled)
+        && !destinations.iter().any(waits)
+        && let Err(e) = local.spool.remove(segment.name())
+    {
+        tracing::warn!("a file that is in the store stays in the spool: {e}");
     }
-    Ok(())
 }
 
 /// A destination that is far behind another does not fill the local disk: it copies from the other one later. Returns what

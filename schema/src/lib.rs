@@ -1,0 +1,6 @@
+//! What a database is made of, and how it changes: [`migrations`].
+
+mod error;
+pub mod migrations;
+
+pub use error::{Error, Kind};

@@ -1,0 +1,144 @@
+//! Running what is pending, and taking back what ran last.
+
+use super::folder::{Folder, Migration, order};
+use super::{guard, history};
+use crate::Error;
+use litekeep_sql::{MigrationTransaction as Transaction, Migrator};
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a migration waits for other writers, and for others that migrate.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A migration that ran.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Its version.
+    pub version: String,
+    /// Its name.
+    pub name: String,
+    /// How long the write lock was held for it.
+    pub locked: Duration,
+}
+
+/// Where a migration stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It has run.
+    Applied,
+    /// It has not run yet.
+    Pending,
+    /// It has run, and its file is not there.
+    Missing,
+}
+
+/// One line of [`status`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Its version.
+    pub version: String,
+    /// Its name; `None` where there is no file.
+    pub name: Option<String>,
+    /// Where it stands.
+    pub state: State,
+}
+
+/// Runs every pending migration, each in a transaction of its own; `each` hears of those that ran.
+///
+/// # Errors
+/// The first one that failed or did harm. Those before it have run, and it has not.
+pub fn up(database: &Path, folder: &Folder, mut each: impl FnMut(&Done)) -> Result<Vec<Done>, Error> {
+    let mut migrator = Migrator::open(database, PATIENCE)?;
+    let mut done = vec![];
+    loop {
+        let mut tx = migrator.begin()?;
+        let begun = Instant::now();
+        let applied = history::take(&tx)?;
+        let Some(next) = pending(folder, &applied).next() else {
+            // An empty history stays: the next one finds the table.
+            tx.commit()?;
+            return Ok(done);
+        };
+        guarded(&mut tx, next, &next.up)?;
+        history::add(&tx, &next.version)?;
+        tx.commit()?;
+        done.push(Done { version: next.version.clone(), name: next.name.clone(), locked: begun.elapsed() });
+        done.last().into_iter().for_each(&mut each);
+    }
+}
+
+/// Takes back the migration that has the highest version of those that ran; `None` when none has.
+///
+/// # Errors
+/// `Invalid` when its file, or the way back in it, is missing; else as [`up`].
+pub fn down(database: &Path, folder: &Folder) -> Result<Option<Done>, Error> {
+    let mut migrator = Migrator::open(database, PATIENCE)?;
+    let mut tx = migrator.begin()?;
+    let begun = Instant::now();
+    let applied = history::take(&tx)?;
+    let Some(last) = applied.iter().max_by(|a, b| order(a).cmp(&order(b))) else { return Ok(None) };
+    let Some(migration) = folder.migrations.iter().find(|m| order(&m.version) == order(last)) else {
+        return Err(Error::invalid(
+            format!("migration {last} ran last, and `{}` has no file for it", folder.path.display()),
+            "bring the file back: it holds the way back",
+        ));
+    };
+    let Some(way_back) = &migration.down else {
+        return Err(Error::invalid(
+            format!("`{}` has no way back", migration.path.display()),
+            "write it below a line `-- migrate:down`, or restore the database to before the migration",
+        ));
+    };
+    guarded(&mut tx, migration, way_back)?;
+    history::remove(&tx, last)?;
+    tx.commit()?;
+    Ok(Some(Done { version: last.clone(), name: migration.name.clone(), locked: begun.elapsed() }))
+}
+
+/// All migrations that the folder or the history knows, in order.
+///
+/// # Errors
+/// When the database cannot be read or its history is another tool's.
+pub fn status(database: &Path, folder: &Folder) -> Result<Vec<Status>, Error> {
+    let applied =
+        if database.exists() { history::read(&Migrator::open(database, PATIENCE)?)? } else { vec![] };
+    let known: HashSet<_> = folder.migrations.iter().map(|m| order(&m.version)).collect();
+    let pending: HashSet<_> = pending(folder, &applied).map(|m| order(&m.version)).collect();
+    let state =
+        |m: &Migration| if pending.contains(&order(&m.version)) { State::Pending } else { State::Applied };
+    let files = folder.migrations.iter().map(|m| Status {
+        version: m.version.clone(),
+        name: Some(m.name.clone()),
+        state: state(m),
+    });
+    let gone = applied.iter().filter(|version| !known.contains(&order(version)));
+    let gone = gone.map(|version| Status { version: version.clone(), name: None, state: State::Missing });
+    let mut all: Vec<Status> = files.chain(gone).collect();
+    all.sort_by(|a, b| order(&a.version).cmp(&order(&b.version)));
+    Ok(all)
+}
+
+fn pending<'a>(folder: &'a Folder, applied: &[String]) -> impl Iterator<Item = &'a Migration> {
+    let applied: HashSet<(usize, String)> =
+        applied.iter().map(|v| order(v)).map(|(digits, v)| (digits, v.to_owned())).collect();
+    let is_pending = move |m: &&Migration| {
+        let (digits, version) = order(&m.version);
+        !applied.contains(&(digits, version.to_owned()))
+    };
+    folder.migrations.iter().filter(is_pending)
+}
+
+/// Runs the statements of one part, and refuses what they did beyond what they say.
+fn guarded(tx: &mut Transaction<'_>, migration: &Migration, sql: &str) -> Result<(), Error> {
+    let before = tx.census()?;
+    let aims = tx.run(sql).map_err(|stopped| Error::Statement {
+        path: migration.path.clone(),
+        line: stopped.line,
+        message: stopped.message,
+    })?;
+    let allowed = guard::allowed(sql);
+    let mut harms = guard::harms(&before, &tx.census()?, &aims);
+    harms.retain(|harm| !allowed.contains(&harm.code()));
+    if harms.is_empty() { Ok(()) } else { Err(Error::Harm { path: migration.path.clone(), harms }) }
+}

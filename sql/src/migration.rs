@@ -1,0 +1,372 @@
+//! The transaction of a migration: foreign keys are off, nothing of the file decides when it ends, and what it did is held
+//! against what it said it would do.
+//!
+//! `PRAGMA foreign_keys` is a no-op inside a transaction. A file that rebuilds a table (create, copy, drop, rename) in one,
+//! with foreign keys on, deletes the rows of every table that refers to it with ON DELETE CASCADE, and no check notices.
+//! So foreign keys are switched off *before* the transaction, and rows are counted before and after.
+//!
+//! Promises:
+//! - Whatever a file says, its statements take effect together with [`Transaction::commit`], or not at all.
+//! - BEGIN, COMMIT and pragmas about foreign keys in a file are passed over; ROLLBACK, ATTACH, DETACH and changes of the
+//!   journal mode are refused.
+
+use crate::{Error, Value};
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization, TransactionOperation};
+use rusqlite::{Connection, OpenFlags};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// A connection that migrates one database.
+#[derive(Debug)]
+pub struct Migrator {
+    connection: Connection,
+}
+
+/// The write lock, held until [`commit`](Transaction::commit) or the end.
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    connection: &'a mut Connection,
+    open: bool,
+}
+
+/// What a database consists of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Rows of each table.
+    pub rows: BTreeMap<String, u64>,
+    /// Indexes, triggers and views that were made by a statement, and the table of the first two.
+    pub objects: BTreeSet<Object>,
+    /// Rows that refer to nothing, by the table they are in and the one they should refer to.
+    pub orphans: BTreeMap<(String, String), u64>,
+    /// Views that cannot be read, and why.
+    pub broken_views: BTreeMap<String, String>,
+}
+
+/// An index, a trigger or a view.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Object {
+    /// `index`, `trigger` or `view`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// The table that it belongs to; a view's own name.
+    pub table: String,
+}
+
+/// What the statements of a file aimed at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Aims {
+    /// Tables of DELETE statements, also of triggers.
+    pub deleted_from: BTreeSet<String>,
+    /// Tables, indexes, triggers and views that a DROP names.
+    pub dropped: BTreeSet<String>,
+    /// What tables were called before, by their new names.
+    pub renamed: BTreeMap<String, String>,
+}
+
+/// Why a file did not run to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct Stopped {
+    /// The line of the file in which the statement begins, from 1.
+    pub line: usize,
+    /// SQLite's words, or why the statement is refused.
+    pub message: String,
+}
+
+/// What the authorizer has seen of one statement.
+#[derive(Debug, Default)]
+struct Seen {
+    deleted_from: Vec<String>,
+    dropped_tables: Vec<String>,
+    dropped_others: Vec<String>,
+    altered: Vec<String>,
+    refused: Option<String>,
+}
+
+impl Migrator {
+    /// Opens a database, or makes one. `patience`: how long to wait for other writers.
+    ///
+    /// # Errors
+    /// `Unavailable` when the file cannot be opened, `Corrupt` when it is no database.
+    pub fn open(path: &Path, patience: Duration) -> Result<Migrator, Error> {
+        const OPEN: &str = "open the database";
+        let flags = OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(|e| Error::new(OPEN, e))?;
+        let set = || -> rusqlite::Result<()> {
+            connection.busy_timeout(patience)?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.pragma_update(None, "foreign_keys", false)
+        };
+        set().map_err(|e| Error::new(OPEN, e))?;
+        Ok(Migrator { connection })
+    }
+
+    /// Takes the write lock before anything is read, so that of several only one decides what is to be done.
+    ///
+    /// # Errors
+    /// `Busy` when another writer does not end in time.
+    pub fn begin(&mut self) -> Result<Transaction<'_>, Error> {
+        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| Error::new("begin the migration", e))?;
+        Ok(Transaction { connection: &mut self.connection, open: true })
+    }
+
+    /// Runs a query outside any transaction of ours; see [`Transaction::rows`].
+    ///
+    /// # Errors
+    /// Those of SQLite.
+    pub fn rows(&self, sql: &str, parameters: &[Value]) -> Result<Vec<Vec<Value>>, Error> {
+        rows(&self.connection, sql, parameters)
+    }
+}
+
+fn rows(connection: &Connection, sql: &str, parameters: &[Value]) -> Result<Vec<Vec<Value>>, Error> {
+    let read = || -> rusqlite::Result<Vec<Vec<Value>>> {
+        let mut statement = connection.prepare(sql)?;
+        let columns = statement.column_count();
+        let found = statement.query_map(rusqlite::params_from_iter(parameters), |row| {
+            (0..columns).map(|i| row.get::<_, rusqlite::types::Value>(i).map(Value::from)).collect()
+        })?;
+        found.collect()
+    };
+    read().map_err(|e| Error::new("read the database", e))
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+impl Transaction<'_> {
+    /// The rows of a query.
+    ///
+    /// # Errors
+    /// Those of SQLite.
+    pub fn rows(&self, sql: &str, parameters: &[Value]) -> Result<Vec<Vec<Value>>, Error> {
+        rows(self.connection, sql, parameters)
+    }
+
+    /// Runs one statement of ours.
+    ///
+    /// # Errors
+    /// Those of SQLite.
+    pub fn execute(&self, sql: &str, parameters: &[Value]) -> Result<(), Error> {
+        let done = self.connection.execute(sql, rusqlite::params_from_iter(parameters));
+        done.map(drop).map_err(|e| Error::new("write the history of migrations", e))
+    }
+
+    /// Counts everything.
+    ///
+    /// # Errors
+    /// Those of SQLite.
+    pub fn census(&self) -> Result<Census, Error> {
+        let count = || -> rusqlite::Result<Census> {
+            let c = &*self.connection;
+            let mut census = Census::default();
+            // Shadow tables and the like belong to their virtual tables, whose rows a module counts as it likes.
+            let mut tables =
+                c.prepare("SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?;
+            for name in tables.query_map([], |r| r.get::<_, String>(0))? {
+                let name = name?;
+                let rows = c.query_row(&format!("SELECT count(*) FROM {}", quoted(&name)), [], |r| {
+                    r.get::<_, i64>(0)
+                })?;
+                census.rows.insert(name, rows.unsigned_abs());
+            }
+            let mut objects = c.prepare(
+                "SELECT type, name, tbl_name FROM sqlite_schema WHERE type IN ('index', 'trigger', 'view') AND sql IS NOT NULL",
+            )?;
+            for object in objects
+                .query_map([], |r| Ok(Object { kind: r.get(0)?, name: r.get(1)?, table: r.get(2)? }))?
+            {
+                let object = object?;
+                if object.kind == "view"
+                    && let Err(e) = c.prepare(&format!("SELECT * FROM {}", quoted(&object.name)))
+                {
+                    census.broken_views.insert(object.name.clone(), e.to_string());
+                }
+                census.objects.insert(object);
+            }
+            let mut orphans =
+                c.prepare("SELECT \"table\", parent, count(*) FROM pragma_foreign_key_check GROUP BY 1, 2")?;
+            for orphan in orphans.query_map([], |r| Ok(((r.get(0)?, r.get(1)?), r.get::<_, i64>(2)?)))? {
+                let (between, rows) = orphan?;
+                census.orphans.insert(between, rows.unsigned_abs());
+            }
+            Ok(census)
+        };
+        count().map_err(|e| Error::new("count the rows of all tables", e))
+    }
+
+    /// Runs a file's statements. When one fails, the whole transaction is to be given up.
+    ///
+    /// # Errors
+    /// The first statement that failed or is refused, with its line.
+    pub fn run(&mut self, sql: &str) -> Result<Aims, Stopped> {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let noted = seen.clone();
+        let hooked = self.connection.authorizer(Some(move |context: AuthContext<'_>| {
+            judge(&context.action, &mut noted.lock().unwrap_or_else(PoisonError::into_inner))
+        }));
+        let ran = hooked
+            .map_err(|e| Stopped { line: 1, message: e.to_string() })
+            .and_then(|()| self.run_watched(sql, &seen));
+        let unhooked = self.connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>);
+        let aims = ran?;
+        unhooked.map_err(|e| Stopped { line: 1, message: e.to_string() })?;
+        Ok(aims)
+    }
+
+    fn run_watched(&self, sql: &str, seen: &Mutex<Seen>) -> Result<Aims, Stopped> {
+        let mut aims = Aims::default();
+        let mut rest = sql;
+        loop {
+            let begun = skip_blank(rest);
+            let line = sql[..sql.len() - begun.len()].matches('\n').count() + 1;
+            if begun.is_empty() {
+                return Ok(aims);
+            }
+            let before = self.names().map_err(|e| Stopped { line, message: e.to_string() })?;
+            let stopped = |e: rusqlite::Error| {
+                let refused = seen.lock().unwrap_or_else(PoisonError::into_inner).refused.take();
+                Stopped { line, message: refused.unwrap_or_else(|| e.to_string()) }
+            };
+            let length = statement_length(begun);
+            let mut statement = self.connection.prepare(&begun[..length]).map_err(stopped)?;
+            let mut results = statement.raw_query();
+            while results.next().map_err(stopped)?.is_some() {}
+            drop(results);
+            drop(statement);
+            let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
+            self.take_up(&mut aims, seen, &before).map_err(|e| Stopped { line, message: e.to_string() })?;
+            rest = &begun[length..];
+        }
+    }
+
+    /// The tables by their root pages, which a rename keeps.
+    fn names(&self) -> Result<BTreeMap<i64, String>, Error> {
+        let read = || -> rusqlite::Result<BTreeMap<i64, String>> {
+            let mut tables = self
+                .connection
+                .prepare("SELECT rootpage, name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0")?;
+            tables.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect()
+        };
+        read().map_err(|e| Error::new("read the schema", e))
+    }
+
+    fn take_up(&self, aims: &mut Aims, seen: Seen, before: &BTreeMap<i64, String>) -> Result<(), Error> {
+        // DROP TABLE deletes from the schema and from the table, and drops its triggers; only the table was named.
+        if seen.dropped_tables.is_empty() {
+            aims.deleted_from.extend(seen.deleted_from);
+            aims.dropped.extend(seen.dropped_others);
+        }
+        aims.dropped.extend(seen.dropped_tables);
+        if !seen.altered.is_empty() {
+            for (root, name) in self.names()? {
+                if let Some(old) = before.get(&root).filter(|old| **old != name) {
+                    let oldest = aims.renamed.remove(old).unwrap_or_else(|| old.clone());
+                    aims.renamed.insert(name, oldest);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything so, durably.
+    ///
+    /// # Errors
+    /// Those of SQLite; nothing has happened then.
+    pub fn commit(mut self) -> Result<(), Error> {
+        self.connection.execute_batch("COMMIT").map_err(|e| Error::new("commit the migration", e))?;
+        self.open = false;
+        Ok(())
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            // A failure means that SQLite has rolled back by itself.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+    }
+}
+
+fn judge(action: &AuthAction<'_>, seen: &mut Seen) -> Authorization {
+    let mut refuse = |why: &str| {
+        seen.refused = Some(why.to_owned());
+        Authorization::Deny
+    };
+    match action {
+        AuthAction::Transaction { operation: TransactionOperation::Rollback } => {
+            refuse("ROLLBACK would undo half of the migration: it is one transaction, which ends by itself")
+        }
+        // The whole file is one transaction already.
+        AuthAction::Transaction { .. } => Authorization::Ignore,
+        AuthAction::Attach { .. } | AuthAction::Detach { .. } => refuse(
+            "ATTACH and DETACH do not work in a transaction, and what is done to another file is in no backup of this one",
+        ),
+        AuthAction::Pragma { pragma_name, pragma_value } => match pragma_name.to_ascii_lowercase().as_str() {
+            "foreign_keys" | "defer_foreign_keys" if pragma_value.is_some() => Authorization::Ignore,
+            "journal_mode" if pragma_value.is_some() => {
+                refuse("the journal mode cannot change in a transaction: `litekeep tune` sets it")
+            }
+            _ => Authorization::Allow,
+        },
+        AuthAction::Delete { table_name } => {
+            seen.deleted_from.push((*table_name).to_owned());
+            Authorization::Allow
+        }
+        AuthAction::DropTable { table_name } | AuthAction::DropVtable { table_name, .. } => {
+            seen.dropped_tables.push((*table_name).to_owned());
+            Authorization::Allow
+        }
+        AuthAction::DropIndex { index_name: name, .. }
+        | AuthAction::DropTrigger { trigger_name: name, .. }
+        | AuthAction::DropView { view_name: name } => {
+            seen.dropped_others.push((*name).to_owned());
+            Authorization::Allow
+        }
+        AuthAction::AlterTable { table_name, .. } => {
+            seen.altered.push((*table_name).to_owned());
+            Authorization::Allow
+        }
+        _ => Authorization::Allow,
+    }
+}
+
+/// What is left behind blanks, comments and empty statements.
+fn skip_blank(sql: &str) -> &str {
+    let mut rest = sql;
+    loop {
+        let trimmed =
+            rest.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == ';' || c == '\u{feff}');
+        let after = match trimmed {
+            t if t.starts_with("--") => t.split_once('\n').map_or("", |(_, rest)| rest),
+            t if t.starts_with("/*") => t[2..].split_once("*/").map_or("", |(_, rest)| rest),
+            t => return t,
+        };
+        rest = after;
+    }
+}
+
+/// Bytes of the first statement, by SQLite's own rule (`sqlite3_complete` knows strings, comments and the bodies of triggers).
+fn statement_length(sql: &str) -> usize {
+    for (at, _) in sql.match_indices(';') {
+        if is_complete(&sql[..=at]) {
+            return at + 1;
+        }
+    }
+    sql.len()
+}
+
+fn is_complete(sql: &str) -> bool {
+    let Ok(text) = std::ffi::CString::new(sql) else { return false };
+    // SAFETY: the argument is a NUL-terminated string that outlives the call.
+    #[allow(unsafe_code)]
+    let complete = unsafe { rusqlite::ffi::sqlite3_complete(text.as_ptr()) };
+    complete == 1
+}
