@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Restore into a scratch folder and compare each page with the live database; exit code 1 when one differs
     Verify(Verify),
+    /// Change the schema by numbered files of SQL, each run once and under a guard
+    Migrate(Migrate),
     /// Make a bank in a temporary folder, lose it under load, bring it back, and check every account
     Demo(Demo),
     /// One writer of the demo
@@ -87,6 +89,48 @@ pub(crate) struct Init {
 pub(crate) struct Databases {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Migrate {
+    #[command(subcommand)]
+    pub(crate) action: MigrateAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MigrateAction {
+    /// Make an empty migration
+    New {
+        /// What it does: add_orders
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        dir: MigrationsDir,
+    },
+    /// Run what is pending; of several that start at once one does it, and the others wait
+    Up(MigrateTarget),
+    /// Take back the last one, by its own `-- migrate:down`
+    Down(MigrateTarget),
+    /// List the migrations; exit code 1 when one is pending
+    Status(MigrateTarget),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct MigrationsDir {
+    /// The folder with the files [default: migrations, or db/migrations where only that exists]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct MigrateTarget {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) dir: MigrationsDir,
+    /// The database [default: the only one of the configuration]
+    #[arg(value_name = "DB")]
+    pub(crate) database: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

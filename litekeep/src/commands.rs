@@ -4,6 +4,7 @@ mod databases;
 mod demo;
 mod history;
 mod init;
+mod migrate;
 mod replicate;
 mod restore;
 mod run;
@@ -29,6 +30,7 @@ pub(crate) async fn run(args: Args) -> Result<Outcome> {
     match args.command {
         Command::Init(args) => init::run(&args, format),
         Command::Databases(args) => databases::run(&args, format),
+        Command::Migrate(args) => migrate::run(&args, format),
         Command::History(args) => history::run(&args, format).await,
         Command::Status(args) => status::run(&args, format).await,
         Command::Restore(args) => restore::run(&args, format).await,

@@ -178,6 +178,15 @@ fn known(error: &(dyn std::error::Error + 'static)) -> Option<(Kind, Option<Stri
         };
         return Some((error.kind().into(), hint));
     }
+    if let Some(error) = error.downcast_ref::<litekeep_schema::Error>() {
+        use litekeep_schema::Kind as S;
+        let kind = match error.kind() {
+            S::Unavailable => Kind::Unavailable,
+            S::Corrupt => Kind::Corrupt,
+            S::Invalid => Kind::Invalid,
+        };
+        return Some((kind, error.hint()));
+    }
     if let Some(error) = error.downcast_ref::<litekeep_store::Error>() {
         return Some((K::from(error.kind()).into(), store_hint(error)));
     }

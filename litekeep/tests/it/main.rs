@@ -7,6 +7,7 @@ mod documents;
 mod interop;
 mod kills;
 mod lifecycle;
+mod migrate;
 mod outages;
 mod power_cuts;
 #[cfg(any(feature = "sftp", feature = "webdav"))]
@@ -72,7 +73,10 @@ impl Place {
 
 impl Ran {
     fn of(mut command: Command) -> Ran {
-        let Output { status, stdout, stderr } = command.output().unwrap();
+        Ran::from(command.output().unwrap())
+    }
+
+    fn from(Output { status, stdout, stderr }: Output) -> Ran {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Ran { code: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
     }

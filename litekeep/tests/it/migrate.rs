@@ -1,0 +1,95 @@
+//! Goal: `litekeep migrate` as a user meets it; what the guard finds is held in the crate `schema`. Method: the real binary,
+//! and ten of them at once.
+
+use crate::shapes::matches;
+use crate::{Place, Ran};
+
+const UP: &str =
+    "-- migrate:up\nCREATE TABLE orders(id INTEGER PRIMARY KEY);\n-- migrate:down\nDROP TABLE orders;\n";
+
+/// A place with a database and one migration.
+fn place() -> Place {
+    let place = Place::new();
+    place.database("app.db", 3);
+    let made = place.run(&["migrate", "new", "add orders", "--json"]).succeeded().json();
+    matches("migrate-new", &made);
+    std::fs::write(place.path(made["file"].as_str().unwrap()), UP).unwrap();
+    place
+}
+
+#[test]
+fn up_status_and_down() {
+    let place = place();
+    let pending = place.run(&["migrate", "status", "app.db", "--json"]);
+    assert_eq!(pending.code, 1);
+    matches("migrate-status", &pending.json());
+    matches("migrate-up", &place.run(&["migrate", "up", "app.db", "--json"]).succeeded().json());
+    let status = place.run(&["migrate", "status", "app.db"]).succeeded();
+    assert!(status.stdout.contains("add_orders") && status.stdout.contains("applied"), "{}", status.stdout);
+    assert_eq!(place.run(&["migrate", "up", "app.db"]).succeeded().stdout, "`app.db` is up to date\n");
+    matches("migrate-down", &place.run(&["migrate", "down", "app.db", "--json"]).succeeded().json());
+    assert!(place.run(&["migrate", "down", "app.db"]).succeeded().stdout.contains("no migration has run"));
+}
+
+#[test]
+fn what_a_file_would_lose_is_said_with_the_fix() {
+    let place = place();
+    let rebuild = "-- migrate:up
+CREATE TABLE new(x);
+INSERT INTO new SELECT x FROM t LIMIT 1;
+DROP TABLE t;
+ALTER TABLE new RENAME TO t;
+";
+    std::fs::write(place.path("migrations/99990101000000_rebuild.sql"), rebuild).unwrap();
+    let ran = place.run(&["migrate", "up", "app.db"]);
+    assert_eq!(ran.code, 2, "{}", ran.stdout);
+    for part in [
+        "error: could not run the migrations",
+        "99990101000000_rebuild.sql`: `t` would have 1 rows instead of 3, and no DELETE says so",
+        "hint: copy every row of `t`",
+        "-- litekeep:allow lost-rows REASON",
+    ] {
+        assert!(ran.stderr.contains(part), "`{part}` is not in:\n{}", ran.stderr);
+    }
+    assert!(ran.stderr.contains("applied ") && ran.stderr.contains("add_orders"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_database_of_the_configuration_is_migrated_when_there_is_one() {
+    let place = place();
+    place.run(&["init", "app.db"]).succeeded();
+    place.run(&["migrate", "up"]).succeeded();
+    let two = ["a", "b"]
+        .map(|name| format!("[[database]]\npath = '{name}.db'\nbackup = './{name}-backup'\n"))
+        .concat();
+    std::fs::write(place.path("litekeep.toml"), two).unwrap();
+    let ran = place.run(&["migrate", "up"]);
+    assert_eq!(ran.code, 2);
+    assert!(
+        ran.stderr.contains("has 2 databases") && ran.stderr.contains("hint: name the one"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn of_ten_processes_one_runs_it_and_nine_wait() {
+    let place = place();
+    let children: Vec<_> = (0..10)
+        .map(|_| {
+            let mut command = place.command(&["migrate", "up", "app.db", "--json"]);
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    let ran: Vec<usize> = children
+        .into_iter()
+        .map(|child| {
+            Ran::from(child.wait_with_output().unwrap()).succeeded().json()["applied"]
+                .as_array()
+                .unwrap()
+                .len()
+        })
+        .collect();
+    assert_eq!(ran.iter().sum::<usize>(), 1, "{ran:?}");
+}
