@@ -1,6 +1,6 @@
-//! Servers that others made, each started for one test on a port of its own with data of its own: OpenSSH's from the
-//! system, WsgiDAV from PyPI, Azurite from npm. The last two are installed into `.test-tools/` of the workspace on first
-//! use. Dropping a handle kills the server.
+//! Programs that others made. Servers are started for one test, on a port of their own with data of their own: OpenSSH's
+//! from the system, WsgiDAV from PyPI, Azurite from npm; dropping a handle kills the server. What is not from the system is
+//! installed into `.test-tools/` of the workspace on first use.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,6 +17,7 @@ use crate::programs;
 
 const WSGIDAV: [&str; 2] = ["wsgidav==4.4.0", "cheroot==11.1.2"];
 const AZURITE: &str = "azurite@3.37.0";
+const DBMATE: &str = "dbmate@2.36.0";
 
 /// How long a server may take to listen; Azurite takes seconds on a busy machine.
 const START: Duration = Duration::from_secs(60);
@@ -51,6 +52,23 @@ pub(crate) fn pip(venv: &Path, arguments: &[&str]) -> Result<()> {
     let mut pip = Command::new(venv.join("bin/pip"));
     pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(arguments);
     run(pip).with_context(|| format!("install {arguments:?} from PyPI")).map(drop)
+}
+
+/// Installs packages of npm below a folder.
+pub(crate) fn npm(folder: &Path, packages: &[&str]) -> Result<()> {
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-audit", "--no-fund", "--silent", "--prefix"]).arg(folder).args(packages);
+    run(npm).with_context(|| format!("install {packages:?} from npm (Debian: apt-get install npm)")).map(drop)
+}
+
+/// The program of dbmate, which migrates databases.
+///
+/// # Errors
+/// When it is not installed and cannot be: no npm, no network.
+pub fn dbmate() -> Result<PathBuf> {
+    let program = |folder: &Path| folder.join("node_modules/.bin/dbmate");
+    let folder = installed("dbmate", |folder| program(folder).exists(), |folder| npm(folder, &[DBMATE]))?;
+    Ok(program(&folder))
 }
 
 /// A server that runs.
@@ -258,17 +276,8 @@ impl Azurite {
     /// When it is not installed and cannot be: no npm, no network.
     pub fn start() -> Result<Self> {
         let program = |folder: &Path| folder.join("node_modules/.bin/azurite-blob");
-        let folder = installed(
-            "azurite",
-            |folder| program(folder).exists(),
-            |folder| {
-                let mut npm = Command::new("npm");
-                npm.args(["install", "--no-audit", "--no-fund", "--silent", "--prefix"])
-                    .arg(folder)
-                    .arg(AZURITE);
-                run(npm).context("install Azurite from npm (Debian: apt-get install npm)").map(drop)
-            },
-        )?;
+        let folder =
+            installed("azurite", |folder| program(folder).exists(), |folder| npm(folder, &[AZURITE]))?;
         let running = Running::start(|port, dir| {
             let mut command = Command::new(program(&folder));
             command.args(["--silent", "--disableTelemetry", "--blobHost", "127.0.0.1", "--blobPort"]);

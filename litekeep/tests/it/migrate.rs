@@ -1,6 +1,8 @@
 //! Goal: `litekeep migrate` as a user meets it; what the guard finds is held in the crate `schema`. Method: the real binary,
 //! and ten of them at once.
 
+use litekeep_testkit::installed;
+
 use crate::shapes::matches;
 use crate::{Place, Ran};
 
@@ -92,4 +94,63 @@ fn of_ten_processes_one_runs_it_and_nine_wait() {
         })
         .collect();
     assert_eq!(ran.iter().sum::<usize>(), 1, "{ran:?}");
+}
+
+/// The real dbmate on a database of the same place.
+fn dbmate(place: &Place, arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new(installed::dbmate().unwrap());
+    command.args(["--no-dump-schema", "-d", "migrations", "-u", "sqlite:app.db"]).args(arguments);
+    command.current_dir(place.dir.path());
+    Ran::of(command).succeeded().stdout
+}
+
+#[test]
+fn dbmate_and_litekeep_go_on_where_the_other_stopped() {
+    let place = place();
+    dbmate(&place, &["up"]);
+    let second = UP.replace("orders", "invoices");
+    std::fs::write(place.path("migrations/99990101000000_invoices.sql"), second).unwrap();
+    let applied = place.run(&["migrate", "up", "app.db", "--json"]).succeeded().json();
+    assert_eq!(applied["applied"].as_array().unwrap().len(), 1, "{applied}");
+    assert!(dbmate(&place, &["status"]).contains("Pending: 0"));
+    dbmate(&place, &["down"]);
+    place.run(&["migrate", "down", "app.db"]).succeeded();
+    assert!(dbmate(&place, &["status"]).contains("Applied: 0"));
+}
+
+/// The danger that this is all about: with foreign keys on, as its driver has them when told so, the same file costs dbmate
+/// the children.
+#[test]
+fn children_that_dbmate_loses_stay() {
+    let rebuild = "-- migrate:up
+PRAGMA foreign_keys=OFF;
+CREATE TABLE new(id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+INSERT INTO new SELECT id, name FROM parent;
+DROP TABLE parent;
+ALTER TABLE new RENAME TO parent;
+PRAGMA foreign_keys=ON;
+-- migrate:down
+";
+    let children = |by: &dyn Fn(&Place)| {
+        let place = Place::new();
+        let app = rusqlite::Connection::open(place.path("app.db")).unwrap();
+        app.execute_batch(
+            "CREATE TABLE parent(id INTEGER PRIMARY KEY, name TEXT);
+             CREATE TABLE child(id INTEGER PRIMARY KEY, parent INTEGER REFERENCES parent(id) ON DELETE CASCADE);
+             INSERT INTO parent VALUES(1, 'a'); INSERT INTO child VALUES(1, 1), (2, 1), (3, 1)",
+        )
+        .unwrap();
+        std::fs::create_dir(place.path("migrations")).unwrap();
+        std::fs::write(place.path("migrations/1_name_not_null.sql"), rebuild).unwrap();
+        by(&place);
+        app.query_row("SELECT count(*) FROM child", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let by_dbmate = |place: &Place| {
+        dbmate(place, &["-u", "sqlite:app.db?_fk=1", "up"]);
+    };
+    assert_eq!(children(&by_dbmate), 0);
+    let by_litekeep = |place: &Place| {
+        place.run(&["migrate", "up", "app.db"]).succeeded();
+    };
+    assert_eq!(children(&by_litekeep), 3);
 }
