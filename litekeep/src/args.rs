@@ -109,6 +109,8 @@ pub(crate) enum MigrateAction {
     },
     /// Run what is pending; of several that start at once one does it, and the others wait
     Up(MigrateTarget),
+    /// Run what is pending on a copy from the backup, and say what it costs; exit code 1 when the copy is damaged then
+    Rehearse(MigrateTarget),
     /// Take back the last one, by its own `-- migrate:down`
     Down(MigrateTarget),
     /// List the migrations; exit code 1 when one is pending

@@ -30,7 +30,7 @@ pub(crate) async fn run(args: Args) -> Result<Outcome> {
     match args.command {
         Command::Init(args) => init::run(&args, format),
         Command::Databases(args) => databases::run(&args, format),
-        Command::Migrate(args) => migrate::run(&args, format),
+        Command::Migrate(args) => migrate::run(&args, format).await,
         Command::History(args) => history::run(&args, format).await,
         Command::Status(args) => status::run(&args, format).await,
         Command::Restore(args) => restore::run(&args, format).await,

@@ -1,5 +1,7 @@
 //! `litekeep migrate`: numbered files of SQL that each run once, under a guard.
 
+mod rehearse;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -62,13 +64,14 @@ struct Entry {
     state: &'static str,
 }
 
-pub(super) fn run(args: &args::Migrate, format: Format) -> Result<Outcome> {
+pub(super) async fn run(args: &args::Migrate, format: Format) -> Result<Outcome> {
     match &args.action {
         MigrateAction::New { name, dir } => {
             make(dir.dir.as_deref(), name, format).context("make a migration")
         }
         MigrateAction::Up(args) => up(args, format).context("run the migrations"),
         MigrateAction::Down(args) => down(args, format).context("take back the last migration"),
+        MigrateAction::Rehearse(args) => rehearse::run(args, format).await,
         MigrateAction::Status(args) => status(args, format).context("tell where the migrations stand"),
     }
 }

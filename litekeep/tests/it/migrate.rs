@@ -57,6 +57,27 @@ ALTER TABLE new RENAME TO t;
 }
 
 #[test]
+fn a_rehearsal_changes_a_copy_from_the_backup() {
+    let place = place();
+    place.run(&["init", "app.db"]).succeeded();
+    place.run(&["replicate", "-once"]).succeeded();
+    let rehearsed = place.run(&["migrate", "rehearse", "app.db", "--json"]).succeeded().json();
+    matches("migrate-rehearse", &rehearsed);
+    assert_eq!(rehearsed["applied"].as_array().unwrap().len(), 1, "{rehearsed:#}");
+    let cost = |key: &str| rehearsed["cost"][key].as_u64().unwrap();
+    assert!(cost("size_after_bytes") > cost("size_before_bytes"), "{rehearsed:#}");
+    assert!(cost("wal_bytes") >= cost("changed_bytes") && cost("changed_bytes") >= 3 * 4096, "{rehearsed:#}");
+    assert_eq!(place.run(&["migrate", "status", "app.db"]).code, 1, "the database itself has not changed");
+    std::fs::write(place.path("migrations/99990101000000_bad.sql"), "-- migrate:up\nDELETE FROM nowhere;\n")
+        .unwrap();
+    let failed = place.run(&["migrate", "rehearse", "app.db"]);
+    assert_eq!(failed.code, 2);
+    assert!(failed.stderr.contains("no such table: nowhere"), "{}", failed.stderr);
+    let left = std::fs::read_dir(place.dir.path()).unwrap().flatten().map(|entry| entry.file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().contains("rehearsal")), "the copy goes away");
+}
+
+#[test]
 fn the_database_of_the_configuration_is_migrated_when_there_is_one() {
     let place = place();
     place.run(&["init", "app.db"]).succeeded();
