@@ -18,6 +18,20 @@ use crate::programs;
 const WSGIDAV: [&str; 2] = ["wsgidav==4.4.0", "cheroot==11.1.2"];
 const AZURITE: &str = "azurite@3.37.0";
 const DBMATE: &str = "dbmate@2.36.0";
+const DRIZZLE: [&str; 2] = ["drizzle-orm@0.45.1", "@libsql/client@0.15.15"];
+
+const MIGRATE_BY_DRIZZLE: &str = r"
+const { createClient } = require('@libsql/client');
+const { drizzle } = require('drizzle-orm/libsql');
+const { migrate } = require('drizzle-orm/libsql/migrator');
+(async () => {
+  const client = createClient({ url: 'file:' + process.argv[2] });
+  await migrate(drizzle(client), { migrationsFolder: process.argv[3] });
+  const history = await client.execute('SELECT hash, created_at FROM __drizzle_migrations ORDER BY created_at');
+  console.log(JSON.stringify(history.rows));
+  client.close();
+})();
+";
 
 /// How long a server may take to listen; Azurite takes seconds on a busy machine.
 const START: Duration = Duration::from_secs(60);
@@ -68,6 +82,21 @@ pub(crate) fn npm(folder: &Path, packages: &[&str]) -> Result<()> {
 pub fn dbmate() -> Result<PathBuf> {
     let program = |folder: &Path| folder.join("node_modules/.bin/dbmate");
     let folder = installed("dbmate", |folder| program(folder).exists(), |folder| npm(folder, &[DBMATE]))?;
+    Ok(program(&folder))
+}
+
+/// Drizzle's migrator: a program for node that runs the migrations of a folder, its two arguments being database and
+/// folder, and prints the history.
+///
+/// # Errors
+/// When it is not installed and cannot be: no npm, no network.
+pub fn drizzle() -> Result<PathBuf> {
+    let program = |folder: &Path| folder.join("migrate.cjs");
+    let whole = |folder: &Path| program(folder).exists();
+    let folder = installed("drizzle", whole, |folder| {
+        npm(folder, &DRIZZLE)?;
+        fs::write(program(folder), MIGRATE_BY_DRIZZLE).context("write a program for node")
+    })?;
     Ok(program(&folder))
 }
 

@@ -139,6 +139,63 @@ fn dbmate_and_litekeep_go_on_where_the_other_stopped() {
     assert!(dbmate(&place, &["status"]).contains("Applied: 0"));
 }
 
+/// What Drizzle says that has run, after it has run what was pending.
+fn drizzle(place: &Place, folder: &str) -> serde_json::Value {
+    let mut command = std::process::Command::new("node");
+    command.arg(installed::drizzle().unwrap()).args(["app.db", folder]).current_dir(place.dir.path());
+    Ran::of(command).succeeded().json()
+}
+
+/// The files are such as drizzle-kit writes them.
+#[test]
+fn drizzle_and_litekeep_go_on_where_the_other_stopped() {
+    let files = [
+        "CREATE TABLE `parent` (`id` integer PRIMARY KEY NOT NULL, `name` text);
+--> statement-breakpoint
+CREATE TABLE `child` (`id` integer PRIMARY KEY NOT NULL, `parent` integer REFERENCES parent(id) ON DELETE cascade)",
+        "PRAGMA foreign_keys=OFF;--> statement-breakpoint
+CREATE TABLE `__new_parent` (`id` integer PRIMARY KEY NOT NULL, `name` text NOT NULL);
+--> statement-breakpoint
+INSERT INTO `__new_parent`(\"id\", \"name\") SELECT \"id\", \"name\" FROM `parent`;--> statement-breakpoint
+DROP TABLE `parent`;--> statement-breakpoint
+ALTER TABLE `__new_parent` RENAME TO `parent`;--> statement-breakpoint
+PRAGMA foreign_keys=ON;",
+    ];
+    let begun = || {
+        let place = Place::new();
+        for (folder, count) in [("one", 1), ("both", 2)] {
+            std::fs::create_dir_all(place.path(folder).join("meta")).unwrap();
+            let entry = |n: usize| serde_json::json!({"idx": n, "when": 1_767_225_600_000_u64 + n as u64, "tag": format!("{n:04}_x")});
+            let entries: Vec<_> = (0..count).map(entry).collect();
+            let journal = serde_json::json!({"version": "7", "dialect": "sqlite", "entries": entries});
+            std::fs::write(place.path(folder).join("meta/_journal.json"), journal.to_string()).unwrap();
+            for (n, text) in files.iter().enumerate().take(count) {
+                std::fs::write(place.path(folder).join(format!("{n:04}_x.sql")), text).unwrap();
+            }
+        }
+        drizzle(&place, "one");
+        let app = rusqlite::Connection::open(place.path("app.db")).unwrap();
+        let rows = "INSERT INTO parent VALUES(1, 'a'); INSERT INTO child VALUES(1, 1), (2, 1), (3, 1)";
+        app.execute_batch(rows).unwrap();
+        (place, app)
+    };
+    let children = |app: &rusqlite::Connection| {
+        app.query_row("SELECT count(*) FROM child", [], |r| r.get::<_, i64>(0)).unwrap()
+    };
+
+    let (place, _) = begun();
+    let by_drizzle = drizzle(&place, "both");
+    let (place, app) = begun();
+    assert_eq!(place.run(&["migrate", "status", "--dir", "both", "app.db"]).code, 1);
+    place.run(&["migrate", "up", "--dir", "both", "app.db"]).succeeded();
+    assert_eq!(children(&app), 3);
+    assert_eq!(
+        drizzle(&place, "both"),
+        by_drizzle,
+        "there is nothing to do for Drizzle, and the history is its own"
+    );
+}
+
 /// The danger that this is all about: with foreign keys on, as its driver has them when told so, the same file costs dbmate
 /// the children.
 #[test]

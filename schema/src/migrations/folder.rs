@@ -1,5 +1,6 @@
-//! A folder of migrations: `VERSION_NAME.sql`, with the parts `-- migrate:up` and `-- migrate:down` in each file.
+//! A folder of migrations, in the layout of one of the tools that are known.
 
+use super::convention::{Convention, dbmate, drizzle};
 use crate::Error;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,8 @@ use std::path::{Path, PathBuf};
 pub struct Folder {
     /// Where it is.
     pub path: PathBuf,
+    /// How it is laid out, and so whose history is kept.
+    pub convention: Convention,
     /// What is in it.
     pub migrations: Vec<Migration>,
 }
@@ -17,20 +20,17 @@ pub struct Folder {
 pub struct Migration {
     /// Digits; compared as numbers.
     pub version: String,
-    /// What stands behind the version.
+    /// What it is called beside its version.
     pub name: String,
     /// The file.
     pub path: PathBuf,
+    /// The whole file.
+    pub text: String,
     /// The statements, at the lines at which they stand in the file.
     pub up: String,
-    /// Those that take it back, in the same way; `None` when the file has no such part.
+    /// Those that take it back, in the same way; `None` when there is no way back.
     pub down: Option<String>,
 }
-
-/// Line that begins the statements of a migration ...
-const UP: &str = "-- migrate:up";
-/// ... and of its way back.
-const DOWN: &str = "-- migrate:down";
 
 impl Folder {
     /// Reads all migrations of a folder.
@@ -38,19 +38,11 @@ impl Folder {
     /// # Errors
     /// `Invalid` for a folder that is missing, a file that is no migration, and a version that two files have.
     pub fn read(path: &Path) -> Result<Folder, Error> {
-        let failed = |doing, path: &Path| {
-            let path = path.to_owned();
-            move |source| Error::File { doing, path, source }
+        let convention = Convention::of(path);
+        let mut migrations = match convention {
+            Convention::Dbmate => dbmate::read(path)?,
+            Convention::Drizzle => drizzle::read(path)?,
         };
-        let mut migrations = vec![];
-        for entry in std::fs::read_dir(path).map_err(failed("list the migrations in", path))? {
-            let file = entry.map_err(failed("list the migrations in", path))?.path();
-            if file.extension().is_none_or(|e| e != "sql") {
-                continue;
-            }
-            let text = std::fs::read_to_string(&file).map_err(failed("read", &file))?;
-            migrations.push(Migration::parse(&file, &text)?);
-        }
         migrations.sort_by(|a, b| order(&a.version).cmp(&order(&b.version)));
         if let Some(pair) =
             migrations.windows(2).find(|pair| order(&pair[0].version) == order(&pair[1].version))
@@ -64,7 +56,7 @@ impl Folder {
                 "give the one that has not run anywhere yet a later version",
             ));
         }
-        Ok(Folder { path: path.to_owned(), migrations })
+        Ok(Folder { path: path.to_owned(), convention, migrations })
     }
 }
 
@@ -74,119 +66,8 @@ pub(super) fn order(version: &str) -> (usize, &str) {
     (digits.len(), digits)
 }
 
-impl Migration {
-    fn parse(path: &Path, text: &str) -> Result<Migration, Error> {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let digits = stem.bytes().take_while(u8::is_ascii_digit).count();
-        let (version, rest) = stem.split_at(digits);
-        if version.is_empty() {
-            return Err(Error::invalid(
-                format!("`{}` is no migration: its name does not begin with a version", path.display()),
-                "name it like 20260131120000_what_it_does.sql, as `litekeep migrate new` does",
-            ));
-        }
-        let is = |line: &str, mark: &str| {
-            line.strip_prefix(mark)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
-        };
-        let (mut up, mut down, mut part) = (None, None, None::<bool>);
-        for (at, line) in text.lines().enumerate() {
-            for (mark, is_up) in [(UP, true), (DOWN, false)] {
-                if is(line.trim_end(), mark) {
-                    part = Some(is_up);
-                    let target = if is_up { &mut up } else { &mut down };
-                    // Blank lines keep the numbers of those that follow.
-                    *target = Some("\n".repeat(at));
-                }
-            }
-            let target = match part {
-                Some(true) => &mut up,
-                Some(false) => &mut down,
-                None => continue,
-            };
-            if let Some(target) = target {
-                target.push_str(line);
-                target.push('\n');
-            }
-        }
-        let Some(up) = up else {
-            return Err(Error::invalid(
-                format!("`{}` has no line `{UP}`", path.display()),
-                format!("write `{UP}` above the statements, and `{DOWN}` above those that take them back"),
-            ));
-        };
-        Ok(Migration {
-            version: version.to_owned(),
-            name: rest.trim_start_matches('_').to_owned(),
-            path: path.to_owned(),
-            up,
-            down,
-        })
-    }
-}
-
-/// Makes an empty migration; `now`: digits that are greater than every version before.
-///
-/// # Errors
-/// `Invalid` when the name is not fit for a file, or the file exists.
-pub fn new_file(folder: &Path, now: &str, name: &str) -> Result<PathBuf, Error> {
-    let fit = |c: char| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
-    let name: String = name.chars().map(fit).collect();
-    if name.trim_matches('_').is_empty() {
-        return Err(Error::invalid(
-            "a migration needs a name",
-            "say what it does: `litekeep migrate new add_orders`",
-        ));
-    }
-    std::fs::create_dir_all(folder).map_err(|source| Error::File {
-        doing: "make the folder",
-        path: folder.to_owned(),
-        source,
-    })?;
-    let path = folder.join(format!("{now}_{name}.sql"));
-    let text = format!("{UP}\n\n\n{DOWN}\n\n");
-    let made = std::fs::File::create_new(&path)
-        .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
-    made.map_err(|source| Error::File { doing: "make", path: path.clone(), source })?;
-    Ok(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(name: &str, text: &str) -> Result<Migration, Error> {
-        Migration::parse(Path::new(name), text)
-    }
-
-    #[test]
-    fn parts_keep_their_lines() {
-        let m = parse(
-            "002_add.sql",
-            "-- made by hand\n-- migrate:up\nCREATE TABLE t(x);\n\n-- migrate:down\nDROP TABLE t;\n",
-        )
-        .unwrap();
-        assert_eq!((m.version.as_str(), m.name.as_str()), ("002", "add"));
-        assert_eq!(m.up, "\n-- migrate:up\nCREATE TABLE t(x);\n\n");
-        assert_eq!(m.down.unwrap().lines().nth(5), Some("DROP TABLE t;"));
-        assert_eq!(parse("3_only_up.sql", "-- migrate:up transaction:true\nSELECT 1;").unwrap().down, None);
-    }
-
-    #[test]
-    fn what_is_no_migration_is_named() {
-        assert!(parse("add.sql", "-- migrate:up").unwrap_err().to_string().contains("`add.sql`"));
-        assert!(parse("1_add.sql", "CREATE TABLE t(x)").unwrap_err().to_string().contains("-- migrate:up"));
-    }
-
-    #[test]
-    fn versions_are_numbers() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["10_b.sql", "9_a.sql", "20260101000000_c.sql"] {
-            std::fs::write(dir.path().join(name), "-- migrate:up\n").unwrap();
-        }
-        let names = |folder: Folder| folder.migrations.into_iter().map(|m| m.name).collect::<Vec<_>>();
-        assert_eq!(names(Folder::read(dir.path()).unwrap()), ["a", "b", "c"]);
-        std::fs::write(dir.path().join("009_again.sql"), "-- migrate:up\n").unwrap();
-        assert!(Folder::read(dir.path()).unwrap_err().to_string().contains("the same version"));
-    }
+/// A file or folder that could not be read.
+pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File { doing, path, source }
 }

@@ -33,6 +33,13 @@ pub enum Harm {
         /// How many more there are than before.
         rows: u64,
     },
+    /// A table refers to a key that another does not have, so that SQLite refuses to write to one of them.
+    BrokenReference {
+        /// The table.
+        table: String,
+        /// SQLite's words.
+        why: String,
+    },
     /// A view cannot be read any more.
     BrokenView {
         /// Its name.
@@ -49,6 +56,7 @@ impl Harm {
             Harm::LostRows { .. } => "lost-rows",
             Harm::LostObject { .. } => "lost-object",
             Harm::Orphans { .. } => "orphans",
+            Harm::BrokenReference { .. } => "broken-reference",
             Harm::BrokenView { .. } => "broken-view",
         }
     }
@@ -72,6 +80,9 @@ impl Harm {
                     "delete or mend the rows of `{table}` that refer to missing rows of `{parent}`, in the same file"
                 )
             }
+            Harm::BrokenReference { table, .. } => {
+                format!("give what `{table}` refers to a PRIMARY KEY or a UNIQUE index on these columns")
+            }
             Harm::BrokenView { name, .. } => format!("drop the view `{name}` and make it again to fit"),
         };
         format!("{fix}; if it must be so, add `-- litekeep:allow {} REASON` to the file", self.code())
@@ -92,6 +103,9 @@ impl fmt::Display for Harm {
             }
             Harm::Orphans { table, parent, rows } => {
                 write!(f, "{rows} rows of `{table}` would refer to rows of `{parent}` that are not there")
+            }
+            Harm::BrokenReference { table, why } => {
+                write!(f, "the references of `{table}` would make no sense: {why}")
             }
             Harm::BrokenView { name, why } => write!(f, "the view `{name}` would not work any more: {why}"),
         }
@@ -125,6 +139,11 @@ pub(super) fn harms(before: &Census, after: &Census, aims: &Aims) -> Vec<Harm> {
         let known = before.orphans.get(&(table.clone(), parent.clone())).copied().unwrap_or(0);
         if rows > known {
             harms.push(Harm::Orphans { table: table.clone(), parent: parent.clone(), rows: rows - known });
+        }
+    }
+    for (table, why) in &after.broken_references {
+        if !before.broken_references.contains_key(table) {
+            harms.push(Harm::BrokenReference { table: table.clone(), why: why.clone() });
         }
     }
     for (name, why) in &after.broken_views {

@@ -6,14 +6,15 @@
 //! - A file and its entry in the history are one transaction. Whatever fails leaves the database as it was before that file.
 //! - A file that loses rows, indexes, triggers or views which none of its statements names is refused ([`Harm`]).
 //!
-//! A folder is laid out as dbmate does it, and so is the history (`schema_migrations`): either program goes on where the
-//! other stopped.
+//! Folder and history are those of a tool that is known ([`Convention`]): either program goes on where the other stopped.
 
+mod convention;
 mod folder;
 mod guard;
-mod history;
 mod run;
 
-pub use folder::{Folder, Migration, new_file};
+pub use convention::Convention;
+pub use convention::dbmate::new_file;
+pub use folder::{Folder, Migration};
 pub use guard::Harm;
 pub use run::{Done, State, Status, down, status, up};

@@ -1,7 +1,8 @@
 //! Running what is pending, and taking back what ran last.
 
+use super::convention::Applied;
 use super::folder::{Folder, Migration, order};
-use super::{guard, history};
+use super::guard;
 use crate::Error;
 use litekeep_sql::{MigrationTransaction as Transaction, Migrator};
 use std::collections::HashSet;
@@ -54,14 +55,14 @@ pub fn up(database: &Path, folder: &Folder, mut each: impl FnMut(&Done)) -> Resu
     loop {
         let mut tx = migrator.begin()?;
         let begun = Instant::now();
-        let applied = history::take(&tx)?;
-        let Some(next) = pending(folder, &applied).next() else {
+        let applied = folder.convention.take(&tx)?;
+        let Some(next) = folder.migrations.iter().find(|m| !applied.has(&m.version)) else {
             // An empty history stays: the next one finds the table.
             tx.commit()?;
             return Ok(done);
         };
         guarded(&mut tx, next, &next.up)?;
-        history::add(&tx, &next.version)?;
+        folder.convention.add(&tx, next)?;
         tx.commit()?;
         done.push(Done { version: next.version.clone(), name: next.name.clone(), locked: begun.elapsed() });
         done.last().into_iter().for_each(&mut each);
@@ -76,8 +77,8 @@ pub fn down(database: &Path, folder: &Folder) -> Result<Option<Done>, Error> {
     let mut migrator = Migrator::open(database, PATIENCE)?;
     let mut tx = migrator.begin()?;
     let begun = Instant::now();
-    let applied = history::take(&tx)?;
-    let Some(last) = applied.iter().max_by(|a, b| order(a).cmp(&order(b))) else { return Ok(None) };
+    let applied = folder.convention.take(&tx)?;
+    let Some(last) = applied.named().iter().max_by(|a, b| order(a).cmp(&order(b))) else { return Ok(None) };
     let Some(migration) = folder.migrations.iter().find(|m| order(&m.version) == order(last)) else {
         return Err(Error::invalid(
             format!("migration {last} ran last, and `{}` has no file for it", folder.path.display()),
@@ -91,7 +92,7 @@ pub fn down(database: &Path, folder: &Folder) -> Result<Option<Done>, Error> {
         ));
     };
     guarded(&mut tx, migration, way_back)?;
-    history::remove(&tx, last)?;
+    folder.convention.remove(&tx, last)?;
     tx.commit()?;
     Ok(Some(Done { version: last.clone(), name: migration.name.clone(), locked: begun.elapsed() }))
 }
@@ -101,32 +102,21 @@ pub fn down(database: &Path, folder: &Folder) -> Result<Option<Done>, Error> {
 /// # Errors
 /// When the database cannot be read or its history is another tool's.
 pub fn status(database: &Path, folder: &Folder) -> Result<Vec<Status>, Error> {
-    let applied =
-        if database.exists() { history::read(&Migrator::open(database, PATIENCE)?)? } else { vec![] };
-    let known: HashSet<_> = folder.migrations.iter().map(|m| order(&m.version)).collect();
-    let pending: HashSet<_> = pending(folder, &applied).map(|m| order(&m.version)).collect();
-    let state =
-        |m: &Migration| if pending.contains(&order(&m.version)) { State::Pending } else { State::Applied };
+    let applied = match database.exists() {
+        true => folder.convention.look(&Migrator::open(database, PATIENCE)?)?,
+        false => Applied::Each(vec![]),
+    };
     let files = folder.migrations.iter().map(|m| Status {
         version: m.version.clone(),
         name: Some(m.name.clone()),
-        state: state(m),
+        state: if applied.has(&m.version) { State::Applied } else { State::Pending },
     });
-    let gone = applied.iter().filter(|version| !known.contains(&order(version)));
+    let known: HashSet<_> = folder.migrations.iter().map(|m| order(&m.version)).collect();
+    let gone = applied.named().iter().filter(|version| !known.contains(&order(version)));
     let gone = gone.map(|version| Status { version: version.clone(), name: None, state: State::Missing });
     let mut all: Vec<Status> = files.chain(gone).collect();
     all.sort_by(|a, b| order(&a.version).cmp(&order(&b.version)));
     Ok(all)
-}
-
-fn pending<'a>(folder: &'a Folder, applied: &[String]) -> impl Iterator<Item = &'a Migration> {
-    let applied: HashSet<(usize, String)> =
-        applied.iter().map(|v| order(v)).map(|(digits, v)| (digits, v.to_owned())).collect();
-    let is_pending = move |m: &&Migration| {
-        let (digits, version) = order(&m.version);
-        !applied.contains(&(digits, version.to_owned()))
-    };
-    folder.migrations.iter().filter(is_pending)
 }
 
 /// Runs the statements of one part, and refuses what they did beyond what they say.

@@ -153,6 +153,18 @@ fn children_without_their_parents_are_named() {
 }
 
 #[test]
+fn a_key_that_is_referred_to_and_lost_is_named() {
+    let scene = Scene::with_children();
+    scene.app("CREATE TABLE odd(x REFERENCES parent(name))");
+    scene.file("1_unrelated.sql", "-- migrate:up\nALTER TABLE child ADD COLUMN age;");
+    assert_eq!(scene.up().unwrap(), 1, "what made no sense before is no harm of this file");
+    scene.file("2_rebuild.sql", &REBUILD.replace("id INTEGER PRIMARY KEY", "id INTEGER"));
+    let error = scene.up().unwrap_err();
+    let Error::Harm { harms, .. } = &error else { panic!("{error}") };
+    assert!(matches!(&harms[..], [Harm::BrokenReference { table, .. }] if table == "child"), "{error}");
+}
+
+#[test]
 fn a_view_that_would_not_work_any_more_is_named() {
     let scene = Scene::with_children();
     scene.app("CREATE VIEW names AS SELECT name FROM parent");
