@@ -364,6 +364,26 @@ fn a_page_that_is_not_what_was_committed_is_an_error() {
     world.check("after the damage is gone");
 }
 
+/// The end of one generation and the beginning of the next are neighbours among the frames, and not in the WAL.
+#[test]
+fn neighbours_of_two_generations_are_read_apart() {
+    let (mut world, app) = World::new(
+        "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(x); CREATE TABLE u(x);
+         INSERT INTO t VALUES(1); INSERT INTO u VALUES(zeroblob(50000)); PRAGMA wal_checkpoint(RESTART);
+         UPDATE t SET x=2; UPDATE u SET x=2",
+    );
+    let (mut capture, _) = Capture::attach(&world.path).unwrap();
+    world.compare_with_sums(&mut capture);
+    let (place, page_count) = (capture.place(), capture.page_count());
+    drop(capture);
+    // Page 2 ends the old generation, page 3 begins the new one.
+    app.execute_batch("UPDATE t SET x=3; PRAGMA wal_checkpoint(RESTART); UPDATE u SET x=3").unwrap();
+    let (mut capture, _) = Capture::attach(&world.path).unwrap();
+    capture.set_position(place, page_count);
+    assert!(!world.follow(&mut capture), "the old generation is whole");
+    world.check("after one reset");
+}
+
 /// Whoever keeps checkpoints from happening is in nobody's way for longer than he says, his own least of all.
 #[test]
 fn checkpoints_that_are_held_happen_again() {

@@ -313,7 +313,10 @@ impl<'a> SlotReader<'a> {
         }
         let (first, count) = self.loaded;
         if !(first..first + count).contains(&nth) {
-            let count = run(piece_frames(self.page_size));
+            // After a reset slots are neighbours that are none in the file.
+            let following = self.frames.slots[nth..].iter().take(piece_frames(self.page_size));
+            let in_file = following.zip(self.frames.slots[nth].index..).take_while(|(s, i)| s.index == *i);
+            let count = run(in_file.count());
             self.piece.resize(count * frame_len, 0);
             let n = self
                 .wal
