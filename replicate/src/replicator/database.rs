@@ -465,7 +465,8 @@ impl Database {
                     s.wal_bytes = bytes;
                     s.captured = last;
                 });
-                if lock(&self.status).phase == Phase::Failing {
+                let phase = lock(&self.status).phase;
+                if matches!(phase, Phase::Failing | Phase::Refused) && !self.fenced.load(SeqCst) {
                     self.phase(Phase::Following);
                 }
             }
@@ -764,9 +765,9 @@ impl Local {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use litekeep_env::Clock;
     use litekeep_env::file::sibling;
     use litekeep_env::watch::Watcher;
+    use litekeep_env::{Clock, SystemClock};
     use litekeep_store::plan::Policy;
     use litekeep_store::{Store, Target};
     use rusqlite::Connection;
@@ -830,5 +831,19 @@ pub(super) mod tests {
         let place = work.capture.as_ref().unwrap().place().unwrap();
         let captured = db.destinations()[0].queue.back().unwrap().place;
         assert_eq!(captured, Some(place), "the capture has moved on without its segment");
+    }
+
+    /// A failure that ends by itself needs no person any more.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_refused_and_works_again_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = Connection::open(dir.path().join("app.db")).unwrap();
+        app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x)").unwrap();
+        let db = database(dir.path(), Arc::new(SystemClock), Policy::default());
+        start::begin(&db).await.unwrap();
+        db.failed(&Error::new(Kind::Corrupt, "a frame is not what its checksum says"), 0);
+        assert!(!db.is_following());
+        db.look().unwrap();
+        assert!(db.is_following());
     }
 }
