@@ -9,7 +9,7 @@ use crate::{Error, Kind};
 use litekeep_ltx::{Pgno, Txid, WriterId};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -482,11 +482,17 @@ impl Database {
             work.hot_at = Some(Instant::now());
             let this = self.clone();
             self.shared.runtime.spawn(async move {
-                tokio::time::sleep(HOT_TIME).await;
-                // Whoever has the lock is at a look.
-                let Ok(mut work) = this.work.try_lock() else { return };
-                if work.hot_at.is_some_and(|t| t.elapsed() >= HOT_TIME) {
-                    let _ = this.let_checkpoints(&mut work, true);
+                loop {
+                    tokio::time::sleep(HOT_TIME).await;
+                    let mut work = match this.work.try_lock() {
+                        Ok(work) => work,
+                        Err(TryLockError::Poisoned(e)) => e.into_inner(),
+                        Err(TryLockError::WouldBlock) => continue,
+                    };
+                    if work.hot_at.is_some_and(|t| t.elapsed() >= HOT_TIME) {
+                        let _ = this.let_checkpoints(&mut work, true);
+                    }
+                    return;
                 }
             });
         }
@@ -845,5 +851,22 @@ pub(super) mod tests {
         assert!(!db.is_following());
         db.look().unwrap();
         assert!(db.is_following());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn checkpoints_happen_again_whoever_has_the_lock_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = Connection::open(dir.path().join("app.db")).unwrap();
+        app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x)").unwrap();
+        let db = database(dir.path(), Arc::new(SystemClock), Policy::default());
+        start::begin(&db).await.unwrap();
+        {
+            let mut work = db.work();
+            db.let_checkpoints(&mut work, false).unwrap();
+            std::thread::sleep(2 * HOT_TIME);
+        }
+        tokio::time::sleep(3 * HOT_TIME).await;
+        let is_busy: bool = app.query_row("PRAGMA wal_checkpoint", [], |r| r.get(0)).unwrap();
+        assert!(!is_busy);
     }
 }
