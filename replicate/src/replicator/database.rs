@@ -109,7 +109,7 @@ pub(crate) struct Database {
 }
 
 /// What a look led to.
-enum Step {
+pub(super) enum Step {
     /// The file is not there.
     Absent,
     /// Nothing new. With frames beyond the wal-index a commit may be on its way without another event.
@@ -446,7 +446,7 @@ impl Database {
     }
 
     /// The blocking part of a step.
-    fn look(self: &Arc<Self>) -> Result<Step, Error> {
+    pub(super) fn look(self: &Arc<Self>) -> Result<Step, Error> {
         thread_local! {
             // Grows to a few MiB on the threads that see large transactions; there are only a few threads.
             static FRAMES: std::cell::RefCell<Frames> = std::cell::RefCell::default();

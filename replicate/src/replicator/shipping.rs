@@ -172,6 +172,11 @@ impl Database {
         if state.is_some_and(|s| s.txid >= segment.txid()) {
             return Ok(());
         }
+        // Another destination may have it, and its confirmation may have failed.
+        if state.is_some_and(|s| s.txid.next() < segment.txid()) {
+            let message = format!("local state has not come as far as to transaction {}", segment.txid());
+            return Err(Error::new(Kind::Unavailable, message));
+        }
         local.sums.apply(&segment.sums, segment.header.commit)?;
         let now = self.shared.clock.unix_ms();
         let new = State {
@@ -282,8 +287,12 @@ fn leave_to_copying(destinations: &mut [Destination]) -> Vec<Arc<Segment>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replicator::{database::tests::database, start};
+    use litekeep_env::SystemClock;
     use litekeep_ltx::{Header, PageSize, Salt, Txid, WriterId};
+    use litekeep_store::plan::Policy;
     use litekeep_store::{Store, Target};
+    use rusqlite::Connection;
 
     fn segment(n: u64, size: u64) -> Arc<Segment> {
         let txid = Txid::new(n).unwrap();
@@ -318,5 +327,26 @@ mod tests {
         let left = leave_to_copying(&mut destinations);
         assert_eq!(left.len(), 1);
         assert_eq!(destinations.each_ref().map(|d| (d.lags, d.queue.len())), [(false, 1), (true, 0)]);
+    }
+
+    /// Page checksums that miss one segment would be wrong for ever.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn local_state_passes_over_no_segment() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = Connection::open(dir.path().join("app.db")).unwrap();
+        app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x)").unwrap();
+        let db = database(dir.path(), Arc::new(SystemClock), Policy::default());
+        start::begin(&db).await.unwrap();
+        for n in 0..2 {
+            app.execute("INSERT INTO t VALUES(?1)", [n]).unwrap();
+            db.look().unwrap();
+        }
+        let local = db.local().unwrap();
+        let queued = db.destinations()[0].queue.clone();
+        assert_eq!(queued.len(), 2);
+        db.confirmed(&local, &queued[1]).unwrap_err();
+        db.confirmed(&local, &queued[0]).unwrap();
+        db.confirmed(&local, &queued[1]).unwrap();
+        assert_eq!(local.state().map(|s| s.txid), Some(queued[1].txid()));
     }
 }
