@@ -397,8 +397,9 @@ impl Database {
         };
         self.waiting.store(false, SeqCst);
         if !self.is_attached(&file) {
-            // What was captured of the former file goes first: page checksums know only what is confirmed.
-            if self.destinations().iter().any(|d| !d.queue.is_empty()) {
+            // What was captured of the former file goes first: page checksums know only what is confirmed. Once one
+            // destination has it, the others copy it from there.
+            if !self.destinations().iter().any(|d| !d.lags && d.queue.is_empty()) {
                 self.ship();
                 return Ok(Step::MustDrain);
             }

@@ -223,6 +223,33 @@ async fn a_destination_that_ends_otherwise_goes_on_from_the_next_snapshot() {
     }
 }
 
+/// What a destination lacks it copies from another: it keeps nobody from looking at another file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_replaced_is_captured_although_a_destination_is_away() {
+    let scene = Scene::new(2);
+    scene.app(SETUP);
+    let replicator = scene.running().await;
+    let outage = Outage::begin(&scene, 1);
+    scene.app("INSERT INTO t VALUES('b')");
+    assert!(!replicator.sync(Duration::from_millis(500)).await.is_empty());
+    let fresh = scene.dir.path().join("fresh.db");
+    scene.app(&format!("VACUUM INTO '{}'", fresh.display()));
+    Connection::open(&fresh).unwrap().execute_batch("INSERT INTO t VALUES('c')").unwrap();
+    for suffix in ["-wal", "-shm"] {
+        std::fs::remove_file(scene.dir.path().join(format!("app.db{suffix}"))).unwrap();
+    }
+    std::fs::rename(&fresh, scene.database()).unwrap();
+    let begin = std::time::Instant::now();
+    while scene.restored(0, ALL).await != "a,b,c" {
+        assert!(begin.elapsed() < PATIENCE / 3, "the new file is not captured");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    outage.end();
+    let left = replicator.shut_down(PATIENCE).await;
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(scene.restored(1, ALL).await, "a,b,c");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_destination_that_is_away_at_the_start_keeps_nothing_from_another() {
     let scene = Scene::new(2);
