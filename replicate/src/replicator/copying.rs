@@ -155,7 +155,7 @@ fn log_end(d: &Destination) -> Option<FileRef> {
     ending_at(&d.log, d.durable?).cloned()
 }
 
-fn ending_at(log: &Log, txid: Txid) -> Option<&FileRef> {
+pub(super) fn ending_at(log: &Log, txid: Txid) -> Option<&FileRef> {
     log.files().filter(|f| f.max() == txid).min_by_key(|f| f.level)
 }
 

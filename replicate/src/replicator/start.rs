@@ -9,7 +9,7 @@
 //!
 //! Nothing in the log is overwritten in any of these. A crash on the way changes nothing but a finished snapshot.
 
-use super::copying::list;
+use super::copying::{ending_at, list};
 use super::database::{Database, Local};
 use super::destination::Standing;
 use super::status::Phase;
@@ -54,8 +54,13 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
         let destinations = db.destinations();
         (destinations[nth].store.clone(), destinations[nth].log.clone())
     };
+    // Of one log there is nothing to doubt.
+    let is_in_log = match known {
+        Some(s) if db.destinations().len() > 1 => may_hold(&store, &log, &s).await?,
+        _ => true,
+    };
     let newest = match log.newest_l0() {
-        Some(file) if known.is_none_or(|s| s.txid != head) => Some(store.header(file).await?),
+        Some(file) if !is_in_log || known.is_none_or(|s| s.txid != head) => Some(store.header(file).await?),
         _ => None,
     };
     if let Some(s) = known.filter(|s| s.txid > head) {
@@ -80,7 +85,8 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
         }
         return first_snapshot(db, &local, capture, head.next()).await;
     }
-    let from = known.and_then(|s| trusted_sums(&s, head));
+    let in_log = known.filter(|_| is_in_log);
+    let from = in_log.and_then(|s| trusted_sums(&s, head));
     apply_sums(&store, &log, &local, from, head).await?;
     let (capture, related) = match known {
         _ if db.settings.new_timeline => (capture, Ok(())),
@@ -95,7 +101,14 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
     related?;
     local.note_overtaken(false)?;
     let must_put = !ours || log.newest_l0().is_none();
-    settle(db, local, capture, head, newest, known, must_put).await
+    settle(db, local, capture, head, newest, in_log, must_put).await
+}
+
+/// Whether the transaction of local state is the one that a log has under its number. After a power cut one of two logs may
+/// have another there; where it has merged its way past it, nobody can tell.
+async fn may_hold(store: &Store, log: &Log, known: &State) -> Result<bool, Error> {
+    let Some(file) = ending_at(log, known.txid) else { return Ok(true) };
+    Ok(store.header(file).await?.timestamp_ms == known.captured_ms)
 }
 
 /// Whether the log ends with a file that this replicator wrote.

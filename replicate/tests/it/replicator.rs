@@ -223,6 +223,49 @@ async fn a_destination_that_ends_otherwise_goes_on_from_the_next_snapshot() {
     }
 }
 
+/// A power cut took the memory of two transactions that the first of two destinations has. It is away when replication
+/// begins again, and the other one is given one transaction with both.
+async fn forgotten(scene: &mut Scene, app: &Connection) -> (Replicator, Outage) {
+    app.execute_batch(TWO_PAGES).unwrap();
+    scene.replicate().await;
+    let meta_dir = MetaDir::default_path(&scene.database());
+    let local = ["state", "pages"].map(|name| meta_dir.join(name));
+    let before = local.each_ref().map(|path| std::fs::read(path).unwrap());
+    let second = scene.stores.pop().unwrap();
+    for x in ["c", "d"] {
+        app.execute("UPDATE t SET x = ?1 WHERE rowid = 1", [x]).unwrap();
+        scene.replicate().await;
+    }
+    scene.stores.push(second);
+    std::iter::zip(&local, &before).for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+    let outage = Outage::begin(scene, 0);
+    let replicator = Replicator::start().unwrap();
+    replicator.add(scene.settings()).unwrap();
+    assert!(!replicator.sync(Duration::from_secs(1)).await.is_empty());
+    assert_eq!(scene.restored(1, ALL).await, "d,b");
+    (replicator, outage)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_has_another_transaction_of_the_same_number_is_not_continued_by_it() {
+    let mut scene = Scene::new(2);
+    let app = Connection::open(scene.database()).unwrap();
+    let (replicator, outage) = forgotten(&mut scene, &app).await;
+    app.execute_batch("UPDATE t SET x = 'e' WHERE rowid = 2").unwrap();
+    assert!(!replicator.shut_down(Duration::from_secs(1)).await.is_empty());
+    assert_eq!(scene.restored(1, ALL).await, "d,e");
+    outage.end();
+    let ends = [scene.stores[0].list().await.unwrap().last(), scene.stores[1].list().await.unwrap().last()];
+    assert_eq!(ends[0], ends[1]);
+
+    let replicator = Replicator::start().unwrap();
+    replicator.add(scene.settings()).unwrap();
+    assert!(!replicator.sync(Duration::from_secs(1)).await.is_empty());
+    app.execute_batch("UPDATE t SET x = 'f' WHERE rowid = 1").unwrap();
+    replicator.shut_down(Duration::from_secs(1)).await;
+    assert_eq!(scene.restored(0, ALL).await, "f,e");
+}
+
 /// What a destination lacks it copies from another: it keeps nobody from looking at another file.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_replaced_is_captured_although_a_destination_is_away() {
