@@ -57,6 +57,12 @@ pub(super) async fn list(db: &Arc<Database>, known: Option<State>) -> Result<Opt
 
 /// Lists one destination; returns its last transaction.
 async fn list_one(db: &Arc<Database>, nth: usize) -> Result<Option<Txid>, Error> {
+    let (log, unfenced) = look_at(db, nth).await?;
+    Ok(note(&mut db.destinations()[nth], log, unfenced))
+}
+
+/// What is at a destination, and whether its store ignores conditional writes.
+async fn look_at(db: &Arc<Database>, nth: usize) -> Result<(Log, bool), Error> {
     let store = db.destinations()[nth].store.clone();
     let unfenced = store.probe().await? == Conditional::Ignored;
     let log = store.list().await?;
@@ -69,28 +75,23 @@ async fn list_one(db: &Arc<Database>, nth: usize) -> Result<Option<Txid>, Error>
     for stray in &log.strays {
         tracing::warn!(store = store.place(), "`{stray}` is not a file of the log and is left alone");
     }
-    let last = log.last();
-    let mut destinations = db.destinations();
-    let d = &mut destinations[nth];
-    (d.log, d.durable, d.unfenced, d.standing) = (log, last, unfenced, Standing::Listed);
-    Ok(last)
+    Ok((log, unfenced))
+}
+
+fn note(d: &mut Destination, log: Log, unfenced: bool) -> Option<Txid> {
+    (d.durable, d.standing) = (log.last(), Standing::Listed);
+    (d.log, d.unfenced) = (log, unfenced);
+    d.durable
 }
 
 /// Copies to one destination what another has and it lacks.
 pub(super) async fn catch_up(db: &Arc<Database>, nth: usize) -> Result<(), Error> {
     if db.destinations()[nth].standing == Standing::Unlisted {
-        let last = list_one(db, nth).await?;
-        let destinations = db.destinations();
-        if last > most_durable(&destinations, nth) {
-            return Err(Error::with_hint(
-                Kind::Fenced,
-                format!(
-                    "the log at {} goes beyond what this database has put anywhere: another replicator has written to it",
-                    destinations[nth].store.place()
-                ),
-                "stop it, or give this database a destination of its own",
-            ));
+        let (log, unfenced) = look_at(db, nth).await?;
+        if log.last() > most_durable(&db.destinations(), nth) {
+            return Err(goes_beyond(db, nth, &log).await?);
         }
+        note(&mut db.destinations()[nth], log, unfenced);
     }
     let (to, from, standing, log, end, head) = {
         let destinations = db.destinations();
@@ -143,6 +144,27 @@ pub(super) async fn catch_up(db: &Arc<Database>, nth: usize) -> Result<(), Error
         d.lags = false;
     }
     Ok(())
+}
+
+/// A log has more than was put anywhere, as far as we know.
+async fn goes_beyond(db: &Arc<Database>, nth: usize, log: &Log) -> Result<Error, Error> {
+    let store = db.destinations()[nth].store.clone();
+    let place = store.place();
+    if let Some(end) = log.newest_l0().filter(|f| Some(f.max()) == log.last())
+        && store.header(end).await?.node == db.local()?.writer
+    {
+        let message = format!(
+            "the log at {place} goes beyond the others, which a power cut can leave behind: it waits until they have come as far"
+        );
+        return Ok(Error::new(Kind::Unavailable, message));
+    }
+    Ok(Error::with_hint(
+        Kind::Fenced,
+        format!(
+            "the log at {place} goes beyond what this database has put anywhere: another replicator has written to it"
+        ),
+        "stop it, or give this database a destination of its own",
+    ))
 }
 
 /// The last transaction that any other destination has.

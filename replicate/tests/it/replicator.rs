@@ -266,6 +266,20 @@ async fn a_destination_that_has_another_transaction_of_the_same_number_is_not_co
     assert_eq!(scene.restored(0, ALL).await, "f,e");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_this_replicator_put_before_a_power_cut_is_no_other_writers() {
+    let mut scene = Scene::new(2);
+    let app = Connection::open(scene.database()).unwrap();
+    let (replicator, outage) = forgotten(&mut scene, &app).await;
+    outage.end();
+    // By then it has been listed.
+    assert!(!replicator.sync(Duration::from_secs(5)).await.is_empty());
+    app.execute_batch("UPDATE t SET x = 'e' WHERE rowid = 2").unwrap();
+    let left = replicator.shut_down(Duration::from_secs(1)).await;
+    assert!(left.iter().all(|s| s.phase != Phase::Fenced), "{left:?}");
+    assert_eq!(scene.restored(1, ALL).await, "d,e");
+}
+
 /// What a destination lacks it copies from another: it keeps nobody from looking at another file.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_replaced_is_captured_although_a_destination_is_away() {
