@@ -2,7 +2,7 @@
 
 use super::database::Database;
 use crate::Error;
-use litekeep_store::{Log, Store, Times, plan};
+use litekeep_store::{FileRef, Log, Store, Times, plan};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,7 @@ impl Database {
 
     /// Somebody else has taken files away: from here on the log is what is there.
     async fn list_again(
-        &self,
+        self: &Arc<Self>,
         nth: usize,
         store: &Store,
         missing: &litekeep_store::Error,
@@ -61,11 +61,18 @@ impl Database {
         tracing::warn!(%path, store = store.place(), "maintenance: {missing}; listing the log again");
         let before: Vec<_> = self.destinations()[nth].log.files().cloned().collect();
         let mut listed = store.list().await?;
+        let has_lost_its_end = listed.last() < before.iter().map(FileRef::max).max();
         let mut destinations = self.destinations();
         let log = &mut destinations[nth].log;
         log.remove_all(&before);
         log.files().for_each(|landed_since| listed.insert(landed_since.clone()));
         *log = listed;
+        drop(destinations);
+        if has_lost_its_end {
+            // The next file would follow a hole: begin again from what the log ends with now.
+            self.work().capture = None;
+            self.wake();
+        }
         Ok(())
     }
 
@@ -126,7 +133,7 @@ impl Database {
 mod tests {
     use crate::replicator::{database::tests::database, start};
     use litekeep_env::SystemClock;
-    use litekeep_store::plan::Policy;
+    use litekeep_store::plan::{self, Goal, Policy};
     use rusqlite::Connection;
     use std::sync::Arc;
     use std::time::Duration;
@@ -147,10 +154,12 @@ mod tests {
             let destinations = db.destinations();
             (destinations[0].store.clone(), destinations[0].log.newest_l0().unwrap().clone())
         };
-        store.delete(vec![last.clone()]).await.unwrap();
+        store.delete(vec![last]).await.unwrap();
         db.maintain().await;
+        app.execute("INSERT INTO t VALUES(3)", []).unwrap();
+        assert!(db.sync().await);
         let log = db.destinations()[0].log.clone();
-        assert_eq!(log.last(), last.min().prev());
         assert!(log.files().eq(store.list().await.unwrap().files()));
+        plan::restore(&log, Goal::Latest).expect("nothing follows a hole");
     }
 }
