@@ -678,7 +678,7 @@ impl Database {
 
     /// Captures what is committed now, whatever the upload interval. Returns the last transaction that has something of
     /// it (`None` in it: there is no database); `None` when that is not possible yet.
-    async fn capture_present(self: &Arc<Self>) -> Option<Option<Txid>> {
+    pub(super) async fn capture_present(self: &Arc<Self>) -> Option<Option<Txid>> {
         if lock(&self.status).phase == Phase::Waiting {
             return Some(None);
         }

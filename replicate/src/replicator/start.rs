@@ -175,8 +175,8 @@ async fn first_snapshot(
     {
         let mut work = db.work();
         work.capture = Some(capture);
-        // A log that vanished from the store does not make its transactions free again.
-        work.last = txid.prev();
+        // Nothing is captured until the snapshot is there: it would get the same number.
+        work.last = None;
     }
     let (nth, store) = {
         let destinations = db.destinations();
@@ -561,5 +561,48 @@ impl Local {
         let mut one = [Checksum::default()];
         self.sums.get(pgno, &mut one)?;
         Ok(one[0])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replicator::database::tests::database;
+    use litekeep_env::SystemClock;
+    use litekeep_store::plan::Policy;
+    use rusqlite::Connection;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    /// Whoever asks for everything to be safe meanwhile does not give the snapshot's number to what follows it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_is_captured_until_a_snapshot_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = Connection::open(dir.path().join("app.db")).unwrap();
+        app.execute_batch(
+            "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES(zeroblob(9000000))",
+        )
+        .unwrap();
+        let db = database(dir.path(), Arc::new(SystemClock), Policy::default());
+        // No task but this one.
+        db.awake.store(true, SeqCst);
+        begin(&db).await.unwrap();
+        std::fs::remove_dir_all(dir.path().join("bucket")).unwrap();
+        db.work().capture = None;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (this, over) = (db.clone(), is_over.clone());
+        let asking = tokio::spawn(async move {
+            while !over.load(SeqCst) {
+                app.execute("INSERT INTO t VALUES(1)", []).unwrap();
+                this.capture_present().await;
+            }
+        });
+        begin(&db).await.unwrap();
+        is_over.store(true, SeqCst);
+        asking.await.unwrap();
+        let destinations = db.destinations();
+        let snapshot = destinations[0].log.files().find(|f| f.is_base()).unwrap().max();
+        let queued = destinations[0].queue.iter().map(|s| s.txid());
+        let landed = destinations[0].log.level(0).iter().map(FileRef::max);
+        assert!(queued.chain(landed).all(|txid| txid > snapshot));
     }
 }
