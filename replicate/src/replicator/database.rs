@@ -305,7 +305,7 @@ impl Database {
     /// Before the look that follows a capture: waits for its confirmation and for the interval, but not while the WAL
     /// grows fast. A hot writer's pages are captured less often, so that capture takes a small share of one core.
     /// During an outage nothing is waited for: each of its seconds stays a point in time.
-    async fn wait_until_due(self: &Arc<Self>, begun: Instant, took: Duration) {
+    pub(super) async fn wait_until_due(self: &Arc<Self>, begun: Instant, took: Duration) {
         let spread = (took * CAPTURE_SHARE).min(MOST_SPREAD);
         let pause = self.settings.upload_interval.max(spread);
         loop {

@@ -237,7 +237,9 @@ struct Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.db.destinations()[self.nth].shipping = false;
+            let d = &mut self.db.destinations()[self.nth];
+            (d.shipping, d.failures) = (false, d.failures + 1);
+            d.error = Some("a put has panicked".to_owned());
         }
     }
 }
@@ -293,6 +295,7 @@ mod tests {
     use litekeep_store::plan::Policy;
     use litekeep_store::{Store, Target};
     use rusqlite::Connection;
+    use std::time::{Duration, Instant};
 
     fn segment(n: u64, size: u64) -> Arc<Segment> {
         let txid = Txid::new(n).unwrap();
@@ -348,5 +351,22 @@ mod tests {
         db.confirmed(&local, &queued[0]).unwrap();
         db.confirmed(&local, &queued[1]).unwrap();
         assert_eq!(local.state().map(|s| s.txid), Some(queued[1].txid()));
+    }
+
+    /// A put that panics is nobody's turn any more, and nobody waits for it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_keeps_nothing_from_being_captured() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = database(dir.path(), Arc::new(SystemClock), Policy::default());
+        db.destinations()[0].queue.push_back(segment(1, 1));
+        db.destinations()[0].shipping = true;
+        let turn = || {
+            let _turn = Turn { db: &db, nth: 0 };
+            panic!("a bug");
+        };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(turn)).unwrap_err();
+        let due = db.wait_until_due(Instant::now(), Duration::ZERO);
+        assert!(tokio::time::timeout(Duration::from_secs(5), due).await.is_ok());
+        assert!(!db.destinations()[0].shipping);
     }
 }
