@@ -131,7 +131,7 @@ impl Database {
 
 #[cfg(test)]
 mod tests {
-    use crate::replicator::{database::tests::database, start};
+    use crate::replicator::{Phase, database::tests::database, start};
     use litekeep_env::SystemClock;
     use litekeep_store::plan::{self, Goal, Policy};
     use rusqlite::Connection;
@@ -161,5 +161,30 @@ mod tests {
         let log = db.destinations()[0].log.clone();
         assert!(log.files().eq(store.list().await.unwrap().files()));
         plan::restore(&log, Goal::Latest).expect("nothing follows a hole");
+    }
+
+    /// The thread that maintenance runs on may be the one that puts what a first snapshot encodes.
+    #[test]
+    fn maintenance_does_not_wait_for_a_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = Connection::open(dir.path().join("app.db")).unwrap();
+        app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t AS SELECT randomblob(100000000)").unwrap();
+        let one = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let db = {
+            let _within = one.enter();
+            database(dir.path(), Arc::new(SystemClock), Policy::default())
+        };
+        let (tell, is_there) = std::sync::mpsc::channel();
+        let this = db.clone();
+        one.spawn(async move { tell.send(start::begin(&this).await) });
+        while db.status().phase != Phase::Snapshot {
+            std::thread::yield_now();
+        }
+        // Encoding has begun.
+        std::thread::sleep(Duration::from_millis(20));
+        one.spawn(async move { db.maintain().await });
+        let begun = is_there.recv_timeout(Duration::from_secs(20));
+        one.shutdown_background();
+        begun.expect("the snapshot ends").unwrap();
     }
 }

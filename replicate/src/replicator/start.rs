@@ -167,17 +167,11 @@ fn trusted_sums(state: &State, head: Txid) -> Option<Txid> {
 async fn first_snapshot(
     db: &Arc<Database>,
     local: &Arc<Local>,
-    capture: Capture,
+    mut capture: Capture,
     txid: Txid,
 ) -> Result<(), Error> {
     db.phase(Phase::Snapshot);
     set_aside(db, local, "a snapshot takes the place of what the spool continues")?;
-    {
-        let mut work = db.work();
-        work.capture = Some(capture);
-        // Nothing is captured until the snapshot is there: it would get the same number.
-        work.last = None;
-    }
     let (nth, store) = {
         let destinations = db.destinations();
         let nth = destinations.iter().position(|d| !d.lags).unwrap_or(0);
@@ -186,16 +180,15 @@ async fn first_snapshot(
     let name = FileName { min: Txid::FIRST, max: txid };
     let expected = std::fs::metadata(&db.settings.path).map_or(0, |m| m.len());
     let (this, here) = (db.clone(), local.clone());
-    let encode = move |to: &mut StreamWriter| encode_snapshot(&this, &here, txid, to);
-    // The encoder knows the time.
-    let put = store.put_from(SNAPSHOT_LEVEL, name, 0, Some(expected), encode).await;
-    let ((header, size, place), _) = match put {
-        Ok(done) => done,
-        Err(e) => {
-            db.work().capture = None;
-            return Err(e);
-        }
+    // Nobody else has the capture until the snapshot is there: what came after it would get the same number, and whoever
+    // waited for a lock on it might be the one to put what is encoded.
+    let encode = move |to: &mut StreamWriter| {
+        let encoded = encode_snapshot(&this, &here, &mut capture, txid, to)?;
+        Ok::<_, Error>((encoded, capture))
     };
+    // The encoder knows the time.
+    let put = store.put_from(SNAPSHOT_LEVEL, name, 0, Some(expected), encode).await?;
+    let (((header, size, place), capture), _) = put;
     {
         let mut destinations = db.destinations();
         destinations[nth].landed(SNAPSHOT_LEVEL, name, size, header.timestamp_ms);
@@ -206,13 +199,9 @@ async fn first_snapshot(
         }
     }
     let now = db.shared.clock.unix_ms();
-    let saved = save_state(local, header.commit, &header, place, now);
+    save_state(local, header.commit, &header, place, now)?;
     let mut work = db.work();
-    if saved.is_err() {
-        // Without the state a capture would go on from a position that nobody knows.
-        work.capture = None;
-    }
-    saved?;
+    work.capture = Some(capture);
     work.last = Some(txid);
     work.must_put = true;
     drop(work);
@@ -223,11 +212,10 @@ async fn first_snapshot(
 fn encode_snapshot(
     db: &Database,
     local: &Local,
+    capture: &mut Capture,
     txid: Txid,
     to: &mut StreamWriter,
 ) -> Result<(Header, u64, Option<Place>), Error> {
-    let mut work = db.work();
-    let capture = work.capture.as_mut().expect("attached before the snapshot");
     let pages = capture.pages()?;
     // After it is fixed which commits the pages have.
     let stamp = Stamp { txid, writer: local.writer, timestamp_ms: db.next_time() };
