@@ -107,7 +107,11 @@ impl Database {
                 Some(segment) if !lags => self.clone().ship_one(nth, &store, &segment).await,
                 _ => catch_up(&self, nth).await,
             };
-            if let Err(e) = shipped {
+            // What was left to copying meanwhile is gone from the spool.
+            let is_left = !lags && self.destinations()[nth].lags;
+            if let Err(e) = shipped
+                && !is_left
+            {
                 let wait = {
                     let mut destinations = self.destinations();
                     let d = &mut destinations[nth];
@@ -368,5 +372,35 @@ mod tests {
         let due = db.wait_until_due(Instant::now(), Duration::ZERO);
         assert!(tokio::time::timeout(Duration::from_secs(5), due).await.is_ok());
         assert!(!db.destinations()[0].shipping);
+    }
+
+    /// What is left to copying goes from the spool, perhaps while it is about to be put.
+    #[test]
+    fn a_segment_that_is_left_while_it_is_under_way_stops_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().max_blocking_threads(1).enable_all().build().unwrap();
+        let db = {
+            let _within = runtime.enter();
+            database(dir.path(), Arc::new(SystemClock), Policy::default())
+        };
+        runtime.block_on(start::open_local(&db)).unwrap();
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        runtime.spawn_blocking(move || wait.recv());
+        let spooled = segment(1, 1);
+        db.destinations()[0].queue.push_back(spooled.clone());
+        db.ship();
+        while Arc::strong_count(&spooled) < 3 {
+            std::thread::yield_now();
+        }
+        let left = std::mem::take(&mut db.destinations()[0].queue);
+        db.destinations()[0].lags = true;
+        drop((left, go_on));
+        while db.destinations()[0].failures == 0 {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!db.fenced.load(SeqCst));
+        runtime.shutdown_background();
     }
 }
