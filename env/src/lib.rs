@@ -1,4 +1,5 @@
-//! The only owner of the real world: clock, randomness, files and their locks, file watching and what the disk is.
+//! The only owner of the real world: clock, randomness, files and their locks, file watching, child processes
+//! and what the disk is.
 //!
 //! Everything above asks here, so that a test can hand in a clock of its own and so that each system call has one home.
 //! Linux only: open-file-description locks, inotify and `statfs` magic numbers are what litekeep stands on.
@@ -7,6 +8,7 @@ pub mod clock;
 pub mod disk;
 pub mod file;
 pub mod lock;
+pub mod process;
 pub mod watch;
 
 pub use clock::{Clock, ManualClock, SystemClock};
