@@ -1,0 +1,100 @@
+use tokio::net::TcpListener;
+
+use super::*;
+
+fn check(probe: Probe) -> Check {
+    Check { timeout: Duration::from_millis(300), ..Check::new(probe) }
+}
+
+async fn ask(probe: Probe) -> Result<(), String> {
+    check(probe).ask(&Spawn::new(Command::shell("true")), "web#7").await
+}
+
+/// Answers every connection with these bytes and closes it.
+async fn server(answer: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            _ = stream.read(&mut request).await;
+            _ = stream.write_all(answer).await;
+        }
+    });
+    address
+}
+
+#[test]
+fn both_thresholds_hold_and_the_start_is_excused_until_the_first_success() {
+    let check = Check { successes: 2, failures: 2, ..check(Probe::Tcp(String::new())) };
+    let mut tally = Tally::default();
+    let mut step = |is_fit, is_starting| tally.step(&check, is_fit, is_starting);
+    assert_eq!([step(false, true), step(false, true), step(false, true)], [None; 3]);
+    assert_eq!([step(true, true), step(true, true)], [None, Some(true)]);
+    assert_eq!([step(false, true), step(true, true), step(false, true)], [None; 3]);
+    assert_eq!([step(false, true), step(false, false)], [Some(false), None]);
+    assert_eq!([step(true, false), step(true, false)], [None, Some(true)]);
+    let mut never = Tally::default();
+    assert_eq!([never.step(&check, false, true), never.step(&check, false, false)], [None; 2]);
+    assert_eq!(never.step(&check, false, false), Some(false));
+}
+
+#[test]
+fn urls_are_http_only() {
+    let parsed = Http::parse("http://localhost:8080/up?x=1").unwrap();
+    assert_eq!((parsed.address.as_str(), parsed.path.as_str()), ("localhost:8080", "/up?x=1"));
+    assert_eq!(Http::parse("http://[::1]").unwrap().address, "[::1]:80");
+    for wrong in ["https://x/", "http://", "http://a b/", "http://x:port/", "http://x/\r\nA: b"] {
+        assert!(Http::parse(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn http_is_judged_by_its_status_and_by_who_answers() {
+    let http = |address: String| Http::parse(&format!("http://{address}/health")).unwrap();
+    let fine = server(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nweb#7").await;
+    let old = server(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nweb#6").await;
+    let broken = server(b"HTTP/1.1 503 Busy\r\n\r\n").await;
+    let noise = server(b"SSH-2.0-x\r\n").await;
+    let named = |address| Probe::Http(Http { names_instance: true, ..http(address) });
+    assert_eq!(ask(Probe::Http(http(fine.clone()))).await, Ok(()));
+    assert_eq!(ask(named(fine)).await, Ok(()));
+    assert!(ask(named(old)).await.unwrap_err().contains("another instance"));
+    assert!(ask(Probe::Http(http(broken))).await.unwrap_err().contains("503"));
+    assert!(ask(Probe::Http(http(noise))).await.unwrap_err().contains("no HTTP"));
+}
+
+#[tokio::test]
+async fn tcp_and_closures_are_asked() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    assert_eq!(ask(Probe::Tcp(address.clone())).await, Ok(()));
+    // Accepts and never answers.
+    let silent = Probe::Http(Http::parse(&format!("http://{address}/")).unwrap());
+    assert!(ask(silent).await.unwrap_err().contains("no answer within"));
+    drop(listener);
+    assert!(ask(Probe::Tcp(address)).await.is_err());
+    let closure: Closure = Arc::new(|| Box::pin(async { Err("lag 7 s".into()) }));
+    assert_eq!(ask(Probe::Closure(closure)).await, Err("lag 7 s".into()));
+}
+
+#[tokio::test]
+async fn an_exec_probes_whole_group_is_killed_on_timeout() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pid");
+    let script =
+        format!("trap '' TERM; sh -c 'echo $$ >{}; sleep 50; sleep 50' & wait; wait", file.display());
+    let answer = ask(Probe::Exec(Command::shell(script))).await;
+    assert!(answer.unwrap_err().contains("no answer within"));
+    let pid = std::fs::read_to_string(file).unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+}
+
+#[tokio::test]
+async fn an_exec_probe_tells_its_last_words() {
+    assert_eq!(ask(Probe::Exec(Command::shell("test $LITEKEEP_PROBED = 'web#7'"))).await, Ok(()));
+    let answer = ask(Probe::Exec(Command::shell("echo no database >&2; exit 3"))).await;
+    assert_eq!(answer.unwrap_err(), "health check: exit code 3: no database");
+}

@@ -1,0 +1,96 @@
+use super::*;
+use crate::cgroup::Cgroups;
+use crate::spawn::{Command, Output, Spawn};
+
+/// Starts a script as a tree; it writes the ids of its processes to the file `$OUT`.
+async fn start(script: &str, instance: &str, cgroups: &Cgroups) -> (Tree, tempfile::TempDir) {
+    process::become_subreaper().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut spawn = Spawn::new(Command::shell(script));
+    spawn.env = vec![("OUT".into(), dir.path().join("pids").into())];
+    let group = cgroups.make(instance);
+    let leader = spawn.start("test", instance, Output::null().unwrap(), group.entrances().unwrap()).unwrap();
+    (Tree::new(leader, instance.into(), group).unwrap(), dir)
+}
+
+/// The ids that the script wrote, once there are so many.
+async fn pids(dir: &tempfile::TempDir, count: usize) -> Vec<Pid> {
+    for _ in 0..500 {
+        let text = fs::read_to_string(dir.path().join("pids")).unwrap_or_default();
+        let pids: Vec<Pid> = text.lines().filter_map(|line| line.parse().ok()).collect();
+        if pids.len() >= count {
+            return pids;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the script wrote no {count} ids");
+}
+
+fn is_alive(pid: Pid) -> bool {
+    row(pid).is_some_and(|row| !row.ended)
+}
+
+const TERM: i32 = 15;
+
+#[test]
+fn names_with_parentheses_and_spaces_do_not_shift_the_fields() {
+    let stat = b"42 (a) Z (b \xff) S 1 42 41 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 777 0";
+    let row = parse_stat(stat).unwrap();
+    assert_eq!((row.parent, row.group, row.session, row.started, row.ended), (1, 42, 41, 777, false));
+}
+
+#[tokio::test]
+async fn grandchildren_that_ignore_term_or_call_setsid_do_not_survive_a_stop() {
+    let script = "trap '' TERM; sh -c 'echo $$ >>$OUT; sleep 100; sleep 100' & \
+        setsid sh -c 'echo $$ >>$OUT; sleep 100; sleep 100' & \
+        (setsid sh -c 'trap \"\" TERM; echo $$ >>$OUT; while :; do sleep 1; done' &) ; wait; wait";
+    let (tree, dir) = start(script, "tree-setsid", &Cgroups::default()).await;
+    let pids = pids(&dir, 3).await;
+    let begin = Instant::now();
+    let (exit, left) = tree.stop(TERM, Duration::from_millis(300)).await;
+    assert_eq!((exit, left), (Some(Exit::Signal(9)), 0));
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    assert!(!pids.iter().any(|pid| is_alive(*pid)));
+}
+
+#[tokio::test]
+async fn an_orphan_of_an_ended_leader_does_not_survive() {
+    // Its parents are gone before anybody looks: only its environment tells whose it is.
+    let script = "(setsid sh -c 'echo $$ >>$OUT; exec sleep 100' &); sleep 0.2";
+    let (tree, dir) = start(script, "tree-orphan", &Cgroups::default()).await;
+    let pids = pids(&dir, 1).await;
+    assert_eq!(tree.exited().await, Exit::Code(0));
+    assert!(is_alive(pids[0]));
+    let (exit, left) = tree.stop(TERM, Duration::from_secs(5)).await;
+    assert_eq!((exit, left), (Some(Exit::Code(0)), 0));
+    assert!(!is_alive(pids[0]));
+}
+
+#[tokio::test]
+async fn a_worker_that_still_cleans_up_when_its_shell_is_gone_has_the_whole_time() {
+    let worker =
+        "trap 'sleep 0.5; echo 4242 >>$OUT; exit' TERM; echo $$ >>$OUT; while :; do sleep 0.05; done";
+    let script = format!("sh -c '{}'; true", worker.replace('\'', "'\\''"));
+    let (tree, dir) = start(&script, "tree-worker", &Cgroups::default()).await;
+    pids(&dir, 1).await;
+    tree.stop(TERM, Duration::from_secs(10)).await;
+    assert_eq!(pids(&dir, 2).await[1], 4242, "it was not killed before its end");
+}
+
+#[tokio::test]
+async fn a_tree_that_hides_from_its_session_and_environment_ends_with_its_cgroup() {
+    let v2 = Cgroups::detect_v2();
+    let Some(v2) = v2 else {
+        eprintln!("skipped: no writable cgroup of version 2");
+        return;
+    };
+    let cgroups = Cgroups { v2: Some(v2), memory_v1: None };
+    let script =
+        "(OUT=$OUT setsid env -u LITEKEEP_INSTANCE sh -c 'echo $$ >>$OUT; exec sleep 100' &); sleep 0.2";
+    let (tree, dir) = start(script, "tree-cgroup", &cgroups).await;
+    let pids = pids(&dir, 1).await;
+    tree.exited().await;
+    assert!(is_alive(pids[0]));
+    assert_eq!(tree.stop(TERM, Duration::ZERO).await.1, 0);
+    assert!(!is_alive(pids[0]));
+}
