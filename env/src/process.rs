@@ -294,11 +294,9 @@ pub fn spawn(program: &Program) -> Result<Leader, SpawnError> {
         return Err(at("open a pidfd")(pidfd_error.expect("one of both")));
     };
     drop(failed);
-    let mut failure = [0u8; 8];
-    let len = report.read(&mut failure).map_err(at("wait for the program"))?;
-    if len < failure.len() {
-        return Ok(leader);
-    }
+    let mut failure = Vec::new();
+    report.read_to_end(&mut failure).map_err(at("wait for the program"))?;
+    let Ok(failure) = <[u8; 8]>::try_from(failure) else { return Ok(leader) };
     let [step, errno] = [0, 4].map(|i| i32::from_ne_bytes(failure[i..i + 4].try_into().expect("4 bytes")));
     leader.reap();
     Err(SpawnError { step: STEPS[step as usize].phrase(program), cause: io::Error::from_raw_os_error(errno) })
@@ -355,7 +353,8 @@ unsafe fn become_program(
         if let Some(umask) = program.umask {
             libc::umask(umask as libc::mode_t);
         }
-        take_descriptors(program, prepared, first_free).map_err(|errno| (Step::Descriptors, errno))?;
+        take_descriptors(program, prepared, first_free, report)
+            .map_err(|errno| (Step::Descriptors, errno))?;
         if let Some(identity) = &program.identity {
             check(Step::User, libc::setgroups(identity.groups.len(), identity.groups.as_ptr()))?;
             check(Step::User, libc::setgid(identity.gid))?;
@@ -381,11 +380,16 @@ unsafe fn become_program(
     }
 }
 
-/// Gives stdin, stdout, stderr and the sockets the numbers from 0 on; everything else is closed by exec.
+/// Gives stdin, stdout, stderr and the sockets the numbers from 0 on, and closes everything else but `report`.
 ///
 /// # Safety
 /// As [`child`].
-unsafe fn take_descriptors(program: &Program, prepared: &mut Prepared, first_free: RawFd) -> Result<(), i32> {
+unsafe fn take_descriptors(
+    program: &Program,
+    prepared: &mut Prepared,
+    first_free: RawFd,
+    report: RawFd,
+) -> Result<(), i32> {
     let Prepared { parked, stdin, .. } = prepared;
     let standard = [stdin.as_raw_fd(), program.stdout.as_raw_fd(), program.stderr.as_raw_fd()];
     let sockets = program.sockets.iter().map(|(_, fd)| fd.as_raw_fd());
@@ -403,13 +407,11 @@ unsafe fn take_descriptors(program: &Program, prepared: &mut Prepared, first_fre
                 return Err(errno());
             }
         }
-        // A kernel before 5.11 does not know it; then what was opened without O_CLOEXEC is inherited.
-        libc::syscall(
-            libc::SYS_close_range,
-            first_free as libc::c_uint,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        );
+        // At once and not by exec: pipes of others must not stay open while this one waits for a slow folder. A kernel before 5.9
+        // does not know the call; then exec closes what was opened with O_CLOEXEC.
+        for (first, last) in [(first_free, report - 1), (report + 1, RawFd::MAX)] {
+            libc::syscall(libc::SYS_close_range, first as libc::c_uint, last as libc::c_uint, 0);
+        }
     }
     Ok(())
 }

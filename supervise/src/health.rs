@@ -241,7 +241,7 @@ async fn exec(
         Ok(Exit::Code(0)) => Ok(()),
         Ok(exit) => {
             _ = tokio::time::timeout(Duration::from_millis(100), readers.ended()).await;
-            Err(match log.last_words() {
+            Err(match log.last_words(0) {
                 Some(words) => format!("health check: {exit}: {words}"),
                 None => format!("health check: {exit}"),
             })

@@ -145,10 +145,10 @@ impl Log {
         state.tail.iter().filter(|line| line.number >= number).cloned().collect()
     }
 
-    /// The last line that says something, for a reason; of standard error if there is any.
-    pub fn last_words(&self) -> Option<String> {
+    /// The last line from a number on that says something, for a reason; of standard error if there is any.
+    pub fn last_words(&self, from: u64) -> Option<String> {
         let state = self.0.state.lock().expect("no panic while held");
-        let says = |line: &&Line| !line.bytes.trim_ascii().is_empty();
+        let says = |line: &&Line| line.number >= from && !line.bytes.trim_ascii().is_empty();
         let on = |stream| state.tail.iter().rev().filter(says).find(|line| line.stream == stream);
         let line = on(Stream::Stderr).or_else(|| on(Stream::Stdout))?;
         Some(String::from_utf8_lossy(line.bytes.trim_ascii()).chars().take(200).collect())
@@ -181,19 +181,20 @@ impl Log {
             let whole = held.iter().rposition(|b| *b == b'\n').map(|end| end + 1);
             let whole = whole.or((held.len() >= LONGEST_HELD).then_some(held.len()));
             if let Some(end) = whole {
-                let rest = held.split_off(end);
-                self.take(stream, std::mem::replace(&mut held, rest));
+                // A copy, for the buffer is mostly longer than what it holds.
+                self.take(stream, &held[..end]);
+                held.drain(..end);
             }
             tokio::task::yield_now().await;
         }
         if !held.is_empty() {
             held.push(b'\n');
-            self.take(stream, held);
+            self.take(stream, &held);
         }
     }
 
     /// Takes whole lines.
-    fn take(&self, stream: Stream, chunk: Vec<u8>) {
+    fn take(&self, stream: Stream, chunk: &[u8]) {
         let unix_ms = self.0.clock.unix_ms();
         let count = chunk.iter().filter(|b| **b == b'\n').count().max(1) as u64;
         let mut state = self.0.state.lock().expect("no panic while held");
@@ -202,7 +203,7 @@ impl Log {
             *total += count;
             end = *total;
         });
-        self.keep_tail(&mut state, stream, &chunk, end, unix_ms);
+        self.keep_tail(&mut state, stream, chunk, end, unix_ms);
         if self.0.settings.path.is_none() {
             return;
         }
@@ -210,9 +211,7 @@ impl Log {
             state.dropped += count;
             return;
         }
-        state.queued += chunk.len();
-        let dropped = std::mem::take(&mut state.dropped);
-        state.queue.push_back((dropped, chunk));
+        state.enqueue(chunk);
         if let Some(writer) = state.writer.take() {
             self.0.writing.send_replace(true);
             drop(state);
@@ -251,6 +250,17 @@ impl Log {
             for (dropped, chunk) in chunks {
                 writer.write(dropped, &chunk, &self.0.settings, self.0.clock.unix_ms());
             }
+        }
+    }
+}
+
+impl State {
+    /// Puts a chunk at the end; small ones together, so that their number is bounded too.
+    fn enqueue(&mut self, chunk: &[u8]) {
+        self.queued += chunk.len();
+        match (std::mem::take(&mut self.dropped), self.queue.back_mut()) {
+            (0, Some((_, last))) if last.len() + chunk.len() <= LONGEST_HELD => last.extend_from_slice(chunk),
+            (dropped, _) => self.queue.push_back((dropped, chunk.to_vec())),
         }
     }
 }
@@ -320,8 +330,14 @@ impl Writer {
             .is_some_and(|age| now_ms.saturating_sub(self.begun_ms) >= age.as_millis() as i64);
         let too_big = self.bytes + chunk.len() as u64 > settings.max_bytes;
         // The number that a file under compression has must stay its own; the next chunk asks again.
-        if self.bytes > 0 && (too_old || too_big) && !self.compressing.load(SeqCst) {
-            self.rotate(settings, now_ms)?;
+        if self.bytes > 0
+            && (too_old || too_big)
+            && !self.compressing.load(SeqCst)
+            && let Err(error) = self.rotate(settings, now_ms)
+        {
+            tracing::warn!("could not rotate the log `{}`: {error}", self.path.display());
+            // The file goes on; the next try comes when it would be due again.
+            (self.bytes, self.begun_ms) = (0, now_ms);
         }
         if self.lost > 0 {
             let mark =

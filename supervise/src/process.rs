@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use litekeep_env::Clock;
 use litekeep_env::process::{Exit, Pid, signal_number};
+use litekeep_env::{Clock, random_u64};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::health::Check;
 use crate::limits::Memory;
 use crate::log::{Log, Readers};
-use crate::policy::{self, Action, Policy, Restart};
+use crate::policy::{self, Action, Policy};
 use crate::spawn::Spawn;
 use crate::tree::Tree;
 
@@ -244,6 +244,8 @@ struct Run {
     instance: String,
     begun: Instant,
     begun_ms: i64,
+    /// The number of its log's first line.
+    first_line: u64,
     events: mpsc::Receiver<Event>,
     /// Stopped with the run.
     watchers: JoinSet<()>,
@@ -464,7 +466,7 @@ impl Task {
                 (Phase::Running(Box::new(run)), Ok(()))
             }
             Err(error) => {
-                let unfit = policy::Event::Unfit { ran: Duration::ZERO, chance: fastrand::u64(..) };
+                let unfit = policy::Event::Unfit { ran: Duration::ZERO, chance: random_u64() };
                 (self.after(unfit, error.to_string()), Err(error))
             }
         };
@@ -487,6 +489,7 @@ impl Task {
     async fn spawn(&mut self, spec: Arc<Spec>) -> Result<Run> {
         self.runs += 1;
         let instance = format!("{}:{}:{}", self.name, self.context.id, self.runs);
+        let first_line = *self.log.count().borrow();
         let (output, readers) = self.log.output()?;
         let (name, shared, cgroups) = (self.name.clone(), spec.clone(), self.context.cgroups.clone());
         let own = instance.clone();
@@ -505,6 +508,7 @@ impl Task {
             instance,
             begun: Instant::now(),
             begun_ms: self.context.clock.unix_ms(),
+            first_line,
             events,
             watchers: JoinSet::new(),
             readers,
@@ -572,16 +576,16 @@ impl Task {
 
     /// The run ended by itself; what it left behind ends too.
     async fn ended(&mut self, run: Box<Run>, exit: Exit) -> Phase {
-        let ran = run.begun.elapsed();
+        let (ran, first_line) = (run.begun.elapsed(), run.first_line);
         if let (_, Err(error)) = run.stop(&self.name).await {
             tracing::error!("{error}");
         }
         self.forget_run(Some(exit));
-        let words = self.log.last_words().filter(|_| !exit.is_clean());
+        let words = self.log.last_words(first_line).filter(|_| !exit.is_clean());
         let words = words.map_or_else(String::new, |words| format!(": {words}"));
         let reason = format!("{exit} after {:.1} s{words}", ran.as_secs_f64());
         let clean = exit.is_clean();
-        self.after(policy::Event::Exited { clean, ran, chance: fastrand::u64(..) }, reason)
+        self.after(policy::Event::Exited { clean, ran, chance: random_u64() }, reason)
     }
 
     /// The run is not to go on.
@@ -593,7 +597,7 @@ impl Task {
             tracing::error!("{error}");
         }
         self.forget_run(exit);
-        self.after(policy::Event::Unfit { ran, chance: fastrand::u64(..) }, reason)
+        self.after(policy::Event::Unfit { ran, chance: random_u64() }, reason)
     }
 
     /// What the policy says after an end.
@@ -664,7 +668,7 @@ impl Task {
                         _ = reply.send(Err(cause));
                         let (exit, ran) = end.expect("it ended or it is there");
                         let event =
-                            policy::Event::Exited { clean: exit.is_clean(), ran, chance: fastrand::u64(..) };
+                            policy::Event::Exited { clean: exit.is_clean(), ran, chance: random_u64() };
                         self.after(event, format!("{exit} after {:.1} s", ran.as_secs_f64()))
                     }
                 }
@@ -737,11 +741,4 @@ enum Verdict {
     Unfit(String),
     /// Everything is to end; who asked for it.
     Stop(Option<Reply>),
-}
-
-impl Spec {
-    /// Whether it is meant to run on, unlike a one-shot.
-    pub fn is_service(&self) -> bool {
-        self.policy.restart != Restart::Never
-    }
 }

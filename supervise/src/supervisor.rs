@@ -86,7 +86,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Takes services into care; nothing starts yet. This process adopts their orphans from now on.
+    /// Takes services into care, within a tokio runtime; nothing starts yet. This process adopts their orphans from now on.
     pub fn new(services: Vec<Service>, clock: Arc<dyn Clock>, cgroups: Cgroups) -> Result<Supervisor> {
         let levels = levels(&services)?;
         process::become_subreaper().map_err(Error::file("adopt orphans (PR_SET_CHILD_SUBREAPER)".into()))?;

@@ -57,7 +57,7 @@ async fn a_line_that_is_not_utf8_kills_nothing() {
     );
     let lines = log.lines_from(0);
     assert_eq!(lines.iter().filter(|line| line.stream == Stream::Stdout).count(), 3);
-    assert_eq!(log.last_words().unwrap(), "no end");
+    assert_eq!(log.last_words(0).unwrap(), "no end");
 }
 
 /// Processor seconds of this thread's process.
@@ -145,4 +145,18 @@ async fn a_full_disk_loses_lines_and_nothing_else() {
     run(&log, "echo one; echo two; sleep 0.1; echo three").await;
     assert_eq!(log.0.state.lock().unwrap().writer.as_ref().unwrap().lost, 3);
     assert_eq!(log.lines_from(0).len(), 3);
+}
+
+#[tokio::test]
+async fn many_small_chunks_wait_in_few_buffers() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir, |_| ());
+    let writer = log.0.state.lock().unwrap().writer.take();
+    for _ in 0..100_000 {
+        log.take(Stream::Stdout, b"x\n");
+    }
+    let state = log.0.state.lock().unwrap();
+    let capacity: usize = state.queue.iter().map(|(_, chunk)| chunk.capacity()).sum();
+    assert!(state.queue.len() <= 4 && capacity <= 2 * state.queued, "{} {capacity}", state.queue.len());
+    assert!(writer.is_some());
 }

@@ -142,3 +142,23 @@ async fn a_hundred_processes_stop_in_parallel() {
     assert!(took < Duration::from_secs(2), "{took:?}");
     assert!(!pids.iter().any(|pid| is_alive(pid)));
 }
+
+#[tokio::test]
+async fn a_start_that_hangs_holds_up_neither_other_starts_nor_their_logs() {
+    // A FIFO as env_file: whoever opens it waits until somebody writes.
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let mut hanging = shell("hanging", "sleep 100");
+    hanging.spec.spawn.env_file = Some(fifo.clone());
+    let mut oneshot = shell("oneshot", "echo done");
+    oneshot.spec.policy.restart = Restart::Never;
+    let supervisor = supervise(vec![hanging, oneshot]);
+    supervisor.start().await.unwrap();
+    reaches(one(&supervisor, "hanging"), State::Starting).await;
+    reaches(one(&supervisor, "oneshot"), State::Completed).await;
+    assert_eq!(one(&supervisor, "oneshot").log().lines_from(0)[0].bytes, b"done");
+    std::fs::write(fifo, "A=1\n").unwrap();
+    reaches(one(&supervisor, "hanging"), State::Healthy).await;
+    supervisor.stop().await.unwrap();
+}
