@@ -80,16 +80,19 @@ async fn tcp_and_closures_are_asked() {
 }
 
 #[tokio::test]
-async fn an_exec_probes_whole_group_is_killed_on_timeout() {
+async fn an_exec_probes_whole_tree_is_killed_on_timeout() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("pid");
-    let script =
-        format!("trap '' TERM; sh -c 'echo $$ >{}; sleep 50; sleep 50' & wait; wait", file.display());
+    let file = dir.path().join("pids");
+    let child = format!("sh -c 'echo $$ >>{}; sleep 50; sleep 50' & ", file.display());
+    let script = format!("trap '' TERM; {child} setsid {child} wait; wait");
     let answer = ask(Probe::Exec(Command::shell(script))).await;
     assert!(answer.unwrap_err().contains("no answer within"));
-    let pid = std::fs::read_to_string(file).unwrap();
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-    assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    let pids = std::fs::read_to_string(file).unwrap();
+    assert_eq!(pids.lines().count(), 2);
+    for pid in pids.lines() {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    }
 }
 
 #[tokio::test]
