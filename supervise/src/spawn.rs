@@ -67,8 +67,12 @@ impl Socket {
 
     /// Listens on a path; a socket that a dead process left there goes first.
     pub fn unix(name: &str, path: &Path) -> Result<Socket> {
-        let refused = |e: &std::io::Error| e.kind() == std::io::ErrorKind::ConnectionRefused;
-        if std::os::unix::net::UnixStream::connect(path).is_err_and(|e| refused(&e)) {
+        use std::os::unix::fs::FileTypeExt as _;
+        let is_socket =
+            std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+        let refused = |e: std::io::Error| e.kind() == std::io::ErrorKind::ConnectionRefused;
+        // Any other file refuses connections too, and is not ours to remove.
+        if is_socket && std::os::unix::net::UnixStream::connect(path).is_err_and(refused) {
             _ = std::fs::remove_file(path);
         }
         let listener =
@@ -281,5 +285,29 @@ mod tests {
         assert_eq!((value("A"), value("B"), value(INSTANCE)), ("setting", "file", "web#1"));
         std::fs::remove_file(path).unwrap();
         assert!(spawn.environment(None, "web#1").unwrap_err().to_string().contains("app.env"));
+    }
+
+    #[test]
+    fn a_dead_socket_goes_and_any_other_file_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web.sock");
+        drop(Socket::unix("web", &path).unwrap());
+        let living = Socket::unix("web", &path).unwrap();
+        assert!(Socket::unix("web", &path).unwrap_err().to_string().contains("in use"));
+        drop(living);
+        let file = dir.path().join("data");
+        std::fs::write(&file, "precious").unwrap();
+        assert!(Socket::unix("web", &file).is_err());
+        assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_user_or_group_that_is_not_there_is_an_error_that_names_it() {
+        let mut spawn = Spawn::new(Command::shell("true"));
+        spawn.user = Some("no-such-user".into());
+        assert_eq!(spawn.identity().unwrap_err().to_string(), "user `no-such-user`: there is none");
+        spawn.user = None;
+        spawn.group = Some("no-such-group".into());
+        assert_eq!(spawn.identity().unwrap_err().to_string(), "group `no-such-group`: there is none");
     }
 }
