@@ -178,7 +178,7 @@ mod tests {
         let this = db.clone();
         one.spawn(async move { tell.send(start::begin(&this).await) });
         while db.status().phase != Phase::Snapshot {
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(1));
         }
         // Encoding has begun.
         std::thread::sleep(Duration::from_millis(20));

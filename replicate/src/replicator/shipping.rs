@@ -391,13 +391,13 @@ mod tests {
         db.destinations()[0].queue.push_back(spooled.clone());
         db.ship();
         while Arc::strong_count(&spooled) < 3 {
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(1));
         }
         let left = std::mem::take(&mut db.destinations()[0].queue);
         db.destinations()[0].lags = true;
         drop((left, go_on));
         while db.destinations()[0].failures == 0 {
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(1));
         }
         std::thread::sleep(Duration::from_millis(20));
         assert!(!db.fenced.load(SeqCst));
