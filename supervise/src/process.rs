@@ -201,7 +201,7 @@ impl Process {
         &self.log
     }
 
-    /// Starts it unless it runs. Does not wait for its conditions.
+    /// Starts it unless it runs. Returns at once: the status tells what became of it.
     pub async fn start(&self) -> Result<()> {
         self.ask(Request::Start).await
     }
@@ -354,7 +354,10 @@ impl Task {
                     let request = self.requests.recv().await;
                     self.answer_without_run(request, Phase::Rest)
                 }
-                Phase::First => self.first().await,
+                Phase::First => match self.first().await {
+                    Ok(()) => Phase::Start(None),
+                    Err(other) => other,
+                },
                 Phase::Again(at) => tokio::select! {
                     () = tokio::time::sleep_until(at) => Phase::Start(None),
                     request = self.requests.recv() => self.answer_without_run(request, Phase::Again(at)),
@@ -377,35 +380,32 @@ impl Task {
         });
     }
 
-    /// What a request means while nothing runs; `otherwise` goes on if it changes nothing.
-    fn answer_without_run(&mut self, request: Option<(Request, Reply)>, otherwise: Phase) -> Phase {
+    /// What a request means while nothing runs; `now` is where the process stands. What was never started, or was stopped, starts
+    /// only when its conditions hold, whoever asks.
+    fn answer_without_run(&mut self, request: Option<(Request, Reply)>, now: Phase) -> Phase {
         let Some((request, reply)) = request else { return Phase::End };
+        let is_start = matches!(request, Request::Start);
         match request {
-            Request::Start => {
-                _ = reply.send(Ok(()));
-                match otherwise {
-                    Phase::Rest => Phase::First,
-                    // It waits for its conditions, or for its turn.
-                    Phase::First => Phase::First,
-                    _ => {
-                        self.policy.step(policy::Event::Asked);
-                        Phase::Start(None)
-                    }
-                }
-            }
             Request::Stop => {
                 self.set(State::Stopped, "");
                 _ = reply.send(Ok(()));
-                Phase::Rest
+                return Phase::Rest;
             }
-            Request::Restart => {
-                self.policy.step(policy::Event::Asked);
-                Phase::Start(Some(reply))
+            Request::Reload(spec) => self.take_spec(spec),
+            Request::Start | Request::Restart => {}
+        }
+        self.policy.step(policy::Event::Asked);
+        let may_wait = !self.conditions.is_empty() || !self.spec.start_delay.is_zero();
+        match now {
+            Phase::Rest | Phase::First if may_wait => {
+                _ = reply.send(Ok(()));
+                Phase::First
             }
-            Request::Reload(spec) => {
-                self.take_spec(spec);
-                Phase::Start(Some(reply))
+            _ if is_start => {
+                _ = reply.send(Ok(()));
+                Phase::Start(None)
             }
+            _ => Phase::Start(Some(reply)),
         }
     }
 
@@ -414,47 +414,35 @@ impl Task {
         self.spec = spec;
     }
 
-    /// Waits for the conditions and the start delay.
-    async fn first(&mut self) -> Phase {
-        self.policy.step(policy::Event::Asked);
+    /// Waits for the conditions and the start delay; the next phase if a request ends the wait.
+    async fn first(&mut self) -> Result<(), Phase> {
         for condition in self.conditions.clone() {
             self.set(State::Waiting, format!("for {}", condition.what));
-            let mut met = (condition.met)();
-            loop {
-                tokio::select! {
-                    result = &mut met => match result {
-                        Ok(()) => break,
-                        Err(reason) => {
-                            self.set(State::Failed, format!("{}: {reason}", condition.what));
-                            let (retry, again) = (self.spec.policy.retry, condition.met.clone());
-                            met = Box::pin(async move {
-                                tokio::time::sleep(retry).await;
-                                again().await
-                            });
-                        }
-                    },
-                    request = self.requests.recv() => match self.answer_without_run(request, Phase::First) {
-                        Phase::First => {}
-                        other => return other,
-                    },
-                }
+            while let Err(reason) = self.undisturbed((condition.met)()).await? {
+                self.set(State::Failed, format!("{}: {reason}", condition.what));
+                self.undisturbed(tokio::time::sleep(self.spec.policy.retry)).await?;
             }
         }
-        if !self.spec.start_delay.is_zero() {
-            self.set(State::Waiting, format!("{:?} by its start delay", self.spec.start_delay));
-            let delay = tokio::time::sleep(self.spec.start_delay);
-            tokio::pin!(delay);
-            loop {
-                tokio::select! {
-                    () = &mut delay => break,
-                    request = self.requests.recv() => match self.answer_without_run(request, Phase::First) {
-                        Phase::First => {}
-                        other => return other,
-                    },
-                }
+        let delay = self.spec.start_delay;
+        if !delay.is_zero() {
+            self.set(State::Waiting, format!("{delay:?} by its start delay"));
+            self.undisturbed(tokio::time::sleep(delay)).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for something before the first start, and answers requests meanwhile.
+    async fn undisturbed<T>(&mut self, what: impl Future<Output = T>) -> Result<T, Phase> {
+        tokio::pin!(what);
+        loop {
+            tokio::select! {
+                result = &mut what => return Ok(result),
+                request = self.requests.recv() => match self.answer_without_run(request, Phase::First) {
+                    Phase::First => {}
+                    other => return Err(other),
+                },
             }
         }
-        Phase::Start(None)
     }
 
     async fn start(&mut self, reply: Option<Reply>) -> Phase {

@@ -139,3 +139,34 @@ async fn dropping_the_supervisor_ends_its_processes() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+#[tokio::test]
+async fn nobody_gets_past_the_conditions() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = dir.path().join("runs");
+    let mut service = shell("web", &format!("echo run >>{}; sleep 100", runs.display()));
+    let (open, _) = tokio::sync::watch::channel(false);
+    let gate = open.clone();
+    service.conditions = vec![Condition {
+        what: "the database to be restored".into(),
+        met: Arc::new(move || {
+            let mut gate = gate.subscribe();
+            Box::pin(async move { gate.wait_for(|open| *open).await.map(drop).map_err(|e| e.to_string()) })
+        }),
+    }];
+    let mut supervisor = supervise(vec![service.clone()]);
+    // Before it ever ran, while it waits, and after a stop.
+    for _ in 0..2 {
+        supervisor.restart("web").await.unwrap();
+        supervisor.reload("web", service.spec.clone()).await.unwrap();
+        one(&supervisor, "web").start().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(one(&supervisor, "web").status().borrow().state, State::Waiting);
+        one(&supervisor, "web").stop().await.unwrap();
+    }
+    assert!(!runs.exists());
+    one(&supervisor, "web").start().await.unwrap();
+    open.send_replace(true);
+    reaches(one(&supervisor, "web"), State::Healthy).await;
+    supervisor.stop().await.unwrap();
+}
