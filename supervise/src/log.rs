@@ -40,7 +40,7 @@ const PIPE: usize = 256 << 10;
 pub struct Settings {
     /// The file; without one only the tail is kept.
     pub path: Option<PathBuf>,
-    /// The file is rotated before it grows beyond this.
+    /// The file is rotated before it grows beyond this; later while the one before is still being compressed.
     pub max_bytes: u64,
     /// The file is rotated when it is older than this and something is written.
     pub max_age: Option<Duration>,

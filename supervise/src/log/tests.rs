@@ -82,7 +82,8 @@ async fn lines_are_cheap_and_rotate_while_the_process_runs() {
     let numbers = text.lines().filter_map(|line| line.split(' ').next()?.parse::<u32>().ok());
     assert!(numbers.eq(0..160_000), "every line once and in order: {}", text.lines().count());
     assert!(text.contains("\nrotated\n"), "there was a rotated file while the process ran");
-    assert!(numbered(&dir.path().join("app.log"), 5, GZIP).exists());
+    // How many there are depends on how long each compression takes.
+    assert!(numbered(&dir.path().join("app.log"), 1, GZIP).exists());
     eprintln!("160,000 lines: {cpu:.2} s of CPU, compression and other tests at the same time included");
     assert!(cpu < 1.0, "{cpu} s of CPU");
 }
