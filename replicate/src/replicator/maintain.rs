@@ -63,10 +63,10 @@ impl Database {
         let mut listed = store.list().await?;
         let has_lost_its_end = listed.last() < before.iter().map(FileRef::max).max();
         let mut destinations = self.destinations();
-        let log = &mut destinations[nth].log;
-        log.remove_all(&before);
-        log.files().for_each(|landed_since| listed.insert(landed_since.clone()));
-        *log = listed;
+        let d = &mut destinations[nth];
+        d.log.remove_all(&before);
+        d.log.files().for_each(|landed_since| listed.insert(landed_since.clone()));
+        (d.durable, d.log) = (listed.last(), listed);
         drop(destinations);
         if has_lost_its_end {
             // The next file would follow a hole: begin again from what the log ends with now.
