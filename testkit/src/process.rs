@@ -64,7 +64,7 @@ impl Process {
         std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    /// Sends a signal (`libc::SIGSTOP`, ...).
+    /// Sends a signal (`libc::SIGSTOP`, ...). Returns from SIGSTOP when the process stands still.
     ///
     /// # Errors
     /// When the process is gone.
@@ -77,7 +77,22 @@ impl Process {
         if unsafe { libc::kill(self.child.id().cast_signed(), signal) } != 0 {
             return Err(std::io::Error::last_os_error()).context("send a signal");
         }
+        if signal == libc::SIGSTOP {
+            // Each thread stops when it leaves the system call that it is in; until then others may go on.
+            return eventually("all threads have stopped", Duration::from_secs(60), || self.is_stopped());
+        }
         Ok(())
+    }
+
+    fn is_stopped(&self) -> Result<bool> {
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let stat = std::fs::read_to_string(task?.path().join("stat")).unwrap_or_default();
+            // The state stands behind the name, which may hold anything.
+            if !stat.rsplit(") ").next().unwrap_or_default().starts_with('T') {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// SIGKILL, and wait.
