@@ -83,8 +83,12 @@ fn check_sources(earlier: &Placed, later: &Placed, report: &mut Report<'_>) {
     }
 }
 
-fn covers(folder: &Source, file: &Path) -> bool {
-    let Source::Folder { dir, pattern, recursive, watch } = folder else { return false };
+/// Whether a file is one of a source, by names only.
+pub(crate) fn covers(source: &Source, file: &Path) -> bool {
+    let (dir, pattern, recursive, watch) = match source {
+        Source::File(own) => return lexical(own) == lexical(file),
+        Source::Folder { dir, pattern, recursive, watch } => (dir, pattern, recursive, watch),
+    };
     let (dir, pattern) = (lexical(dir), pattern.clone());
     Source::Folder { dir, pattern, recursive: *recursive, watch: *watch }.covers(&lexical(file))
 }

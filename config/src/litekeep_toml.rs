@@ -4,6 +4,13 @@
 //! the built-in defaults; the first that has it counts.
 
 mod backup;
+mod dashboard;
+mod feed;
+mod health;
+mod job;
+mod migrations;
+mod process;
+mod run;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -13,14 +20,17 @@ use crate::conflicts::{self, Placed};
 use crate::diagnostic::Error;
 use crate::node::{self, Entry, Node, Value, entry};
 use crate::pattern::Pattern;
+use crate::processes::{self, Others};
 use crate::reader::{Dialect, Reader};
 use crate::settings::{Config, DatabaseConfig, Input, Log, LogFormat, LogLevel, Metrics, Preset, Source};
 use crate::units;
 
-const ROOT_KEYS: [&str; 4] = ["database", "defaults", "metrics", "log"];
+const ROOT_KEYS: [&str; 9] =
+    ["database", "defaults", "metrics", "dashboard", "log", "feed", "process", "job", "supervisor"];
 /// What `[defaults]` has, and each `[[database]]` too.
-const SETTING_KEYS: [&str; 12] = [
+const SETTING_KEYS: [&str; 13] = [
     "preset",
+    "any_transaction",
     "any_second",
     "keep",
     "snapshot_every",
@@ -34,7 +44,8 @@ const SETTING_KEYS: [&str; 12] = [
     "conditional_writes",
 ];
 /// What only a `[[database]]` has.
-const DATABASE_ONLY_KEYS: [&str; 6] = ["path", "dir", "pattern", "recursive", "watch", "backup"];
+const DATABASE_ONLY_KEYS: [&str; 7] =
+    ["path", "dir", "pattern", "recursive", "watch", "backup", "migrations"];
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -52,15 +63,9 @@ const LEAST_SPOOL: u64 = 1 << 20;
 
 pub(crate) fn read(input: &Input<'_>) -> Result<Config, Error> {
     let mut reader = Reader::new(input, Dialect::Litekeep);
-    let mut config = Config {
-        databases: Vec::new(),
-        metrics: None,
-        log: Log::default(),
-        exec: None,
-        warnings: Vec::new(),
-    };
+    let mut config = Config::default();
     if let Some(root) = node::parse_toml(input.text, &mut reader.report) {
-        config.databases = reader.root(&root, &mut config.metrics, &mut config.log);
+        reader.root(&root, &mut config);
     }
     config.warnings = reader.report.finish()?;
     Ok(config)
@@ -69,6 +74,7 @@ pub(crate) fn read(input: &Input<'_>) -> Result<Config, Error> {
 /// One layer of settings, each with its place.
 #[derive(Default)]
 struct Settings {
+    any_transaction: Option<Placeable<Duration>>,
     any_second: Option<Placeable<Duration>>,
     keep: Option<Placeable<Option<Duration>>>,
     snapshot_every: Option<Duration>,
@@ -103,6 +109,7 @@ impl Settings {
 
     fn or(self, below: &Self) -> Self {
         Self {
+            any_transaction: self.any_transaction.or_else(|| below.any_transaction.clone()),
             any_second: self.any_second.or_else(|| below.any_second.clone()),
             keep: self.keep.or_else(|| below.keep.clone()),
             snapshot_every: self.snapshot_every.or(below.snapshot_every),
@@ -119,7 +126,7 @@ impl Settings {
 }
 
 impl Reader<'_> {
-    fn root(&mut self, root: &[Entry], metrics: &mut Option<Metrics>, log: &mut Log) -> Vec<DatabaseConfig> {
+    pub(crate) fn root(&mut self, root: &[Entry], config: &mut Config) {
         self.check_keys(root, "litekeep.toml", &ROOT_KEYS, misplaced_at_root);
         let defaults = match entry(root, "defaults").and_then(|found| self.table(found)) {
             Some(entries) => {
@@ -136,10 +143,12 @@ impl Reader<'_> {
         if let Some(entries) = entry(root, "metrics").and_then(|found| self.table(found)) {
             self.check_keys(entries, "[metrics]", &["addr"], |_| None);
             let addr = entry(entries, "addr").and_then(|found| self.listen_address(found));
-            *metrics = addr.map(|addr| Metrics { addr });
+            config.metrics = addr.map(|addr| Metrics { addr });
         }
+        config.dashboard =
+            entry(root, "dashboard").and_then(|found| self.dashboard(found, config.metrics.as_ref()));
         if let Some(entries) = entry(root, "log").and_then(|found| self.table(found)) {
-            *log = self.log(entries);
+            config.log = self.log(entries);
         }
         let mut databases = Vec::new();
         for node in self.database_tables(root) {
@@ -148,12 +157,48 @@ impl Reader<'_> {
             }
         }
         conflicts::check(&databases, &mut self.report);
-        databases.into_iter().map(|placed| placed.config).collect()
+        config.databases = databases.into_iter().map(|placed| placed.config).collect();
+        config.feeds =
+            entry(root, "feed").map(|found| self.feeds(found, &config.databases)).unwrap_or_default();
+        self.supervised(root, config);
+    }
+
+    /// What `litekeep up` runs.
+    fn supervised(&mut self, root: &[Entry], config: &mut Config) {
+        if let Some(entries) = entry(root, "supervisor").and_then(|found| self.table(found)) {
+            self.check_keys(entries, "[supervisor]", &["state_dir"], |_| None);
+            config.state_dir = entry(entries, "state_dir").and_then(|found| self.path(found));
+        }
+        config.jobs = entry(root, "job").map(|found| self.jobs(found)).unwrap_or_default();
+        let processes = entry(root, "process").map(|found| self.processes(found)).unwrap_or_default();
+        let jobs = self.own_names(root);
+        let (metrics, dashboard) = (config.metrics.as_ref(), config.dashboard.as_ref());
+        let others = Others { databases: &config.databases, jobs, metrics, dashboard };
+        config.processes = processes::check(processes, &others, &mut self.report);
+    }
+
+    /// The names of the jobs, which no process has: one name is one log file and one thing to ask for.
+    fn own_names<'n>(&mut self, root: &'n [Entry]) -> Vec<&'n str> {
+        let tables = |key: &str| match entry(root, key).map(|found| &found.node.value) {
+            Some(Value::Table(tables)) => tables.as_slice(),
+            _ => &[],
+        };
+        for job in tables("job") {
+            if let Some(process) = entry(tables("process"), &job.key) {
+                let line = self.report.line_of(&process.key_span);
+                let message =
+                    format!("`{}` is already a process, in line {line}: give one another name", job.key);
+                self.report.error(&job.key_span, message);
+            }
+        }
+        tables("job").iter().map(|job| job.key.as_str()).collect()
     }
 
     fn database_tables<'n>(&mut self, root: &'n [Entry]) -> Vec<&'n Node> {
         let Some(found) = entry(root, "database") else {
-            self.report.warn(&(0..0), "there is no [[database]], so there is nothing to back up");
+            if entry(root, "process").is_none() && entry(root, "job").is_none() {
+                self.report.warn(&(0..0), "there is no [[database]], so there is nothing to back up");
+            }
             return Vec::new();
         };
         match &found.node.value {
@@ -197,6 +242,7 @@ impl Reader<'_> {
         let (source, source_span) = source?;
         let mut config = DatabaseConfig::new(source);
         self.apply(&mut config, settings);
+        config.migrations = entry(entries, "migrations").and_then(|found| self.migrations(found));
         let (destinations, destination_spans) = destinations.into_iter().unzip();
         config.destinations = destinations;
         Some(Placed { config, source_span, destination_spans })
@@ -268,6 +314,10 @@ impl Reader<'_> {
             None => Settings::default(),
         };
         let own = Settings {
+            any_transaction: get("any_transaction").and_then(|found| {
+                let value = self.duration(found, "24h", WINDOW)?;
+                Some(Placeable { value, span: found.node.span.clone() })
+            }),
             any_second: get("any_second").and_then(|found| {
                 let value = self.duration(found, "24h", WINDOW)?;
                 Some(Placeable { value, span: found.node.span.clone() })
@@ -332,6 +382,18 @@ impl Reader<'_> {
             (None, Some(keep)) => config.any_second = config.any_second.min(keep),
             (None, None) => {}
         }
+        match settings.any_transaction {
+            Some(window) if window.value > config.any_second => {
+                let (window_text, any_second) =
+                    (units::format_duration(window.value), units::format_duration(config.any_second));
+                let message = format!(
+                    "`any_transaction` ({window_text}) cannot be longer than `any_second` ({any_second}): a commit is found from the second before it"
+                );
+                self.report.error(&window.span, message);
+            }
+            Some(window) => config.any_transaction = window.value,
+            None => config.any_transaction = config.any_transaction.min(config.any_second),
+        }
         config.keep = keep;
         config.snapshot_every = settings.snapshot_every.unwrap_or(config.snapshot_every);
         config.upload_interval = settings.upload_interval;
@@ -367,6 +429,9 @@ fn misplaced_at_root(key: &str) -> Option<String> {
     }
     match key {
         "databases" | "dbs" | "db" => Some("write [[database]] for each database".into()),
+        "processes" | "apps" | "service" | "services" => Some("write [process.NAME] for each process".into()),
+        "jobs" | "cron" => Some("write [job.NAME] for each job".into()),
+        "state_dir" => Some("write `state_dir` below [supervisor]".into()),
         "addr" => Some("write `addr` below [metrics]".into()),
         "level" | "format" => Some(format!("write `{key}` below [log]")),
         _ => None,

@@ -27,13 +27,7 @@ const LEAST_VALIDATION: Duration = Duration::from_secs(86_400);
 
 pub(crate) fn read(input: &Input<'_>) -> Result<Config, Error> {
     let mut reader = Reader::new(input, Dialect::Litestream);
-    let mut config = Config {
-        databases: Vec::new(),
-        metrics: None,
-        log: Log::default(),
-        exec: None,
-        warnings: Vec::new(),
-    };
+    let mut config = Config::default();
     if let Some(root) = node::parse_yaml(input.text, &mut reader.report) {
         match &root.value {
             Value::Table(entries) => reader.litestream(entries, &mut config),
@@ -208,6 +202,7 @@ impl Reader<'_> {
         config.any_second =
             globals.any_second.map_or(config.any_second, |window| window.max(config.any_second));
         config.any_second = config.keep.map_or(config.any_second, |keep| config.any_second.min(keep));
+        config.any_transaction = config.any_transaction.min(config.any_second);
         config.verify_every = globals.verify_every.or(shortest(|r| r.verify_every));
         config.shutdown_timeout = globals.shutdown_timeout.unwrap_or(config.shutdown_timeout);
         self.warn_about_retentions(&replicas, config.keep);

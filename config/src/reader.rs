@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
         self.text_as(entry, "a text in quotes")
     }
 
-    fn text_as(&mut self, entry: &Entry, wanted: &str) -> Option<String> {
+    pub(crate) fn text_as(&mut self, entry: &Entry, wanted: &str) -> Option<String> {
         match (&entry.node.value, self.dialect) {
             (Value::String(text), Dialect::Litekeep) => self.accept(entry, expand::expand(text, self.input)),
             (Value::String(text) | Value::Plain(text), Dialect::Litestream) => {

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::diagnostic::{Error, Warning};
+use crate::feed_url::FeedUrl;
 use crate::pattern::Pattern;
+use crate::process::{JobConfig, ProcessConfig};
 use crate::secret::Secret;
 use crate::store_url::StoreUrl;
 
@@ -24,16 +26,26 @@ pub struct Input<'a> {
 }
 
 /// A whole configuration.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Config {
     /// The databases, in the order of the file.
     pub databases: Vec<DatabaseConfig>,
     /// Where Prometheus metrics are served, if anywhere.
     pub metrics: Option<Metrics>,
+    /// Where the status page is served, if anywhere.
+    pub dashboard: Option<Dashboard>,
     /// How to log.
     pub log: Log,
     /// The command to run beside the replication (Litestream's `exec`).
     pub exec: Option<String>,
+    /// What is told of changed rows, and to whom.
+    pub feeds: Vec<FeedConfig>,
+    /// The processes that `litekeep up` runs.
+    pub processes: Vec<ProcessConfig>,
+    /// The jobs that `litekeep up` runs.
+    pub jobs: Vec<JobConfig>,
+    /// Where `litekeep up` keeps its socket, its logs and its state; `None`: `.litekeep` beside the configuration.
+    pub state_dir: Option<PathBuf>,
     /// What works otherwise than the file's author may think; to be shown at start.
     pub warnings: Vec<Warning>,
 }
@@ -67,6 +79,8 @@ pub struct DatabaseConfig {
     /// Where litekeep keeps its own state; `None`: `.NAME-litekeep` beside the database. For [`Source::Folder`] it is the root
     /// below which each database's own folder stands at its path relative to `dir`.
     pub meta_dir: Option<PathBuf>,
+    /// Any single commit within this window can be told apart; zero: none. Never longer than `any_second`.
+    pub any_transaction: Duration,
     /// Any second within this window can be restored. Never longer than `keep`.
     pub any_second: Duration,
     /// How long snapshots and compactions are kept; `None`: for ever.
@@ -85,6 +99,48 @@ pub struct DatabaseConfig {
     pub verify_every: Option<Duration>,
     /// Whether a database file that does not exist at start is restored from its backup.
     pub restore_if_missing: bool,
+    /// Its migrations, which `litekeep up` and `reload` run first.
+    pub migrations: Option<Migrations>,
+}
+
+/// Who migrates a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Migrations {
+    /// litekeep, by the files of a folder.
+    Folder(PathBuf),
+    /// Another program.
+    Program(MigrationProgram),
+}
+
+impl Migrations {
+    /// The folder of the files.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Migrations::Folder(folder) => Some(folder),
+            Migrations::Program(_) => None,
+        }
+    }
+
+    /// The program.
+    pub fn program(&self) -> Option<&MigrationProgram> {
+        match self {
+            Migrations::Folder(_) => None,
+            Migrations::Program(program) => Some(program),
+        }
+    }
+}
+
+/// A program that migrates a database, and what it may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MigrationProgram {
+    /// A line for `sh -c`, with `{db}` for the database.
+    pub command: String,
+    /// Where it runs.
+    pub cwd: PathBuf,
+    /// Whether it works on a copy first.
+    pub rehearse: bool,
+    /// Codes of losses that are meant.
+    pub allow: Vec<String>,
 }
 
 impl DatabaseConfig {
@@ -95,6 +151,7 @@ impl DatabaseConfig {
             source,
             destinations: Vec::new(),
             meta_dir: None,
+            any_transaction: defaults.any_transaction,
             any_second: defaults.any_second,
             keep: defaults.keep,
             snapshot_every: defaults.snapshot_every,
@@ -104,6 +161,7 @@ impl DatabaseConfig {
             shutdown_timeout: defaults.shutdown_timeout,
             verify_every: None,
             restore_if_missing: false,
+            migrations: None,
         }
     }
 
@@ -119,6 +177,7 @@ impl DatabaseConfig {
 
 /// The defaults of a `[[database]]`.
 struct Defaults {
+    any_transaction: Duration,
     any_second: Duration,
     keep: Option<Duration>,
     snapshot_every: Duration,
@@ -130,6 +189,7 @@ struct Defaults {
 impl Default for Defaults {
     fn default() -> Self {
         Self {
+            any_transaction: Duration::from_secs(24 * 3600),
             any_second: Duration::from_secs(24 * 3600),
             keep: Some(Duration::from_secs(30 * 86_400)),
             snapshot_every: Duration::from_secs(24 * 3600),
@@ -321,6 +381,62 @@ pub enum Preset {
 pub struct Metrics {
     /// The address to listen on.
     pub addr: SocketAddr,
+}
+
+/// Where the status page is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dashboard {
+    /// The address to listen on.
+    pub addr: SocketAddr,
+    /// What whoever looks must show; always there when others than this machine can reach the address.
+    pub token: Option<Secret>,
+    /// Whether the page may restart processes and reload the configuration; only with a token.
+    pub actions: bool,
+}
+
+/// One `[[feed]]`: the changed rows of a database, told to somebody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedConfig {
+    /// Its name, under which its position is kept.
+    pub name: String,
+    /// The database.
+    pub database: PathBuf,
+    /// Where the events go.
+    pub to: FeedUrl,
+    /// A PEM file with the certificate authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Only these tables; empty: all.
+    pub tables: Vec<String>,
+    /// Where it begins when it has no position yet.
+    pub from: FeedFrom,
+}
+
+/// Where a feed begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FeedFrom {
+    /// With the next transaction.
+    #[default]
+    Now,
+    /// After the oldest state that the log still has.
+    Beginning,
+    /// After a transaction.
+    Txid(u64),
+}
+
+impl FeedFrom {
+    /// `now`, `beginning` or the 16 digits of a transaction.
+    ///
+    /// # Errors
+    /// A phrase that says what it may be.
+    pub fn parse(text: &str) -> Result<FeedFrom, String> {
+        let is_txid = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match (text, u64::from_str_radix(text, 16)) {
+            ("now", _) => Ok(FeedFrom::Now),
+            ("beginning", _) => Ok(FeedFrom::Beginning),
+            (_, Ok(txid)) if is_txid && txid > 0 => Ok(FeedFrom::Txid(txid)),
+            _ => Err(format!("`{text}` is not \"now\", \"beginning\" or the 16 digits of a transaction")),
+        }
+    }
 }
 
 /// How to log (to standard error).

@@ -11,7 +11,10 @@ mod display;
 mod parse;
 mod providers;
 
-pub(crate) use parse::{host_and_port, normal_endpoint, object_path};
+pub(crate) use display::{path, query, user};
+pub(crate) use parse::{
+    Parts, decode, host_and_port, is_scheme, normal_endpoint, object_path, require_host, split, take,
+};
 
 use std::path::{Component, Path, PathBuf};
 

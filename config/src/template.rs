@@ -34,6 +34,9 @@ backup = {backup}
 # Any second within this window can be restored; after it, snapshots and compactions.
 #any_second = "{any_second}"
 
+# Any single commit of the application within this window; "0s" for none, which saves about one request a minute.
+#any_transaction = "{any_transaction}"
+
 # How long snapshots and compactions are kept, or "forever".
 #keep = "{keep}"
 #snapshot_every = "{snapshot_every}"
@@ -57,8 +60,18 @@ backup = {backup}
 # Restore the file from the backup when it does not exist at start.
 #restore_if_missing = false
 
+# The application itself, beside its backup, for `litekeep up`:
+#   [process.app]
+#   command = "node server.js"
+#   env = {{ PORT = "3000" }}
+#   health = {{ url = "http://127.0.0.1:3000/health" }}
+
 #[metrics]
 #addr = "127.0.0.1:9090"
+
+# The status page.
+#[dashboard]
+#addr = "127.0.0.1:9091"
 
 #[log]
 #level = "info"
@@ -67,6 +80,7 @@ backup = {backup}
         path = quoted(&db_path.to_string_lossy()),
         backup = quoted(&backup.to_string()),
         any_second = format_duration(defaults.any_second),
+        any_transaction = format_duration(defaults.any_transaction),
         keep = defaults.keep.map_or("forever".into(), format_duration),
         snapshot_every = format_duration(defaults.snapshot_every),
         upload_interval = format_duration(crate::Destination::new(backup.clone()).default_upload_interval()),
@@ -79,8 +93,13 @@ backup = {backup}
 
 /// A TOML basic string in which `${` stands for itself.
 fn quoted(text: &str) -> String {
+    toml_text(&text.replace("${", "$${"))
+}
+
+/// A TOML basic string.
+pub(crate) fn toml_text(text: &str) -> String {
     let mut out = String::from("\"");
-    for c in text.replace("${", "$${").chars() {
+    for c in text.chars() {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
             c if c.is_control() => {

@@ -25,13 +25,24 @@ impl Clock for SystemClock {
     }
 
     fn boottime(&self) -> Duration {
-        let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `t` is a valid timespec for the duration of the call.
-        #[allow(unsafe_code)]
-        let r = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut t) };
-        assert_eq!(r, 0, "CLOCK_BOOTTIME exists since Linux 2.6.39");
-        Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+        clock(libc::CLOCK_BOOTTIME)
     }
+}
+
+impl SystemClock {
+    /// As [`Clock::boottime`], without the time of suspension (CLOCK_MONOTONIC).
+    pub fn monotonic(&self) -> Duration {
+        clock(libc::CLOCK_MONOTONIC)
+    }
+}
+
+fn clock(id: libc::clockid_t) -> Duration {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `t` is a valid timespec for the duration of the call.
+    #[allow(unsafe_code)]
+    let r = unsafe { libc::clock_gettime(id, &mut t) };
+    assert_eq!(r, 0, "both clocks exist since Linux 2.6.39");
+    Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
 }
 
 /// A clock that moves only when told to.

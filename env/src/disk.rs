@@ -2,12 +2,13 @@
 
 #![allow(unsafe_code)] // statfs has no safe form in std
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// A file system, as far as it matters to SQLite's WAL mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,8 +90,43 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// How long it takes to make 4 KiB durable at the end of a file in this folder: so many measurements, sorted.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn sync_latencies(dir: &Path, count: usize) -> io::Result<Vec<Duration>> {
+    let path = dir.join(format!(".litekeep-sync-{:016x}", crate::random_u64()));
+    let file = File::options().write(true).create_new(true).open(&path)?;
+    let measured = (0..count).map(|_| {
+        let begin = Instant::now();
+        (&file).write_all(&[0x5a; 4096])?;
+        file.sync_data()?;
+        Ok(begin.elapsed())
+    });
+    let measured: io::Result<Vec<Duration>> = measured.collect();
+    std::fs::remove_file(&path)?;
+    let mut measured = measured?;
+    measured.sort_unstable();
+    Ok(measured)
+}
+
+/// The processes that have a file open for writing, as far as `/proc` shows them to this user; this process is left out.
+pub fn processes_that_may_write(path: &Path) -> Vec<u32> {
+    processes_where(path, |process, descriptor| {
+        let info = std::fs::read_to_string(process.join("fdinfo").join(descriptor)).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+        flags.is_some_and(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
+    })
+}
+
 /// The processes that have a file open, as far as `/proc` shows them to this user; this process is left out.
 pub fn processes_with_open(path: &Path) -> Vec<u32> {
+    processes_where(path, |_, _| true)
+}
+
+/// Those with a descriptor of the file that is as wanted; it is told the process's folder and the descriptor's name.
+fn processes_where(path: &Path, is_wanted: impl Fn(&Path, &OsStr) -> bool) -> Vec<u32> {
     let Ok(target) = path.canonicalize() else { return vec![] };
     let me = std::process::id();
     let mut found = vec![];
@@ -99,10 +135,51 @@ pub fn processes_with_open(path: &Path) -> Vec<u32> {
         if pid == me {
             continue;
         }
-        let fds = std::fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
-        if fds.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|l| l == target)) {
+        let process = entry.path();
+        let mut fds = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        if fds.any(|fd| {
+            std::fs::read_link(fd.path()).is_ok_and(|l| l == target) && is_wanted(&process, &fd.file_name())
+        }) {
             found.push(pid);
         }
     }
     found
+}
+
+/// The command line of a process, as far as `/proc` shows it to this user.
+pub fn command_of(pid: u32) -> Option<String> {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let line = String::from_utf8_lossy(&line).trim_end_matches('\0').replace('\0', " ");
+    (!line.is_empty()).then_some(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_takes_some_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let measured = sync_latencies(dir.path(), 5).unwrap();
+        assert!(measured.len() == 5 && measured.is_sorted() && measured[0] > Duration::ZERO, "{measured:?}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file is gone");
+        assert!(sync_latencies(&dir.path().join("gone"), 1).is_err());
+    }
+
+    #[test]
+    fn writers_are_told_from_readers() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let sleep = |stdin: File| std::process::Command::new("sleep").arg("60").stdin(stdin).spawn().unwrap();
+        let mut reader = sleep(File::open(file.path()).unwrap());
+        let mut writer = sleep(File::options().append(true).open(file.path()).unwrap());
+        let all = processes_with_open(file.path());
+        assert!(all.contains(&reader.id()) && all.contains(&writer.id()), "{all:?}");
+        assert_eq!(processes_that_may_write(file.path()), [writer.id()]);
+        assert_eq!(command_of(writer.id()).as_deref(), Some("sleep 60"));
+        for child in [&mut reader, &mut writer] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(command_of(u32::MAX), None);
+    }
 }

@@ -4,7 +4,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,24 @@ pub fn read_or_zero(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()
     let n = read_up_to(file, bytes, offset)?;
     bytes[n..].fill(0);
     Ok(())
+}
+
+/// Gives a file a content, whole and durable, or leaves it as it was. A crash may leave a file beside it whose name ends in `.partial`.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace_with(path, content, File::sync_all)
+}
+
+/// As [`replace`], for what means nothing after the machine went down: it is not waited for the disk.
+pub fn replace_until_reboot(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace_with(path, content, |_| Ok(()))
+}
+
+fn replace_with(path: &Path, content: &[u8], settle: fn(&File) -> io::Result<()>) -> io::Result<()> {
+    let partial = sibling(path, ".partial");
+    let mut file = File::create(&partial)?;
+    file.write_all(content)?;
+    settle(&file)?;
+    std::fs::rename(&partial, path)
 }
 
 /// Renames; `AlreadyExists` when the name is taken, even when it was taken a moment ago.

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod disk;
 pub mod file;
 pub mod lock;
+pub mod notify;
 pub mod process;
 pub mod watch;
 

@@ -9,6 +9,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 fn range(kind: libc::c_int, start: u64, len: u64) -> libc::flock {
     // SAFETY: flock is plain data for which all-zero bytes are a valid value.
@@ -65,6 +67,31 @@ pub fn holder(file: &File, start: u64, len: u64) -> io::Result<Option<Option<u32
     Ok(Some(u32::try_from(l.l_pid).ok().filter(|p| *p > 0)))
 }
 
+/// Which processes hold POSIX locks in `start..start+len` of a file, by the kernel's list. Nothing is opened: to close it would
+/// drop the locks that this process has there. Only the inode is compared, as layered file systems list another device.
+pub fn holders(path: &Path, start: u64, len: u64) -> io::Result<Vec<u32>> {
+    let inode = std::fs::metadata(path)?.ino();
+    Ok(listed(&std::fs::read_to_string("/proc/locks")?, inode, start, len))
+}
+
+/// Lines such as `3: POSIX  ADVISORY  READ 4711 fe:01:394867 124 124`.
+fn listed(locks: &str, inode: u64, start: u64, len: u64) -> Vec<u32> {
+    let holder = |line: &str| {
+        let [_, "POSIX", _, _, pid, file, first, last] = line.split_whitespace().collect::<Vec<_>>()[..]
+        else {
+            return None;
+        };
+        let is_own = file.rsplit(':').next()?.parse() == Ok(inode);
+        let first: u64 = first.parse().ok()?;
+        let last = last.parse().unwrap_or(u64::MAX);
+        (is_own && first < start + len && last >= start).then(|| pid.parse().ok())?
+    };
+    let mut pids: Vec<u32> = locks.lines().filter_map(holder).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
 /// Takes an exclusive `flock` on a whole file without waiting; `false` when another process holds it. It goes with the
 /// descriptor, so a killed process never leaves it behind.
 pub fn claim(file: &File) -> io::Result<bool> {
@@ -79,6 +106,19 @@ pub fn claim(file: &File) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn holders_are_read_from_the_kernels_list() {
+        let locks = "1: POSIX  ADVISORY  READ 4711 fe:01:99 124 124\n\
+                     2: POSIX  ADVISORY  READ 4711 fe:01:99 125 125\n\
+                     2: -> POSIX  ADVISORY  WRITE 4713 fe:01:99 124 124\n\
+                     3: OFDLCK ADVISORY  READ -1 fe:01:99 124 124\n\
+                     4: POSIX  ADVISORY  WRITE 4712 fe:01:99 120 120\n\
+                     5: POSIX  ADVISORY  READ 4714 fe:01:98 124 124\n\
+                     6: POSIX  ADVISORY  WRITE 4715 fe:01:99 0 EOF\n\
+                     7: FLOCK  ADVISORY  WRITE 4716 fe:01:99 0 EOF\n";
+        assert_eq!(listed(locks, 99, 123, 5), [4711, 4715]);
+    }
 
     #[test]
     fn ranges_conflict_between_descriptors_and_end_with_them() {

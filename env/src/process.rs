@@ -30,6 +30,8 @@ pub enum Exit {
     Code(i32),
     /// This signal ended it.
     Signal(i32),
+    /// It was not our child, so nobody told us.
+    Unknown,
 }
 
 impl Exit {
@@ -43,6 +45,9 @@ impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Exit::Code(code) => write!(f, "exit code {code}"),
+            Exit::Unknown => {
+                f.write_str("an end with an unknown exit code (it was started by an earlier litekeep)")
+            }
             Exit::Signal(signal) => write!(f, "signal {signal} ({})", signal_name(*signal)),
         }
     }
@@ -278,7 +283,7 @@ pub fn spawn(program: &Program) -> Result<Leader, SpawnError> {
         leaders.insert(pid);
         // The child is not reaped before `Leader` is dropped, so the id is its own.
         match pidfd_open(pid) {
-            Ok(fd) => (Some(Leader { pid, fd }), None),
+            Ok(fd) => (Some(Leader { pid, fd, is_child: true }), None),
             Err(error) => {
                 // SAFETY: the child is ours and not reaped.
                 unsafe {
@@ -352,6 +357,11 @@ unsafe fn become_program(
         }
         if let Some(umask) = program.umask {
             libc::umask(umask as libc::mode_t);
+        }
+        if !program.sockets.is_empty() {
+            // Who starts after us may take the sockets over (`Handle::listener`), where the kernel lets only ancestors look into a
+            // process (Yama); any other check stays. A kernel without Yama does not know the call, and needs it not.
+            libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY, 0, 0, 0);
         }
         take_descriptors(program, prepared, first_free, report)
             .map_err(|errno| (Step::Descriptors, errno))?;
@@ -459,14 +469,42 @@ fn waitid(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> io::Resul
     }
 }
 
-/// A child that leads a session and a process group; dropping it kills the group.
+/// A process that leads a session and a process group; dropping it kills the group.
+///
+/// One that was adopted is not our child: its group's id may become another's when it has ended, so the group is never signalled
+/// as one, and how it ended is unknown.
 #[derive(Debug)]
 pub struct Leader {
     pid: Pid,
     fd: OwnedFd,
+    is_child: bool,
 }
 
 impl Leader {
+    /// Takes over the leader that has this id, if `is_it` still says so once its id can be no other's; none if it is gone.
+    pub fn adopt(pid: Pid, is_it: impl FnOnce() -> bool) -> io::Result<Option<Leader>> {
+        let fd = match pidfd_open(pid) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            opened => opened?,
+        };
+        // From here on dropping it would kill.
+        if !is_it() {
+            return Ok(None);
+        }
+        let asked = waitid(libc::P_PIDFD, fd.as_raw_fd() as libc::id_t, libc::WNOWAIT | libc::WNOHANG);
+        // This process may have been replaced in its place (exec) and still have its children.
+        let is_child = asked.is_ok();
+        if is_child {
+            LEADERS.lock().expect("no panic while held").insert(pid);
+        }
+        Ok(Some(Leader { pid, fd, is_child }))
+    }
+
+    /// Whether it is our child, so that [`Leader::signal_group`] works and its exit code can be known.
+    pub fn is_child(&self) -> bool {
+        self.is_child
+    }
+
     /// Its process id, which is its session's and its group's too.
     pub fn pid(&self) -> Pid {
         self.pid
@@ -474,13 +512,27 @@ impl Leader {
 
     /// How it ended, if it did; it stays a zombie.
     pub fn exit(&self) -> io::Result<Option<Exit>> {
+        if !self.is_child {
+            return Ok(self.has_ended()?.then_some(Exit::Unknown));
+        }
         waitid(libc::P_PIDFD, self.fd.as_raw_fd() as libc::id_t, libc::WNOWAIT | libc::WNOHANG)
     }
 
-    /// Sends a signal to its whole group, which may go on after its own end.
+    fn has_ended(&self) -> io::Result<bool> {
+        let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: `poll` is one valid pollfd.
+        match unsafe { libc::poll(&mut poll, 1, 0) } {
+            0.. => Ok(poll.revents != 0),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Sends a signal to its whole group, which may go on after its own end. Does nothing for one that is not our child.
     pub fn signal_group(&self, signal: i32) {
-        // SAFETY: a plain system call; the leader is not reaped, so the group is its own.
-        unsafe { libc::kill(-self.pid, signal) };
+        if self.is_child {
+            // SAFETY: a plain system call; the leader is not reaped, so the group is its own.
+            unsafe { libc::kill(-self.pid, signal) };
+        }
     }
 
     /// Kills what is left of the group and lets the id go.
@@ -502,6 +554,10 @@ impl AsRawFd for Leader {
 
 impl Drop for Leader {
     fn drop(&mut self) {
+        if !self.is_child {
+            _ = send_signal(&self.fd, libc::SIGKILL);
+            return;
+        }
         self.signal_group(libc::SIGKILL);
         let id = self.fd.as_raw_fd() as libc::id_t;
         let interrupted = |e: io::Error| e.kind() == io::ErrorKind::Interrupted;
@@ -525,12 +581,34 @@ impl Handle {
 
     /// Sends a signal to it.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        let (fd, null) = (self.0.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
-        // SAFETY: a plain system call on a descriptor that we own.
-        match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, null, 0) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
+        send_signal(&self.0, signal)
+    }
+
+    /// A socket that it listens on under this number, for us too; only for who may look into the process (ptrace(2)).
+    pub fn listener(&self, number: RawFd) -> io::Result<Option<OwnedFd>> {
+        // SAFETY: a plain system call; the result is checked before it is owned.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.0.as_raw_fd(), number, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
         }
+        // SAFETY: `fd` is a fresh descriptor (close-on-exec by itself) that nobody else owns.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+        let (mut listens, mut len): (libc::c_int, _) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+        // SAFETY: the kernel writes at most `len` bytes to `listens`.
+        let asked = unsafe {
+            let value = (&raw mut listens).cast();
+            libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ACCEPTCONN, value, &mut len)
+        };
+        Ok((asked == 0 && listens != 0).then_some(fd))
+    }
+}
+
+fn send_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
+    let (fd, null) = (pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+    // SAFETY: a plain system call on a descriptor that we own.
+    match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, null, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -541,6 +619,27 @@ pub fn become_subreaper() -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Begins a session of its own, so that signals of the terminal do not reach this process any more. Nothing for one that
+/// leads a session or a group already.
+pub fn leave_session() {
+    // SAFETY: a plain system call.
+    unsafe { libc::setsid() };
+}
+
+/// What this process prints, by standard output and error, goes to this file from now on.
+///
+/// # Errors
+/// As `dup2` says; then it may be one of the two.
+pub fn print_to(file: &std::fs::File) -> io::Result<()> {
+    for own in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        // SAFETY: both descriptors are open, and nobody owns these two.
+        if unsafe { libc::dup2(file.as_raw_fd(), own) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 fn session_of(pid: Pid) -> Pid {
@@ -626,6 +725,22 @@ pub fn group_id(group: &str) -> io::Result<Option<u32>> {
 pub fn own_identity() -> (u32, u32) {
     // SAFETY: plain system calls that cannot fail.
     unsafe { (libc::geteuid(), libc::getegid()) }
+}
+
+/// Makes a pipe that has a name, for this user only.
+pub fn make_fifo(path: &Path) -> io::Result<()> {
+    let path = c_string(path.as_os_str())?;
+    // SAFETY: `path` ends with NUL and outlives the call.
+    match unsafe { libc::mkfifo(path.as_ptr(), 0o600) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Opens the reading end of a pipe that has a name; waits for no writer.
+pub fn open_fifo(path: &Path) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map(OwnedFd::from)
 }
 
 /// Makes a pipe hold as many bytes as that, if the kernel lets us.

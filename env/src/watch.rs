@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -75,6 +75,19 @@ impl Watcher {
         }
         dirs.insert(wd, dir.to_owned());
         Ok(())
+    }
+
+    /// Watches a directory and everything that was watched below it no more.
+    pub fn remove(&self, dir: &Path) {
+        let mut dirs = self.dirs.lock().expect("no panic while held");
+        dirs.retain(|wd, watched| {
+            let goes = watched.starts_with(dir);
+            if goes {
+                // SAFETY: a plain system call; a watch that the kernel ended already is an error that nobody needs.
+                unsafe { libc::inotify_rm_watch(self.fd.as_raw_fd(), *wd) };
+            }
+            !goes
+        });
     }
 
     /// Waits until something happened or the time is over; `false` after the time.
@@ -151,9 +164,38 @@ impl Watcher {
     }
 }
 
+impl AsFd for Watcher {
+    /// Readable when something happened.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Watcher {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_watched_no_more_tells_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("below");
+        std::fs::create_dir(&below).unwrap();
+        let w = Watcher::new().unwrap();
+        w.add(dir.path()).unwrap();
+        w.add(&below).unwrap();
+        w.remove(&below);
+        std::fs::write(below.join("a"), b"x").unwrap();
+        std::fs::write(dir.path().join("b"), b"").unwrap();
+        let mut seen = vec![];
+        w.drain(|e| seen.push(e)).unwrap();
+        assert_eq!(seen, [Event::Appeared(dir.path().join("b"))]);
+    }
 
     #[test]
     fn names_appear_change_and_vanish() {

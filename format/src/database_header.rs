@@ -140,6 +140,11 @@ impl DatabaseHeader {
         })
     }
 
+    /// Bytes of each page that are SQLite's.
+    pub fn usable(&self) -> usize {
+        self.page_size.bytes() - usize::from(self.reserved)
+    }
+
     /// Whether the database is in WAL mode.
     pub fn is_wal(&self) -> bool {
         self.read_version == 2

@@ -1,5 +1,7 @@
 //! What can be wrong with bytes that should be SQLite's.
 
+use litekeep_ltx::Pgno;
+
 /// The result of reading SQLite's bytes.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -66,6 +68,17 @@ pub enum Error {
     /// The checksum of the WAL header does not match: torn by a crash. SQLite takes such a WAL for an empty one.
     #[error("the WAL header's checksum does not match; SQLite treats such a WAL as empty")]
     WalHeaderChecksum,
+    /// A page is not what its place in a tree says.
+    #[error("page {pgno} is damaged: {what}; check the database with `PRAGMA integrity_check`")]
+    Page {
+        /// Which one.
+        pgno: Pgno,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The bytes of a row are no record.
+    #[error("a row is damaged: its record ends too early; check the database with `PRAGMA integrity_check`")]
+    Record,
 }
 
 impl Error {
@@ -80,7 +93,9 @@ impl Error {
             Error::PageSize(_)
             | Error::ReservedBytes { .. }
             | Error::PayloadFractions(_)
-            | Error::WalHeaderChecksum => Kind::Corrupt,
+            | Error::WalHeaderChecksum
+            | Error::Page { .. }
+            | Error::Record => Kind::Corrupt,
         }
     }
 }

@@ -113,6 +113,24 @@ impl CheckpointInfo {
     }
 }
 
+/// Bytes of a block of the wal-index, at whose beginning stand the pages of so many frames.
+const BLOCK_LEN: u64 = 32 << 10;
+const BLOCK_FRAMES: u32 = 4096;
+/// The same of the first block, which begins with the header.
+const FIRST_BLOCK_FRAMES: u32 = BLOCK_FRAMES - WalIndexHeader::LEN as u32 / 4;
+
+/// Where `-shm` names the page of a frame, 4 bytes in the machine's order, and of how many frames from there on side by side.
+/// Frames count from 1. SQLite finds pages by these numbers alone, and not by those in the frames.
+pub fn named_pages(frame: u32) -> (u64, u32) {
+    if frame <= FIRST_BLOCK_FRAMES {
+        let at = WalIndexHeader::LEN as u64 + 4 * u64::from(frame.saturating_sub(1));
+        return (at, FIRST_BLOCK_FRAMES - frame.saturating_sub(1));
+    }
+    let after_first = frame - FIRST_BLOCK_FRAMES - 1;
+    let (block, nth) = (1 + after_first / BLOCK_FRAMES, after_first % BLOCK_FRAMES);
+    (u64::from(block) * BLOCK_LEN + 4 * u64::from(nth), BLOCK_FRAMES - nth)
+}
+
 fn native32(bytes: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

@@ -1,18 +1,32 @@
 //! The subcommands, one file each.
 
+mod ask;
+mod bench;
+mod changes;
 mod databases;
 mod demo;
-mod history;
+mod diff;
+mod doctor;
+pub(crate) mod history;
+mod import;
 mod init;
 mod migrate;
 mod replicate;
 mod restore;
+mod row_history;
 mod run;
-mod status;
+mod service;
+pub(crate) mod status;
+mod top;
+mod tune;
+mod undo;
+mod up;
 mod verify;
 mod version;
 
 use anyhow::Result;
+
+pub(crate) use doctor::Driver;
 
 use crate::args::{Args, Command};
 use crate::report::{Outcome, log};
@@ -24,18 +38,36 @@ use crate::report::{Outcome, log};
 pub(crate) async fn run(args: Args) -> Result<Outcome> {
     let format = args.format();
     // Those that replicate log as their configuration says.
-    if !matches!(args.command, Command::Replicate(_) | Command::Run(_)) {
+    if !args.command.goes_on() {
         log::start_quiet(format);
     }
     match args.command {
         Command::Init(args) => init::run(&args, format),
+        Command::Import(args) => import::run(&args, format),
         Command::Databases(args) => databases::run(&args, format),
         Command::Migrate(args) => migrate::run(&args, format).await,
+        Command::History(args) if args.rows || args.table.is_some() => row_history::run(&args, format).await,
         Command::History(args) => history::run(&args, format).await,
+        Command::Diff(args) => diff::run(&args, format).await,
+        Command::Undo(args) => undo::run(&args, format).await,
+        Command::Changes(args) => changes::run(&args, format).await,
+        Command::Doctor(args) => doctor::run(&args, format).await,
+        Command::Tune(args) => tune::run(&args, format),
+        Command::Bench(args) => bench::run(&args, format).await,
         Command::Status(args) => status::run(&args, format).await,
+        Command::Top(args) => top::run(&args, format).await,
         Command::Restore(args) => restore::run(&args, format).await,
         Command::Replicate(args) => replicate::run(&args, format).await,
         Command::Run(args) => run::run(&args, format).await,
+        Command::Up(args) => up::run(&args, format).await,
+        Command::Logs(args) => ask::logs(&args, format).await,
+        Command::Events(args) => ask::events(&args, format).await,
+        Command::Start(args) => ask::start(&args, format).await,
+        Command::Stop(args) => ask::stop(&args, format).await,
+        Command::Restart(args) => ask::restart(&args, format).await,
+        Command::Reload(args) => ask::reload(&args, format).await,
+        Command::Service(args) => service::run(&args, format),
+        Command::Down(args) => ask::down(&args, format).await,
         Command::Verify(args) => verify::run(&args, format).await,
         Command::Demo(args) => demo::run(&args, format).await,
         Command::DemoWriter(args) => demo::write(&args),

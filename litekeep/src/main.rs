@@ -7,6 +7,9 @@ mod allocator;
 mod args;
 mod child;
 mod commands;
+mod control;
+mod dashboard;
+mod feeds;
 mod metrics;
 mod point_in_time;
 mod proof;
@@ -14,22 +17,26 @@ mod replication;
 mod report;
 mod restore_points;
 mod scratch;
+mod served;
 mod settings;
+mod stack;
 mod verification;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use args::Command;
 use report::Outcome;
 
 /// Threads of the runtime: what they do is to wait for stores and to hand blocking work to other threads.
 const WORKERS: usize = 2;
 /// The same beside an application: a second one would be woken, to look for work, by each commit.
 const WORKERS_BESIDE: usize = 1;
-/// Threads for blocking work. Each keeps its buffers while it lives, so there are few, and idle ones end soon.
-const BLOCKING: usize = 16;
+/// Threads for blocking work: more than folders that hang can hold at a time. Few are at work otherwise, and idle ones end
+/// soon.
+const BLOCKING: usize = 1024;
 const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// How long the end waits for threads: one in a folder that hangs would keep it for ever.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     allocator::stay_small();
@@ -40,7 +47,7 @@ fn main() -> ExitCode {
         Err(args::Rejected::Clap(error)) => return report::usage(&error, format),
         Err(args::Rejected::Flag(error)) => return report::error(&error.into(), format),
     };
-    let is_beside = matches!(args.command, Command::Replicate(_) | Command::Run(_));
+    let is_beside = args.command.goes_on();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(if is_beside { WORKERS_BESIDE } else { WORKERS })
@@ -51,10 +58,12 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report::error(&anyhow::Error::new(error).context("start its threads"), format),
     };
-    match runtime.block_on(commands::run(args)) {
+    let code = match runtime.block_on(commands::run(args)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),
         Ok(Outcome::Child(code)) => ExitCode::from(code),
         Err(error) => report::error(&error, format),
-    }
+    };
+    runtime.shutdown_timeout(END_PATIENCE);
+    code
 }

@@ -1,9 +1,8 @@
 //! Prometheus metrics over HTTP, at `/metrics`.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Weak;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
@@ -12,40 +11,38 @@ use litekeep_env::{Clock, SystemClock};
 use litekeep_replicate::replicator::Status;
 use litekeep_store::Counts;
 
+use crate::dashboard::Board;
+use crate::feeds::FeedStatus;
 use crate::replication::Replication;
-use crate::report::{Failure, Kind, text};
+use crate::stack::{ProcessStatus, Stack, StackStatus};
 use crate::verification::Verified;
 
-/// Listens from now on.
-///
-/// # Errors
-/// When the address is taken or not ours.
-pub(crate) async fn serve(addr: SocketAddr, replication: Weak<Replication>) -> Result<(), Failure> {
-    let listener = tokio::net::TcpListener::bind(addr).await.map_err(|error| {
-        Failure::new(Kind::Invalid, format!("listen on {addr} for metrics: {}", text::io_error(&error)))
-            .hint("choose another `addr` below [metrics]")
-    })?;
+/// What is at `/metrics`.
+pub(crate) fn routes(
+    replication: Weak<Replication>,
+    stack: Option<Weak<Stack>>,
+    board: Arc<Board>,
+) -> Router {
     let page = move || {
         // At the end there is a moment without replication, in which the page is empty.
-        let text = replication.upgrade().map_or(String::new(), |replication| {
+        let mut text = replication.upgrade().map_or(String::new(), |replication| {
             let verified = |path: &Path| replication.verifications().of(path);
-            render(&replication.statuses(), &replication.stores().counts(), &verified, SystemClock.unix_ms())
+            let (statuses, now_ms) = (replication.statuses(), SystemClock.unix_ms());
+            let feeds = board.feeds(&statuses, now_ms);
+            render(&statuses, &replication.stores().counts(), &verified, now_ms) + &render_feeds(&feeds)
         });
+        if let Some(stack) = stack.as_ref().and_then(Weak::upgrade) {
+            text.push_str(&render_stack(&stack.status()));
+        }
         async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
     };
-    let router = Router::new().route("/metrics", get(page));
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!("metrics are no longer served: {error}");
-        }
-    });
-    Ok(())
+    Router::new().route("/metrics", get(page))
 }
 
 /// One metric: name, type, help, and the value of each database.
 type Metric = (&'static str, &'static str, &'static str, fn(&Status, i64) -> Option<f64>);
 
-const METRICS: [Metric; 9] = [
+const METRICS: [Metric; 10] = [
     ("up", "gauge", "1 while replication goes well, 0 when somebody has to look.", |status, _| {
         Some(f64::from(u8::from(!status.phase.is_red())))
     }),
@@ -60,6 +57,9 @@ const METRICS: [Metric; 9] = [
     ("lag_transactions", "gauge", "Captured transactions that no destination has confirmed.", |status, _| {
         let captured = status.captured?.get();
         Some(captured.saturating_sub(status.durable.map_or(0, |txid| txid.get())) as f64)
+    }),
+    ("lag_bytes", "gauge", "Captured bytes that no destination has confirmed.", |status, _| {
+        Some(status.behind_bytes as f64)
     }),
     ("durable_txid", "gauge", "The last transaction that a destination has confirmed.", |status, _| {
         Some(status.durable?.get() as f64)
@@ -141,6 +141,74 @@ fn render(
     out
 }
 
+/// What a feed has for a metric.
+type OfFeed = (&'static str, &'static str, &'static str, fn(&FeedStatus) -> Option<f64>);
+
+const OF_FEEDS: [OfFeed; 4] = [
+    ("feed_up", "gauge", "1 while the feed delivers, 0 when somebody has to look.", |feed| {
+        Some(f64::from(u8::from(feed.error.is_none())))
+    }),
+    ("feed_lag_transactions", "gauge", "Transactions of the backup that are not delivered.", |feed| {
+        Some(feed.lag_transactions? as f64)
+    }),
+    ("feed_lag_seconds", "gauge", "How old the oldest of them can be.", |feed| feed.lag_seconds_at_most),
+    ("feed_delivered_timestamp_seconds", "gauge", "When the last event was confirmed.", |feed| {
+        let at: jiff::Timestamp = feed.delivered_at.as_ref()?.parse().ok()?;
+        Some(at.as_millisecond() as f64 / 1000.0)
+    }),
+];
+
+fn render_feeds(feeds: &[(PathBuf, FeedStatus)]) -> String {
+    let mut out = String::new();
+    for (name, kind, help, value) in OF_FEEDS.iter().filter(|_| !feeds.is_empty()) {
+        head(&mut out, name, kind, help);
+        for (path, feed) in feeds {
+            if let Some(value) = value(feed) {
+                let (database, feed) = (escaped(&path.to_string_lossy()), escaped(&feed.name));
+                let _ = writeln!(out, "litekeep_{name}{{database=\"{database}\",feed=\"{feed}\"}} {value}");
+            }
+        }
+    }
+    out
+}
+
+/// What a process has for a metric.
+type OfProcess = (&'static str, &'static str, &'static str, fn(&ProcessStatus) -> Option<f64>);
+
+const OF_PROCESSES: [OfProcess; 3] = [
+    (
+        "process_up",
+        "gauge",
+        "1 while the process is as it should be, 0 when somebody has to look.",
+        |process| Some(f64::from(u8::from(!process.is_red()))),
+    ),
+    ("process_restarts_total", "counter", "Restarts after ends that nobody asked for.", |process| {
+        Some(process.restarts as f64)
+    }),
+    ("process_probe_seconds", "gauge", "How long the last probe took.", |process| {
+        let probe = process.health.as_ref().or(process.liveness.as_ref())?;
+        Some(probe.took_ms / 1000.0)
+    }),
+];
+
+fn render_stack(stack: &StackStatus) -> String {
+    let mut out = String::new();
+    for (name, kind, help, value) in OF_PROCESSES {
+        head(&mut out, name, kind, help);
+        for process in &stack.processes {
+            if let Some(value) = value(process) {
+                let _ = writeln!(out, "litekeep_{name}{{process=\"{}\"}} {value}", escaped(&process.name));
+            }
+        }
+    }
+    head(&mut out, "job_up", "gauge", "1 while the job's last run ended well or there was none, else 0.");
+    for job in &stack.jobs {
+        let is_good = u8::from(!job.is_red());
+        let _ = writeln!(out, "litekeep_job_up{{job=\"{}\"}} {is_good}", escaped(&job.name));
+    }
+    out
+}
+
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP litekeep_{name} {help}\n# TYPE litekeep_{name} {kind}");
 }
@@ -153,6 +221,31 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn feeds_are_told_by_their_names() {
+        let feed = FeedStatus {
+            name: "orders".into(),
+            to: "nats://h:4222/s".into(),
+            txid: Some("0000000000000001".into()),
+            lag_transactions: Some(2),
+            lag_seconds_at_most: Some(1.5),
+            delivered_at: Some("1970-01-01T00:00:02.500Z".into()),
+            error: Some("no".into()),
+            hint: None,
+            error_since: None,
+        };
+        let text = render_feeds(&[("/a.db".into(), feed)]);
+        for (name, value) in [
+            ("up", "0"),
+            ("lag_transactions", "2"),
+            ("lag_seconds", "1.5"),
+            ("delivered_timestamp_seconds", "2.5"),
+        ] {
+            let line = format!("litekeep_feed_{name}{{database=\"/a.db\",feed=\"orders\"}} {value}");
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
 
     #[test]
     fn the_text_format() {

@@ -25,15 +25,49 @@ pub(crate) struct Proof {
     pub(crate) reason: Option<String>,
 }
 
+impl Proof {
+    /// When the log was proven; `None` when it failed.
+    pub(crate) fn proven_ms(&self) -> Option<i64> {
+        let at: jiff::Timestamp = self.at.parse().ok()?;
+        self.proven.then_some(at.as_millisecond())
+    }
+}
+
 /// The newest proof of a log, if there is any.
 ///
 /// # Errors
 /// The store's, and a record that is no proof.
 pub(crate) async fn newest(store: &Store) -> Result<Option<Proof>> {
     let Some(newest) = store.list_records(FOLDER).await?.pop() else { return Ok(None) };
-    let Some(bytes) = store.get_record(&newest.name).await? else { return Ok(None) };
+    read(store, &newest.name).await
+}
+
+/// The newest proofs of a log with the names of their records, the newest last. Those that are known are not read again.
+///
+/// # Errors
+/// As [`newest`].
+pub(crate) async fn recent(
+    store: &Store,
+    count: usize,
+    known: &[(String, Proof)],
+) -> Result<Vec<(String, Proof)>> {
+    let records = store.list_records(FOLDER).await?;
+    let mut proofs = Vec::new();
+    for record in records.into_iter().rev().take(count) {
+        let proof = match known.iter().find(|(name, _)| *name == record.name) {
+            Some((_, proof)) => Some(proof.clone()),
+            None => read(store, &record.name).await?,
+        };
+        proofs.extend(proof.map(|proof| (record.name, proof)));
+    }
+    proofs.reverse();
+    Ok(proofs)
+}
+
+async fn read(store: &Store, name: &str) -> Result<Option<Proof>> {
+    let Some(bytes) = store.get_record(name).await? else { return Ok(None) };
     let proof = serde_json::from_slice(&bytes)
-        .with_context(|| format!("read the proof `{}` of `{}`", newest.name, store.place()))?;
+        .with_context(|| format!("read the proof `{name}` of `{}`", store.place()))?;
     Ok(Some(proof))
 }
 

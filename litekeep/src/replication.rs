@@ -5,16 +5,21 @@
 //! safe.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use futures::future::{join_all, try_join_all};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use litekeep_config::{DatabaseConfig, Source};
 use litekeep_env::{Clock, SystemClock};
+use litekeep_ltx::Txid;
 use litekeep_replicate::replicator::{Choose, Phase, Replicator, Settings, Status};
 use litekeep_replicate::restore::{self, Goal};
 use litekeep_store::Store;
 use litekeep_store::plan::Policy;
+use tokio::sync::Semaphore;
 
 use crate::report::{Failure, Kind, text};
 use crate::settings::{Database, Stores, database};
@@ -26,6 +31,10 @@ const PAUSE: Duration = Duration::from_millis(5);
 const NEWCOMER_WATCH: Duration = Duration::from_secs(3);
 /// A log is never watched longer than this.
 const LONGEST_WATCH: Duration = Duration::from_secs(30);
+/// Databases that are looked at before they are used, at the same time: a folder that hangs keeps each for a minute.
+const PREPARING: usize = 32;
+/// Of these, such as are restored at the same time: each needs memory of its own.
+const RESTORING: usize = 2;
 /// "For ever", for a plan that calculates with it.
 const FOR_EVER: Duration = Duration::from_secs(1000 * 365 * 86_400);
 
@@ -63,35 +72,47 @@ impl Replication {
             verifications: Verifications::default(),
             shutdown_timeout: timeouts.max().unwrap_or(Duration::from_secs(30)),
         };
-        for database in databases {
-            replication.add(database).await?;
+        let restoring = Semaphore::new(RESTORING);
+        {
+            // In the order of the configuration.
+            let prepared = databases.iter().map(|database| replication.prepare(database, &restoring));
+            let mut prepared = pin!(stream::iter(prepared).buffered(PREPARING));
+            while let Some(settings) = prepared.try_next().await? {
+                let name = settings.path.display().to_string();
+                replication.replicator.add(settings).with_context(|| format!("replicate `{name}`"))?;
+            }
         }
         Ok(replication)
     }
 
-    async fn add(&self, database: &Database) -> Result<()> {
+    /// Makes a database fit to be used, or says why it is not.
+    async fn prepare(&self, database: &Database, restoring: &Semaphore) -> Result<Settings> {
         let name = database.path.display();
         let opened: Result<Vec<Store>> = database.destinations.iter().map(|d| self.stores.open(d)).collect();
         let stores = opened?;
         if database.config.restore_if_missing || self.choices.restore_missing {
-            restore_missing(database, &stores)
+            restore_missing(database, &stores, restoring)
                 .await
                 .with_context(|| format!("restore `{name}` before it is used"))?;
         }
         if self.choices.roll_forward && !self.choices.new_timeline {
-            roll_forward(database, &stores)
+            roll_forward(database, &stores, restoring)
                 .await
                 .with_context(|| format!("look at `{name}` before it is used"))?;
         }
         if !self.choices.new_timeline {
             refuse_empty(database, &stores).await?;
         }
-        let settings = settings(database, stores, self.choices.new_timeline);
-        self.replicator.add(settings).with_context(|| format!("replicate `{name}`"))
+        Ok(settings(database, stores, self.choices.new_timeline))
     }
 
     pub(crate) fn statuses(&self) -> Vec<Status> {
         self.replicator.statuses()
+    }
+
+    /// The last transaction of a database that a destination has confirmed. `path` is spelled as the replicator does.
+    pub(crate) fn durable(&self, path: &Path) -> Option<Txid> {
+        self.replicator.status_of(path)?.durable
     }
 
     /// What verifications on schedule have found.
@@ -207,15 +228,14 @@ fn is_unseen(status: &Status) -> bool {
 
 fn settings(database: &Database, stores: Vec<Store>, new_timeline: bool) -> Settings {
     let config = &database.config;
-    // One capture serves all destinations; the slowest one says how often, as its requests cost.
-    let intervals = database.destinations.iter().map(|destination| config.upload_interval_for(destination));
-    let upload_interval = intervals.max().unwrap_or_default();
+    let upload_interval = database.upload_interval();
     Settings {
         path: database.path.clone(),
         meta_dir: database.meta_dir.clone(),
         stores,
         upload_interval,
         policy: Policy {
+            any_transaction: config.any_transaction,
             any_second: config.any_second,
             keep: config.keep.unwrap_or(FOR_EVER),
             snapshot_every: config.snapshot_every,
@@ -228,12 +248,13 @@ fn settings(database: &Database, stores: Vec<Store>, new_timeline: bool) -> Sett
 }
 
 /// Restores a file that does not exist, from the backup that is furthest. Empty backups are those of a new database.
-async fn restore_missing(database: &Database, stores: &[Store]) -> Result<()> {
+async fn restore_missing(database: &Database, stores: &[Store], restoring: &Semaphore) -> Result<()> {
     if database.path.symlink_metadata().is_ok() {
         return Ok(());
     }
     // A store that does not answer may be the one with the newest state.
     let Some(store) = furthest(stores).await? else { return Ok(()) };
+    let _turn = restoring.acquire().await;
     let options = restore::Options { if_not_exists: true, ..restore::Options::default() };
     if let Some(restored) = restore::to_path(store, Goal::Latest, &database.path, &options, &()).await? {
         tracing::info!(
@@ -246,9 +267,9 @@ async fn restore_missing(database: &Database, stores: &[Store]) -> Result<()> {
 
 /// The backup that has most.
 async fn furthest(stores: &[Store]) -> Result<Option<&Store>> {
+    let lasts = try_join_all(stores.iter().map(async |store| anyhow::Ok(store.list().await?.last()))).await?;
     let mut furthest = None;
-    for store in stores {
-        let last = store.list().await?.last();
+    for (store, last) in stores.iter().zip(lasts) {
         if last > furthest.map(|(txid, _)| txid) {
             furthest = last.map(|txid| (txid, store));
         }
@@ -257,7 +278,7 @@ async fn furthest(stores: &[Store]) -> Result<Option<&Store>> {
 }
 
 /// A database that has lost what its backup has goes on from the backup.
-async fn roll_forward(database: &Database, stores: &[Store]) -> Result<()> {
+async fn roll_forward(database: &Database, stores: &[Store], restoring: &Semaphore) -> Result<()> {
     if !database.path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
         return Ok(());
     }
@@ -277,6 +298,7 @@ async fn roll_forward(database: &Database, stores: &[Store]) -> Result<()> {
             return Ok(());
         }
     };
+    let _turn = restoring.acquire().await;
     let restored = restore::roll_forward(store, path, &outrun, &restore::Options::default(), &()).await?;
     tracing::warn!(
         path = %path.display(), txid = %restored.txid, time = text::rfc3339(restored.time_ms),
@@ -291,9 +313,10 @@ async fn refuse_empty(database: &Database, stores: &[Store]) -> Result<()> {
     if !database.path.metadata().is_ok_and(|metadata| metadata.len() == 0) {
         return Ok(());
     }
-    for store in stores {
-        // What cannot be asked now is asked by the replicator, which refuses then.
-        if let Some(last) = store.list().await.ok().and_then(|log| log.last()) {
+    // What cannot be asked now is asked by the replicator, which refuses then.
+    let lasts = join_all(stores.iter().map(async |store| store.list().await.ok()?.last())).await;
+    for (store, last) in stores.iter().zip(lasts) {
+        if let Some(last) = last {
             let name = database.path.display();
             let failure = Failure::invalid(format!(
                 "`{name}` is empty, but its backup {} goes up to transaction {last}",

@@ -14,10 +14,10 @@ pub(crate) mod progress;
 pub(crate) mod text;
 
 use std::fmt;
-use std::io::{IsTerminal, Write};
+use std::io::{BufRead as _, IsTerminal, Write};
 use std::process::ExitCode;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How results and errors are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(crate) enum Outcome {
 const ERROR: u8 = 2;
 
 /// What the user, or a program that runs litekeep, must do about an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
     /// Try again later.
@@ -97,12 +97,20 @@ impl Failure {
             _ => Kind::Unavailable,
         };
         let failure = Failure::new(kind, format!("{doing}: {}", text::io_error(error)));
-        Failure { hint: permission_hint(error), ..failure }
+        Failure { hint: system_hint(error), ..failure }
     }
 
     /// What to type next.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Failure {
         self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl Failure {
+    /// What to type next where nothing better is known.
+    pub(crate) fn or_hint(mut self, hint: &str) -> Failure {
+        self.hint.get_or_insert_with(|| hint.to_owned());
         self
     }
 }
@@ -115,8 +123,20 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// An error that another litekeep reported.
+#[derive(Debug)]
+pub(crate) struct Relayed(pub(crate) Report);
+
+impl fmt::Display for Relayed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Relayed {}
+
 /// An error as it is printed.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) kind: Kind,
     pub(crate) message: String,
@@ -126,6 +146,9 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn of(error: &anyhow::Error) -> Report {
+        if let Some(Relayed(report)) = error.chain().find_map(|cause| cause.downcast_ref()) {
+            return report.clone();
+        }
         let mut said: Vec<String> = Vec::new();
         for cause in error.chain() {
             let cause = cause.to_string();
@@ -172,7 +195,7 @@ fn known(error: &(dyn std::error::Error + 'static)) -> Option<(Kind, Option<Stri
         let hint = match error {
             Error::Store(error) => store_hint(error),
             Error::Instead { .. } => Some("`litekeep history` lists what can be restored".to_owned()),
-            Error::File { source, .. } => permission_hint(source),
+            Error::File { source, .. } => system_hint(source),
             Error::Sqlite(error) => sql_hint(error),
             error => error.hint().map(str::to_owned),
         };
@@ -186,6 +209,15 @@ fn known(error: &(dyn std::error::Error + 'static)) -> Option<(Kind, Option<Stri
             S::Invalid => Kind::Invalid,
         };
         return Some((kind, error.hint()));
+    }
+    if let Some(error) = error.downcast_ref::<litekeep_supervise::Error>() {
+        use litekeep_supervise::Kind as S;
+        let kind = match error.kind() {
+            S::Unavailable => Kind::Unavailable,
+            S::Invalid => Kind::Invalid,
+            S::Internal => Kind::Internal,
+        };
+        return Some((kind, None));
     }
     if let Some(error) = error.downcast_ref::<litekeep_store::Error>() {
         return Some((K::from(error.kind()).into(), store_hint(error)));
@@ -214,18 +246,28 @@ fn store_hint(error: &litekeep_store::Error) -> Option<String> {
 }
 
 fn sql_hint(error: &litekeep_sql::Error) -> Option<String> {
-    error.is_busy().then(|| "try again when the application has ended its transaction".to_owned())
+    if error.is_busy() {
+        return Some("try again when the application has ended its transaction".to_owned());
+    }
+    let uid = litekeep_env::user_id().filter(|_| error.may_not_write())?;
+    Some(format!(
+        "in WAL mode SQLite writes beside a database also to read it: litekeep runs as user {uid}; run it as the user of the application, or change the permissions of file and folder"
+    ))
 }
 
-/// Who litekeep is, where that is what prevents something.
-fn permission_hint(error: &std::io::Error) -> Option<String> {
-    if error.kind() != std::io::ErrorKind::PermissionDenied {
-        return None;
+/// What helps against what the system said.
+fn system_hint(error: &std::io::Error) -> Option<String> {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
+    match error.kind() {
+        PermissionDenied => litekeep_env::user_id().map(|uid| {
+            format!(
+                "litekeep runs as user {uid}, who may not: run it as the user of the application, or change the permissions"
+            )
+        }),
+        ReadOnlyFilesystem => Some("mount that file system for writing, or name a place on another".to_owned()),
+        StorageFull => Some("make room there, or name a place on another file system".to_owned()),
+        _ => None,
     }
-    let uid = litekeep_env::user_id()?;
-    Some(format!(
-        "litekeep runs as user {uid}, who may not: run it as the user of the application, or change the permissions"
-    ))
 }
 
 /// Prints an error and gives its exit code.
@@ -281,6 +323,17 @@ pub(crate) fn result<T: Serialize>(format: Format, value: &T, text: impl FnOnce(
     }
 }
 
+/// Prints a line of a longer result: `value` as JSON in one line, or the text.
+pub(crate) fn line_out<T: Serialize>(format: Format, value: &T, text: impl FnOnce() -> String) {
+    match format {
+        Format::Text => stdout(&text()),
+        Format::Json => {
+            let json = serde_json::to_string(value).expect("results have string keys only");
+            stdout(&format!("{json}\n"));
+        }
+    }
+}
+
 /// Writes to stdout. Whoever reads has the right to stop reading (`| head`), so a failure there is not ours to report.
 fn stdout(text: &str) {
     let mut out = std::io::stdout().lock();
@@ -290,6 +343,17 @@ fn stdout(text: &str) {
 /// The same to stderr, where `eprint!` would panic.
 fn stderr(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Asks whoever sits at the terminal whether to go on; no where nobody can be asked.
+pub(crate) fn is_agreed(format: Format) -> bool {
+    if format == Format::Json || !std::io::stdin().is_terminal() {
+        return false;
+    }
+    line(&"go on? [y/N]");
+    let mut answer = String::new();
+    let _ = std::io::stdin().lock().read_line(&mut answer);
+    ["y", "yes"].contains(&answer.trim().to_lowercase().as_str())
 }
 
 /// A line on stderr.

@@ -1,7 +1,7 @@
 //! What a listing of the log says can be restored.
 //!
-//! A *point* is the last transaction of a file that a chain of files leads to. A *gap* is a range of transactions that
-//! no file holds: what lies after it can be restored only from the next base on.
+//! A *point* is the last transaction of a file that a chain of files leads to. A *gap* is a range of transactions that is
+//! missing before files which nothing leads to: what lies after it can be restored only from the next base on.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub(crate) struct Points {
     any_second_since_ms: Option<i64>,
 }
 
-/// Transactions that are in no file.
+/// Transactions that are in no file but a later base, before files that need them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gap {
     pub(crate) first: Txid,
@@ -54,6 +54,16 @@ impl Points {
         self.times.contains_key(&txid)
     }
 
+    /// All of them with their times, the earliest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Txid, i64)> {
+        self.times.iter().map(|(txid, time)| (*txid, *time))
+    }
+
+    /// The time of a point.
+    pub(crate) fn time_of(&self, txid: Txid) -> Option<i64> {
+        self.times.get(&txid).copied()
+    }
+
     /// The earliest point and its time.
     pub(crate) fn first(&self) -> Option<(Txid, i64)> {
         self.times.first_key_value().map(|(txid, time)| (*txid, *time))
@@ -62,6 +72,13 @@ impl Points {
     /// The latest point and its time.
     pub(crate) fn last(&self) -> Option<(Txid, i64)> {
         self.times.last_key_value().map(|(txid, time)| (*txid, *time))
+    }
+
+    /// When the first and the last point after a transaction were, milliseconds since the epoch.
+    pub(crate) fn times_after(&self, txid: Option<Txid>) -> Option<(i64, i64)> {
+        let after = self.times.iter().filter(|(own, _)| txid.is_none_or(|txid| **own > txid));
+        let times = after.map(|(_, time)| *time);
+        times.clone().min().zip(times.max())
     }
 
     /// The last point at or before an instant.
@@ -80,20 +97,25 @@ impl Points {
 }
 
 fn gaps(files: &[&FileRef], points: &BTreeMap<Txid, i64>) -> Vec<Gap> {
-    let mut by_min = files.to_vec();
+    let mut by_min: Vec<_> = files.iter().filter(|file| !file.is_base()).collect();
     by_min.sort_by_key(|file| file.min());
     let mut gaps = Vec::new();
     let mut next = Txid::FIRST;
     for file in by_min {
+        let before = points.range(..file.min()).next_back().map(|(txid, _)| txid.next());
+        next = next.max(before.unwrap_or(Txid::FIRST));
         if file.min() > next
+            && !points.contains_key(&file.max())
             && let Some(last) = file.min().prev()
         {
-            gaps.push(Gap {
+            let gap = Gap {
                 first: next,
                 last,
                 before: points.range(..next).next_back().map(|(txid, _)| *txid),
                 after: points.range(last..).next().map(|(txid, _)| *txid),
-            });
+            };
+            // With nothing before it, and a base after it, it is only what is left of a deletion.
+            gaps.extend((gap.before.is_some() || gap.after.is_none()).then_some(gap));
         }
         next = next.max(file.max().next());
     }
@@ -152,6 +174,14 @@ mod tests {
         assert!(!points.contains(txid(6)));
     }
 
+    /// A later base ends a gap, and does not hide it; where nothing needs what is not there, there is none.
+    #[test]
+    fn a_base_brings_nothing_back_that_lies_before_it() {
+        let points = points(&[(0, 1, 1), (0, 2, 2), (0, 4, 4), (0, 6, 6), (9, 1, 7), (0, 8, 8), (9, 1, 20)]);
+        let gap = |n, after| Gap { first: txid(n), last: txid(n), before: Some(txid(2)), after };
+        assert_eq!(points.gaps(), [gap(3, Some(txid(7))), gap(5, Some(txid(7)))]);
+    }
+
     #[test]
     fn merging_is_no_gap_but_ends_the_seconds() {
         let points = points(&[(9, 1, 1), (2, 2, 40), (1, 41, 43), (0, 44, 44), (0, 45, 45)]);
@@ -180,8 +210,12 @@ mod tests {
                 prop_assert_eq!(points.contains(txid(n)), planned, "{}", n);
             }
             for gap in points.gaps() {
-                prop_assert!(log.files().all(|file| file.max() < gap.first || file.min() > gap.last));
+                let holds = |file: &FileRef| file.max() >= gap.first && file.min() <= gap.last;
+                prop_assert!(!log.files().any(|file| !file.is_base() && holds(file)));
+                prop_assert!(points.iter().all(|(txid, _)| txid < gap.first || txid > gap.last));
             }
+            let is_lost = |file: &FileRef| !points.contains(file.max());
+            prop_assert!(points.gaps().is_empty() || log.files().any(is_lost));
         }
     }
 }

@@ -165,12 +165,7 @@ impl Schedule {
         let binary = std::env::current_exe().context("find litekeep's own binary")?;
         let mut command = Command::new(binary);
         command.args(["verify", "--json"]);
-        if let Some(config) = &self.config.config {
-            command.arg("--config").arg(config);
-        }
-        if self.config.no_expand_env {
-            command.arg("--no-expand-env");
-        }
+        self.config.pass_on(&mut command);
         // After `--` a path may begin with a dash.
         command.arg("--").arg(path);
         command.stdin(Stdio::null()).kill_on_drop(true);
@@ -184,7 +179,8 @@ impl Schedule {
     }
 }
 
-fn covers(folder: &DatabaseConfig, path: &Path) -> bool {
+/// Whether a database is one of a folder's, both spelled as the replicator does.
+pub(crate) fn covers(folder: &DatabaseConfig, path: &Path) -> bool {
     use litekeep_config::Source;
     let Source::Folder { dir, pattern, recursive, watch } = &folder.source else { return false };
     let (pattern, recursive, watch) = (pattern.clone(), *recursive, *watch);
@@ -192,7 +188,7 @@ fn covers(folder: &DatabaseConfig, path: &Path) -> bool {
 }
 
 /// As the replicator spells it: the folder resolved, the file's own name as it is.
-fn canonical(path: &Path) -> PathBuf {
+pub(crate) fn canonical(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     match (path.parent().and_then(|parent| parent.canonicalize().ok()), path.file_name()) {
         (Some(parent), Some(name)) => parent.join(name),

@@ -16,20 +16,28 @@ use std::ops::Range;
 use crate::block::END_OF_BLOCKS;
 use crate::crc::Crc;
 use crate::header::{TRAILER_LEN, be64};
+use crate::uvarint::{put_uvarint, take_uvarint};
 use crate::{Error, Header, Pgno};
 
 /// The index's length and the trailer.
 const FIXED_TAIL_LEN: usize = 8 + TRAILER_LEN;
 
-/// Where each page of a file stands. Takes 12 bytes of memory a page.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where each page of a file stands. Takes 4 bytes of memory a page, and 8 more for each run of pages without a gap: a snapshot has
+/// but one or two.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PageIndex {
-    /// Ascending.
-    pgnos: Vec<u32>,
-    /// Where each block begins; one more than pages, the last being the end of the blocks.
-    offsets: Vec<u64>,
+    /// The first page of each run, ascending, and how many pages the runs before it have.
+    runs: Vec<(u32, u32)>,
+    /// Bytes of each block.
+    lens: Vec<u32>,
+    /// Where every [`STRIDE`]th block begins.
+    begins: Vec<u64>,
+    blocks_end: u64,
     file_len: u64,
 }
+
+/// How many lengths are added at most to find a block.
+const STRIDE: usize = 64;
 
 /// What the last bytes of a file give.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,26 +94,42 @@ impl PageIndex {
         if tail[index_at - END_OF_BLOCKS.len()..index_at] != END_OF_BLOCKS {
             return Err(Error::corrupt(blocks_end, "no end of pages before the index"));
         }
-        parse_entries(&tail[index_at..fixed_at], index_offset, blocks_end)
-            .map(|(pgnos, offsets)| IndexTail::Index(PageIndex { pgnos, offsets, file_len }))
+        let index = parse_entries(&tail[index_at..fixed_at], index_offset, blocks_end)?;
+        Ok(IndexTail::Index(PageIndex { file_len, ..index }))
     }
 
     /// The bytes of the page's block with its header, for [`crate::decode_page`].
     pub fn get(&self, pgno: Pgno) -> Option<Range<u64>> {
-        self.pgnos.binary_search(&pgno.get()).ok().map(|at| self.offsets[at]..self.offsets[at + 1])
+        let run = self.runs.partition_point(|(first, _)| *first <= pgno.get()).checked_sub(1)?;
+        let (first, before) = self.runs[run];
+        let nth = before as usize + (pgno.get() - first) as usize;
+        let end = self.runs.get(run + 1).map_or(self.lens.len(), |(_, before)| *before as usize);
+        if nth >= end {
+            return None;
+        }
+        let known = nth - nth % STRIDE;
+        let between: u64 = self.lens[known..nth].iter().map(|len| u64::from(*len)).sum();
+        let begin = self.begins[nth / STRIDE] + between;
+        Some(begin..begin + u64::from(self.lens[nth]))
     }
 
     /// All pages, ascending, with the bytes of their blocks.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (Pgno, Range<u64>)> + '_ {
-        self.pgnos
-            .iter()
-            .zip(self.offsets.windows(2))
-            .map(|(&pgno, ends)| (Pgno::new(pgno).expect("page number 0 ends the index"), ends[0]..ends[1]))
+        let (mut run, mut end) = (0, Header::LEN as u64);
+        self.lens.iter().enumerate().map(move |(nth, len)| {
+            if self.runs.get(run + 1).is_some_and(|(_, before)| *before as usize == nth) {
+                run += 1;
+            }
+            let (first, before) = self.runs[run];
+            let begin = end;
+            end += u64::from(*len);
+            (Pgno::new(first + (nth as u32 - before)).expect("page number 0 ends the index"), begin..end)
+        })
     }
 
     /// How many pages the file holds.
     pub fn pages(&self) -> u64 {
-        self.pgnos.len() as u64
+        self.lens.len() as u64
     }
 
     /// Everything after the blocks, which [`crate::verify_parts`] needs.
@@ -129,17 +153,27 @@ impl PageIndex {
     }
 
     pub(crate) fn blocks_end(&self) -> u64 {
-        *self.offsets.last().expect("the end of the blocks is always there")
+        self.blocks_end
+    }
+
+    fn push(&mut self, pgno: u32, len: u32) {
+        let nth = self.lens.len();
+        let next = self.runs.last().map(|(first, before)| first + (nth as u32 - before));
+        if next != Some(pgno) {
+            self.runs.push((pgno, nth as u32));
+        }
+        if nth.is_multiple_of(STRIDE) {
+            self.begins.push(self.blocks_end);
+        }
+        self.lens.push(len);
+        self.blocks_end += u64::from(len);
     }
 }
 
 /// `entries` with their terminator, at byte `offset` of the file.
-fn parse_entries(entries: &[u8], offset: u64, blocks_end: u64) -> Result<(Vec<u32>, Vec<u64>), Error> {
-    // An entry takes three bytes at the very least, so a forged index gets a few times its own size.
-    let mut pgnos = Vec::with_capacity(entries.len() / 8);
-    let mut offsets = Vec::with_capacity(entries.len() / 8 + 1);
-    offsets.push(Header::LEN as u64);
-    let mut rest = entries;
+fn parse_entries(entries: &[u8], offset: u64, blocks_end: u64) -> Result<PageIndex, Error> {
+    let mut index = PageIndex { blocks_end: Header::LEN as u64, ..PageIndex::default() };
+    let (mut rest, mut last) = (entries, 0);
     loop {
         let at = offset + (entries.len() - rest.len()) as u64;
         let bad = |what: &str| Error::corrupt(at, format!("page index: {what}"));
@@ -150,49 +184,28 @@ fn parse_entries(entries: &[u8], offset: u64, blocks_end: u64) -> Result<(Vec<u3
         }
         let (block, len) = (number()?, number()?);
         let pgno = u32::try_from(pgno).map_err(|_| bad("page number over 32 bits"))?;
-        if pgnos.last().is_some_and(|&last| last >= pgno) {
+        if pgno <= last {
             return Err(bad("pages out of order"));
         }
         let end = block.checked_add(len).filter(|&end| end <= blocks_end && len > END_OF_BLOCKS.len() as u64);
-        let Some(end) = end.filter(|_| offsets.last() == Some(&block)) else {
-            return Err(bad("a page where none can be"));
-        };
-        pgnos.push(pgno);
-        offsets.push(end);
+        let len = u32::try_from(len).ok().filter(|_| end.is_some() && block == index.blocks_end);
+        index.push(pgno, len.ok_or_else(|| bad("a page where none can be"))?);
+        last = pgno;
     }
-    if !rest.is_empty() || offsets.last() != Some(&blocks_end) {
+    if !rest.is_empty() || index.blocks_end != blocks_end {
         return Err(Error::corrupt(offset, "page index: does not cover the pages"));
     }
-    Ok((pgnos, offsets))
+    index.runs.shrink_to_fit();
+    index.lens.shrink_to_fit();
+    index.begins.shrink_to_fit();
+    Ok(index)
 }
 
 /// Appends one entry.
 pub(crate) fn put_entry(index: &mut Vec<u8>, pgno: Pgno, offset: u64, len: u64) {
-    for mut number in [u64::from(pgno.get()), offset, len] {
-        while number >= 0x80 {
-            index.push(number as u8 | 0x80);
-            number >>= 7;
-        }
-        index.push(number as u8);
+    for number in [u64::from(pgno.get()), offset, len] {
+        put_uvarint(index, number);
     }
-}
-
-/// LEB128, as Go's `encoding/binary` writes it: no longer than it must be.
-fn take_uvarint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut number = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        let bits = u64::from(byte & 0x7f);
-        if bits << shift >> shift != bits {
-            return None;
-        }
-        number |= bits << shift;
-        if byte < 0x80 {
-            return (byte > 0 || shift == 0).then_some(number);
-        }
-    }
-    None
 }
 
 /// The index that the pages seen so far call for, as length and CRC: compares with the one in the file without

@@ -12,6 +12,7 @@
 //! - [`PageIndex`] finds single pages, and cuts a file into pieces to decode at once ([`decode_chunk`],
 //!   [`verify_parts`]).
 //! - [`merge`] compacts consecutive files into one.
+//! - A [`Pack`] keeps, beside the files, the single commits that level-0 files have put together.
 
 mod block;
 mod chunk;
@@ -24,6 +25,8 @@ mod header;
 mod index;
 mod merge;
 mod order;
+mod pack;
+mod uvarint;
 mod vocabulary;
 
 pub use chunk::{PartialChecksum, decode_chunk, decode_page, verify_parts};
@@ -35,4 +38,5 @@ pub use file_name::{FileName, InvalidFileName};
 pub use header::{Header, TRAILER_LEN, Trailer};
 pub use index::{Chunk, IndexTail, PageIndex};
 pub use merge::merge;
-pub use vocabulary::{Checksum, Epoch, InvalidTxid, PageSize, Pgno, Pos, Salt, Txid, WriterId};
+pub use pack::{Commit, Pack, PackCapture, PackDecoder, PackEncoder, PackEntry};
+pub use vocabulary::{Checksum, Epoch, InvalidTxid, PageSize, Pgno, Point, Pos, Salt, Txid, WriterId};

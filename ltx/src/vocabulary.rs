@@ -56,7 +56,9 @@ impl FromStr for Txid {
 
 /// Not 1 to 16 hexadecimal digits, or zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a transaction id is 1 to 16 hexadecimal digits and not zero")]
+#[error(
+    "a transaction id is 1 to 16 hexadecimal digits and not zero, perhaps with `.` and the number of a commit in it"
+)]
 pub struct InvalidTxid;
 
 /// A place in the log at the granularity of the application's own commits: `seq` counts the commits within the
@@ -67,6 +69,73 @@ pub struct Pos {
     pub txid: Txid,
     /// The commit within it.
     pub seq: u32,
+}
+
+impl fmt::Display for Pos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.txid, self.seq)
+    }
+}
+
+/// A state of the log: after a transaction, or after some of its commits. Written `TXID` or `TXID.SEQ`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// The level-0 file.
+    pub txid: Txid,
+    /// How many of its commits; `None`: all.
+    pub seq: Option<u32>,
+}
+
+impl Point {
+    /// The last transaction that the state has all of; `None` before the first.
+    pub fn whole(self) -> Option<Txid> {
+        if self.seq.is_none() { Some(self.txid) } else { self.txid.prev() }
+    }
+}
+
+impl From<Txid> for Point {
+    fn from(txid: Txid) -> Point {
+        Point { txid, seq: None }
+    }
+}
+
+impl From<Pos> for Point {
+    fn from(Pos { txid, seq }: Pos) -> Point {
+        Point { txid, seq: Some(seq) }
+    }
+}
+
+impl PartialOrd for Point {
+    fn partial_cmp(&self, other: &Point) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Point {
+    fn cmp(&self, other: &Point) -> std::cmp::Ordering {
+        let key = |point: &Point| (point.txid, point.seq.unwrap_or(u32::MAX));
+        key(self).cmp(&key(other))
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.seq {
+            Some(seq) => Pos { txid: self.txid, seq }.fmt(f),
+            None => self.txid.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Point {
+    type Err = InvalidTxid;
+
+    fn from_str(s: &str) -> Result<Point, InvalidTxid> {
+        let Some((txid, seq)) = s.split_once('.') else { return Ok(Txid::from_str(s)?.into()) };
+        let is_number = !seq.is_empty() && seq.bytes().all(|b| b.is_ascii_digit());
+        let seq = seq.parse().ok().filter(|seq| is_number && *seq > 0).ok_or(InvalidTxid)?;
+        Ok(Pos { txid: txid.parse()?, seq }.into())
+    }
 }
 
 /// Page number, from 1.
@@ -168,5 +237,23 @@ pub struct WriterId(pub u64);
 impl fmt::Display for WriterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_are_read_as_they_are_written_and_in_order() {
+        let points = ["0000000000000001", "0000000000000002.1", "0000000000000002.10", "0000000000000002"];
+        let parsed = points.map(|text| text.parse::<Point>().unwrap());
+        assert_eq!(parsed.map(|point| point.to_string()), points);
+        assert!(parsed.is_sorted());
+        assert_eq!(parsed.map(|point| point.whole().map(Txid::get)), [Some(1), Some(1), Some(1), Some(2)]);
+        assert_eq!("1.1".parse::<Point>().unwrap().whole(), None);
+        for other in ["", ".", "1.", "1.0", "1.-1", "1.+1", "1.x", "0.1", "1.1.1", "1.99999999999"] {
+            assert_eq!(other.parse::<Point>(), Err(InvalidTxid), "{other}");
+        }
     }
 }

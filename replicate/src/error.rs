@@ -80,6 +80,9 @@ pub enum Error {
         /// The cause.
         source: litekeep_format::Error,
     },
+    /// What pages of the log hold.
+    #[error("read the database in the log: {0}")]
+    Pages(#[from] litekeep_format::Error),
     /// An LTX file.
     #[error("{doing}: {source}")]
     Ltx {
@@ -124,7 +127,7 @@ impl Error {
                 _ => Kind::Unavailable,
             },
             Error::Sqlite(e) => e.into(),
-            Error::Format { .. } => Kind::Corrupt,
+            Error::Format { .. } | Error::Pages(_) => Kind::Corrupt,
             Error::Ltx { source, .. } => match source.kind() {
                 litekeep_ltx::ErrorKind::Corrupt => Kind::Corrupt,
                 litekeep_ltx::ErrorKind::Io => Kind::Unavailable,
@@ -151,11 +154,13 @@ impl Error {
         }
     }
 
-    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Error {
+    /// An error of another crate of the same layer.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Error {
         Error::Other { kind, message: message.into(), hint: None }
     }
 
-    pub(crate) fn with_hint(kind: Kind, message: impl Into<String>, hint: impl Into<String>) -> Error {
+    /// One with what to type next.
+    pub fn with_hint(kind: Kind, message: impl Into<String>, hint: impl Into<String>) -> Error {
         Error::Other { kind, message: message.into(), hint: Some(hint.into()) }
     }
 

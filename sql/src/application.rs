@@ -1,6 +1,6 @@
 //! A connection of an application: what litekeep uses where it writes to a database of its own, as the demo does.
 //!
-//! Promises: WAL mode with `synchronous = NORMAL`, SQLite's own automatic checkpoints, foreign keys enforced, and a wait
+//! Promises, but for [`Application::with_pragmas`]: WAL mode with `synchronous = NORMAL`, SQLite's own automatic checkpoints, foreign keys enforced, and a wait
 //! instead of an error while another connection writes. A transaction that does not come to its end has no effect.
 
 use crate::Error;
@@ -8,6 +8,9 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags, ToSql};
 use std::path::Path;
 use std::time::Duration;
+
+/// What opening is called in errors.
+const OPEN: &str = "open the database";
 
 /// How long a statement waits for a lock.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -103,10 +106,20 @@ impl Application {
         Application::with(path, OpenFlags::empty())
     }
 
+    /// Opens a database, or makes one, with these pragmas, and with SQLite's defaults for all others.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn with_pragmas(path: &Path, pragmas: &[(&str, &str)]) -> Result<Application, Error> {
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
+        for (name, value) in pragmas {
+            connection.pragma_update(None, name, value).map_err(|e| Error::new(OPEN, e))?;
+        }
+        Ok(Application { connection })
+    }
+
     fn with(path: &Path, flags: OpenFlags) -> Result<Application, Error> {
-        const OPEN: &str = "open the database";
-        let flags = flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags).map_err(|e| Error::new(OPEN, e))?;
+        let connection = connect(path, flags)?;
         let set = || -> rusqlite::Result<()> {
             connection.busy_timeout(PATIENCE)?;
             connection.pragma_update(None, "journal_mode", "wal")?;
@@ -167,6 +180,11 @@ impl Application {
         }
         outcome
     }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
+    let flags = flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(path, flags).map_err(|e| Error::new(OPEN, e))
 }
 
 #[cfg(test)]

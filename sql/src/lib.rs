@@ -4,17 +4,34 @@
 //! - An [`Observer`] never checkpoints by itself, not on commit and not on close, and writes into no table of the user's;
 //!   its only write is the switch to WAL mode, on request.
 //! - An [`Application`] is an ordinary connection, for databases that are litekeep's own.
+//! - An [`Examiner`] answers questions about a database and writes nothing.
+//! - A [`RowEditor`] changes single rows of the user's database, when it is told to.
+//! - A [`TableReader`] reads CREATE TABLE statements, a [`RowFilter`] looks at single rows; they open no file.
+//! - A [`Tuner`] changes what persists in the user's database besides its tables, when it is told to.
 //! - A [`Migrator`] changes the user's database, in transactions that are held against what they said they would do.
 //!
 //! A crash leaves what any SQLite reader leaves: locks go with the process.
 
 mod application;
+mod examination;
 mod migration;
 mod observer;
+mod parameter;
+mod row_editor;
+mod row_filter;
+mod table_reader;
+mod tuning;
 
 pub use application::{Application, Value};
-pub use migration::{Aims, Census, Migrator, Object, Stopped, Transaction as MigrationTransaction};
+pub use examination::{Examiner, Layout, Stale, Unindexed};
+pub use migration::{
+    Aims, Census, Migrator, Object, Stopped, Transaction as MigrationTransaction, statements,
+};
 pub use observer::{Checkpoint, Observer, Snapshot};
+pub use row_editor::{Dangling, RowEditor, TableKind, Written, is_full_text};
+pub use row_filter::RowFilter;
+pub use table_reader::TableReader;
+pub use tuning::Tuner;
 
 /// What went wrong in SQLite, by what the caller can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +77,11 @@ impl Error {
         matches!(self, Error::Busy { .. })
     }
 
+    /// Whether a file or its folder is not to be written to, which WAL mode needs also for reading.
+    pub fn may_not_write(&self) -> bool {
+        matches!(self, Error::Unavailable { message, .. } if message.contains("readonly"))
+    }
+
     fn new(context: &'static str, e: rusqlite::Error) -> Error {
         use rusqlite::ErrorCode::*;
         let message = e.to_string();
@@ -72,6 +94,11 @@ impl Error {
             _ => Error::Refused { context, message },
         }
     }
+}
+
+/// A name as SQL has it.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Checks the linked SQLite once at start. Versions 3.7.0 to 3.51.2 can corrupt a WAL that another process checkpoints

@@ -10,7 +10,7 @@
 //! - BEGIN, COMMIT and pragmas about foreign keys in a file are passed over; ROLLBACK, ATTACH, DETACH and changes of the
 //!   journal mode are refused.
 
-use crate::{Error, Value};
+use crate::{Error, Value, quoted};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization, TransactionOperation};
 use rusqlite::{Connection, OpenFlags};
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,6 +108,14 @@ impl Migrator {
         Ok(Migrator { connection })
     }
 
+    /// An empty database without a file, in which statements can be tried.
+    ///
+    /// # Errors
+    /// `Unavailable` without memory.
+    pub fn in_memory() -> Result<Migrator, Error> {
+        Migrator::open(Path::new(":memory:"), Duration::ZERO)
+    }
+
     /// Takes the write lock before anything is read, so that of several only one decides what is to be done.
     ///
     /// # Errors
@@ -126,6 +134,30 @@ impl Migrator {
     }
 }
 
+impl Migrator {
+    /// Counts everything in one read transaction; the number changes with the schema.
+    ///
+    /// # Errors
+    /// Those of SQLite.
+    pub fn census(&self) -> Result<(Census, u32), Error> {
+        let within = |sql| self.connection.execute_batch(sql).map_err(|e| Error::new("read the database", e));
+        within("BEGIN")?;
+        let counted = census(&self.connection);
+        let version = self.connection.query_row("PRAGMA schema_version", [], |row| row.get(0));
+        within("ROLLBACK")?;
+        Ok((counted?, version.map_err(|e| Error::new("read the schema", e))?))
+    }
+
+    /// Writes the database into a new file.
+    ///
+    /// # Errors
+    /// Those of SQLite; also when the file is there.
+    pub fn copy_to(&self, path: &Path) -> Result<(), Error> {
+        let copied = self.connection.execute("VACUUM INTO ?1", [path.to_string_lossy()]);
+        copied.map(drop).map_err(|e| Error::new("copy the database", e))
+    }
+}
+
 fn rows(connection: &Connection, sql: &str, parameters: &[Value]) -> Result<Vec<Vec<Value>>, Error> {
     let read = || -> rusqlite::Result<Vec<Vec<Value>>> {
         let mut statement = connection.prepare(sql)?;
@@ -138,8 +170,55 @@ fn rows(connection: &Connection, sql: &str, parameters: &[Value]) -> Result<Vec<
     read().map_err(|e| Error::new("read the database", e))
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+fn census(c: &Connection) -> Result<Census, Error> {
+    let count = || -> rusqlite::Result<Census> {
+        let mut census = Census::default();
+        // Shadow tables and the like belong to their virtual tables, whose rows a module counts as it likes.
+        let mut tables =
+            c.prepare("SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?;
+        for name in tables.query_map([], |r| r.get::<_, String>(0))? {
+            let name = name?;
+            let rows =
+                c.query_row(&format!("SELECT count(*) FROM {}", quoted(&name)), [], |r| r.get::<_, i64>(0))?;
+            census.rows.insert(name, rows.unsigned_abs());
+        }
+        let mut objects = c.prepare(
+            "SELECT type, name, tbl_name FROM sqlite_schema WHERE type IN ('index', 'trigger', 'view') AND sql IS NOT NULL",
+        )?;
+        for object in
+            objects.query_map([], |r| Ok(Object { kind: r.get(0)?, name: r.get(1)?, table: r.get(2)? }))?
+        {
+            let object = object?;
+            if object.kind == "view"
+                && let Err(e) = c.prepare(&format!("SELECT * FROM {}", quoted(&object.name)))
+            {
+                census.broken_views.insert(object.name.clone(), e.to_string());
+            }
+            census.objects.insert(object);
+        }
+        // Table by table: one whose references make no sense ends the check of all.
+        for table in census.rows.keys().cloned().collect::<Vec<_>>() {
+            if let Err(e) = count_orphans(c, &table, &mut census.orphans) {
+                census.broken_references.insert(table, e.to_string());
+            }
+        }
+        Ok(census)
+    };
+    count().map_err(|e| Error::new("count the rows of all tables", e))
+}
+
+fn count_orphans(
+    connection: &Connection,
+    table: &str,
+    orphans: &mut BTreeMap<(String, String), u64>,
+) -> rusqlite::Result<()> {
+    let found = "SELECT parent, count(*) FROM pragma_foreign_key_check(?1) GROUP BY 1";
+    let mut found = connection.prepare(found)?;
+    for orphan in found.query_map([table], |r| Ok((r.get(0)?, r.get::<_, i64>(1)?)))? {
+        let (parent, rows) = orphan?;
+        orphans.insert((table.to_owned(), parent), rows.unsigned_abs());
+    }
+    Ok(())
 }
 
 impl Transaction<'_> {
@@ -165,56 +244,7 @@ impl Transaction<'_> {
     /// # Errors
     /// Those of SQLite.
     pub fn census(&self) -> Result<Census, Error> {
-        let count = || -> rusqlite::Result<Census> {
-            let c = &*self.connection;
-            let mut census = Census::default();
-            // Shadow tables and the like belong to their virtual tables, whose rows a module counts as it likes.
-            let mut tables =
-                c.prepare("SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?;
-            for name in tables.query_map([], |r| r.get::<_, String>(0))? {
-                let name = name?;
-                let rows = c.query_row(&format!("SELECT count(*) FROM {}", quoted(&name)), [], |r| {
-                    r.get::<_, i64>(0)
-                })?;
-                census.rows.insert(name, rows.unsigned_abs());
-            }
-            let mut objects = c.prepare(
-                "SELECT type, name, tbl_name FROM sqlite_schema WHERE type IN ('index', 'trigger', 'view') AND sql IS NOT NULL",
-            )?;
-            for object in objects
-                .query_map([], |r| Ok(Object { kind: r.get(0)?, name: r.get(1)?, table: r.get(2)? }))?
-            {
-                let object = object?;
-                if object.kind == "view"
-                    && let Err(e) = c.prepare(&format!("SELECT * FROM {}", quoted(&object.name)))
-                {
-                    census.broken_views.insert(object.name.clone(), e.to_string());
-                }
-                census.objects.insert(object);
-            }
-            // Table by table: one whose references make no sense ends the check of all.
-            for table in census.rows.keys().cloned().collect::<Vec<_>>() {
-                if let Err(e) = self.count_orphans(&table, &mut census.orphans) {
-                    census.broken_references.insert(table, e.to_string());
-                }
-            }
-            Ok(census)
-        };
-        count().map_err(|e| Error::new("count the rows of all tables", e))
-    }
-
-    fn count_orphans(
-        &self,
-        table: &str,
-        orphans: &mut BTreeMap<(String, String), u64>,
-    ) -> rusqlite::Result<()> {
-        let found = "SELECT parent, count(*) FROM pragma_foreign_key_check(?1) GROUP BY 1";
-        let mut found = self.connection.prepare(found)?;
-        for orphan in found.query_map([table], |r| Ok((r.get(0)?, r.get::<_, i64>(1)?)))? {
-            let (parent, rows) = orphan?;
-            orphans.insert((table.to_owned(), parent), rows.unsigned_abs());
-        }
-        Ok(())
+        census(self.connection)
     }
 
     /// Runs a file's statements. When one fails, the whole transaction is to be given up.
@@ -238,28 +268,21 @@ impl Transaction<'_> {
 
     fn run_watched(&self, sql: &str, seen: &Mutex<Seen>) -> Result<Aims, Stopped> {
         let mut aims = Aims::default();
-        let mut rest = sql;
-        loop {
-            let begun = skip_blank(rest);
-            let line = sql[..sql.len() - begun.len()].matches('\n').count() + 1;
-            if begun.is_empty() {
-                return Ok(aims);
-            }
+        for (line, statement) in statements(sql) {
             let before = self.names().map_err(|e| Stopped { line, message: e.to_string() })?;
             let stopped = |e: rusqlite::Error| {
                 let refused = seen.lock().unwrap_or_else(PoisonError::into_inner).refused.take();
                 Stopped { line, message: refused.unwrap_or_else(|| e.to_string()) }
             };
-            let length = statement_length(begun);
-            let mut statement = self.connection.prepare(&begun[..length]).map_err(stopped)?;
+            let mut statement = self.connection.prepare(statement).map_err(stopped)?;
             let mut results = statement.raw_query();
             while results.next().map_err(stopped)?.is_some() {}
             drop(results);
             drop(statement);
             let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
             self.take_up(&mut aims, seen, &before).map_err(|e| Stopped { line, message: e.to_string() })?;
-            rest = &begun[length..];
         }
+        Ok(aims)
     }
 
     /// The tables by their root pages, which a rename keeps.
@@ -354,6 +377,23 @@ fn judge(action: &AuthAction<'_>, seen: &mut Seen) -> Authorization {
     }
 }
 
+/// The statements of a file, each with the line in which it begins, from 1, and without its semicolon.
+pub fn statements(sql: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut text = Text::new(sql);
+    let (mut at, mut line) = (0, 1);
+    std::iter::from_fn(move || {
+        let begin = sql.len() - skip_blank(&sql[at..]).len();
+        let end = text.statement_end(begin);
+        let first = line + newlines(&sql[at..begin]);
+        (at, line) = (end, first + newlines(&sql[begin..end]));
+        (begin < end).then(|| (first, sql[begin..end].trim_end_matches(';')))
+    })
+}
+
+fn newlines(sql: &str) -> usize {
+    sql.bytes().filter(|byte| *byte == b'\n').count()
+}
+
 /// What is left behind blanks, comments and empty statements.
 fn skip_blank(sql: &str) -> &str {
     let mut rest = sql;
@@ -369,20 +409,79 @@ fn skip_blank(sql: &str) -> &str {
     }
 }
 
-/// Bytes of the first statement, by SQLite's own rule (`sqlite3_complete` knows strings, comments and the bodies of triggers).
-fn statement_length(sql: &str) -> usize {
-    for (at, _) in sql.match_indices(';') {
-        if is_complete(&sql[..=at]) {
-            return at + 1;
+/// SQL that SQLite may look at up to any byte, without a copy for each look.
+struct Text(Vec<u8>);
+
+impl Text {
+    fn new(sql: &str) -> Text {
+        Text([sql.as_bytes(), &[0]].concat())
+    }
+
+    /// Where the statement that begins there ends, by SQLite's own rule (`sqlite3_complete` knows the bodies of triggers).
+    fn statement_end(&mut self, begin: usize) -> usize {
+        let end = self.0.len() - 1;
+        let mut at = begin;
+        while at < end {
+            if self.0[at] == b';' && self.is_complete(begin, at + 1) {
+                return at + 1;
+            }
+            at = self.token_end(at);
+        }
+        end
+    }
+
+    /// Where a string, a name in quotes or a comment ends; else the next byte. SQLite is not asked about semicolons in these, since
+    /// each time it reads the statement from its start.
+    fn token_end(&self, at: usize) -> usize {
+        let after = |opening: usize, closing: &[u8]| {
+            let rest = &self.0[at + opening..];
+            let found = rest.windows(closing.len()).position(|bytes| bytes == closing);
+            found.map_or(self.0.len() - 1, |found| at + opening + found + closing.len())
+        };
+        match &self.0[at..] {
+            [quote @ (b'\'' | b'"' | b'`'), ..] => after(1, &[*quote]),
+            [b'[', ..] => after(1, b"]"),
+            [b'-', b'-', ..] => after(2, b"\n"),
+            [b'/', b'*', ..] => after(2, b"*/"),
+            _ => at + 1,
         }
     }
-    sql.len()
+
+    fn is_complete(&mut self, begin: usize, end: usize) -> bool {
+        let next = std::mem::replace(&mut self.0[end], 0);
+        // SAFETY: the argument is a NUL-terminated string that outlives the call.
+        #[allow(unsafe_code)]
+        let complete = unsafe { rusqlite::ffi::sqlite3_complete(self.0[begin..].as_ptr().cast()) };
+        self.0[end] = next;
+        complete == 1
+    }
 }
 
-fn is_complete(sql: &str) -> bool {
-    let Ok(text) = std::ffi::CString::new(sql) else { return false };
-    // SAFETY: the argument is a NUL-terminated string that outlives the call.
-    #[allow(unsafe_code)]
-    let complete = unsafe { rusqlite::ffi::sqlite3_complete(text.as_ptr()) };
-    complete == 1
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_are_what_sqlite_takes_for_them() {
+        let sql = "-- a; b\n;;SELECT 'x;''y', \"a;\", [b;], `c;` -- d;\n/* e; */;\n\
+                   CREATE TRIGGER t AFTER INSERT ON a BEGIN\nSELECT 1; SELECT ';';\nEND;\n\nSELECT 2";
+        let found: Vec<_> = statements(sql).collect();
+        assert_eq!(found.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 4, 8]);
+        assert!(found[0].1.starts_with("SELECT 'x") && found[0].1.ends_with("/* e; */"), "{found:?}");
+        assert!(found[1].1.ends_with("\nEND"), "{found:?}");
+        assert_eq!(found[2].1, "SELECT 2");
+        for open in ["SELECT 'a; b", "SELECT 1 /* ; ", "SELECT 1 -- ;", "SELECT \0 1; SELECT 2;"] {
+            assert_eq!(statements(open).count(), 1, "{open}");
+        }
+    }
+
+    #[test]
+    fn a_large_file_is_read_in_one_pass() {
+        let many = "INSERT INTO t VALUES(1, 'some text');\n".repeat(2 << 20 >> 5);
+        let one = format!("INSERT INTO t VALUES('{}');", "&amp;".repeat(2 << 20 >> 2));
+        let begin = std::time::Instant::now();
+        assert_eq!(statements(&many).last().unwrap().0, 2 << 20 >> 5);
+        assert_eq!(statements(&one).count(), 1);
+        assert!(begin.elapsed() < std::time::Duration::from_secs(10), "it took {:?}", begin.elapsed());
+    }
 }

@@ -43,6 +43,12 @@ pub struct Observer {
     connection: Connection,
 }
 
+/// The connection checkpoints neither at a commit nor when it is closed.
+pub(crate) fn never_checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)
+}
+
 impl Observer {
     /// Opens an existing database. The wal-index is built or recovered by SQLite's own rules at the first read.
     pub fn open(path: &Path) -> Result<Observer, Error> {
@@ -51,8 +57,7 @@ impl Observer {
         let connection = Connection::open_with_flags(path, flags).map_err(|e| Error::new(OPEN, e))?;
         let set = || -> rusqlite::Result<()> {
             connection.busy_timeout(Duration::ZERO)?;
-            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-            connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+            never_checkpoint(&connection)?;
             // Observers read a handful of pages; the default of 2 MiB a database would add up over thousands.
             connection.pragma_update(None, "cache_size", 10)?;
             connection.pragma_update(None, "synchronous", "NORMAL")

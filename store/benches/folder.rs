@@ -34,7 +34,9 @@ fn main() {
         times[0].push(timed(|| two_fsyncs(&plain, n, &body)));
         let (name, blocking_body, body) = (name(n), body.clone(), body.clone());
         let mut outcomes = Vec::new();
-        times[1].push(timed(|| outcomes.push(blocking.put_blocking(0, name, blocking_body, 1))));
+        times[1].push(timed(|| {
+            outcomes.push(blocking.put_blocking(0, name, blocking_body, 1).map(Option::unwrap))
+        }));
         times[2].push(timed(|| outcomes.push(runtime.block_on(asynchronous.put(0, name, body, 1)))));
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(Put::Written))), "{outcomes:?}");
     }

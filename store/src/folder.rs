@@ -5,6 +5,7 @@
 //! - A small put costs one fsync of the file and one of its folder, and a handful of other system calls.
 //! - The modification time of a file of the log is its timestamp, as Litestream expects it.
 //! - Several processes may use one folder at once.
+//! - A folder that hangs holds a few threads, however often its calls are tried again.
 //!
 //! `object_store`'s own `LocalFileSystem` cannot set modification times.
 
@@ -25,6 +26,7 @@ use object_store::{
     CopyMode, CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use publish::{Published, Temporary};
 #[cfg(any(feature = "sftp", feature = "webdav"))]
@@ -38,12 +40,17 @@ pub(crate) struct Modified(pub(crate) i64);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IfAbsent;
 
+/// Calls that are under way in one folder at the same time.
+const AT_ONCE: usize = 8;
+
 /// A folder of the local file system, used as an object store. It is made by the first put.
 #[derive(Clone)]
 pub struct Folder(Arc<Inner>);
 
 struct Inner {
     root: PathBuf,
+    /// For each call that is under way.
+    turns: Arc<Semaphore>,
     /// Folders that this process knows to be durable with all folders above them.
     settled: Mutex<HashSet<PathBuf>>,
 }
@@ -51,7 +58,26 @@ struct Inner {
 impl Folder {
     /// Opens nothing and makes nothing.
     pub fn new(root: impl Into<PathBuf>) -> Folder {
-        Folder(Arc::new(Inner { root: root.into(), settled: Mutex::default() }))
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        Folder(Arc::new(Inner { root: root.into(), turns, settled: Mutex::default() }))
+    }
+
+    /// Leave to make a call on this thread now, if there are not many under way.
+    pub(crate) fn try_turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.turns.clone().try_acquire_owned().ok()
+    }
+
+    /// Runs file work where it may block. Its turn ends with the work, also when nobody waits for it any more.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> object_store::Result<T> + Send + 'static,
+    ) -> object_store::Result<T> {
+        let turn = self.0.turns.clone().acquire_owned().await;
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await?
     }
 
     /// The folder.
@@ -149,7 +175,7 @@ impl ObjectStore for Folder {
         }
         let modified_ms = opts.extensions.get::<Modified>().map(|m| m.0);
         let (folder, key) = (self.clone(), location.clone());
-        blocking(move || {
+        self.blocking(move || {
             let slices: Vec<&[u8]> = payload.iter().map(AsRef::as_ref).collect();
             outcome(&key, folder.put_blocking(&key, &slices, modified_ms, overwrite))
         })
@@ -166,10 +192,10 @@ impl ObjectStore for Folder {
         }
         let target = self.path(location);
         let (folder, key, path) = (self.clone(), location.clone(), target.clone());
-        let temporary =
-            blocking(move || folder.with_folder(&path, Temporary::beside).map_err(|e| store_error(&key, e)))
-                .await?;
+        let make = move || folder.with_folder(&path, Temporary::beside).map_err(|e| store_error(&key, e));
+        let temporary = self.blocking(make).await?;
         Ok(Box::new(FolderUpload {
+            folder: self.clone(),
             key: location.clone(),
             target,
             temporary: Some(Arc::new(temporary)),
@@ -181,7 +207,7 @@ impl ObjectStore for Folder {
 
     async fn get_opts(&self, location: &Key, options: GetOptions) -> object_store::Result<GetResult> {
         let (path, key) = (self.path(location), location.clone());
-        blocking(move || read::open(&path, &key, &options)).await
+        self.blocking(move || read::open(&path, &key, &options)).await
     }
 
     fn delete_stream(
@@ -194,16 +220,17 @@ impl ObjectStore for Folder {
             .then(move |keys| {
                 let folder = folder.clone();
                 async move {
-                    let work = tokio::task::spawn_blocking(move || {
-                        let remove = |key: Key| match std::fs::remove_file(folder.path(&key)) {
+                    let here = folder.clone();
+                    let work = move || {
+                        let remove = |key: Key| match std::fs::remove_file(here.path(&key)) {
                             Ok(()) => Ok(key),
                             Err(e) => Err(store_error(&key, e)),
                         };
-                        keys.into_iter().map(|key| key.and_then(remove)).collect::<Vec<_>>()
-                    });
-                    match work.await {
+                        Ok(keys.into_iter().map(|key| key.and_then(remove)).collect::<Vec<_>>())
+                    };
+                    match folder.blocking(work).await {
                         Ok(removed) => stream::iter(removed),
-                        Err(e) => stream::iter(vec![Err(e.into())]),
+                        Err(e) => stream::iter(vec![Err(e)]),
                     }
                 }
             })
@@ -212,8 +239,9 @@ impl ObjectStore for Folder {
     }
 
     fn list(&self, prefix: Option<&Key>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        let (root, prefix) = (self.0.root.clone(), prefix.cloned().unwrap_or_default());
-        stream::once(async move { blocking(move || read::list(&root, &prefix)).await })
+        let (folder, prefix) = (self.clone(), prefix.cloned().unwrap_or_default());
+        let here = folder.clone();
+        stream::once(async move { folder.blocking(move || read::list(here.root(), &prefix)).await })
             .flat_map(|listing| match listing {
                 Ok(found) => stream::iter(found.into_iter().map(Ok)).boxed(),
                 Err(e) => stream::once(async { Err(e) }).boxed(),
@@ -223,13 +251,13 @@ impl ObjectStore for Folder {
 
     async fn list_with_delimiter(&self, prefix: Option<&Key>) -> object_store::Result<ListResult> {
         let (root, prefix) = (self.0.root.clone(), prefix.cloned().unwrap_or_default());
-        blocking(move || read::list_one(&root, &prefix)).await
+        self.blocking(move || read::list_one(&root, &prefix)).await
     }
 
     async fn copy_opts(&self, from: &Key, to: &Key, options: CopyOptions) -> object_store::Result<()> {
         let overwrite = matches!(options.mode, CopyMode::Overwrite);
         let (folder, from, key) = (self.clone(), from.clone(), to.clone());
-        blocking(move || {
+        self.blocking(move || {
             let mut source = std::fs::File::open(folder.path(&from)).map_err(|e| store_error(&from, e))?;
             let target = folder.path(&key);
             let temporary =
@@ -244,6 +272,7 @@ impl ObjectStore for Folder {
 /// Parts are written in place as they come, so that nothing is held but the part in hand.
 #[derive(Debug)]
 struct FolderUpload {
+    folder: Folder,
     key: Key,
     target: PathBuf,
     /// `None` once completed or aborted. Parts in flight hold it too, so that an abort waits for no one.
@@ -256,13 +285,13 @@ struct FolderUpload {
 #[async_trait]
 impl MultipartUpload for FolderUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        let (begin, key) = (self.offset, self.key.clone());
+        let (begin, key, folder) = (self.offset, self.key.clone(), self.folder.clone());
         self.offset += data.content_length() as u64;
         let Some(temporary) = self.temporary.clone() else {
             return Box::pin(async { Err(unsupported("add to a finished upload")) });
         };
         Box::pin(async move {
-            blocking(move || {
+            let work = move || {
                 let mut at = begin;
                 for slice in &data {
                     temporary.file().write_all_at(slice, at).map_err(|e| store_error(&key, e))?;
@@ -270,8 +299,8 @@ impl MultipartUpload for FolderUpload {
                 }
                 publish::start_writeback(temporary.file(), begin, at - begin);
                 Ok(())
-            })
-            .await
+            };
+            folder.blocking(work).await
         })
     }
 
@@ -282,20 +311,13 @@ impl MultipartUpload for FolderUpload {
         };
         let (key, target) = (self.key.clone(), self.target.clone());
         let (modified_ms, overwrite) = (self.modified_ms, self.overwrite);
-        blocking(move || outcome(&key, temporary.publish(&target, modified_ms, overwrite))).await
+        self.folder.blocking(move || outcome(&key, temporary.publish(&target, modified_ms, overwrite))).await
     }
 
     async fn abort(&mut self) -> object_store::Result<()> {
         self.temporary = None;
         Ok(())
     }
-}
-
-/// Runs file work where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> object_store::Result<T> + Send + 'static,
-) -> object_store::Result<T> {
-    tokio::task::spawn_blocking(work).await?
 }
 
 fn outcome(key: &Key, published: io::Result<Published>) -> object_store::Result<PutResult> {

@@ -6,11 +6,14 @@
 //! Promises, held against a brute-force model by the tests:
 //! - [`restore`] finds a chain whenever there is one, and never passes over a hole.
 //! - Executing any part of [`compaction`] and [`retention`], in any order, with a crash anywhere in between, leaves
-//!   every second of `any_second` and every hour of `keep` restorable.
+//!   every second of `any_second` and every hour of `keep` restorable, and every level-0 file of `any_transaction`, by
+//!   itself or by a pack.
 
+mod between;
 mod compaction;
 mod restore;
 mod retention;
+mod single;
 mod time;
 
 #[cfg(test)]
@@ -20,9 +23,11 @@ use std::time::Duration;
 
 use litekeep_ltx::Txid;
 
+pub use between::{between, steps};
 pub use compaction::{GRACE_MS, HOUR_MS, Merge, WINDOW_MS, compaction, snapshot, snapshot_due, untimed};
 pub use restore::{Goal, restore};
 pub use retention::retention;
+pub use single::{Step, expired_packs, steps_to};
 pub use time::at_time;
 
 use crate::log::FileRef;
@@ -30,6 +35,8 @@ use crate::log::FileRef;
 /// How long the log keeps what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// How far back every single commit can be told apart; zero: no packs are kept.
+    pub any_transaction: Duration,
     /// How far back every second can be restored.
     pub any_second: Duration,
     /// How far back every hour can be restored.
@@ -41,7 +48,7 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Policy {
         let day = Duration::from_secs(24 * 3600);
-        Policy { any_second: day, keep: day * 30, snapshot_every: day }
+        Policy { any_transaction: day, any_second: day, keep: day * 30, snapshot_every: day }
     }
 }
 

@@ -35,6 +35,8 @@ use crate::target::{Opened, Stamp, Target};
 /// 100 KB/s.
 const LIMIT_BASE: Duration = Duration::from_secs(15);
 const LIMIT_BYTES_PER_MS: u64 = 100;
+/// A folder is listed within as long as so many bytes may take: a minute.
+const LISTING_BYTES: u64 = 45_000 * LIMIT_BYTES_PER_MS;
 
 /// Requests that one call runs at the same time.
 const PARALLEL: usize = 16;
@@ -64,6 +66,8 @@ pub struct Store {
     pub(crate) prefix: Key,
     /// Somebody said that the store's conditional writes are not to be relied on.
     pub(crate) assumed_unfenced: bool,
+    /// The folder with packs that are not in the store yet, where this is the machine of the database.
+    pub(crate) packs_here: Option<Arc<std::path::Path>>,
 }
 
 pub(crate) struct Client {
@@ -118,7 +122,7 @@ impl Store {
             counters: Counters::default(),
             conditional: OnceCell::new(),
         };
-        Ok(Store { client: Arc::new(client), prefix, assumed_unfenced: false })
+        Ok(Store { client: Arc::new(client), prefix, assumed_unfenced: false, packs_here: None })
     }
 
     /// The log below a further prefix, through the same client.
@@ -236,7 +240,12 @@ impl Store {
     }
 
     pub(crate) async fn list_objects(&self, folder: &Key) -> Result<Vec<object_store::ObjectMeta>> {
-        let listed = self.client.objects.list(Some(folder)).try_collect::<Vec<_>>().await;
+        let listed = self.client.objects.list(Some(folder)).try_collect::<Vec<_>>();
+        let listed = match &self.client.folder {
+            Some(_) => within(LISTING_BYTES, listed).await,
+            // Each page has its own limit.
+            None => listed.await,
+        };
         let pages = listed.as_ref().map_or(1, |objects| objects.len().div_ceil(1000).max(1));
         self.client.counters.request(Request::List, pages as u64);
         self.failing(listed, || format!("list `{}`", self.place_of(folder)))
@@ -253,18 +262,23 @@ impl Store {
         self.create(&self.key(level, name), vec![bytes], Some(timestamp_ms)).await
     }
 
-    /// As [`put`](Self::put), on a thread that may block. A folder is written at once; for other stores the thread
-    /// must belong to a tokio runtime (`spawn_blocking`).
+    /// As [`put`](Self::put) into a folder, on a thread that may block. `None`, and nothing done: the store is no folder, or
+    /// the folder has as many calls under way as it may.
     ///
     /// # Errors
     /// As [`put`](Self::put).
-    pub fn put_blocking(&self, level: u8, name: FileName, bytes: Bytes, timestamp_ms: i64) -> Result<Put> {
-        let Some(folder) = &self.client.folder else {
-            return tokio::runtime::Handle::current().block_on(self.put(level, name, bytes, timestamp_ms));
-        };
+    pub fn put_blocking(
+        &self,
+        level: u8,
+        name: FileName,
+        bytes: Bytes,
+        timestamp_ms: i64,
+    ) -> Result<Option<Put>> {
+        let Some(folder) = &self.client.folder else { return Ok(None) };
+        let Some(_turn) = folder.try_turn() else { return Ok(None) };
         let key = self.key(level, name);
         self.client.counters.request(Request::Put, 1);
-        match folder.put_blocking(&key, &[&bytes], Some(timestamp_ms), false) {
+        let put = match folder.put_blocking(&key, &[&bytes], Some(timestamp_ms), false) {
             Ok(Published::Written) => {
                 self.client.counters.bytes_out(bytes.len() as u64);
                 Ok(Put::Written)
@@ -279,7 +293,8 @@ impl Store {
                 self.client.counters.error();
                 Err(Error::from_store(self.writing(&key), folder::store_error(&key, e)))
             }
-        }
+        };
+        put.map(Some)
     }
 
     /// Puts an object if its name is free, and finds out what happened where the reply does not tell.
@@ -388,6 +403,20 @@ impl Store {
     }
 
     // ---- reading
+
+    /// A file by its name, `None` where there is none.
+    pub async fn find(&self, level: u8, name: FileName) -> Result<Option<FileRef>> {
+        let key = self.key(level, name);
+        self.client.counters.request(Request::Get, 1);
+        match self.client.objects.head(&key).await {
+            Ok(meta) => {
+                let modified_ms = meta.last_modified.timestamp_millis();
+                Ok(Some(FileRef { level, name, size: meta.size, modified_ms }))
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => self.failing(Err(e), || format!("look for `{}`", self.place_of(&key))),
+        }
+    }
 
     /// The whole file.
     ///
@@ -598,12 +627,17 @@ fn size_of(parts: &[Bytes]) -> u64 {
     parts.iter().map(|part| part.len() as u64).sum()
 }
 
+/// How long a request that moves so many bytes may take.
+pub fn time_limit(bytes: u64) -> Duration {
+    LIMIT_BASE + Duration::from_millis(bytes / LIMIT_BYTES_PER_MS)
+}
+
 /// Bounds a request that moves so many bytes; beyond it nobody knows whether it landed.
 async fn within<T>(
     bytes: u64,
     request: impl Future<Output = object_store::Result<T>>,
 ) -> object_store::Result<T> {
-    let limit = LIMIT_BASE + Duration::from_millis(bytes / LIMIT_BYTES_PER_MS);
+    let limit = time_limit(bytes);
     match tokio::time::timeout(limit, request).await {
         Ok(outcome) => outcome,
         Err(_) => Err(object_store::Error::Generic {

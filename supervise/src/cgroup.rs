@@ -1,7 +1,12 @@
 //! Control groups, where this process may make some: a whole tree is one group, which is killed and measured as one.
 //!
-//! Version 2 gives `cgroup.kill`, and memory if its parent may pass the controller on; version 1 gives memory. Each run has its
-//! own group, named for this process and the run; groups that a dead litekeep left are removed when they are empty.
+//! Version 2 gives `cgroup.kill`, and memory and processor time if its parent may pass these controllers on; version 1 gives each
+//! in a hierarchy of its own. Each run has its own group, named for this process and the run; groups that a dead litekeep left are
+//! removed when they are empty.
+//!
+//! A group of version 2 that passes controllers on may have no processes of its own, so litekeep moves below it. That has a price:
+//! when litekeep is killed and its processes go on (systemd's `KillMode=process`), systemd cannot put the next litekeep into that
+//! group as long as they live (EBUSY, status 219/CGROUP). So controllers are passed on only when something has a limit.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,6 +21,8 @@ pub struct Cgroups {
     pub v2: Option<PathBuf>,
     /// This process's group in version 1's hierarchy of memory.
     pub memory_v1: Option<PathBuf>,
+    /// This process's group in version 1's hierarchy of processor time.
+    pub cpu_v1: Option<PathBuf>,
 }
 
 impl Cgroups {
@@ -23,12 +30,30 @@ impl Cgroups {
     pub fn detect() -> Cgroups {
         let found = Cgroups::own();
         let usable = |dir: Option<PathBuf>| dir.filter(|dir| is_usable(dir));
-        let cgroups = Cgroups { v2: usable(found.v2), memory_v1: usable(found.memory_v1) };
-        if let Some(v2) = &cgroups.v2 {
-            // Refused where this process itself is in that group; then the tree's memory is measured otherwise.
-            _ = fs::write(v2.join("cgroup.subtree_control"), "+memory");
+        Cgroups { v2: usable(found.v2), memory_v1: usable(found.memory_v1), cpu_v1: usable(found.cpu_v1) }
+    }
+
+    /// Passes on the controllers that these limits need, and no others; for that this process may move to a group below.
+    pub(crate) fn pass_on_for(&self, limits: impl Iterator<Item = Limits>) {
+        let Some(v2) = &self.v2 else { return };
+        let (memory, cpu) = limits.fold((false, false), |(memory, cpu), limits| {
+            (memory || limits.memory.is_some(), cpu || limits.cpu.is_some())
+        });
+        for (controller, is_needed) in [("memory", memory), ("cpu", cpu)] {
+            if is_needed {
+                pass_on(v2, controller, std::process::id());
+            }
         }
-        cgroups
+    }
+
+    /// Whether the kernel holds a tree to its limit on memory.
+    pub fn limits_memory(&self) -> bool {
+        self.memory_v1.is_some() || self.v2.as_deref().is_some_and(|dir| passes_on(dir, "memory"))
+    }
+
+    /// Whether the kernel holds a tree to its limit on processor time.
+    pub fn limits_cpu(&self) -> bool {
+        self.cpu_v1.is_some() || self.v2.as_deref().is_some_and(|dir| passes_on(dir, "cpu"))
     }
 
     fn own() -> Cgroups {
@@ -36,21 +61,57 @@ impl Cgroups {
         placed(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"))
     }
 
-    /// Version 2 only, which tests may use without changing where their memory counts.
+    /// Without memory, so that tests do not change where their memory counts.
     #[cfg(test)]
-    pub(crate) fn detect_v2() -> Option<PathBuf> {
-        Cgroups::own().v2.filter(|dir| is_usable(dir))
+    pub(crate) fn detect_without_memory() -> Cgroups {
+        let Cgroups { v2, cpu_v1, .. } = Cgroups::own();
+        let usable = |dir: Option<PathBuf>| dir.filter(|dir| is_usable(dir));
+        Cgroups { v2: usable(v2), memory_v1: None, cpu_v1: usable(cpu_v1) }
     }
 
-    /// A group for one run; nothing where there are no cgroups.
-    pub(crate) fn make(&self, run: &str) -> Group {
+    /// A group for one run with its limits; nothing where there are no cgroups.
+    pub(crate) fn make(&self, run: &str, limits: Limits) -> Group {
         let name = format!("{PREFIX}{}-{}", std::process::id(), run.replace('/', "_"));
         let make = |parent: &Option<PathBuf>| {
             let dir = parent.as_ref()?.join(&name);
             fs::create_dir(&dir).ok()?;
             Some(dir)
         };
-        Group { v2: make(&self.v2), memory_v1: make(&self.memory_v1) }
+        let cpu_v1 = limits.cpu.and_then(|_| make(&self.cpu_v1));
+        let group = Group { v2: make(&self.v2), memory_v1: make(&self.memory_v1), cpu_v1 };
+        group.limit(limits);
+        group
+    }
+}
+
+/// What the kernel is to hold a tree to.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Limits {
+    /// Bytes.
+    pub(crate) memory: Option<u64>,
+    /// Processors.
+    pub(crate) cpu: Option<f64>,
+}
+
+fn passes_on(dir: &Path, controller: &str) -> bool {
+    let passed = fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
+    passed.split_whitespace().any(|passed| passed == controller)
+}
+
+/// Passes a controller on to the groups below. A group with processes of its own may not (cgroups(7)): if only this process is in
+/// it, it moves to a group of its own below.
+fn pass_on(dir: &Path, controller: &str, own: u32) {
+    let path = dir.join("cgroup.subtree_control");
+    if fs::write(&path, format!("+{controller}")).is_ok() {
+        return;
+    }
+    let members = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    let offered = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+    if members.trim() == own.to_string() && offered.split_whitespace().any(|offered| offered == controller) {
+        let below = dir.join(format!("{PREFIX}{own}-self"));
+        _ = fs::create_dir(&below);
+        _ = fs::write(below.join("cgroup.procs"), own.to_string());
+        _ = fs::write(&path, format!("+{controller}"));
     }
 }
 
@@ -97,6 +158,7 @@ fn placed(mounts: &str, groups: &str) -> Cgroups {
     Cgroups {
         v2: dir(mount("cgroup2", ""), group("")),
         memory_v1: dir(mount("cgroup", "memory"), group("memory")),
+        cpu_v1: dir(mount("cgroup", "cpu"), group("cpu")),
     }
 }
 
@@ -105,11 +167,60 @@ fn placed(mounts: &str, groups: &str) -> Cgroups {
 pub(crate) struct Group {
     v2: Option<PathBuf>,
     memory_v1: Option<PathBuf>,
+    cpu_v1: Option<PathBuf>,
 }
 
+/// Microseconds within which a share of processor time is counted.
+const CPU_PERIOD: u32 = 100_000;
+/// The smallest share that the kernel takes, in microseconds.
+const LEAST_CPU: f64 = 1000.0;
+
 impl Group {
+    /// The group of a run that an earlier litekeep started, by its [`Group::places`].
+    pub(crate) fn again(places: [Option<PathBuf>; 3]) -> Group {
+        let [v2, memory_v1, cpu_v1] = places.map(|dir| dir.filter(|dir| dir.is_dir()));
+        Group { v2, memory_v1, cpu_v1 }
+    }
+
+    /// Its folders: of version 2, of memory and of processor time.
+    pub(crate) fn places(&self) -> [Option<&Path>; 3] {
+        [self.v2.as_deref(), self.memory_v1.as_deref(), self.cpu_v1.as_deref()]
+    }
+
+    /// Sets limits as far as there are controllers. Memory is slowed down at its limit, where samples see it, and ends at a
+    /// quarter more, so that one burst does not take the machine's.
+    pub(crate) fn limit(&self, limits: Limits) {
+        let set = |dir: &Option<PathBuf>, name: &str, value: String| {
+            if let Some(dir) = dir {
+                _ = fs::write(dir.join(name), value);
+            }
+        };
+        let high = limits.memory.map_or("max".into(), |bytes| bytes.to_string());
+        let wall = limits.memory.map(|bytes| bytes.saturating_add(bytes / 4));
+        set(&self.v2, "memory.high", high);
+        set(&self.v2, "memory.max", wall.map_or("max".into(), |bytes| bytes.to_string()));
+        set(&self.v2, "memory.oom.group", "1".into());
+        set(&self.memory_v1, "memory.limit_in_bytes", wall.map_or("-1".into(), |bytes| bytes.to_string()));
+        let quota = limits.cpu.map(|cpus| (cpus * f64::from(CPU_PERIOD)).max(LEAST_CPU) as u64);
+        let share = quota.map_or("max".into(), |quota| quota.to_string());
+        set(&self.v2, "cpu.max", format!("{share} {CPU_PERIOD}"));
+        set(&self.cpu_v1, "cpu.cfs_period_us", CPU_PERIOD.to_string());
+        set(&self.cpu_v1, "cpu.cfs_quota_us", quota.map_or("-1".into(), |quota| quota.to_string()));
+    }
+
+    /// Whether the kernel killed a process of it for want of memory.
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
+        let files = [(&self.v2, "memory.events"), (&self.memory_v1, "memory.oom_control")];
+        files.into_iter().any(|(dir, name)| {
+            let text =
+                dir.as_ref().and_then(|dir| fs::read_to_string(dir.join(name)).ok()).unwrap_or_default();
+            let kills = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse::<u64>().ok());
+            kills.is_some_and(|kills| kills > 0)
+        })
+    }
+
     fn dirs(&self) -> impl Iterator<Item = &PathBuf> {
-        self.v2.iter().chain(&self.memory_v1)
+        self.v2.iter().chain(&self.memory_v1).chain(&self.cpu_v1)
     }
 
     /// What a child writes itself to.
@@ -165,19 +276,55 @@ mod tests {
         assert_eq!(found.memory_v1.unwrap(), Path::new("/sys/fs/cgroup/memory/box/1"));
         // A container whose mount shows only its own part.
         let found = placed("1 2 0:1 /kube/a /sys/fs/cgroup ro - cgroup2 cgroup rw\n", "0::/kube/a/b\n");
-        assert_eq!(found, Cgroups { v2: Some("/sys/fs/cgroup/b".into()), memory_v1: None });
+        assert_eq!(found, Cgroups { v2: Some("/sys/fs/cgroup/b".into()), ..Cgroups::default() });
         assert_eq!(placed("1 2 0:1 /kube/a /x rw - cgroup2 c rw\n", "0::/elsewhere\n"), Cgroups::default());
     }
 
     #[test]
     fn memory_is_what_cannot_simply_be_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        let cgroups = Cgroups { v2: None, memory_v1: Some(dir.path().into()) };
-        let group = cgroups.make("web/1");
+        let cgroups = Cgroups { memory_v1: Some(dir.path().into()), ..Cgroups::default() };
+        let group = cgroups.make("web/1", Limits { memory: Some(4000), cpu: None });
         let own = group.memory_v1.clone().unwrap();
         assert_eq!(group.memory(), None);
         fs::write(own.join("memory.usage_in_bytes"), "5000\n").unwrap();
         fs::write(own.join("memory.stat"), "inactive_file 1\ntotal_inactive_file 2000\n").unwrap();
         assert_eq!(group.memory(), Some(3000));
+        assert_eq!(fs::read_to_string(own.join("memory.limit_in_bytes")).unwrap(), "5000");
+        assert!(!group.ran_out_of_memory());
+        fs::write(own.join("memory.oom_control"), "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n").unwrap();
+        assert!(group.ran_out_of_memory());
+    }
+
+    #[test]
+    fn a_group_in_which_only_this_process_is_passes_controllers_on_when_it_has_moved_below() {
+        let Some(v2) = Cgroups::detect_without_memory().v2 else {
+            eprintln!("skipped: no writable cgroup of version 2 here");
+            return;
+        };
+        let offered = fs::read_to_string(v2.join("cgroup.controllers")).unwrap();
+        let offered: Vec<&str> = offered.split_whitespace().collect();
+        let passed = offered.iter().find(|name| passes_on(&v2, name));
+        let turn = |name: &str, sign| fs::write(v2.join("cgroup.subtree_control"), format!("{sign}{name}"));
+        let Some(controller) = passed.or_else(|| offered.iter().find(|name| turn(name, '+').is_ok())) else {
+            eprintln!("skipped: no controller to pass on here");
+            return;
+        };
+        let dir = v2.join(format!("{PREFIX}{}-test", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        fs::write(dir.join("cgroup.procs"), child.id().to_string()).unwrap();
+        pass_on(&dir, controller, child.id() + 1);
+        assert!(!passes_on(&dir, controller), "another process is in it");
+        pass_on(&dir, controller, child.id());
+        let passes = passes_on(&dir, controller);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        _ = fs::remove_dir(dir.join(format!("{PREFIX}{}-self", child.id())));
+        _ = fs::remove_dir(&dir);
+        if passed.is_none() {
+            _ = turn(controller, '-');
+        }
+        assert!(passes);
     }
 }

@@ -39,12 +39,14 @@ pub enum Error {
         reason: String,
     },
     /// The new run of a process is unfit; the old one goes on.
-    #[error("reload `{process}`: {cause}; the one before goes on")]
+    #[error("reload `{process}`: {cause}; the one before {fate}")]
     Reload {
         /// The process's name.
         process: String,
         /// What is wrong with the new one.
         cause: Box<Error>,
+        /// What becomes of the old one.
+        fate: &'static str,
     },
     /// Processes of a tree outlived SIGKILL.
     #[error(

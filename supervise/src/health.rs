@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use litekeep_env::SystemClock;
 use litekeep_env::process::{Exit, signal_number};
+use litekeep_env::{Clock, SystemClock};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -23,6 +23,8 @@ use crate::tree::Tree;
 
 /// The longest pause between probes before the first success.
 const EAGER: Duration = Duration::from_millis(200);
+/// What stands for a run's own port.
+const OWN_PORT: &str = "{port}";
 /// Bytes of an HTTP answer that are looked at.
 const LONGEST_ANSWER: u64 = 64 << 10;
 
@@ -38,6 +40,8 @@ pub enum Probe {
     Tcp(String),
     /// A command in the process's surroundings ends with 0. `LITEKEEP_PROBED` holds the run's `LITEKEEP_INSTANCE`.
     Exec(Command),
+    /// It says itself when it is ready: one of its processes sends READY=1 to `NOTIFY_SOCKET` (`sd_notify(3)`). Only for readiness.
+    Notify,
     /// Whatever else.
     Closure(Closure),
 }
@@ -48,6 +52,7 @@ impl fmt::Debug for Probe {
             Probe::Http(http) => http.fmt(f),
             Probe::Tcp(address) => write!(f, "Tcp({address})"),
             Probe::Exec(command) => command.fmt(f),
+            Probe::Notify => f.write_str("Notify"),
             Probe::Closure(_) => f.write_str("Closure"),
         }
     }
@@ -63,7 +68,7 @@ pub struct Http {
 }
 
 impl Http {
-    /// `http://HOST[:PORT][/PATH]`.
+    /// `http://HOST[:PORT][/PATH]`; the port may be `{port}`, for a run with a port of its own.
     pub fn parse(url: &str) -> Result<Http> {
         let invalid = || Error::invalid(format!("health url `{url}`"), "is not http://HOST[:PORT][/PATH]");
         let rest = url.strip_prefix("http://").ok_or_else(invalid)?;
@@ -74,7 +79,7 @@ impl Http {
         }
         let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
         let address = match port {
-            Some(port) if port.parse::<u16>().is_ok() => host.to_owned(),
+            Some(port) if port == OWN_PORT || port.parse::<u16>().is_ok() => host.to_owned(),
             Some(_) => return Err(invalid()),
             None => format!("{host}:80"),
         };
@@ -115,43 +120,37 @@ async fn connect(address: &str) -> Result<TcpStream, String> {
     TcpStream::connect(address).await.map_err(|e| format!("connect to {address}: {e}"))
 }
 
-/// A probe with its times and thresholds.
-#[derive(Clone, Debug)]
-pub struct Check {
-    /// How the process is asked.
-    pub probe: Probe,
-    /// Failures this soon after the start do not count until the first success.
-    pub start_period: Duration,
-    /// From one probe's end to the next.
-    pub interval: Duration,
-    /// A probe that takes longer has failed.
-    pub timeout: Duration,
-    /// So many successes in a row make it fit.
-    pub successes: u32,
-    /// So many failures in a row make it unfit.
-    pub failures: u32,
+/// How the last probe went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// When it was over, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// How long it took.
+    pub took: Duration,
+    /// It is as it should be.
+    pub is_good: bool,
 }
 
-impl Check {
-    /// A check with the usual times.
-    pub fn new(probe: Probe) -> Check {
-        Check {
-            probe,
-            start_period: Duration::from_secs(30),
-            interval: Duration::from_secs(10),
-            timeout: Duration::from_secs(5),
-            successes: 1,
-            failures: 3,
+/// A check with its times and thresholds.
+pub type Check = litekeep_config::Check<Probe>;
+
+impl Probe {
+    /// The probe of a run with a port of its own, which `{port}` stands for in addresses.
+    fn at_port(&self, port: Option<u16>) -> Probe {
+        let mut probe = self.clone();
+        if let (Some(port), Probe::Http(Http { address, .. }) | Probe::Tcp(address)) = (port, &mut probe) {
+            *address = address.replace(OWN_PORT, &port.to_string());
         }
+        probe
     }
 
     /// Asks once.
-    async fn ask(&self, surroundings: &Spawn, instance: &str) -> Result<(), String> {
-        let in_time = |answer: BoxFuture<'static, Result<(), String>>| async {
-            let answer = tokio::time::timeout(self.timeout, answer).await;
-            answer.unwrap_or_else(|_| Err(format!("no answer within {:?}", self.timeout)))
+    async fn ask(&self, surroundings: &Spawn, instance: &str, timeout: Duration) -> Result<(), String> {
+        let in_time = |answer: BoxFuture<'static, Result<(), String>>| async move {
+            let answer = tokio::time::timeout(timeout, answer).await;
+            answer.unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")))
         };
-        match &self.probe {
+        match self {
             Probe::Http(http) => {
                 let (http, instance) = (http.clone(), instance.to_owned());
                 in_time(Box::pin(async move { http.get(&instance).await })).await
@@ -160,32 +159,38 @@ impl Check {
                 let address = address.clone();
                 in_time(Box::pin(async move { connect(&address).await.map(drop) })).await
             }
+            Probe::Notify => Err("it says itself when it is ready, and is not asked".into()),
             Probe::Closure(closure) => in_time(closure()).await,
             // Its processes must end with the time, so it keeps the time itself.
-            Probe::Exec(command) => exec(command, surroundings, instance, self.timeout).await,
+            Probe::Exec(command) => exec(command, surroundings, instance, timeout).await,
         }
     }
+}
 
-    /// Asks for ever and tells each change of the verdict: fit, or why not.
-    pub(crate) async fn watch<F: Future<Output = ()>>(
-        &self,
-        surroundings: &Spawn,
-        instance: &str,
-        mut tell: impl FnMut(Result<(), String>) -> F,
-    ) {
-        let begun = Instant::now();
-        let mut tally = Tally::default();
-        loop {
-            let answer = self.ask(surroundings, instance).await;
-            let is_starting = begun.elapsed() < self.start_period;
-            match (tally.step(self, answer.is_ok(), is_starting), answer) {
-                (Some(true), _) => tell(Ok(())).await,
-                (Some(false), Err(reason)) => tell(Err(reason)).await,
-                _ => {}
-            }
-            let eager = is_starting && tally.verdict.is_none();
-            tokio::time::sleep(if eager { self.interval.min(EAGER) } else { self.interval }).await;
+/// Asks for ever; tells each answer, and each change of the verdict: fit, or why not. `port`: the run's own, if it has one.
+pub(crate) async fn watch<F: Future<Output = ()>>(
+    check: &Check,
+    port: Option<u16>,
+    surroundings: &Spawn,
+    instance: &str,
+    answered: impl Fn(Answer),
+    mut tell: impl FnMut(Result<(), String>) -> F,
+) {
+    let (begun, probe) = (Instant::now(), check.probe.at_port(port));
+    let mut tally = Tally::default();
+    loop {
+        let asked = Instant::now();
+        let answer = probe.ask(surroundings, instance, check.timeout).await;
+        let (at_ms, took) = (SystemClock.unix_ms(), asked.elapsed());
+        answered(Answer { at_ms, took, is_good: answer.is_ok() });
+        let is_starting = begun.elapsed() < check.start_period;
+        match (tally.step(check, answer.is_ok(), is_starting), answer) {
+            (Some(true), _) => tell(Ok(())).await,
+            (Some(false), Err(reason)) => tell(Err(reason)).await,
+            _ => {}
         }
+        let eager = is_starting && tally.verdict.is_none();
+        tokio::time::sleep(if eager { check.interval.min(EAGER) } else { check.interval }).await;
     }
 }
 
@@ -216,7 +221,7 @@ impl Tally {
     }
 }
 
-/// Runs a command as a tree of its own, which ends with it or with the time.
+/// Asks by a command.
 async fn exec(
     command: &Command,
     surroundings: &Spawn,
@@ -227,14 +232,20 @@ async fn exec(
     spawn.env.push(("LITEKEEP_PROBED".into(), instance.into()));
     // Not the run's own: what a probe leaves behind must not be taken for the run's.
     let own = format!("{instance}/probe-{:x}", litekeep_env::random_u64());
+    run(&spawn, "health check", &own, timeout).await
+}
+
+/// Runs a command as a tree of its own, which ends with it or with the time. The error says what it was, `what` first, and what
+/// it printed last.
+pub async fn run(spawn: &Spawn, what: &'static str, instance: &str, timeout: Duration) -> Result<(), String> {
     let settings = log::Settings { tail: 5, ..log::Settings::default() };
     let log = Log::open(settings, Arc::new(SystemClock)).map_err(|e| e.to_string())?;
     let (output, mut readers) = log.output().map_err(|e| e.to_string())?;
-    let name = own.clone();
-    let start = move || spawn.start("health check", &name, output, vec![]);
+    let (spawn, name) = (spawn.clone(), instance.to_owned());
+    let start = move || spawn.start(what, &name, output, vec![]);
     let leader = tokio::task::spawn_blocking(start).await.map_err(|e| e.to_string())?;
     let leader = leader.map_err(|e| e.to_string())?;
-    let tree = Tree::new(leader, own, Group::default()).map_err(|e| e.to_string())?;
+    let tree = Tree::new(leader, instance.to_owned(), Group::default()).map_err(|e| e.to_string())?;
     let exit = tokio::time::timeout(timeout, tree.exited()).await;
     tree.stop(signal_number("KILL").expect("a known signal"), Duration::ZERO).await;
     match exit {
@@ -242,8 +253,8 @@ async fn exec(
         Ok(exit) => {
             _ = tokio::time::timeout(Duration::from_millis(100), readers.ended()).await;
             Err(match log.last_words(0) {
-                Some(words) => format!("health check: {exit}: {words}"),
-                None => format!("health check: {exit}"),
+                Some(words) => format!("{what}: {exit}: {words}"),
+                None => format!("{what}: {exit}"),
             })
         }
         Err(_) => Err(format!("no answer within {timeout:?}")),

@@ -34,6 +34,8 @@ pub const LONGEST_IN_TAIL: usize = 8 << 10;
 const LONGEST_HELD: usize = 64 << 10;
 /// Bytes that the pipe holds while we do not read.
 const PIPE: usize = 256 << 10;
+/// How often the file that this process prints to itself is looked at.
+const OWN_EVERY: Duration = Duration::from_secs(5);
 
 /// How output is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +87,6 @@ pub struct Line {
 pub struct Log(Arc<Shared>);
 
 struct Shared {
-    settings: Settings,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     /// The number of lines so far.
@@ -95,6 +96,7 @@ struct Shared {
 }
 
 struct State {
+    settings: Arc<Settings>,
     tail: VecDeque<Line>,
     /// Chunks of whole lines, each with the number of lines that were dropped before it.
     queue: VecDeque<(u64, Vec<u8>)>,
@@ -103,21 +105,24 @@ struct State {
     dropped: u64,
     /// With the job that writes while there is one.
     writer: Option<Writer>,
+    /// What takes the place of the writer that is at work.
+    replacement: Option<Option<Writer>>,
 }
 
 impl Log {
     /// Opens the file, if there is to be one.
     pub fn open(settings: Settings, clock: Arc<dyn Clock>) -> Result<Log> {
-        let writer = match &settings.path {
-            Some(path) => Some(
-                Writer::open(path, clock.unix_ms())
-                    .map_err(Error::file(format!("open the log `{}`", path.display())))?,
-            ),
-            None => None,
+        let writer = open_writer(&settings, &*clock)?;
+        let state = State {
+            settings: Arc::new(settings),
+            tail: VecDeque::new(),
+            queue: VecDeque::new(),
+            queued: 0,
+            dropped: 0,
+            writer,
+            replacement: None,
         };
-        let state = State { tail: VecDeque::new(), queue: VecDeque::new(), queued: 0, dropped: 0, writer };
         Ok(Log(Arc::new(Shared {
-            settings,
             clock,
             state: Mutex::new(state),
             count: watch::Sender::new(0),
@@ -125,18 +130,64 @@ impl Log {
         })))
     }
 
+    /// The file, if there is one.
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        let state = self.0.state.lock().expect("no panic while held");
+        state.settings.path.as_ref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
+    }
+
+    /// Keeps the output of now on otherwise; the tail stays. Leaves everything as it was if the new file cannot be opened.
+    pub fn reconfigure(&self, settings: Settings) -> Result<()> {
+        let path = self.0.state.lock().expect("no panic while held").settings.path.clone();
+        let writer = match settings.path == path {
+            true => None,
+            false => Some(open_writer(&settings, &*self.0.clock)?),
+        };
+        let mut state = self.0.state.lock().expect("no panic while held");
+        state.settings = Arc::new(settings);
+        match writer {
+            Some(writer) if *self.0.writing.borrow() => state.replacement = Some(writer),
+            Some(writer) => state.writer = writer,
+            None => {}
+        }
+        Ok(())
+    }
+
     /// Pipes for one run, with the tasks that read them until all of the run's processes have closed them.
     pub fn output(&self) -> Result<(Output, Readers)> {
         let pipe = |stream| -> io::Result<(OwnedFd, JoinHandle<()>)> {
             let (read, write) = io::pipe()?;
-            process::widen_pipe(&read, PIPE);
-            let read = pipe::Receiver::from_owned_fd(read.into())?;
-            Ok((write.into(), tokio::spawn(self.clone().follow(stream, read))))
+            Ok((write.into(), self.read(stream, read.into())?))
         };
         let both = || Ok((pipe(Stream::Stdout)?, pipe(Stream::Stderr)?));
         let ((stdout, out), (stderr, err)) =
             both().map_err(Error::file("open a pipe for its output".into()))?;
-        Ok((Output { stdout, stderr }, Readers([out, err])))
+        Ok((Output { stdout, stderr }, Readers(vec![out, err])))
+    }
+
+    /// As [`Log::output`], by pipes with names, which another litekeep reads on. The run holds a reading end itself, so it lives
+    /// when nobody reads: it waits once the pipe is full.
+    pub(crate) fn named_output(&self, names: &[PathBuf; 2]) -> Result<(Output, Readers)> {
+        let write = |path: &PathBuf| {
+            process::make_fifo(path)?;
+            File::options().read(true).write(true).open(path).map(OwnedFd::from)
+        };
+        let both = || Ok((write(&names[0])?, write(&names[1])?));
+        let (stdout, stderr) = both().map_err(cannot_open(names))?;
+        Ok((Output { stdout, stderr }, self.named_output_again(names)?))
+    }
+
+    /// Reads on what was opened by [`Log::named_output`].
+    pub(crate) fn named_output_again(&self, names: &[PathBuf; 2]) -> Result<Readers> {
+        let read = |stream, path| self.read(stream, process::open_fifo(path)?);
+        let both = || Ok(vec![read(Stream::Stdout, &names[0])?, read(Stream::Stderr, &names[1])?]);
+        both().map(Readers).map_err(cannot_open(names))
+    }
+
+    fn read(&self, stream: Stream, read: OwnedFd) -> io::Result<JoinHandle<()>> {
+        process::widen_pipe(&read, PIPE);
+        let read = pipe::Receiver::from_owned_fd(read)?;
+        Ok(tokio::spawn(self.clone().follow(stream, read)))
     }
 
     /// The lines of the tail from a number on.
@@ -204,7 +255,7 @@ impl Log {
             end = *total;
         });
         self.keep_tail(&mut state, stream, chunk, end, unix_ms);
-        if self.0.settings.path.is_none() {
+        if state.settings.path.is_none() {
             return;
         }
         if state.queued + chunk.len() > QUEUE {
@@ -221,11 +272,11 @@ impl Log {
     }
 
     fn keep_tail(&self, state: &mut State, stream: Stream, chunk: &[u8], end: u64, unix_ms: i64) {
-        let keep = self.0.settings.tail;
+        let keep = state.settings.tail;
         let lines = chunk.strip_suffix(b"\n").unwrap_or(chunk).rsplit(|b| *b == b'\n').take(keep);
         let lines: Vec<_> = lines.enumerate().collect();
         for (back, bytes) in lines.into_iter().rev() {
-            if state.tail.len() == keep {
+            while state.tail.len() >= keep {
                 state.tail.pop_front();
             }
             let bytes = bytes[..bytes.len().min(LONGEST_IN_TAIL)].to_vec();
@@ -237,6 +288,17 @@ impl Log {
     fn write(&self, mut writer: Writer) {
         loop {
             let mut state = self.0.state.lock().expect("no panic while held");
+            match state.replacement.take() {
+                Some(Some(other)) => writer = other,
+                Some(None) => {
+                    (state.queued, state.dropped) = (0, 0);
+                    state.queue.clear();
+                    self.0.writing.send_replace(false);
+                    return;
+                }
+                None => {}
+            }
+            let settings = state.settings.clone();
             let mut chunks = std::mem::take(&mut state.queue);
             if std::mem::take(&mut state.queued) == 0 && state.dropped > 0 {
                 chunks.push_back((std::mem::take(&mut state.dropped), Vec::new()));
@@ -248,7 +310,7 @@ impl Log {
             }
             drop(state);
             for (dropped, chunk) in chunks {
-                writer.write(dropped, &chunk, &self.0.settings, self.0.clock.unix_ms());
+                writer.write(dropped, &chunk, &settings, self.0.clock.unix_ms());
             }
         }
     }
@@ -265,11 +327,47 @@ impl State {
     }
 }
 
+fn cannot_open(names: &[PathBuf; 2]) -> impl FnOnce(io::Error) -> Error {
+    Error::file(format!("open the pipe `{}` for its output", names[0].display()))
+}
+
+fn open_writer(settings: &Settings, clock: &dyn Clock) -> Result<Option<Writer>> {
+    let open = |path: &PathBuf| {
+        Writer::open(path, clock.unix_ms()).map_err(Error::file(format!("open the log `{}`", path.display())))
+    };
+    settings.path.as_ref().map(open).transpose()
+}
+
+/// Rotates the file that is this process's own standard output and error. Does not return.
+///
+/// # Errors
+/// When the file cannot be opened.
+pub async fn rotate_own(settings: Settings, clock: Arc<dyn Clock>) -> Result<()> {
+    let Some(mut writer) = open_writer(&settings, &*clock)? else { return Ok(()) };
+    loop {
+        tokio::time::sleep(OWN_EVERY).await;
+        writer.bytes = writer.file.metadata().map_or(0, |metadata| metadata.len());
+        if !writer.must_rotate(0, &settings, clock.unix_ms()) || !writer.rotate(&settings, clock.unix_ms()) {
+            continue;
+        }
+        // Before the old file is compressed: nothing is written to it any more.
+        match process::print_to(&writer.file) {
+            Ok(()) => writer.compress(&settings),
+            Err(error) => tracing::warn!("could not print to `{}`: {error}", writer.path.display()),
+        }
+    }
+}
+
 /// The tasks that read one run's output.
 #[derive(Debug)]
-pub struct Readers([JoinHandle<()>; 2]);
+pub struct Readers(Vec<JoinHandle<()>>);
 
 impl Readers {
+    /// Of a run whose output cannot be read.
+    pub(crate) fn none() -> Readers {
+        Readers(vec![])
+    }
+
     /// Waits until both outputs are closed and read to their end.
     pub async fn ended(&mut self) {
         for reader in self.0.iter_mut().filter(|reader| !reader.is_finished()) {
@@ -325,19 +423,8 @@ impl Writer {
     }
 
     fn try_write(&mut self, chunk: &[u8], settings: &Settings, now_ms: i64) -> io::Result<()> {
-        let too_old = settings
-            .max_age
-            .is_some_and(|age| now_ms.saturating_sub(self.begun_ms) >= age.as_millis() as i64);
-        let too_big = self.bytes + chunk.len() as u64 > settings.max_bytes;
-        // The number that a file under compression has must stay its own; the next chunk asks again.
-        if self.bytes > 0
-            && (too_old || too_big)
-            && !self.compressing.load(SeqCst)
-            && let Err(error) = self.rotate(settings, now_ms)
-        {
-            tracing::warn!("could not rotate the log `{}`: {error}", self.path.display());
-            // The file goes on; the next try comes when it would be due again.
-            (self.bytes, self.begun_ms) = (0, now_ms);
+        if self.must_rotate(chunk.len(), settings, now_ms) && self.rotate(settings, now_ms) {
+            self.compress(settings);
         }
         if self.lost > 0 {
             let mark =
@@ -350,7 +437,27 @@ impl Writer {
         Ok(())
     }
 
-    fn rotate(&mut self, settings: &Settings, now_ms: i64) -> io::Result<()> {
+    /// Whether the file is to be rotated before this many bytes are written.
+    fn must_rotate(&self, bytes: usize, settings: &Settings, now_ms: i64) -> bool {
+        let too_old = settings
+            .max_age
+            .is_some_and(|age| now_ms.saturating_sub(self.begun_ms) >= age.as_millis() as i64);
+        let too_big = self.bytes + bytes as u64 > settings.max_bytes;
+        // The number that a file under compression has must stay its own; the next chunk asks again.
+        self.bytes > 0 && (too_old || too_big) && !self.compressing.load(SeqCst)
+    }
+
+    /// Begins a new file. If that fails the file goes on; the next try comes when it would be due again.
+    fn rotate(&mut self, settings: &Settings, now_ms: i64) -> bool {
+        let rotated = self.try_rotate(settings);
+        if let Err(error) = &rotated {
+            tracing::warn!("could not rotate the log `{}`: {error}", self.path.display());
+        }
+        (self.bytes, self.begun_ms) = (0, now_ms);
+        rotated.is_ok()
+    }
+
+    fn try_rotate(&mut self, settings: &Settings) -> io::Result<()> {
         for suffix in ["", GZIP] {
             _ = fs::remove_file(numbered(&self.path, settings.keep, suffix));
             for number in (1..settings.keep).rev() {
@@ -365,15 +472,14 @@ impl Writer {
             _ => fs::rename(&self.path, numbered(&self.path, 1, ""))?,
         }
         self.file = File::options().append(true).create(true).open(&self.path)?;
-        (self.bytes, self.begun_ms) = (0, now_ms);
-        if settings.gzip && settings.keep > 0 {
-            self.compress_first();
-        }
         Ok(())
     }
 
-    /// Compresses the newest rotated file beside the writing.
-    fn compress_first(&self) {
+    /// Compresses the newest rotated file beside the writing, if it is to be.
+    fn compress(&self, settings: &Settings) {
+        if !settings.gzip || settings.keep == 0 {
+            return;
+        }
         let (path, compressing) = (self.path.clone(), self.compressing.clone());
         compressing.store(true, SeqCst);
         let job = move || {
@@ -389,6 +495,13 @@ impl Writer {
 
 const GZIP: &str = ".gz";
 const PARTIAL: &str = ".gz.partial";
+
+/// The file of one of several instances: `app.log` becomes `app.2.log`.
+pub fn of_instance(path: &Path, number: u32) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = path.extension().map_or_else(String::new, |e| format!(".{}", e.to_string_lossy()));
+    path.with_file_name(format!("{stem}.{number}{extension}"))
+}
 
 /// `app.log` with a number and a suffix.
 fn numbered(path: &Path, number: u32, suffix: &str) -> PathBuf {

@@ -6,17 +6,7 @@
 
 use std::time::Duration;
 
-/// Which ends are followed by a new start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Restart {
-    /// Every end but a clean one (exit code 0).
-    #[default]
-    OnFailure,
-    /// Every end that nobody asked for.
-    Always,
-    /// None: a one-shot.
-    Never,
-}
+pub use litekeep_config::Restart;
 
 /// How a process is restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,23 +8,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use litekeep_env::Clock;
 use litekeep_env::process::{Exit, Pid, signal_number};
-use litekeep_env::{Clock, random_u64};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::sync::watch;
 
-use crate::cgroup::Cgroups;
-use crate::error::{Error, Result};
-use crate::health::Check;
+use crate::cgroup::{Cgroups, Limits};
+use crate::error::Result;
+use crate::events::Events;
+use crate::front::Front;
+use crate::handle::Handle;
+use crate::health::{Answer, Check, Probe};
 use crate::limits::Memory;
-use crate::log::{Log, Readers};
-use crate::policy::{self, Action, Policy};
+use crate::log::Log;
+use crate::policy;
 use crate::spawn::Spawn;
-use crate::tree::Tree;
+use crate::survivors::{Folder, Survivor};
+use task::{Request, Task};
 
-/// How long the last output of an ended tree may take to be read.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+mod replace;
+mod task;
 
 /// What a process is and how it is cared for.
 #[derive(Clone, Debug)]
@@ -49,6 +51,13 @@ pub struct Spec {
     pub ready_timeout: Duration,
     /// The limit on the memory of all its processes.
     pub memory: Option<Memory>,
+    /// How many processors all its processes may use together: 0.5 is half of one.
+    pub cpu: Option<f64>,
+    /// Whether the new run of a reload is started beside the old one. If not, the old one ends first, and comes back if the
+    /// new one does not become ready.
+    pub overlaps: bool,
+    /// Who hands requests to its runs.
+    pub front: Option<Arc<dyn Front>>,
 }
 
 impl Spec {
@@ -65,7 +74,66 @@ impl Spec {
             settle: Duration::from_secs(1),
             ready_timeout: Duration::from_secs(60),
             memory: None,
+            cpu: None,
+            overlaps: true,
+            front: None,
         }
+    }
+}
+
+impl Spec {
+    /// Whether a run says itself when it is ready.
+    pub(crate) fn is_notified(&self) -> bool {
+        self.readiness.as_ref().is_some_and(|check| matches!(check.probe, Probe::Notify))
+    }
+
+    /// A number that is another one when a run of it would be another one.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let bits = [self.is_notified(), self.cpu.is_some(), self.front.is_some()];
+        let bits = bits.into_iter().enumerate().map(|(at, bit)| u64::from(bit) << at);
+        bits.fold(self.spawn.fingerprint(), |all, bit| all ^ bit)
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { memory: self.memory.map(|memory| memory.max), cpu: self.cpu }
+    }
+
+    /// Whether a run of the other one would be the same, with the very same sockets and front.
+    pub(crate) fn has_same_run(&self, other: &Spec) -> bool {
+        let has_same_front = match (&self.front, &other.front) {
+            (Some(own), Some(others)) => Arc::ptr_eq(own, others),
+            (own, others) => own.is_none() && others.is_none(),
+        };
+        has_same_front
+            && self.fingerprint() == other.fingerprint()
+            && self.spawn.has_same_sockets(&other.spawn)
+    }
+
+    /// Whether what is done for a run, and with it, is the same; a closure is never taken for the same.
+    pub(crate) fn has_same_care(&self, other: &Spec) -> bool {
+        let care = |spec: &Spec| {
+            let Spec {
+                spawn: _,
+                policy,
+                start_delay,
+                stop_signal,
+                stop_timeout,
+                readiness,
+                liveness,
+                settle,
+                ready_timeout,
+                memory,
+                cpu,
+                overlaps,
+                front,
+            } = spec;
+            let front = front.as_ref().map(Arc::as_ptr);
+            format!(
+                "{policy:?}{start_delay:?}{stop_signal}{stop_timeout:?}{readiness:?}{liveness:?}{settle:?}{ready_timeout:?}{memory:?}{cpu:?}{overlaps}{front:?}"
+            )
+        };
+        let mut checks = [&self.readiness, &self.liveness].into_iter().flatten();
+        care(self) == care(other) && !checks.any(|check| matches!(check.probe, Probe::Closure(_)))
     }
 }
 
@@ -113,6 +181,12 @@ pub struct Status {
     pub restart_reason: String,
     /// How the last run ended.
     pub last_exit: Option<Exit>,
+    /// How the run's last probe for readiness went.
+    pub readiness: Option<Answer>,
+    /// The same for liveness.
+    pub liveness: Option<Answer>,
+    /// The run was taken over from an earlier litekeep and started from other settings: a reload gives it these.
+    pub needs_reload: bool,
 }
 
 /// Something that must hold before the first start.
@@ -133,30 +207,25 @@ pub struct Context {
     pub cgroups: Cgroups,
     /// Tells this supervisor's runs from any other's.
     pub id: String,
+    /// Where it is told what happens.
+    pub events: Events,
+    /// Where runs are written down for the next litekeep.
+    pub folder: Option<Arc<Folder>>,
 }
-
-enum Request {
-    Start,
-    Stop,
-    Restart,
-    Reload(Arc<Spec>),
-}
-
-type Reply = oneshot::Sender<Result<()>>;
 
 /// A handle on a process. When the last one is dropped, the process is stopped.
-#[derive(Clone)]
-pub struct Process {
-    name: Arc<str>,
-    requests: mpsc::Sender<(Request, Reply)>,
-    status: watch::Receiver<Status>,
-    log: Log,
-}
+pub type Process = Handle<Request, Status>;
 
 impl Process {
-    /// Takes a process into care; it starts when it is asked to.
-    pub fn new(name: &str, spec: Spec, conditions: Vec<Condition>, log: Log, context: Context) -> Process {
-        let (requests, receiver) = mpsc::channel(16);
+    /// Takes a process into care, which may have a run of an earlier litekeep; it starts when it is asked to.
+    pub(crate) fn new(
+        name: &str,
+        spec: Spec,
+        conditions: Vec<Condition>,
+        log: Log,
+        context: Context,
+        survivor: Option<Survivor>,
+    ) -> Process {
         let status = watch::Sender::new(Status {
             state: State::Stopped,
             reason: String::new(),
@@ -167,38 +236,14 @@ impl Process {
             restarts: 0,
             restart_reason: String::new(),
             last_exit: None,
+            readiness: None,
+            liveness: None,
+            needs_reload: false,
         });
-        let name: Arc<str> = name.into();
-        let process = Process { name: name.clone(), requests, status: status.subscribe(), log: log.clone() };
-        let policy = Policy::new(spec.policy);
-        let task = Task {
-            name,
-            spec: Arc::new(spec),
-            conditions,
-            log,
-            context,
-            status,
-            policy,
-            requests: receiver,
-            runs: 0,
-        };
-        tokio::spawn(task.run());
+        let (process, requests) = Process::open(name, log, &status);
+        let task = Task::new(&process, spec, conditions, context, status, requests);
+        tokio::spawn(task.run(survivor));
         process
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Where it stands, now and from now on.
-    pub fn status(&self) -> watch::Receiver<Status> {
-        self.status.clone()
-    }
-
-    /// What it printed.
-    pub fn log(&self) -> &Log {
-        &self.log
     }
 
     /// Starts it unless it runs. Returns at once: the status tells what became of it.
@@ -217,516 +262,18 @@ impl Process {
     }
 
     /// Replaces it: the new run is ready before the old one is asked to end, and if it does not become ready, the old one goes on.
+    /// One that was stopped stays so, and starts with these settings the next time.
     pub async fn reload(&self, spec: Spec) -> Result<()> {
         self.ask(Request::Reload(Arc::new(spec))).await
     }
 
-    async fn ask(&self, request: Request) -> Result<()> {
-        let ended = || Error::Ended { process: self.name.to_string() };
-        let (reply, answer) = oneshot::channel();
-        self.requests.send((request, reply)).await.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
-    }
-}
-
-/// What a run tells.
-enum Event {
-    Ready,
-    Unready(String),
-    Unfit(String),
-    Exited(Exit),
-}
-
-/// One start of a process, with what watches it.
-struct Run {
-    tree: Arc<Tree>,
-    spec: Arc<Spec>,
-    instance: String,
-    begun: Instant,
-    begun_ms: i64,
-    /// The number of its log's first line.
-    first_line: u64,
-    events: mpsc::Receiver<Event>,
-    /// Stopped with the run.
-    watchers: JoinSet<()>,
-    readers: Readers,
-}
-
-impl Run {
-    async fn next(&mut self) -> Event {
-        tokio::select! {
-            biased;
-            exit = self.tree.exited() => Event::Exited(exit),
-            Some(event) = self.events.recv() => event,
-        }
+    /// Replaces it as [`Process::reload`] does, with the settings that it has. One that was stopped stays so.
+    pub async fn renew(&self) -> Result<()> {
+        self.ask(Request::Renew).await
     }
 
-    fn watch(&mut self, tell: mpsc::Sender<Event>) {
-        let (spec, instance) = (self.spec.clone(), self.instance.clone());
-        let ready = tell.clone();
-        self.watchers.spawn(async move {
-            let Some(check) = &spec.readiness else {
-                tokio::time::sleep(spec.settle).await;
-                _ = ready.send(Event::Ready).await;
-                return;
-            };
-            let tell = |verdict: Result<(), String>| {
-                let event = verdict.map_or_else(Event::Unready, |()| Event::Ready);
-                let ready = ready.clone();
-                async move { _ = ready.send(event).await }
-            };
-            check.watch(&spec.spawn, &instance, tell).await;
-        });
-        if self.spec.liveness.is_some() {
-            let (spec, instance, unfit) = (self.spec.clone(), self.instance.clone(), tell.clone());
-            self.watchers.spawn(async move {
-                let Some(check) = &spec.liveness else { return };
-                let tell = |verdict: Result<(), String>| {
-                    let unfit = unfit.clone();
-                    async move {
-                        if let Err(reason) = verdict {
-                            _ = unfit.send(Event::Unfit(format!("liveness: {reason}"))).await;
-                        }
-                    }
-                };
-                check.watch(&spec.spawn, &instance, tell).await;
-            });
-        }
-        if let Some(memory) = self.spec.memory {
-            let tree = self.tree.clone();
-            self.watchers.spawn(async move {
-                let reason = memory.exceeded(&tree).await;
-                _ = tell.send(Event::Unfit(format!("memory: {reason}"))).await;
-            });
-        }
+    /// Cares for it as `spec` says from now on; the run stays.
+    pub(crate) async fn adjust(&self, spec: Spec, conditions: Vec<Condition>) -> Result<()> {
+        self.ask(Request::Adjust(Arc::new(spec), conditions)).await
     }
-
-    /// Ends all of it; how its leader ended.
-    async fn stop(mut self, name: &str) -> (Option<Exit>, Result<()>) {
-        self.watchers.shutdown().await;
-        let (exit, left) = self.tree.stop(self.spec.stop_signal, self.spec.stop_timeout).await;
-        _ = tokio::time::timeout(LAST_WORDS, self.readers.ended()).await;
-        let tree = self.tree;
-        // Off this thread: a leader that hangs in the kernel is waited for.
-        let last = tokio::task::spawn_blocking(move || drop(tree));
-        if left == 0 {
-            _ = last.await;
-            return (exit, Ok(()));
-        }
-        (exit, Err(Error::Unkillable { process: name.into(), left }))
-    }
-}
-
-/// What the task does next.
-enum Phase {
-    /// Until somebody asks.
-    Rest,
-    /// Wait for the conditions and the delay, then start.
-    First,
-    /// Start after a wait.
-    Again(Instant),
-    /// Start at once.
-    Start(Option<Reply>),
-    Running(Box<Run>),
-    /// All handles are gone.
-    End,
-}
-
-struct Task {
-    name: Arc<str>,
-    spec: Arc<Spec>,
-    conditions: Vec<Condition>,
-    log: Log,
-    context: Context,
-    status: watch::Sender<Status>,
-    policy: Policy,
-    requests: mpsc::Receiver<(Request, Reply)>,
-    /// How many runs there were, for their names.
-    runs: u64,
-}
-
-impl Task {
-    async fn run(mut self) {
-        let mut phase = Phase::Rest;
-        loop {
-            phase = match phase {
-                Phase::Rest => {
-                    let request = self.requests.recv().await;
-                    self.answer_without_run(request, Phase::Rest)
-                }
-                Phase::First => match self.first().await {
-                    Ok(()) => Phase::Start(None),
-                    Err(other) => other,
-                },
-                Phase::Again(at) => tokio::select! {
-                    () = tokio::time::sleep_until(at) => Phase::Start(None),
-                    request = self.requests.recv() => self.answer_without_run(request, Phase::Again(at)),
-                },
-                Phase::Start(reply) => self.start(reply).await,
-                Phase::Running(run) => self.running(run).await,
-                Phase::End => return,
-            };
-        }
-    }
-
-    fn set(&self, state: State, reason: impl Into<String>) {
-        let (reason, now) = (reason.into(), self.context.clock.unix_ms());
-        tracing::info!(process = &*self.name, ?state, reason);
-        self.status.send_modify(|status| {
-            if status.state != state {
-                status.since_ms = now;
-            }
-            (status.state, status.reason) = (state, reason);
-        });
-    }
-
-    /// What a request means while nothing runs; `now` is where the process stands. What was never started, or was stopped, starts
-    /// only when its conditions hold, whoever asks.
-    fn answer_without_run(&mut self, request: Option<(Request, Reply)>, now: Phase) -> Phase {
-        let Some((request, reply)) = request else { return Phase::End };
-        let is_start = matches!(request, Request::Start);
-        match request {
-            Request::Stop => {
-                self.set(State::Stopped, "");
-                _ = reply.send(Ok(()));
-                return Phase::Rest;
-            }
-            Request::Reload(spec) => self.take_spec(spec),
-            Request::Start | Request::Restart => {}
-        }
-        self.policy.step(policy::Event::Asked);
-        let may_wait = !self.conditions.is_empty() || !self.spec.start_delay.is_zero();
-        match now {
-            Phase::Rest | Phase::First if may_wait => {
-                _ = reply.send(Ok(()));
-                Phase::First
-            }
-            _ if is_start => {
-                _ = reply.send(Ok(()));
-                Phase::Start(None)
-            }
-            _ => Phase::Start(Some(reply)),
-        }
-    }
-
-    fn take_spec(&mut self, spec: Arc<Spec>) {
-        self.policy = Policy::new(spec.policy);
-        self.spec = spec;
-    }
-
-    /// Waits for the conditions and the start delay; the next phase if a request ends the wait.
-    async fn first(&mut self) -> Result<(), Phase> {
-        for condition in self.conditions.clone() {
-            self.set(State::Waiting, format!("for {}", condition.what));
-            while let Err(reason) = self.undisturbed((condition.met)()).await? {
-                self.set(State::Failed, format!("{}: {reason}", condition.what));
-                self.undisturbed(tokio::time::sleep(self.spec.policy.retry)).await?;
-            }
-        }
-        let delay = self.spec.start_delay;
-        if !delay.is_zero() {
-            self.set(State::Waiting, format!("{delay:?} by its start delay"));
-            self.undisturbed(tokio::time::sleep(delay)).await?;
-        }
-        Ok(())
-    }
-
-    /// Waits for something before the first start, and answers requests meanwhile.
-    async fn undisturbed<T>(&mut self, what: impl Future<Output = T>) -> Result<T, Phase> {
-        tokio::pin!(what);
-        loop {
-            tokio::select! {
-                result = &mut what => return Ok(result),
-                request = self.requests.recv() => match self.answer_without_run(request, Phase::First) {
-                    Phase::First => {}
-                    other => return Err(other),
-                },
-            }
-        }
-    }
-
-    async fn start(&mut self, reply: Option<Reply>) -> Phase {
-        self.set(State::Starting, "");
-        let result = self.spawn(self.spec.clone()).await;
-        let (phase, answer) = match result {
-            Ok(run) => {
-                self.publish(&run);
-                (Phase::Running(Box::new(run)), Ok(()))
-            }
-            Err(error) => {
-                let unfit = policy::Event::Unfit { ran: Duration::ZERO, chance: random_u64() };
-                (self.after(unfit, error.to_string()), Err(error))
-            }
-        };
-        if let Some(reply) = reply {
-            _ = reply.send(answer);
-        }
-        phase
-    }
-
-    /// Shows a run as the one that counts.
-    fn publish(&self, run: &Run) {
-        self.status.send_modify(|status| {
-            status.pid = Some(run.tree.pid());
-            status.instance = Some(run.instance.clone());
-            status.started_ms = Some(run.begun_ms);
-        });
-    }
-
-    /// Starts a run of `spec`, with what watches it.
-    async fn spawn(&mut self, spec: Arc<Spec>) -> Result<Run> {
-        self.runs += 1;
-        let instance = format!("{}:{}:{}", self.name, self.context.id, self.runs);
-        let first_line = *self.log.count().borrow();
-        let (output, readers) = self.log.output()?;
-        let (name, shared, cgroups) = (self.name.clone(), spec.clone(), self.context.cgroups.clone());
-        let own = instance.clone();
-        let start = move || {
-            let group = cgroups.make(&own);
-            let entrances = group.entrances().map_err(Error::file(format!("join the cgroup of `{name}`")))?;
-            Ok((shared.spawn.start(&name, &own, output, entrances)?, group))
-        };
-        let (leader, group) = tokio::task::spawn_blocking(start).await.expect("starting does not panic")?;
-        let tree = Tree::new(leader, instance.clone(), group)
-            .map_err(Error::file(format!("watch the process `{}`", self.name)))?;
-        let (tell, events) = mpsc::channel(16);
-        let mut run = Run {
-            tree: Arc::new(tree),
-            spec,
-            instance,
-            begun: Instant::now(),
-            begun_ms: self.context.clock.unix_ms(),
-            first_line,
-            events,
-            watchers: JoinSet::new(),
-            readers,
-        };
-        run.watch(tell);
-        Ok(run)
-    }
-
-    async fn running(&mut self, mut run: Box<Run>) -> Phase {
-        tokio::select! {
-            event = run.next() => match event {
-                Event::Ready => {
-                    self.set(State::Healthy, "");
-                    Phase::Running(run)
-                }
-                Event::Unready(reason) => {
-                    self.set(State::Unhealthy, reason);
-                    Phase::Running(run)
-                }
-                Event::Unfit(reason) => self.end_unfit(run, reason).await,
-                Event::Exited(exit) => self.ended(run, exit).await,
-            },
-            request = self.requests.recv() => match request {
-                None => {
-                    self.stop(run).await.1.unwrap_or_else(|error| tracing::error!("{error}"));
-                    Phase::End
-                }
-                Some((Request::Start, reply)) => {
-                    _ = reply.send(Ok(()));
-                    Phase::Running(run)
-                }
-                Some((Request::Stop, reply)) => {
-                    let (_, result) = self.stop(run).await;
-                    self.set(State::Stopped, result.as_ref().map_or_else(|e| e.to_string(), |()| String::new()));
-                    _ = reply.send(result);
-                    Phase::Rest
-                }
-                Some((Request::Restart, reply)) => {
-                    let (_, result) = self.stop(run).await;
-                    if let Err(error) = result {
-                        tracing::error!("{error}");
-                    }
-                    self.policy.step(policy::Event::Asked);
-                    Phase::Start(Some(reply))
-                }
-                Some((Request::Reload(spec), reply)) => self.reload(run, spec, reply).await,
-            },
-        }
-    }
-
-    /// Ends a run because somebody wants it.
-    async fn stop(&mut self, run: Box<Run>) -> (Option<Exit>, Result<()>) {
-        self.set(State::Stopping, "");
-        let (exit, result) = run.stop(&self.name).await;
-        self.forget_run(exit);
-        (exit, result)
-    }
-
-    fn forget_run(&self, exit: Option<Exit>) {
-        self.status.send_modify(|status| {
-            (status.pid, status.instance, status.started_ms) = (None, None, None);
-            status.last_exit = exit;
-        });
-    }
-
-    /// The run ended by itself; what it left behind ends too.
-    async fn ended(&mut self, run: Box<Run>, exit: Exit) -> Phase {
-        let (ran, first_line) = (run.begun.elapsed(), run.first_line);
-        if let (_, Err(error)) = run.stop(&self.name).await {
-            tracing::error!("{error}");
-        }
-        self.forget_run(Some(exit));
-        let words = self.log.last_words(first_line).filter(|_| !exit.is_clean());
-        let words = words.map_or_else(String::new, |words| format!(": {words}"));
-        let reason = format!("{exit} after {:.1} s{words}", ran.as_secs_f64());
-        let clean = exit.is_clean();
-        self.after(policy::Event::Exited { clean, ran, chance: random_u64() }, reason)
-    }
-
-    /// The run is not to go on.
-    async fn end_unfit(&mut self, run: Box<Run>, reason: String) -> Phase {
-        let ran = run.begun.elapsed();
-        self.set(State::Stopping, &reason);
-        let (exit, result) = run.stop(&self.name).await;
-        if let Err(error) = result {
-            tracing::error!("{error}");
-        }
-        self.forget_run(exit);
-        self.after(policy::Event::Unfit { ran, chance: random_u64() }, reason)
-    }
-
-    /// What the policy says after an end.
-    fn after(&mut self, event: policy::Event, reason: String) -> Phase {
-        let wait = match self.policy.step(event) {
-            Action::Rest => {
-                let is_clean = matches!(event, policy::Event::Exited { clean: true, .. });
-                self.set(if is_clean { State::Completed } else { State::Failed }, reason);
-                return Phase::Rest;
-            }
-            Action::Start { after } => {
-                self.set(State::BackingOff, &*reason);
-                after
-            }
-            Action::Fail { retry } => {
-                let crashes = self.policy.crashes();
-                self.set(
-                    State::Failed,
-                    format!("{reason} ({crashes} times; tried again in {} s)", retry.as_secs()),
-                );
-                retry
-            }
-        };
-        self.status
-            .send_modify(|status| (status.restarts, status.restart_reason) = (status.restarts + 1, reason));
-        Phase::Again(Instant::now() + wait)
-    }
-
-    /// Puts a run of `spec` in the place of `old`, once it is ready.
-    async fn reload(&mut self, old: Box<Run>, spec: Arc<Spec>, reply: Reply) -> Phase {
-        let failed = |name: &str, cause| Err(Error::Reload { process: name.into(), cause: Box::new(cause) });
-        let mut new = match self.spawn(spec.clone()).await {
-            Ok(new) => Box::new(new),
-            Err(cause) => {
-                _ = reply.send(failed(&self.name, cause));
-                return Phase::Running(old);
-            }
-        };
-        let mut old = Some(old);
-        let mut old_end = None;
-        let verdict =
-            tokio::time::timeout(spec.ready_timeout, self.ready(&mut new, &mut old, &mut old_end)).await;
-        let late = || Verdict::Unfit(format!("not ready within {:?}", spec.ready_timeout));
-        match verdict.unwrap_or_else(|_| late()) {
-            Verdict::Ready => {
-                self.take_spec(spec);
-                self.publish(&new);
-                self.set(State::Healthy, "reloaded");
-                if let Some(old) = old
-                    && let (_, Err(error)) = old.stop(&self.name).await
-                {
-                    tracing::error!("{error}");
-                }
-                _ = reply.send(Ok(()));
-                Phase::Running(new)
-            }
-            Verdict::Unfit(reason) => {
-                if let (_, Err(error)) = new.stop(&self.name).await {
-                    tracing::error!("{error}");
-                }
-                let cause = Error::Unready { process: self.name.to_string(), reason };
-                match (old, old_end) {
-                    (Some(old), _) => {
-                        _ = reply.send(failed(&self.name, cause));
-                        Phase::Running(old)
-                    }
-                    (None, end) => {
-                        _ = reply.send(Err(cause));
-                        let (exit, ran) = end.expect("it ended or it is there");
-                        let event =
-                            policy::Event::Exited { clean: exit.is_clean(), ran, chance: random_u64() };
-                        self.after(event, format!("{exit} after {:.1} s", ran.as_secs_f64()))
-                    }
-                }
-            }
-            Verdict::Stop(stop) => {
-                let (_, new_stopped) = new.stop(&self.name).await;
-                let old_stopped = match old {
-                    Some(old) => self.stop(old).await.1,
-                    None => Ok(()),
-                };
-                self.set(State::Stopped, "");
-                let cause =
-                    Error::Unready { process: self.name.to_string(), reason: "it was stopped".into() };
-                _ = reply.send(Err(cause));
-                let Some(stop) = stop else { return Phase::End };
-                _ = stop.send(new_stopped.and(old_stopped));
-                Phase::Rest
-            }
-        }
-    }
-
-    /// Waits until a new run is ready or is not going to be. The old one may end meanwhile; then `old` is empty.
-    async fn ready(
-        &mut self,
-        new: &mut Run,
-        old: &mut Option<Box<Run>>,
-        old_end: &mut Option<(Exit, Duration)>,
-    ) -> Verdict {
-        loop {
-            tokio::select! {
-                event = new.next() => match event {
-                    Event::Ready => return Verdict::Ready,
-                    Event::Unready(reason) | Event::Unfit(reason) => return Verdict::Unfit(reason),
-                    Event::Exited(exit) => return Verdict::Unfit(format!("it ended: {exit}")),
-                },
-                exit = end_of(old) => {
-                    if let Some(run) = old.take() {
-                        *old_end = Some((exit, run.begun.elapsed()));
-                        if let (_, Err(error)) = run.stop(&self.name).await {
-                            tracing::error!("{error}");
-                        }
-                        self.forget_run(Some(exit));
-                    }
-                }
-                request = self.requests.recv() => match request {
-                    None => return Verdict::Stop(None),
-                    Some((Request::Stop, reply)) => return Verdict::Stop(Some(reply)),
-                    Some((Request::Start, reply)) => _ = reply.send(Ok(())),
-                    Some((Request::Restart | Request::Reload(_), reply)) => {
-                        let reason = "a reload is under way: ask again when it is over".into();
-                        _ = reply.send(Err(Error::Unready { process: self.name.to_string(), reason }));
-                    }
-                },
-            }
-        }
-    }
-}
-
-/// Waits for the end of a run's leader; for ever if there is no run.
-async fn end_of(run: &Option<Box<Run>>) -> Exit {
-    match run {
-        Some(run) => run.tree.exited().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// What became of the new run of a reload.
-enum Verdict {
-    Ready,
-    Unfit(String),
-    /// Everything is to end; who asked for it.
-    Stop(Option<Reply>),
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::hash::{Hash as _, Hasher as _};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -21,7 +22,7 @@ use crate::error::{Error, Result};
 pub const INSTANCE: &str = "LITEKEEP_INSTANCE";
 
 /// What is executed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     /// A program with its arguments.
     Program {
@@ -125,6 +126,22 @@ impl Spawn {
         Spawn { command, sockets: vec![], ..self.clone() }
     }
 
+    /// A number that is another one when a run of it would be another one. It is the same in every litekeep that was built alike.
+    pub fn fingerprint(&self) -> u64 {
+        let Spawn { command, cwd, env, env_file, user, group, umask, rlimits, sockets } = self;
+        let names: Vec<&str> = sockets.iter().map(|socket| socket.name.as_str()).collect();
+        let mut hasher = std::hash::DefaultHasher::new();
+        (command, cwd, env, env_file, user, group, umask, names).hash(&mut hasher);
+        format!("{rlimits:?}").hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Whether the sockets are the very same ones, not only called the same.
+    pub(crate) fn has_same_sockets(&self, other: &Spawn) -> bool {
+        let mut sockets = self.sockets.iter().zip(&other.sockets);
+        self.sockets.len() == other.sockets.len() && sockets.all(|(a, b)| Arc::ptr_eq(&a.fd, &b.fd))
+    }
+
     /// Starts it; `process` is whose start it is, `instance` the value of [`INSTANCE`]. Waits for files and the exec.
     pub fn start(&self, process: &str, instance: &str, output: Output, cgroups: Vec<File>) -> Result<Leader> {
         let identity = self.identity()?;
@@ -147,6 +164,29 @@ impl Spawn {
             step: error.step,
             cause: error.cause.to_string(),
         })
+    }
+
+    /// What can be known before a start: user, group, folder, `env_file` and program are there.
+    pub(crate) fn check(&self) -> Result<()> {
+        let identity = self.identity()?;
+        let environment = self.environment(identity.as_ref(), "")?;
+        if let Some(folder) = self.cwd.as_deref().filter(|dir| !dir.is_dir()) {
+            return Err(Error::invalid(format!("folder `{}`", folder.display()), "there is none: make it"));
+        }
+        // Another user may see what this one does not, and the other way round.
+        let (Command::Program { name, .. }, None) = (&self.command, &self.user) else { return Ok(()) };
+        let cwd = self.cwd.as_deref().unwrap_or(Path::new(""));
+        let is_there = match name.as_bytes().contains(&b'/') {
+            true => cwd.join(name).exists(),
+            false => {
+                let path = environment.into_iter().find(|(name, _)| name == "PATH").map(|(_, path)| path);
+                let path = path.unwrap_or_else(|| "/usr/bin:/bin".into());
+                std::env::split_paths(&path).any(|dir| cwd.join(dir).join(name).exists())
+            }
+        };
+        let absent =
+            || Error::invalid(format!("execute `{}`", name.to_string_lossy()), "there is no such program");
+        is_there.then_some(()).ok_or_else(absent)
     }
 
     fn identity(&self) -> Result<Option<Identity>> {
@@ -200,19 +240,11 @@ pub struct Output {
     pub stderr: OwnedFd,
 }
 
-impl Output {
-    /// Nowhere.
-    pub fn null() -> Result<Output> {
-        let open = || {
-            let file = File::options().write(true).open("/dev/null");
-            file.map(OwnedFd::from).map_err(Error::file("open `/dev/null`".into()))
-        };
-        Ok(Output { stdout: open()?, stderr: open()? })
-    }
-}
-
-/// The variables of an `env_file`; the number of a line that is none. Values may be quoted; `export` and comments are skipped.
-fn env_file(text: &[u8]) -> Result<Vec<(OsString, OsString)>, usize> {
+/// The variables of an `env_file`. Values may be quoted; `export` and comments are skipped.
+///
+/// # Errors
+/// The number of a line that is none.
+pub fn env_file(text: &[u8]) -> Result<Vec<(OsString, OsString)>, usize> {
     let mut variables = Vec::new();
     for (n, line) in text.split(|b| *b == b'\n').enumerate() {
         let line = line.trim_ascii();

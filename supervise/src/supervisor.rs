@@ -1,24 +1,36 @@
-//! All processes together: who starts after whom, and the end of all of them.
+//! All processes and jobs together: who starts after whom, and the end of all of them.
 //!
 //! Every process waits for what it depends on by itself, so a start takes as long as its slowest chain. A stop goes level by level,
 //! dependants first; those of one level stop at the same time. What a run left behind and nobody can be asked for any more is
 //! adopted by this process: it is reaped when it ends, and killed at the end of the stop.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use litekeep_env::{Clock, process};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, Limits};
 use crate::error::{Error, Result};
+use crate::events::{Events, Kind};
+use crate::job::{self, Job};
+use crate::limits::not_enforced;
 use crate::log::{self, Log};
 use crate::process::{Condition, Context, Process, Spec, State, Status};
+use crate::run::Run;
+use crate::spawn::{Command, Spawn};
+use crate::survivors::{Folder, Survivor, take};
 use crate::tree::kill_adopted;
+use crate::watch::{self, Files, Watch};
+pub use apply::Applied;
+use order::{check_jobs, conditions, levels, log_of};
+
+mod apply;
+mod order;
 
 /// How often adopted zombies are looked for when no signal tells of them.
 const REAP_EVERY: Duration = Duration::from_secs(5);
@@ -59,13 +71,15 @@ pub struct Service {
     pub conditions: Vec<Condition>,
     /// Where its output goes; with several instances each has a file with its number.
     pub log: log::Settings,
+    /// Files whose change gives it new runs, one instance after another.
+    pub watch: Option<watch::Settings>,
 }
 
 impl Service {
     /// One process that depends on nothing.
     pub fn new(name: &str, spec: Spec) -> Service {
         let log = log::Settings::default();
-        Service { name: name.into(), spec, instances: 1, after: vec![], conditions: vec![], log }
+        Service { name: name.into(), spec, instances: 1, after: vec![], conditions: vec![], log, watch: None }
     }
 
     fn instance_names(&self) -> Vec<String> {
@@ -76,41 +90,146 @@ impl Service {
     }
 }
 
+/// What a supervisor is made of.
+#[derive(Clone)]
+pub struct Setup {
+    /// What runs all the time.
+    pub services: Vec<Service>,
+    /// What runs now and then.
+    pub jobs: Vec<Job>,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// Where each run gets a group of its own.
+    pub cgroups: Cgroups,
+    /// Where runs are written down. With it they outlive a litekeep that is killed, and the next one takes them over; without
+    /// it a write of theirs fails when litekeep is gone.
+    pub state: Option<PathBuf>,
+}
+
+impl Setup {
+    /// Nothing to care for.
+    pub fn new(clock: Arc<dyn Clock>, cgroups: Cgroups) -> Setup {
+        Setup { services: vec![], jobs: vec![], clock, cgroups, state: None }
+    }
+}
+
 /// All processes under care.
 pub struct Supervisor {
     services: BTreeMap<String, (Service, Vec<Process>)>,
     /// Names by level: each depends only on levels before its own.
     levels: Vec<Vec<String>>,
-    id: String,
+    jobs: BTreeMap<String, job::Handle>,
+    /// Of services, by their names.
+    watches: BTreeMap<String, Watch>,
+    /// The limits that each process and job is known to want.
+    limited: BTreeMap<String, Limits>,
+    context: Context,
     reaper: JoinHandle<()>,
+    /// Ends what an earlier litekeep left and nobody wants any more.
+    strays: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Supervisor {
-    /// Takes services into care, within a tokio runtime; nothing starts yet. This process adopts their orphans from now on.
+    /// Takes services into care, as [`Supervisor::set_up`] does.
     pub fn new(services: Vec<Service>, clock: Arc<dyn Clock>, cgroups: Cgroups) -> Result<Supervisor> {
+        Supervisor::set_up(Setup { services, ..Setup::new(clock, cgroups) })
+    }
+
+    /// Takes services and jobs into care, within a tokio runtime; nothing starts yet. This process adopts their orphans from now on.
+    pub fn set_up(setup: Setup) -> Result<Supervisor> {
+        let Setup { services, jobs, clock, cgroups, state } = setup;
         let levels = levels(&services)?;
+        check_jobs(&jobs, services.iter())?;
         process::become_subreaper().map_err(Error::file("adopt orphans (PR_SET_CHILD_SUBREAPER)".into()))?;
         let id = format!("{:016x}", litekeep_env::random_u64());
-        let context = Context { clock, cgroups, id: id.clone() };
+        let events = Events::new(clock.clone());
+        let (folder, mut survivors) = match &state {
+            Some(dir) => Folder::open(dir).map(|(folder, survivors)| (Some(Arc::new(folder)), survivors))?,
+            None => (None, vec![]),
+        };
+        let context = Context { clock, cgroups, id, events, folder };
+        let specs = services.iter().map(|service| (service.name.as_str(), &service.spec));
+        let specs = specs.chain(jobs.iter().map(|job| (job.name.as_str(), &job.spec)));
+        let mut limited = BTreeMap::new();
+        limit(&context, &mut limited, specs);
         let mut all: BTreeMap<String, (Service, Vec<Process>)> = BTreeMap::new();
         let by_name: BTreeMap<&str, &Service> = services.iter().map(|s| (s.name.as_str(), s)).collect();
         for name in levels.iter().flatten() {
             let service = by_name[name.as_str()];
-            let mut conditions: Vec<Condition> = Vec::new();
-            for (other, until) in &service.after {
-                let watched = all[other].1.iter().map(Process::status).collect();
-                conditions.push(reached(other, *until, watched));
-            }
-            conditions.extend(service.conditions.iter().cloned());
-            let processes = service.instance_names().into_iter().map(|name| {
-                let log = Log::open(log_of(service, &name), context.clock.clone())?;
-                Ok(Process::new(&name, service.spec.clone(), conditions.clone(), log, context.clone()))
+            let conditions = conditions(service, &all);
+            let names = service.instance_names().into_iter();
+            let processes = names.map(|name| {
+                let survivor = take(&mut survivors, &name);
+                process_of(service, &name, conditions.clone(), &context, survivor)
             });
             let processes = processes.collect::<Result<_>>()?;
             all.insert(name.clone(), (service.clone(), processes));
         }
+        let jobs = jobs.into_iter().map(|job| {
+            let survivor = take(&mut survivors, &job.name);
+            Ok((job.name.clone(), job_of(job, &context, survivor)?))
+        });
+        let jobs = jobs.collect::<Result<_>>()?;
         let reaper = tokio::spawn(reap());
-        Ok(Supervisor { services: all, levels, id, reaper })
+        let strays = tokio::spawn(stop_strays(survivors, context.clone()));
+        let strays = Mutex::new(Some(strays));
+        let watches = BTreeMap::new();
+        let mut supervisor =
+            Supervisor { services: all, levels, jobs, watches, limited, context, reaper, strays };
+        supervisor.watch_files();
+        Ok(supervisor)
+    }
+
+    /// Watches the files of all services as they are now.
+    fn watch_files(&mut self) {
+        self.watches.clear();
+        let of_processes = self.processes().map(Process::log);
+        let logs = of_processes.chain(self.jobs().map(job::Handle::log)).filter_map(Log::path);
+        let logs: Arc<[PathBuf]> = logs.flat_map(|log| [watch::real(&log), log]).collect();
+        for (name, (service, processes)) in &self.services {
+            let Some(mut settings) = service.watch.clone() else { continue };
+            let (never, logs) = (settings.never, logs.clone());
+            settings.never =
+                Arc::new(move |path| never(path) || logs.iter().any(|log| watch::is_log(path, log)));
+            let (own, processes, events) = (name.clone(), processes.clone(), self.context.events.clone());
+            let on_change = move |path: PathBuf| {
+                events.tell(&own, Kind::FilesChanged, path.display().to_string());
+                let processes = processes.clone();
+                let renew: BoxFuture<'static, ()> = Box::pin(async move {
+                    for process in processes {
+                        // The first that is unfit speaks for the others; the process tells why.
+                        if process.renew().await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                renew
+            };
+            let (own, events) = (name.clone(), self.context.events.clone());
+            let watch = Watch::new(async move {
+                match Files::watch(settings).await {
+                    Ok(files) => files.follow(on_change).await,
+                    Err(error) => events.tell(&own, Kind::Warning, error.to_string()),
+                }
+            });
+            self.watches.insert(name.clone(), watch);
+        }
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> &Events {
+        &self.context.events
+    }
+
+    /// Every job, by its name.
+    pub fn jobs(&self) -> impl Iterator<Item = &job::Handle> {
+        self.jobs.values()
+    }
+
+    /// One job.
+    pub fn job(&self, name: &str) -> Result<&job::Handle> {
+        let found = self.jobs.get(name);
+        found.ok_or_else(|| Error::invalid(format!("job `{name}`"), "there is none of this name"))
     }
 
     /// Every process, by its name.
@@ -124,59 +243,89 @@ impl Supervisor {
         found.ok_or_else(|| Error::invalid(format!("process `{name}`"), "there is none of this name"))
     }
 
-    /// Starts everything; each process when what it waits for holds. Returns at once.
+    /// Starts everything: each process when what it waits for holds, each job when it is due. Returns at once.
     pub async fn start(&self) -> Result<()> {
+        join_all(self.jobs().map(job::Handle::start)).await.into_iter().collect::<Result<()>>()?;
         join_all(self.processes().map(Process::start)).await.into_iter().collect()
     }
 
-    /// Stops everything, dependants first, and then whatever they left behind. Goes on after a failure and tells the first.
+    /// Stops everything, jobs first, then dependants before what they depend on, and then whatever they left behind. Goes on after a failure and tells the first.
     pub async fn stop(&self) -> Result<()> {
-        let mut result = Ok(());
+        let mut result: Result<()> = join_all(self.jobs().map(job::Handle::stop)).await.into_iter().collect();
         for level in self.levels.iter().rev() {
-            let processes = level.iter().flat_map(|name| &self.services[name].1);
+            let processes = level.iter().filter_map(|name| self.services.get(name)).flat_map(|(_, all)| all);
             for stopped in join_all(processes.map(Process::stop)).await {
                 result = result.and(stopped);
             }
         }
-        let own = format!(":{}:", self.id);
+        let strays = self.strays.lock().expect("no panic while held").take();
+        if let Some(strays) = strays {
+            _ = strays.await;
+        }
+        let own = format!(":{}:", self.context.id);
         let killed = kill_adopted(|instance| instance.contains(':') && !instance.contains(&own)).await;
         if killed > 0 {
             tracing::warn!("killed {killed} processes that nobody was in charge of");
         }
         result
     }
+}
 
-    /// Stops and starts every instance of a service, one after another.
-    pub async fn restart(&self, name: &str) -> Result<()> {
-        for process in self.service(name)? {
-            process.restart().await?;
-        }
-        Ok(())
-    }
-
-    /// Replaces a service, one instance after another; each new one is ready before its old one goes. If one does not become ready,
-    /// those before it get the old settings back.
-    pub async fn reload(&mut self, name: &str, spec: Spec) -> Result<()> {
-        let processes = self.service(name)?.to_vec();
-        let old = self.services[name].0.spec.clone();
-        for (i, process) in processes.iter().enumerate() {
-            if let Err(error) = process.reload(spec.clone()).await {
-                for replaced in &processes[..i] {
-                    replaced.reload(old.clone()).await?;
-                }
-                return Err(error);
-            }
-        }
-        if let Some((service, _)) = self.services.get_mut(name) {
-            service.spec = spec;
-        }
-        Ok(())
-    }
+/// Lets runs have the limits that are not known yet. What of these nobody enforces is told, and given back.
+fn limit<'a>(
+    context: &Context,
+    known: &mut BTreeMap<String, Limits>,
+    specs: impl Iterator<Item = (&'a str, &'a Spec)>,
+) -> Option<String> {
+    let specs: Vec<_> = specs.filter(|(name, spec)| known.get(*name) != Some(&spec.limits())).collect();
+    known.extend(specs.iter().map(|(name, spec)| ((*name).to_owned(), spec.limits())));
+    context.cgroups.pass_on_for(specs.iter().map(|(_, spec)| spec.limits()));
+    let text = not_enforced(&context.cgroups, specs.into_iter())?;
+    tracing::warn!("{text}");
+    context.events.tell("", Kind::Warning, &*text);
+    Some(text)
 }
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
         self.reaper.abort();
+    }
+}
+
+/// A process of a service, which waits to be started.
+fn process_of(
+    service: &Service,
+    name: &str,
+    conditions: Vec<Condition>,
+    context: &Context,
+    survivor: Option<Survivor>,
+) -> Result<Process> {
+    let log = Log::open(log_of(service, name), context.clock.clone())?;
+    Ok(Process::new(name, service.spec.clone(), conditions, log, context.clone(), survivor))
+}
+
+/// A job, which waits to be started.
+fn job_of(job: Job, context: &Context, survivor: Option<Survivor>) -> Result<job::Handle> {
+    let log = Log::open(job.log.clone(), context.clock.clone())?;
+    Ok(job::Handle::new(job, log, context.clone(), survivor))
+}
+
+/// Ends runs of an earlier litekeep that are not configured any more, all at once, each as it was to be ended.
+async fn stop_strays(strays: Vec<Survivor>, context: Context) {
+    let stop = async |stray: Survivor| {
+        let mut spec = Spec::new(Spawn::new(Command::shell("")));
+        (spec.stop_signal, spec.stop_timeout) = (stray.stop_signal, stray.stop_timeout);
+        // Its output is read, so that it does not wait for a reader instead of ending.
+        let log = Log::open(log::Settings::default(), context.clock.clone())?;
+        let Some(run) = Run::adopt(&stray, Arc::new(spec), &log, &context).await? else { return Ok(()) };
+        run.stop(stray.name()).await.1?;
+        let text =
+            format!("process {} of an earlier litekeep: it is not configured any more", stray.leader.pid);
+        context.events.tell(stray.name(), Kind::Stopped, text);
+        Ok::<_, Error>(())
+    };
+    for error in join_all(strays.into_iter().map(stop)).await.into_iter().filter_map(Result::err) {
+        context.events.tell("", Kind::Warning, error.to_string());
     }
 }
 
@@ -188,115 +337,5 @@ async fn reap() {
     loop {
         process::reap_adopted();
         _ = tokio::time::timeout(REAP_EVERY, child_ended.recv()).await;
-    }
-}
-
-/// A condition that all of these have reached something.
-fn reached(name: &str, until: Until, watched: Vec<watch::Receiver<Status>>) -> Condition {
-    let what = match until {
-        Until::Started => format!("`{name}` to start"),
-        Until::Healthy => format!("`{name}` to be ready"),
-        Until::Completed => format!("`{name}` to complete"),
-    };
-    let met = move || {
-        let mut watched = watched.clone();
-        let all: futures::future::BoxFuture<'static, Result<(), String>> = Box::pin(async move {
-            for status in &mut watched {
-                let reached = status.wait_for(|status| until.is_met(status)).await;
-                reached.map_err(|_| "it is not supervised any more".to_owned())?;
-            }
-            Ok(())
-        });
-        all
-    };
-    Condition { what, met: Arc::new(met) }
-}
-
-fn log_of(service: &Service, instance: &str) -> log::Settings {
-    let mut settings = service.log.clone();
-    if let (Some(path), true) = (&mut settings.path, service.instances > 1) {
-        let number = instance.rsplit('.').next().unwrap_or_default();
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let extension = path.extension().map_or_else(String::new, |e| format!(".{}", e.to_string_lossy()));
-        path.set_file_name(format!("{stem}.{number}{extension}"));
-    }
-    settings
-}
-
-/// Names by level: each depends only on levels before its own.
-fn levels(services: &[Service]) -> Result<Vec<Vec<String>>> {
-    let mut open: BTreeMap<&str, &Service> = BTreeMap::new();
-    for service in services {
-        let place = || format!("process `{}`", service.name);
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if service.name.is_empty() || !service.name.chars().all(plain) {
-            return Err(Error::invalid(place(), "a name has only letters, digits, `-`, `_` and `.`"));
-        }
-        if service.instances == 0 {
-            return Err(Error::invalid(place(), "has no instances: at least one is needed"));
-        }
-        if open.insert(&service.name, service).is_some() {
-            return Err(Error::invalid(place(), "is there twice"));
-        }
-    }
-    for service in services {
-        if let Some((other, _)) = service.after.iter().find(|(other, _)| !open.contains_key(other.as_str())) {
-            let cause = format!("depends on `{other}`, which is not there");
-            return Err(Error::invalid(format!("process `{}`", service.name), cause));
-        }
-    }
-    let mut levels = Vec::new();
-    while !open.is_empty() {
-        let is_free =
-            |service: &Service| !service.after.iter().any(|(other, _)| open.contains_key(other.as_str()));
-        let level: Vec<String> =
-            open.values().filter(|service| is_free(service)).map(|service| service.name.clone()).collect();
-        if level.is_empty() {
-            let names: Vec<&str> = open.keys().copied().collect();
-            return Err(Error::invalid(
-                format!("processes `{}`", names.join("`, `")),
-                "depend on each other in a circle",
-            ));
-        }
-        level.iter().for_each(|name| _ = open.remove(name.as_str()));
-        levels.push(level);
-    }
-    Ok(levels)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spawn::{Command, Spawn};
-
-    fn service(name: &str, after: &[&str]) -> Service {
-        let mut service = Service::new(name, Spec::new(Spawn::new(Command::shell("true"))));
-        service.after = after.iter().map(|other| (other.to_string(), Until::Started)).collect();
-        service
-    }
-
-    #[test]
-    fn levels_follow_the_dependencies() {
-        let services = [service("web", &["db", "cache"]), service("db", &[]), service("cache", &["db"])];
-        assert_eq!(levels(&services).unwrap(), [["db"], ["cache"], ["web"]]);
-    }
-
-    #[test]
-    fn circles_strangers_and_twins_are_refused() {
-        let message = |services: &[Service]| levels(services).unwrap_err().to_string();
-        assert!(message(&[service("a", &["b"]), service("b", &["a"])]).contains("circle"));
-        assert!(message(&[service("a", &["a"])]).contains("circle"));
-        assert!(message(&[service("a", &["b"])]).contains("depends on `b`"));
-        assert!(message(&[service("a", &[]), service("a", &[])]).contains("twice"));
-        assert!(message(&[service("a/b", &[])]).contains("letters"));
-    }
-
-    #[test]
-    fn each_instance_has_a_log_of_its_own() {
-        let mut web = service("web", &[]);
-        web.log.path = Some("/var/log/web.log".into());
-        assert_eq!(log_of(&web, "web").path.unwrap().to_str(), Some("/var/log/web.log"));
-        web.instances = 2;
-        assert_eq!(log_of(&web, "web.2").path.unwrap().to_str(), Some("/var/log/web.2.log"));
     }
 }

@@ -5,7 +5,7 @@
 //! session, cleared its environment and lost its parent unseen is found only by the cgroup, or by [`kill_adopted`].
 //!
 //! The leader stays a zombie until the rest is gone, so that its group's id is its own to the end. Each other process is held by
-//! a pidfd and compared by its start time before it is signalled.
+//! a pidfd and compared by its start time before it is signalled; so is the leader of a tree that was adopted from an earlier litekeep.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use litekeep_env::notify::Sender;
 use litekeep_env::process::{self, Exit, Handle, Leader, Pid, signal_number};
 use tokio::io::unix::AsyncFd;
 
@@ -26,10 +27,26 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Member {
     pub(crate) pid: Pid,
-    started: u64,
+    /// In clock ticks since the boot.
+    pub(crate) started: u64,
 }
 
 impl Member {
+    /// Whether the process lives, leads a session, and does not bear the name of another run. One that writes over its own
+    /// environment, as some servers do for their title, bears none.
+    pub(crate) fn leads(self, instance: &str) -> bool {
+        let is_it = |row: Row| row.started == self.started && !row.ended && row.session == self.pid;
+        row(self.pid).is_some_and(is_it) && instance_of(self.pid).is_none_or(|named| named == instance)
+    }
+
+    /// The living leader of a session that was started under this name.
+    pub(crate) fn find(instance: &str) -> Option<Member> {
+        let rows = Table::read().rows.into_iter();
+        let mut leaders = rows.filter(|(pid, row)| row.session == *pid && !row.ended);
+        let (pid, row) = leaders.find(|(pid, _)| instance_of(*pid).as_deref() == Some(instance))?;
+        Some(Member { pid, started: row.started })
+    }
+
     /// Sends a signal if the process is still this one.
     fn signal(self, signal: i32) {
         let Ok(handle) = Handle::open(self.pid) else { return };
@@ -121,6 +138,8 @@ pub(crate) struct Tree {
     leader: AsyncFd<Leader>,
     instance: String,
     group: Group,
+    /// Who becomes the parent of orphans: this process, or whoever did when the one that started the tree died.
+    reaper: Pid,
     /// Members seen so far: one that left the session is still known when its parent is gone.
     seen: Mutex<HashSet<Member>>,
 }
@@ -130,7 +149,43 @@ impl Tree {
         // Its replacement is unsafe: the descriptor must stay open and the same, as a leader's does until it is dropped.
         #[allow(deprecated)]
         let leader = AsyncFd::new(leader)?;
-        Ok(Tree { leader, instance, group, seen: Mutex::default() })
+        let reaper = std::process::id() as Pid;
+        Ok(Tree { leader, instance, group, reaper, seen: Mutex::default() })
+    }
+
+    /// Takes over the tree of a leader that outlived who started it; none if the leader lives no more.
+    pub(crate) fn adopt(leader: Member, instance: String, group: Group) -> std::io::Result<Option<Tree>> {
+        let mut parent = None;
+        let is_it = || {
+            let row = row(leader.pid).filter(|row| row.started == leader.started && !row.ended);
+            parent = row.map(|row| row.parent);
+            row.is_some()
+        };
+        let Some(held) = Leader::adopt(leader.pid, is_it)? else { return Ok(None) };
+        let own = std::process::id() as Pid;
+        let reaper = parent.filter(|_| !held.is_child()).unwrap_or(own);
+        Ok(Some(Tree { reaper, ..Tree::new(held, instance, group)? }))
+    }
+
+    /// What tells the leader from every other process of this boot.
+    pub(crate) fn leader(&self) -> Option<Member> {
+        row(self.pid()).map(|row| Member { pid: self.pid(), started: row.started })
+    }
+
+    /// Whether one of its processes sent a message. A sender that has ended meanwhile, as tools do that only send it, is believed
+    /// if it ran as the leader's user.
+    pub(crate) async fn sent(&self, sender: Sender) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+        let leader = self.pid();
+        let Some(row) = row(sender.pid) else {
+            return fs::metadata(format!("/proc/{leader}")).is_ok_and(|leader| leader.uid() == sender.uid);
+        };
+        let is_near = row.session == leader || row.group == leader;
+        is_near || self.members_now().await.iter().any(|member| member.pid == sender.pid)
+    }
+
+    pub(crate) fn group(&self) -> &Group {
+        &self.group
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -158,12 +213,13 @@ impl Tree {
 
     /// The living processes of the tree, the leader among them.
     pub(crate) fn members(&self, table: &Table) -> Vec<Member> {
-        let (leader, own) = (self.pid(), std::process::id() as Pid);
+        let leader = self.pid();
         let mut seen = self.seen.lock().expect("no panic while held");
         let mut found: HashSet<Pid> = self.group.pids().into_iter().collect();
         found.extend(seen.iter().filter(|member| table.member(member.pid) == Some(**member)).map(|m| m.pid));
         for (pid, row) in &table.rows {
-            let is_orphan = || row.parent == own && instance_of(*pid).as_ref() == Some(&self.instance);
+            let is_orphan =
+                || row.parent == self.reaper && instance_of(*pid).as_ref() == Some(&self.instance);
             if *pid == leader || row.session == leader || row.group == leader || (!row.ended && is_orphan()) {
                 found.insert(*pid);
             }
@@ -192,8 +248,14 @@ impl Tree {
         let deadline = tokio::time::Instant::now() + patience;
         let table = Table::now().await;
         let members = self.members(&table);
+        if members.is_empty() {
+            // Nobody is left who could start another one.
+            process::reap_adopted();
+            return (self.leader.get_ref().exit().ok().flatten(), 0);
+        }
         self.leader.get_ref().signal_group(signal);
-        let outside = |member: &&Member| table.rows[&member.pid].group != self.pid();
+        let by_group = self.leader.get_ref().is_child();
+        let outside = |member: &&Member| !by_group || table.rows[&member.pid].group != self.pid();
         members.iter().filter(outside).for_each(|member| member.signal(signal));
         _ = tokio::time::timeout_at(deadline, self.emptied()).await;
         let left = match tokio::time::timeout(KILL_PATIENCE, self.kill()).await {

@@ -8,6 +8,9 @@ pub const ROUNDS: &str = "LITEKEEP_CAMPAIGN_N";
 /// The variable with the first round's seed.
 pub const SEED: &str = "LITEKEEP_CAMPAIGN_SEED";
 
+/// After so many rounds a long campaign says how far it is: whoever ends it goes on from there.
+const PROGRESS: u64 = 100;
+
 /// Runs `round` with one seed after the other: `default` rounds from seed 1, unless the variables say otherwise.
 ///
 /// # Panics
@@ -23,6 +26,10 @@ pub fn rounds(name: &str, default: u64, mut round: impl FnMut(u64) -> Result<()>
             panic!(
                 "campaign {name}, seed {seed}: {error:?}\nagain: cargo xtask campaign {name} --n 1 --seed {seed}"
             );
+        }
+        let done = seed - first + 1;
+        if n > PROGRESS && done.is_multiple_of(PROGRESS) {
+            eprintln!("campaign {name}: passed from seed {first} to {seed}");
         }
     }
 }

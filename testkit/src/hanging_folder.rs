@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::programs;
 
-/// A folder whose fsyncs, by the processes that were told about it, can be made to hang.
+/// A folder whose fsyncs and listings, by the processes that were told about it, can be made to hang.
 #[derive(Debug)]
 pub struct HangingFolder {
     path: PathBuf,

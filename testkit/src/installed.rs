@@ -18,7 +18,45 @@ use crate::programs;
 const WSGIDAV: [&str; 2] = ["wsgidav==4.4.0", "cheroot==11.1.2"];
 const AZURITE: &str = "azurite@3.37.0";
 const DBMATE: &str = "dbmate@2.36.0";
+const PM2: &str = "pm2@7";
+const DJANGO: &str = "django==5.2.8";
+const BETTER_SQLITE3: &str = "better-sqlite3@12";
 const DRIZZLE: [&str; 2] = ["drizzle-orm@0.45.1", "@libsql/client@0.15.15"];
+
+const ALEMBIC: [&str; 2] = ["alembic==1.20.1", "sqlalchemy==2.1.9"];
+
+const PRISMA: [&str; 3] = ["--ignore-scripts", "prisma@6.19.0", "@prisma/adapter-libsql@6.19.0"];
+
+/// The engine is a WebAssembly of the package; nothing is downloaded at run time.
+const PRISMA_CONFIG: &str = r#"
+import { PrismaLibSQL } from "@prisma/adapter-libsql";
+export default {
+  experimental: { adapter: true },
+  engine: "js",
+  schema: "schema.prisma",
+  migrations: { path: process.env.MIGRATIONS },
+  adapter: async () => new PrismaLibSQL({ url: "file:" + process.env.DATABASE }),
+};
+"#;
+
+/// The URL must be there, and is not used.
+const PRISMA_SCHEMA: &str = "datasource db {\n  provider = \"sqlite\"\n  url = \"file:./none.db\"\n}\n";
+
+const KYSELY: [&str; 2] = ["kysely@0.28.8", "@libsql/kysely-libsql@0.4.1"];
+
+const MIGRATE_BY_KYSELY: &str = r"
+import { Kysely, Migrator, sql } from 'kysely';
+import { LibsqlDialect } from '@libsql/kysely-libsql';
+const [database, ...statements] = process.argv.slice(2);
+const db = new Kysely({ dialect: new LibsqlDialect({ url: 'file:' + database }) });
+const up = async (db) => {
+  for (const statement of statements) await sql.raw(statement).execute(db);
+};
+const migrator = new Migrator({ db, provider: { getMigrations: async () => ({ '1_only': { up } }) } });
+const { error } = await migrator.migrateToLatest();
+if (error) throw error;
+await db.destroy();
+";
 
 const MIGRATE_BY_DRIZZLE: &str = r"
 const { createClient } = require('@libsql/client');
@@ -98,6 +136,106 @@ pub fn drizzle() -> Result<PathBuf> {
         fs::write(program(folder), MIGRATE_BY_DRIZZLE).context("write a program for node")
     })?;
     Ok(program(&folder))
+}
+
+/// The program of Alembic, which migrates by SQLAlchemy.
+///
+/// # Errors
+/// When it is not installed and cannot be: no network.
+pub fn alembic() -> Result<PathBuf> {
+    let program = |venv: &Path| venv.join("bin/alembic");
+    let venv = installed("alembic", |venv| program(venv).exists(), |venv| pip(venv, &ALEMBIC))?;
+    Ok(program(&venv))
+}
+
+/// Kysely's migrator: a program for node that runs one migration, its arguments being the database and the statements.
+///
+/// # Errors
+/// When it is not installed and cannot be: no npm, no network.
+pub fn kysely() -> Result<PathBuf> {
+    let program = |folder: &Path| folder.join("migrate.mjs");
+    let whole = |folder: &Path| program(folder).exists();
+    let folder = installed("kysely", whole, |folder| {
+        npm(folder, &KYSELY)?;
+        fs::write(program(folder), MIGRATE_BY_KYSELY).context("write a program for node")
+    })?;
+    Ok(program(&folder))
+}
+
+/// `prisma migrate` for a database and a folder of migrations.
+///
+/// # Errors
+/// When it is not installed and cannot be: no npm, no network.
+pub fn prisma(database: &Path, migrations: &Path) -> Result<Command> {
+    let whole = |folder: &Path| folder.join("schema.prisma").exists();
+    let folder = installed("prisma", whole, |folder| {
+        npm(folder, &PRISMA)?;
+        fs::write(folder.join("prisma.config.ts"), PRISMA_CONFIG)?;
+        fs::write(folder.join("schema.prisma"), PRISMA_SCHEMA).context("write a schema for Prisma")
+    })?;
+    let mut command = Command::new(folder.join("node_modules/.bin/prisma"));
+    command.arg("migrate").current_dir(&folder).env("DATABASE", database).env("MIGRATIONS", migrations);
+    // Paths that are set are taken as they are.
+    for engine in ["PRISMA_QUERY_ENGINE_LIBRARY", "PRISMA_SCHEMA_ENGINE_BINARY"] {
+        command.env(engine, "/bin/true");
+    }
+    command.env("CHECKPOINT_DISABLE", "1");
+    Ok(command)
+}
+
+/// A folder whose `node_modules` has better-sqlite3.
+///
+/// # Errors
+/// When it is not installed and cannot be: no npm, no compiler, no network.
+pub fn better_sqlite3() -> Result<PathBuf> {
+    let whole =
+        |folder: &Path| folder.join("node_modules/better-sqlite3/build/Release/better_sqlite3.node").exists();
+    installed("better-sqlite3", whole, |folder| npm(folder, &[BETTER_SQLITE3]))
+}
+
+/// The program of PM2, which runs processes.
+///
+/// # Errors
+/// When it is not installed and cannot be: no npm, no network.
+pub fn pm2() -> Result<PathBuf> {
+    let program = |folder: &Path| folder.join("node_modules/.bin/pm2");
+    let folder = installed("pm2", |folder| program(folder).exists(), |folder| npm(folder, &[PM2]))?;
+    Ok(program(&folder))
+}
+
+/// An environment of Python that has Django.
+///
+/// # Errors
+/// When it is not installed and cannot be: no network.
+pub fn django() -> Result<PathBuf> {
+    installed("django", |venv| venv.join("bin/django-admin").exists(), |venv| pip(venv, &[DJANGO]))
+}
+
+/// The target folder in which `examples/rust` is built, for release.
+///
+/// # Errors
+/// When it cannot be built: no network.
+pub fn rust_example() -> Result<PathBuf> {
+    built("examples/rust", &["--release"])
+}
+
+/// sqlx and refinery as a program: `migrators sqlx|refinery DATABASE FOLDER [UNDO_TO]`.
+///
+/// # Errors
+/// When it cannot be built: no network.
+pub fn migrators() -> Result<PathBuf> {
+    built("testkit/migrators", &[]).map(|target| target.join("debug/migrators"))
+}
+
+/// Builds a package that is a workspace of its own; its target folder.
+fn built(package: &str, arguments: &[&str]) -> Result<PathBuf> {
+    let folder = installed(&package.replace('/', "-"), |_| true, |_| Ok(()))?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--quiet", "--locked", "--manifest-path"]);
+    cargo.arg(programs::workspace().join(package).join("Cargo.toml")).arg("--target-dir").arg(&folder);
+    cargo.args(arguments);
+    run(cargo).with_context(|| format!("build `{package}`"))?;
+    Ok(folder)
 }
 
 /// A server that runs.

@@ -4,7 +4,10 @@
 //! Everything is synchronous to its user and brings its own threads, so it serves tests with and without a runtime.
 
 pub mod bank;
+pub mod brokers;
 pub mod campaign;
+pub mod chromium;
+pub mod churn;
 pub mod clock;
 pub mod contents;
 pub mod fault_proxy;
@@ -21,6 +24,8 @@ pub mod tls_front;
 pub mod usage;
 
 pub use bank::Bank;
+pub use brokers::Broker;
+pub use churn::Churn;
 pub use contents::Digest;
 pub use fault_proxy::FaultProxy;
 pub use hanging_folder::HangingFolder;

@@ -34,6 +34,8 @@ const COVERAGE: &str = "--cfg fuzzing -Cdebug-assertions -Cpasses=sancov-module 
 
 const GOLDEN: &[&str] = &["ltx/tests/golden/litestream-0.5.15", "ltx/tests/golden/litestream-0.5.17"];
 
+const FORMAT_SEEDS: &[&str] = &[GOLDEN[0], GOLDEN[1], "format/fuzz/seeds"];
+
 const CAMPAIGNS: &[Campaign] = &[
     Campaign {
         name: "bank",
@@ -46,6 +48,11 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Test("litekeep-testkit", "power_cut::sqlite_keeps_its_promises"),
     },
     Campaign {
+        name: "churn",
+        about: "random databases and changes of rows: SQLite's session extension and a reader of all rows agree",
+        how: How::Test("litekeep-testkit", "churn::sessions_and_contents_agree"),
+    },
+    Campaign {
         name: "kills",
         about: "kill -9 of litekeep, the bank or both: nothing confirmed is lost, in the end nothing at all",
         how: How::Test("litekeep", "kills::kill_nine_loses_nothing_that_was_confirmed"),
@@ -56,14 +63,19 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Test("litekeep", "power_cuts::the_backup_outlives_power_cuts"),
     },
     Campaign {
+        name: "rows",
+        about: "random schemas and transactions: the rows that a diff of pages reports are those that differ by SQL, and those that SQLite's sessions heard of",
+        how: How::Test("litekeep-rows", "churn::rows_differ_as_sql_sees_it"),
+    },
+    Campaign {
         name: "fuzz-ltx",
         about: "libFuzzer on LTX files: all ways of reading agree, and what we write of it reads the same; 10,000 inputs a round",
         how: How::Fuzz("ltx/fuzz", GOLDEN),
     },
     Campaign {
         name: "fuzz-format",
-        about: "libFuzzer on SQLite's files: headers and frames are read alike in every way; 10,000 inputs a round",
-        how: How::Fuzz("format/fuzz", GOLDEN),
+        about: "libFuzzer on SQLite's files: headers and frames are read alike in every way, trees and diffs of rows end; 10,000 inputs a round",
+        how: How::Fuzz("format/fuzz", FORMAT_SEEDS),
     },
 ];
 

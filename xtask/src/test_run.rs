@@ -10,14 +10,15 @@ use crate::{BIN_DIR, cargo, program_dir};
 
 /// The features that a default build leaves out. One build has them all, for a second one would compile most of the
 /// workspace again.
-const FEATURES: [&str; 2] = ["--features", "litekeep/sftp,litekeep/webdav"];
+const FEATURES: [&str; 2] = ["--features", "litekeep/all"];
 
 /// Runs all tests of the workspace; whether all passed.
 ///
 /// # Errors
 /// When the build fails.
 pub(crate) fn run(release: bool, args: &[String]) -> Result<bool> {
-    let bin_dir = build(release)?;
+    // With the programs: by themselves they would want fewer features of their dependencies, and most of these a second time.
+    let bin_dir = built(&["test", "--workspace", "--no-run"], release)?;
     let mut command = cargo();
     command
         .args(["test", "--workspace", "--no-fail-fast"])
@@ -31,16 +32,20 @@ pub(crate) fn run(release: bool, args: &[String]) -> Result<bool> {
     Ok(ok && failed == 0)
 }
 
-/// Builds the programs with the features that the tests are built with, and returns their folder.
+/// Builds the programs alone, and returns their folder.
 pub(crate) fn build(release: bool) -> Result<PathBuf> {
+    built(&["build", "--workspace", "--bins"], release)
+}
+
+fn built(command: &[&str], release: bool) -> Result<PathBuf> {
     let status = cargo()
-        .args(["build", "--workspace", "--bins"])
+        .args(command)
         .args(FEATURES)
         .args(release.then_some("--release"))
         .status()
         .context("run cargo")?;
     if !status.success() {
-        bail!("build the programs: cargo failed ({status})");
+        bail!("build the programs: `cargo {}` failed ({status})", command.join(" "));
     }
     program_dir(release)
 }

@@ -1,5 +1,5 @@
-//! What the tests need beside Rust: OpenSSH's server, and Python with `venv` and npm, to install the real Litestream, a
-//! WebDAV server and Azurite (which the tests do themselves, on first use, into `.test-tools/`). Debian's and Ubuntu's packages are installed when one is missing and
+//! What the tests need beside Rust: OpenSSH's server, Chromium, Rails and Go with their drivers of SQLite, NATS, Redis and RabbitMQ, and Python with `venv` and npm,
+//! to install the real Litestream, a WebDAV server and Azurite (which the tests do themselves, on first use, into `.test-tools/`). Debian's and Ubuntu's packages are installed when one is missing and
 //! we may: as root, or by a sudo that asks for nothing.
 
 use std::process::{Command, Stdio};
@@ -29,6 +29,36 @@ const TOOLS: &[Tool] = &[
         packages: &["openssh-server", "openssh-client"],
         probe: &["test", "-x", "/usr/sbin/sshd"],
         purpose: "the tests of SFTP",
+    },
+    Tool {
+        packages: &["chromium"],
+        probe: &["chromium", "--version"],
+        purpose: "looking at the status page",
+    },
+    Tool {
+        packages: &["ruby-railties", "ruby-activerecord", "ruby-sqlite3"],
+        probe: &["ruby", "-e", "require 'rails'; require 'active_record/railtie'; require 'sqlite3'"],
+        purpose: "asking Rails for its settings",
+    },
+    Tool {
+        packages: &["golang-go", "golang-github-mattn-go-sqlite3-dev"],
+        probe: &["sh", "-c", "go version && test -d /usr/share/gocode/src/github.com/mattn/go-sqlite3"],
+        purpose: "asking Go's driver for its settings",
+    },
+    Tool {
+        packages: &["nats-server"],
+        probe: &["test", "-x", "/usr/sbin/nats-server"],
+        purpose: "the tests of feeds to NATS",
+    },
+    Tool {
+        packages: &["redis-server"],
+        probe: &["redis-server", "--version"],
+        purpose: "the tests of feeds to Redis",
+    },
+    Tool {
+        packages: &["rabbitmq-server"],
+        probe: &["test", "-x", "/usr/lib/rabbitmq/bin/rabbitmq-server"],
+        purpose: "the tests of feeds to RabbitMQ",
     },
 ];
 

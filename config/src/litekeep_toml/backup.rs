@@ -136,7 +136,7 @@ impl Reader<'_> {
                 Some("it is part of `url`, such as s3://bucket/path".into())
             }
             "path" | "dir" => Some("write the folder as url = \"file:///var/backups/app\"".into()),
-            "keep" | "snapshot_every" | "any_second" => {
+            "keep" | "snapshot_every" | "any_second" | "any_transaction" => {
                 Some("it holds for all destinations of a database: write it below [[database]]".into())
             }
             "key_path" | "key-path" => Some("did you mean `key_file`?".into()),

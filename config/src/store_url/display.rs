@@ -78,18 +78,18 @@ fn place(f: &mut fmt::Formatter<'_>, scheme: &str, bucket: &str, key: &str) -> f
     path(f, key)
 }
 
-fn path(f: &mut fmt::Formatter<'_>, path: &str) -> fmt::Result {
+pub(crate) fn path(f: &mut fmt::Formatter<'_>, path: &str) -> fmt::Result {
     if path.is_empty() { Ok(()) } else { write!(f, "/{}", utf8_percent_encode(path, PATH)) }
 }
 
-fn user(f: &mut fmt::Formatter<'_>, user: Option<&str>) -> fmt::Result {
+pub(crate) fn user(f: &mut fmt::Formatter<'_>, user: Option<&str>) -> fmt::Result {
     match user {
         Some(user) => write!(f, "{}@", utf8_percent_encode(user, USER)),
         None => Ok(()),
     }
 }
 
-fn query(f: &mut fmt::Formatter<'_>, pairs: &[(&str, Option<String>)]) -> fmt::Result {
+pub(crate) fn query(f: &mut fmt::Formatter<'_>, pairs: &[(&str, Option<String>)]) -> fmt::Result {
     let mut sign = '?';
     for (name, value) in pairs {
         if let Some(value) = value {

@@ -11,12 +11,12 @@ use crate::secret::Secret;
 const SCHEMES: [&str; 8] = ["file", "s3", "gs", "abs", "az", "sftp", "webdav", "webdavs"];
 
 /// The generic parts of `scheme://user:password@host/path?query`.
-struct Parts {
-    user: Option<String>,
-    password: Option<Secret>,
-    host: String,
-    path: String,
-    query: Vec<(String, String)>,
+pub(crate) struct Parts {
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<Secret>,
+    pub(crate) host: String,
+    pub(crate) path: String,
+    pub(crate) query: Vec<(String, String)>,
 }
 
 /// Parses a URL or plain path; the flag says whether the query has `allow-insecure=true`.
@@ -52,7 +52,7 @@ pub(super) fn parse(text: &str) -> Result<(StoreUrl, bool), String> {
     }
 }
 
-fn is_scheme(text: &str) -> bool {
+pub(crate) fn is_scheme(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
@@ -99,7 +99,7 @@ fn unknown_parameter(scheme: &str, name: &str) -> String {
     }
 }
 
-fn split(rest: &str) -> Result<Parts, String> {
+pub(crate) fn split(rest: &str) -> Result<Parts, String> {
     if rest.contains('#') {
         return Err("a `#` in a URL must be written %23".into());
     }
@@ -125,7 +125,7 @@ fn split(rest: &str) -> Result<Parts, String> {
     Ok(Parts { user, password, host: host.to_owned(), path: object_path(&decode(path)?)?, query: pairs })
 }
 
-fn decode(text: &str) -> Result<String, String> {
+pub(crate) fn decode(text: &str) -> Result<String, String> {
     let decoded = percent_decode_str(text).decode_utf8();
     match decoded {
         Ok(decoded) if !decoded.contains('\0') => Ok(decoded.into_owned()),
@@ -163,7 +163,7 @@ pub(crate) fn object_path(path: &str) -> Result<String, String> {
     Ok(segments.join("/"))
 }
 
-fn take(query: &mut Vec<(String, String)>, name: &str) -> Option<String> {
+pub(crate) fn take(query: &mut Vec<(String, String)>, name: &str) -> Option<String> {
     let at = query.iter().position(|(present, _)| present == name)?;
     non_empty(query.remove(at).1)
 }
@@ -321,7 +321,7 @@ fn no_login(parts: &Parts, instead: &str) -> Result<(), String> {
 }
 
 /// A bucket, container or server name: present, and free of what would be taken for another part of the URL.
-fn require_host(host: &str, form: &str) -> Result<(), String> {
+pub(crate) fn require_host(host: &str, form: &str) -> Result<(), String> {
     if host.is_empty() {
         return Err(format!("the name behind `://` is missing: write {form}"));
     }

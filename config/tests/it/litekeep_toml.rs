@@ -2,7 +2,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use litekeep_config::{
-    ConditionalWrites, Credentials, ErrorKind, LogFormat, LogLevel, Secret, Source, StoreUrl,
+    ConditionalWrites, Credentials, ErrorKind, FeedFrom, FeedUrl, LogFormat, LogLevel, Secret, Source,
+    StoreUrl,
 };
 use proptest::prelude::*;
 
@@ -64,6 +65,10 @@ fn every_setting() {
         key_file = "id_ed25519"
         [metrics]
         addr = "localhost:9090"
+        [dashboard]
+        addr = ":9091"
+        token = "0123456789abcdef"
+        actions = true
         [log]
         level = "debug"
         format = "json"
@@ -106,6 +111,9 @@ fn every_setting() {
     let joined = s3.join(Path::new("a/b.db")).unwrap();
     assert!(joined.url.to_string().starts_with("s3://my-bucket/tenants/a/b.db?"));
     assert_eq!(config.metrics.as_ref().unwrap().addr.to_string(), "127.0.0.1:9090");
+    let dashboard = config.dashboard.as_ref().unwrap();
+    assert_eq!(dashboard.token.as_ref().unwrap().expose(), "0123456789abcdef");
+    assert!(dashboard.actions && dashboard.addr.port() == 9091 && !format!("{dashboard:?}").contains("0123"));
     assert_eq!((config.log.level, config.log.format), (LogLevel::Debug, LogFormat::Json));
     assert!(!format!("{config:?}").contains("hunter2"), "a secret was printed");
 }
@@ -232,6 +240,26 @@ fn messages() {
         ),
         ("[metrics]\nadr = \"x\"", "2:1 unknown key `adr`: did you mean `addr`?"),
         ("[metrics]\naddr = \"nine\"", "2:8 `addr`: `nine` is not an address such as \"127.0.0.1:9090\""),
+        (
+            "[dashboard]\naddr = \"0.0.0.0:9091\"",
+            "2:8 `addr`: others than this machine can reach 0.0.0.0:9091: add `token = \"${DASHBOARD_TOKEN}\"`, or listen on 127.0.0.1",
+        ),
+        (
+            "[dashboard]\naddr = \":9091\"\ntoken = \"secret\"",
+            "3:9 `token`: a token has at least 16 characters, so that nobody guesses it",
+        ),
+        (
+            "[dashboard]\naddr = \"localhost:9091\"\nactions = true",
+            "3:11 `actions`: whoever may act must show a token: add `token = \"${DASHBOARD_TOKEN}\"`",
+        ),
+        (
+            "[dashboard]\ntoken = \"0123456789abcdef\"",
+            "1:1 `dashboard`: write where the page is served: addr = \"127.0.0.1:9091\"",
+        ),
+        (
+            "[metrics]\naddr = \":9091\"\n[dashboard]\naddr = \"localhost:9091\"",
+            "4:8 `addr`: [metrics] has this port already: give each its own",
+        ),
         ("[log]\nformat = \"jsn\"", "2:10 `format`: unknown value `jsn`: did you mean `json`?"),
         (
             "[[database]]\nbackup = \"x\"",
@@ -374,4 +402,75 @@ proptest! {
     fn no_near_configuration_panics(text in nearly_toml()) {
         let _ = toml(&text).map_err(|error| error.to_string());
     }
+}
+
+#[test]
+fn feeds() {
+    let config = toml(
+        r#"
+        [[database]]
+        path = "app.db"
+        backup = "./backup"
+        [[feed]]
+        name = "file"
+        to = "events.jsonl"
+        [[feed]]
+        name = "orders-to-redis"
+        database = "./app.db"
+        to = "rediss://:${SECRET}@host/2?stream=orders&maxlen=1000"
+        ca_file = "ca.pem"
+        tables = ["orders", "lines"]
+        from = "beginning"
+        [[feed]]
+        name = "rabbit"
+        to = "amqp://host?exchange=x&routing_key=app.{table}"
+        tables = "orders"
+        from = "000000000000002a"
+        "#,
+    )
+    .unwrap();
+    let [file, redis, rabbit] = config.feeds.as_slice() else { panic!("{:?}", config.feeds) };
+    assert_eq!(file.to.to_string(), "file:///etc/events.jsonl");
+    assert_eq!((file.database.as_path(), file.from), (Path::new("/etc/app.db"), FeedFrom::Now));
+    assert_eq!(redis.to.to_string(), "rediss://host:6379/2?stream=orders&maxlen=1000");
+    let FeedUrl::Redis { server, .. } = &redis.to else { panic!() };
+    assert_eq!(server.password.as_ref().unwrap().expose(), "s3cr3t-hunter2");
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert_eq!(redis.ca_file.as_deref(), Some(Path::new("/etc/ca.pem")));
+    assert_eq!((redis.tables.len(), redis.from), (2, FeedFrom::Beginning));
+    assert_eq!(
+        (rabbit.tables.as_slice(), rabbit.from),
+        (["orders".to_owned()].as_slice(), FeedFrom::Txid(42))
+    );
+}
+
+#[test]
+fn mistakes_in_feeds_are_told_with_what_would_be_right() {
+    let database = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\n";
+    for (feed, said) in [
+        ("to = \"e.jsonl\"", "this feed has no `name`"),
+        ("name = \"a\"", "this feed has no `to`"),
+        ("name = \"a/b\"\nto = \"e.jsonl\"", "`name`: a name has letters"),
+        (
+            "name = \"a\"\nto = \"e.jsonl\"\ndatabase = \"other.db\"",
+            "`/etc/other.db` is not in a [[database]]",
+        ),
+        ("name = \"a\"\nto = \"e.jsonl\"\nfrom = \"yesterday\"", "`from`: `yesterday` is not \"now\""),
+        ("name = \"a\"\nto = \"e.jsonl\"\nurl = \"x\"", "unknown key `url`: here it is `to`"),
+        ("name = \"a\"\nto = \"e.jsonl\"\ntabels = []", "unknown key `tabels`: did you mean `tables`?"),
+        ("name = \"a\"\nto = \"kafka://h/t\"", "`to`: a feed cannot go to `kafka://`"),
+        ("name = \"a\"\nto = \"nats://h\"", "`to`: the subject behind the host is missing"),
+        ("name = \"a\"\nto = \"nats://${NOPE}@h/s\"", "environment variable `NOPE` is not set"),
+        ("name = \"a\"\nto = \"e.jsonl\"\n[[feed]]\nname = \"a\"\nto = \"f.jsonl\"", "`a` is already a feed"),
+    ] {
+        let error = toml(&format!("{database}[[feed]]\n{feed}\n")).unwrap_err();
+        assert!(brief(&error).iter().any(|found| found.contains(said)), "{said}: {:?}", brief(&error));
+    }
+    let error = toml(&format!("{database}[feed]\nname = \"a\"\n")).unwrap_err();
+    assert!(brief(&error)[0].contains("feeds are a list: write [[feed]]"), "{:?}", brief(&error));
+    let two = format!(
+        "{database}{}[[feed]]\nname = \"a\"\nto = \"e\"\n",
+        database.replace("app", "b").replace("backup\"", "backup2\"")
+    );
+    assert!(brief(&toml(&two).unwrap_err())[0].contains("does not say of which database"));
 }

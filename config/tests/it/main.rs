@@ -1,7 +1,9 @@
 //! The crate from outside: whole files in, settings and messages out.
 
+mod foreign;
 mod litekeep_toml;
 mod litestream_yaml;
+mod processes;
 mod template;
 
 use std::path::Path;

@@ -53,12 +53,15 @@ fn its_commented_settings_are_the_defaults() {
 fn its_examples_parse() {
     let url = StoreUrl::parse("s3://b/p").unwrap();
     let text = template(Path::new("/srv/app.db"), &url, &[]);
-    let examples: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
+    let mut examples: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
+    let process = examples.split_off(examples.iter().position(|line| line.starts_with("[process.")).unwrap());
     assert_eq!(examples.len(), 2);
     for example in examples {
         let config = toml(&format!("[[database]]\npath = \"a.db\"\n{example}\n")).unwrap();
         assert!(!config.databases[0].destinations.is_empty());
     }
+    let config = toml(&format!("{text}{}\n", process.join("\n"))).unwrap();
+    assert!(config.processes[0].health.is_some() && config.warnings.is_empty());
 }
 
 proptest! {

@@ -2,12 +2,12 @@ use std::io::Read as _;
 
 use super::*;
 
-/// Runs a shell script to its end; what it wrote and how it ended.
-fn shell(script: &str, change: impl FnOnce(&mut Program)) -> (String, Exit) {
-    let (mut output, write) = std::io::pipe().unwrap();
-    let mut program = Program {
-        name: "sh".into(),
-        args: vec!["-c".into(), script.into()],
+/// A program as it is, and the other end of its output.
+fn program(name: &str, args: &[&str]) -> (Program, std::io::PipeReader) {
+    let (output, write) = std::io::pipe().unwrap();
+    let program = Program {
+        name: name.into(),
+        args: args.iter().map(Into::into).collect(),
         env: std::env::vars_os().collect(),
         cwd: None,
         identity: None,
@@ -18,6 +18,12 @@ fn shell(script: &str, change: impl FnOnce(&mut Program)) -> (String, Exit) {
         sockets: vec![],
         cgroups: vec![],
     };
+    (program, output)
+}
+
+/// Runs a shell script to its end; what it wrote and how it ended.
+fn shell(script: &str, change: impl FnOnce(&mut Program)) -> (String, Exit) {
+    let (mut program, mut output) = program("sh", &["-c", script]);
     change(&mut program);
     let leader = spawn(&program).map_err(|e| format!("{}: {}", e.step, e.cause)).unwrap();
     drop(program);
@@ -85,20 +91,7 @@ fn another_user_has_its_groups() {
 
 #[test]
 fn a_program_that_cannot_start_is_an_error_with_its_step() {
-    let (_, write) = std::io::pipe().unwrap();
-    let mut program = Program {
-        name: "no-such-program".into(),
-        args: vec![],
-        env: vec![],
-        cwd: None,
-        identity: None,
-        umask: None,
-        rlimits: vec![],
-        stdout: write.try_clone().unwrap().into(),
-        stderr: write.into(),
-        sockets: vec![],
-        cgroups: vec![],
-    };
+    let (mut program, _) = program("no-such-program", &[]);
     let error = spawn(&program).unwrap_err();
     assert_eq!(
         (error.step.as_str(), error.cause.kind()),

@@ -6,8 +6,12 @@ use litekeep_format::{
 };
 use litekeep_ltx::PageSize;
 
+#[path = "states.rs"]
+pub(crate) mod states;
+
 /// Reads `data` as everything that it could be.
 pub(crate) fn run(data: &[u8]) {
+    states::run(data);
     if let Ok(header) = DatabaseHeader::parse(data) {
         assert!(data.len() >= DatabaseHeader::LEN);
         assert!(header.page_size.get() - u32::from(header.reserved) >= 480);

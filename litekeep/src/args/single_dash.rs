@@ -103,10 +103,10 @@ fn flag(argument: &str) -> Option<(&str, Option<&str>)> {
     })
 }
 
-/// The options of a subcommand and those of all; without one, those of every subcommand.
+/// The options of a subcommand, of its own subcommands, and those of all; without one, those of every subcommand.
 fn options(root: &Command, subcommand: Option<&Command>) -> Options {
     let commands: Vec<&Command> = match subcommand {
-        Some(command) => vec![root, command],
+        Some(command) => [root, command].into_iter().chain(command.get_subcommands()).collect(),
         None => std::iter::once(root).chain(root.get_subcommands()).collect(),
     };
     let mut options = Options::new();

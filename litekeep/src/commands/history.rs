@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use litekeep_config::StoreUrl;
 use litekeep_ltx::Txid;
 use litekeep_store::{Log, SNAPSHOT_LEVEL, Store, Times};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 use crate::args;
@@ -37,24 +37,37 @@ struct File {
     restorable: bool,
 }
 
-/// Transactions that no file holds.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct MissingRange {
+/// Transactions that are missing, and what cannot be restored for that.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct MissingRange {
     first_missing: String,
     last_missing: String,
     last_restorable_before: Option<String>,
     first_restorable_after: Option<String>,
+    /// When these two were: no instant in between can be restored.
+    from: Option<String>,
+    to: Option<String>,
 }
 
-impl From<&Gap> for MissingRange {
-    fn from(gap: &Gap) -> Self {
+impl MissingRange {
+    /// All of a log.
+    pub(crate) fn all(points: &Points) -> Vec<MissingRange> {
         let text = |txid: Option<Txid>| txid.map(|txid| txid.to_string());
-        MissingRange {
+        let time = |txid: Option<Txid>| txid.and_then(|txid| points.time_of(txid)).map(text::rfc3339);
+        let range = |gap: &Gap| MissingRange {
             first_missing: gap.first.to_string(),
             last_missing: gap.last.to_string(),
             last_restorable_before: text(gap.before),
             first_restorable_after: text(gap.after),
-        }
+            from: time(gap.before),
+            to: time(gap.after),
+        };
+        points.gaps().iter().map(range).collect()
+    }
+
+    /// Whether what came after it can be restored again.
+    pub(crate) fn is_over(&self) -> bool {
+        self.first_restorable_after.is_some()
     }
 }
 
@@ -106,7 +119,7 @@ impl History {
                     restorable: points.contains(file.max()),
                 })
                 .collect(),
-            gaps: points.gaps().iter().map(MissingRange::from).collect(),
+            gaps: MissingRange::all(&points),
             summary,
         })
     }
@@ -159,12 +172,18 @@ impl File {
 }
 
 impl MissingRange {
-    pub(super) fn text(&self) -> String {
-        let after = match &self.first_restorable_after {
-            Some(txid) => format!("the next restorable point is {txid}"),
-            None => "nothing after them can be restored".to_owned(),
+    pub(crate) fn text(&self) -> String {
+        let since = self.from.as_ref().map_or(String::new(), |from| format!(" after {from}"));
+        let until = match (&self.first_restorable_after, &self.to) {
+            (Some(txid), Some(to)) => {
+                format!(" and before {to} can be restored; transaction {txid} is the next")
+            }
+            _ => " can be restored".to_owned(),
         };
-        format!("GAP: transactions {} to {} are missing; {after}\n", self.first_missing, self.last_missing)
+        format!(
+            "GAP: transactions {} to {} are missing: nothing{since}{until}\n",
+            self.first_missing, self.last_missing
+        )
     }
 }
 

@@ -81,7 +81,7 @@ fn init(args: &args::Init) -> Result<Initialised> {
         ));
     }
     let text = template(&database, &destination.url, &notes);
-    write_new(&args.config, &text)?;
+    write_new(&args.config, &text, "add the database to it, or write another file with --config")?;
     Ok(Initialised { config: args.config.clone(), backup: destination.url, database: inspection, notes })
 }
 
@@ -103,13 +103,14 @@ fn places(args: &args::Init) -> Result<(PathBuf, Destination)> {
     Ok((database, destination))
 }
 
-fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
+/// Writes a file that does not exist yet; `otherwise` is what to do if it does.
+pub(super) fn write_new(path: &Path, text: &str, otherwise: &str) -> Result<(), Failure> {
     let file = File::options().write(true).create_new(true).open(path);
     let written = file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
     written.map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
             Failure::invalid(format!("`{}` exists already and is left as it is", path.display()))
-                .hint("add the database to it, or write another file with --config")
+                .hint(otherwise)
         }
         _ => Failure::io(format!("write `{}`", path.display()), &error),
     })

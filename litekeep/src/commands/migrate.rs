@@ -1,17 +1,26 @@
 //! `litekeep migrate`: numbered files of SQL that each run once, under a guard.
 
+mod command;
+mod fleet;
+mod lint;
+mod marks;
 mod rehearse;
+mod rewrite;
+mod undo;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use litekeep_config::MigrationProgram;
 use litekeep_env::{Clock, SystemClock};
 use litekeep_schema::migrations::{self, Done, Folder, State};
 use serde::Serialize;
 
 use crate::args::{self, MigrateAction};
 use crate::report::{self, Failure, Format, Outcome, text};
-use crate::settings::{Settings, database};
+use crate::settings::{Database, Settings, database};
+
+use marks::{Mark, Marking, Marks};
 
 #[derive(Serialize)]
 struct Made {
@@ -53,8 +62,12 @@ impl Ran {
 #[derive(Serialize)]
 struct Standing {
     database: PathBuf,
-    folder: PathBuf,
+    /// Where litekeep finds the files; `None` where another program has its own.
+    folder: Option<PathBuf>,
+    command: Option<String>,
     migrations: Vec<Entry>,
+    /// What `undo` can go back to, the newest last.
+    marks: Vec<Mark>,
 }
 
 #[derive(Serialize)]
@@ -66,19 +79,29 @@ struct Entry {
 
 pub(super) async fn run(args: &args::Migrate, format: Format) -> Result<Outcome> {
     match &args.action {
-        MigrateAction::New { name, dir } => {
-            make(dir.dir.as_deref(), name, format).context("make a migration")
-        }
-        MigrateAction::Up(args) => up(args, format).context("run the migrations"),
+        MigrateAction::New { name, dir } => make(dir, name, format).context("make a migration"),
+        MigrateAction::Up(args) => match &args.command {
+            Some(command) => command::run(args, command, format),
+            None if args.all => fleet::run(args, format).context("run the migrations of all databases"),
+            None => up(&args.target, format),
+        },
         MigrateAction::Down(args) => down(args, format).context("take back the last migration"),
         MigrateAction::Rehearse(args) => rehearse::run(args, format).await,
+        MigrateAction::Undo(args) => undo::run(args, format).await,
+        MigrateAction::Lint(args) => lint::run(args, format),
+        MigrateAction::Rewrite(args) => rewrite::run(args, format),
         MigrateAction::Status(args) => status(args, format).context("tell where the migrations stand"),
     }
 }
 
-fn make(dir: Option<&Path>, name: &str, format: Format) -> Result<Outcome> {
+fn make(dir: &args::MigrationsDir, name: &str, format: Format) -> Result<Outcome> {
     let now = jiff::Timestamp::from_millisecond(SystemClock.unix_ms())?.strftime("%Y%m%d%H%M%S").to_string();
-    let file = migrations::new_file(&folder(dir), &now, name)?;
+    let path = folder(dir, None)?;
+    let folder = match path.exists() {
+        true => Folder::read(&path, dir.convention, None)?,
+        false => Folder::missing(&path, dir.convention),
+    };
+    let file = migrations::new_file(&folder, &now, name)?;
     let made = Made { file };
     report::result(format, &made, || {
         format!("made {}; write the statements, then `litekeep migrate up`\n", made.file.display())
@@ -87,13 +110,24 @@ fn make(dir: Option<&Path>, name: &str, format: Format) -> Result<Outcome> {
 }
 
 fn up(args: &args::MigrateTarget, format: Format) -> Result<Outcome> {
-    let (database, folder) = target(args, format)?;
-    let each = |done: &Done| {
-        if format == Format::Text {
-            report::line(&Ran::from(done).text("applied").trim_end());
-        }
-    };
-    let applied: Vec<Ran> = migrations::up(&database, &folder, each)?.iter().map(Ran::from).collect();
+    let (database, known) = only(args, format).context("run the migrations")?;
+    match program(&args.dir, known.as_ref()).cloned() {
+        Some(program) => command::run_program(database, known, &program, format),
+        None => by_files(args, database, known, format).context("run the migrations"),
+    }
+}
+
+fn by_files(
+    args: &args::MigrateTarget,
+    database: PathBuf,
+    known: Option<Database>,
+    format: Format,
+) -> Result<Outcome> {
+    let folder = files(args, &database, known.as_ref())?;
+    let mut marking = Marking::of(known, marks::PATIENCE, format).told();
+    let ran = migrations::up(&database, &folder, &mut marking)?;
+    marking.end().context("mark the end of the migrations")?;
+    let applied = ran.iter().map(Ran::from).collect();
     let applied = Applied { database, applied };
     report::result(format, &applied, || match applied.applied.len() {
         0 => format!("`{}` is up to date\n", applied.database.display()),
@@ -103,7 +137,8 @@ fn up(args: &args::MigrateTarget, format: Format) -> Result<Outcome> {
 }
 
 fn down(args: &args::MigrateTarget, format: Format) -> Result<Outcome> {
-    let (database, folder) = target(args, format)?;
+    let (database, known) = only(args, format)?;
+    let folder = files(args, &database, known.as_ref())?;
     let undone = migrations::down(&database, &folder)?.as_ref().map(Ran::from);
     let undone = Undone { database, undone };
     report::result(format, &undone, || match &undone.undone {
@@ -114,8 +149,16 @@ fn down(args: &args::MigrateTarget, format: Format) -> Result<Outcome> {
 }
 
 fn status(args: &args::MigrateTarget, format: Format) -> Result<Outcome> {
-    let (database, folder) = target(args, format)?;
-    let all = migrations::status(&database, &folder)?;
+    let (database, known) = only(args, format)?;
+    let command = program(&args.dir, known.as_ref()).map(|program| program.command.clone());
+    let (folder, all) = match command {
+        Some(_) => (None, Vec::new()),
+        None => {
+            let files = files(args, &database, known.as_ref())?;
+            let all = migrations::status(&database, &files)?;
+            (Some(files.path), all)
+        }
+    };
     let is_current = all.iter().all(|m| m.state != State::Pending);
     let entry = |m: migrations::Status| {
         let state = match m.state {
@@ -125,42 +168,78 @@ fn status(args: &args::MigrateTarget, format: Format) -> Result<Outcome> {
         };
         Entry { version: m.version, name: m.name, state }
     };
-    let standing =
-        Standing { database, folder: folder.path, migrations: all.into_iter().map(entry).collect() };
+    let marks = known.as_ref().map(Marks::read).transpose()?.unwrap_or_default().0;
+    let migrations = all.into_iter().map(entry).collect();
+    let standing = Standing { marks, database, folder, command, migrations };
     report::result(format, &standing, || {
         let row = |m: &Entry| vec![m.version.clone(), m.name.clone().unwrap_or_default(), m.state.to_owned()];
         let rows: Vec<_> = standing.migrations.iter().map(row).collect();
-        text::table(&["VERSION", "NAME", "STATE"], &[], &rows)
+        let mut out = match &standing.command {
+            Some(command) => format!("`{command}` migrates it, and knows what is pending\n"),
+            None => text::table(&["VERSION", "NAME", "STATE"], &[], &rows),
+        };
+        if let Some(mark) = standing.marks.last() {
+            out += &mark.text();
+        }
+        out
     });
     Ok(if is_current { Outcome::Done } else { Outcome::No })
 }
 
-/// The database that is named, or the only one of the configuration, and its migrations.
-fn target(args: &args::MigrateTarget, format: Format) -> Result<(PathBuf, Folder)> {
-    let folder = Folder::read(&folder(args.dir.dir.as_deref()))?;
+/// The migrations of a database.
+fn files(args: &args::MigrateTarget, database: &Path, known: Option<&Database>) -> Result<Folder> {
+    Ok(Folder::read(&folder(&args.dir, known)?, args.dir.convention, Some(database))?)
+}
+
+/// The database that is named, or the only one of the configuration.
+fn only(args: &args::MigrateTarget, format: Format) -> Result<(PathBuf, Option<Database>)> {
     if let Some(path) = &args.database {
-        return Ok((path.clone(), folder));
+        let known = match database::databases(Some(path), &args.config, format) {
+            Ok(mut known) => known.pop(),
+            Err(error) if args.config.config.is_some() => return Err(error),
+            // It need not be known: then it has no backup.
+            Err(_) => None,
+        };
+        return Ok((path.clone(), known));
     }
     let settings = Settings::load(&args.config, format)?;
     let mut all = database::all(&settings)?;
     match (all.pop(), all.len()) {
-        (Some(only), 0) => Ok((only.path, folder)),
+        (Some(only), 0) => Ok((only.path.clone(), Some(only))),
         (_, others) => Err(Failure::invalid(format!(
             "`{}` has {} databases",
             settings.path.display(),
             if others == 0 { 0 } else { others + 1 }
         ))
-        .hint("name the one to migrate: `litekeep migrate up app.db`")
+        .hint(
+            "name the one to migrate: `litekeep migrate up app.db`, or all with `litekeep migrate up --all`",
+        )
         .into()),
     }
 }
 
-/// `migrations`, or the folder that dbmate uses where only that is there.
-fn folder(dir: Option<&Path>) -> PathBuf {
+/// What is asked for, what the configuration says of the database, or `migrations`, or the folder that dbmate uses where only
+/// that is there.
+///
+/// # Errors
+/// When another program has its own.
+fn folder(dir: &args::MigrationsDir, known: Option<&Database>) -> Result<PathBuf> {
     const DBMATE: &str = "db/migrations";
-    match dir {
+    if let Some(program) = program(dir, known) {
+        let failure = Failure::invalid(format!("`{}` migrates this database", program.command));
+        return Err(failure
+            .hint("ask that program; `litekeep migrate undo` restores the state before its last run, and `--dir` names a folder of SQL files")
+            .into());
+    }
+    let configured = known.and_then(|database| database.config.migrations.as_ref()?.folder());
+    Ok(match dir.dir.as_deref().or(configured) {
         Some(dir) => dir.to_owned(),
         None if !Path::new("migrations").exists() && Path::new(DBMATE).exists() => DBMATE.into(),
         None => "migrations".into(),
-    }
+    })
+}
+
+/// Who migrates the database in the place of litekeep, as its configuration says; with `--dir` nobody.
+fn program<'a>(dir: &args::MigrationsDir, known: Option<&'a Database>) -> Option<&'a MigrationProgram> {
+    known.filter(|_| dir.dir.is_none())?.config.migrations.as_ref()?.program()
 }

@@ -6,14 +6,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use litekeep_config::{Config, DatabaseConfig, Destination, Log, Metrics};
+use litekeep_config::{Config, Dashboard, DatabaseConfig, Destination, Log, Metrics};
+use litekeep_env::notify::ServiceManager;
+use litekeep_sql::Observer;
 
 use crate::args::{self, ConfigArgs};
 use crate::child::{self, Signals};
-use crate::metrics;
+use crate::dashboard::Board;
+use crate::feeds::{Feed, Feeds};
 use crate::replication::{Choices, Replication};
 use crate::report::{Failure, Format, Outcome, log};
+use crate::served::Pages;
 use crate::settings::{Database, Settings, database, env};
+use crate::stack::Stack;
 use crate::verification::Schedule;
 
 pub(super) async fn run(args: &args::Replicate, format: Format) -> Result<Outcome> {
@@ -27,7 +32,9 @@ pub(super) async fn run(args: &args::Replicate, format: Format) -> Result<Outcom
             roll_forward: false,
             new_timeline: args.new_timeline,
         },
-        command: exec.map(|exec| ["/bin/sh", "-c", &exec].map(OsString::from).to_vec()),
+        beside: exec.map_or(Beside::Nothing, |exec| {
+            Beside::Command(["/bin/sh", "-c", &exec].map(OsString::from).to_vec())
+        }),
         once: args.once,
         scope,
     };
@@ -53,8 +60,10 @@ pub(super) struct Scope {
     /// Where new databases may appear.
     folders: Vec<DatabaseConfig>,
     metrics: Option<Metrics>,
+    dashboard: Option<Dashboard>,
     pub(super) log: Log,
     exec: Option<String>,
+    feeds: Vec<Feed>,
     /// The configuration that was read.
     config: ConfigArgs,
 }
@@ -71,8 +80,12 @@ impl Scope {
         };
         let database = Database::named(&settings, path)?;
         let config = settings.args(config);
+        let mut feeds = Feed::all(&settings)?;
+        feeds.retain(|feed| feed.database.path == database.path);
         Ok(Scope {
+            feeds,
             metrics: settings.config.metrics,
+            dashboard: settings.config.dashboard,
             log: settings.config.log,
             config,
             ..Scope::of(database)
@@ -81,19 +94,36 @@ impl Scope {
 
     /// Everything in the configuration.
     pub(super) fn of_all(config: &ConfigArgs, format: Format) -> Result<Scope> {
-        let settings = Settings::load(config, format)?;
+        Scope::of_settings(Settings::load(config, format)?, config)
+    }
+
+    /// The same, of what was read by these arguments.
+    pub(super) fn of_settings(settings: Settings, config: &ConfigArgs) -> Result<Scope> {
         let databases = database::all(&settings)?;
         let config = settings.args(config);
-        let Config { databases: folders, metrics, log, exec, .. } = settings.config;
-        Ok(Scope { databases, folders, metrics, log, exec, config })
+        let feeds = Feed::all(&settings)?;
+        let Config { databases: folders, metrics, dashboard, log, exec, .. } = settings.config;
+        Ok(Scope { databases, folders, metrics, dashboard, log, exec, feeds, config })
     }
 }
 
-/// Replication, with a command beside it or without.
+/// What runs beside the replication, and ends it when it ends.
+pub(super) enum Beside {
+    Nothing,
+    Command(Vec<OsString>),
+    Stack {
+        stack: Arc<Stack>,
+        settings: Box<Settings>,
+        /// How what the processes print is shown, if at all.
+        prints: Option<Format>,
+    },
+}
+
+/// Replication, with something beside it or without.
 pub(super) struct Run {
     pub(super) scope: Scope,
     pub(super) choices: Choices,
-    pub(super) command: Option<Vec<OsString>>,
+    pub(super) beside: Beside,
     pub(super) once: bool,
 }
 
@@ -104,17 +134,22 @@ impl Run {
         let starting = Replication::start(&self.scope.databases, self.choices);
         let replication = tokio::select! {
             replication = starting => Arc::new(replication?),
-            () = signals.end() => return Ok(Outcome::Done),
+            () = self.ended(&mut signals) => return Ok(Outcome::Done),
         };
-        if let Some(metrics) = &self.scope.metrics {
-            metrics::serve(metrics.addr, Arc::downgrade(&replication)).await?;
-        }
+        let _pages = self.show(&replication).await?;
         for database in &self.scope.databases {
             let urls: Vec<String> = database.destinations.iter().map(|d| d.url.to_string()).collect();
             tracing::info!(path = %database.path.display(), "replicating to {}", urls.join(", "));
         }
+        // A run that ends by itself is no time to follow anything.
+        let feeds = if self.once { &[] } else { self.scope.feeds.as_slice() };
+        let feeds = Feeds::start(feeds, &replication);
         let outcome = self.until_the_end(&replication, &mut signals).await;
+        feeds.stop().await;
         let confirmed = shut_down(replication).await;
+        if confirmed.is_ok() && !matches!(self.beside, Beside::Nothing) {
+            self.scope.databases.iter().for_each(checkpoint);
+        }
         match (outcome, confirmed) {
             (Ok(Outcome::Child(code)), Err(error)) if code != 0 => {
                 tracing::error!("{error:#}");
@@ -125,12 +160,36 @@ impl Run {
         }
     }
 
+    fn stack(&self) -> Option<&Arc<Stack>> {
+        match &self.beside {
+            Beside::Stack { stack, .. } => Some(stack),
+            _ => None,
+        }
+    }
+
+    /// Puts up the board, and serves the pages where that is wanted: for as long as what is given back, or the stack, lives.
+    async fn show(&self, replication: &Arc<Replication>) -> Result<Option<Pages>> {
+        let Scope { databases, folders, config, dashboard, metrics, feeds, .. } = &self.scope;
+        let stack = self.stack();
+        let of_stack = stack.map(Arc::downgrade);
+        let replication = Arc::downgrade(replication);
+        let board = Board::new(replication.clone(), of_stack.clone(), (databases, folders, feeds), config);
+        let board = Arc::new(board);
+        let mut pages = Pages::new(board.clone(), replication, of_stack);
+        pages.metrics(metrics.as_ref()).await?;
+        pages.dashboard(dashboard.as_ref()).await?;
+        let Some(stack) = stack else { return Ok(Some(pages)) };
+        stack.shown_on(&board, pages).await;
+        Ok(None)
+    }
+
     /// Finds what SQLite or the replicator would only fail at again and again. With other databases beside it, and nobody
     /// who waits for all of them, one that is not fit is only reported.
     fn refuse_unfit(&self) -> Result<()> {
         let Scope { databases, .. } = &self.scope;
         let unfit: Vec<Failure> = databases.iter().filter_map(unfit).collect();
-        let all_are_needed = self.once || self.command.is_some() || unfit.len() == databases.len();
+        let is_beside = !matches!(self.beside, Beside::Nothing);
+        let all_are_needed = self.once || is_beside || unfit.len() == databases.len();
         for failure in unfit {
             if all_are_needed {
                 return Err(failure.into());
@@ -170,18 +229,56 @@ impl Run {
         }
     }
 
-    /// Runs the command, or waits for a signal.
-    async fn beside(&self, replication: &Replication, signals: &mut Signals) -> Result<Outcome> {
-        let Some(command) = &self.command else {
+    /// Runs what is beside, or waits for a signal.
+    async fn beside(&self, replication: &Arc<Replication>, signals: &mut Signals) -> Result<Outcome> {
+        if matches!(self.beside, Beside::Nothing) {
             signals.end().await;
             return Ok(Outcome::Done);
-        };
+        }
+        if let Beside::Stack { stack, .. } = &self.beside {
+            stack.replicated(replication);
+        }
         tokio::select! {
             settled = replication.settled() => settled?,
-            () = signals.end() => return Ok(Outcome::Done),
+            () = self.ended(signals) => return Ok(Outcome::Done),
         }
-        let mut child = child::start(command)?;
-        child::wait(&mut child, signals).await.map(Outcome::Child)
+        match &self.beside {
+            Beside::Nothing => {}
+            Beside::Command(command) => {
+                let mut child = child::start(command)?;
+                return child::wait(&mut child, signals).await.map(Outcome::Child);
+            }
+            Beside::Stack { stack, settings, prints } => {
+                let manager = ServiceManager::from_env().context("reach the service manager")?;
+                tokio::select! {
+                    started = stack.start(settings) => started?,
+                    () = self.ended(signals) => return Ok(Outcome::Done),
+                }
+                manager.ready();
+                tokio::select! {
+                    () = self.ended(signals) => {}
+                    () = stack.print(*prints) => unreachable!("printing has no end"),
+                }
+                manager.stopping();
+                stack.stop().await?;
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Waits for a signal that ends litekeep, or for somebody who asks for the end.
+    async fn ended(&self, signals: &mut Signals) {
+        let Beside::Stack { stack, .. } = &self.beside else { return signals.end().await };
+        loop {
+            tokio::select! {
+                () = stack.downed() => return,
+                signal = signals.next() => match signal {
+                    libc::SIGHUP => stack.reload_by_signal(),
+                    libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => return,
+                    _ => {}
+                },
+            }
+        }
     }
 }
 
@@ -199,6 +296,16 @@ fn unfit(database: &Database) -> Option<Failure> {
         let failure = Failure::io(format!("make the folder `{}`", database.meta_dir.display()), &error);
         Some(failure.hint("litekeep keeps its own state there: make the folder writable, or name another one as `meta_dir` in litekeep.toml"))
     })
+}
+
+/// Copies what is in the WAL into the database file: while its backup was held, the application's own last close did not.
+fn checkpoint(database: &Database) {
+    let path = &database.path;
+    if path.metadata().is_ok_and(|metadata| metadata.len() > 0)
+        && let Err(error) = Observer::open(path).and_then(|observer| observer.checkpoint_passive())
+    {
+        tracing::warn!(path = %path.display(), "could not checkpoint at the end: {error}");
+    }
 }
 
 /// A request for metrics may still hold the replication for as long as it takes to answer.

@@ -20,7 +20,7 @@ use crate::args::{self, IntegrityCheck};
 use crate::point_in_time;
 use crate::report::progress::Shown;
 use crate::report::{self, Failure, Format, Outcome, text};
-use crate::settings::database::{Backup, backups};
+use crate::settings::database::backups;
 use crate::settings::{Stores, is_store};
 
 /// What was, or would be, restored.
@@ -106,6 +106,9 @@ pub(super) async fn run(args: &args::Restore, format: Format) -> Result<Outcome>
 
 async fn restore(args: &args::Restore, format: Format) -> Result<Outcome> {
     let goal = goal(args, &SystemClock, format)?;
+    if !args.table.is_empty() {
+        return super::undo::restore_rows(args, goal, format).await;
+    }
     let path = output(args)?;
     if args.if_db_not_exists && path.symlink_metadata().is_ok() {
         return Ok(nothing(format, "the database exists", &path));
@@ -136,7 +139,7 @@ async fn restore(args: &args::Restore, format: Format) -> Result<Outcome> {
     match found {
         Found::Log(source) => {
             // The plan's transaction and not the goal: what was announced is what is restored.
-            let goal = Goal::Txid(source.plan.txid);
+            let goal = source.plan.point().into();
             let restored = restore::to_path(&source.store, goal, &path, &options, &shown).await;
             shown.end();
             match restored.map_err(|error| with_next_step(error, args))? {
@@ -159,8 +162,8 @@ async fn restore(args: &args::Restore, format: Format) -> Result<Outcome> {
 
 /// What the user asked for; an instant is echoed in UTC.
 fn goal(args: &args::Restore, clock: &dyn Clock, format: Format) -> Result<Goal> {
-    if let Some(txid) = args.txid {
-        return Ok(Goal::Txid(txid));
+    if let Some(point) = args.txid {
+        return Ok(point.into());
     }
     let now = Timestamp::from_millisecond(clock.unix_ms()).context("read the clock")?;
     let (text, read) = match (&args.timestamp, &args.at) {
@@ -193,8 +196,8 @@ async fn find(args: &args::Restore, goal: Goal, format: Format) -> Result<Found>
     let mut best: Option<Source> = None;
     let mut failed = Vec::new();
     let mut former = None;
-    for Backup { destination, .. } in backups(Some(&args.target), &args.config, format)? {
-        let store = stores.open(&destination)?;
+    for backup in backups(Some(&args.target), &args.config, format)? {
+        let (store, destination) = (backup.open(&stores)?, backup.destination);
         match restore::plan(&store, goal).await {
             Ok(plan) if best.as_ref().is_none_or(|best| best.plan.txid < plan.txid) => {
                 best = Some(Source { url: destination.url, store, plan });
@@ -317,7 +320,7 @@ fn report_plan(source: &Source, path: PathBuf, format: Format) {
         summary: Summary {
             path,
             url: source.url.clone(),
-            txid: Some(plan.txid.to_string()),
+            txid: Some(plan.point().to_string()),
             time: text::rfc3339(plan.time_ms),
             page_size: Some(plan.page_size.get()),
             pages: Some(plan.page_count),
@@ -335,7 +338,7 @@ fn report_restored(source: Source, restored: Restored, path: PathBuf, took: Dura
     let summary = Summary {
         path,
         url: source.url,
-        txid: Some(restored.txid.to_string()),
+        txid: Some(restored.point.to_string()),
         time: text::rfc3339(restored.time_ms),
         page_size: Some(restored.page_size.get()),
         pages: Some(restored.page_count),

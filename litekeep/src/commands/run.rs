@@ -21,7 +21,7 @@ pub(super) async fn run(args: &args::Run, format: Format) -> Result<Outcome> {
     let run = replicate::Run {
         scope,
         choices: Choices { restore_missing: true, roll_forward: true, new_timeline: args.new_timeline },
-        command: Some(args.command.clone()),
+        beside: replicate::Beside::Command(args.command.clone()),
         once: false,
     };
     run.run().await.with_context(what)

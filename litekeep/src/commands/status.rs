@@ -4,8 +4,9 @@
 //! the same also when it hangs. The live side is read before the store's, so that a store that lacks what was confirmed
 //! has truly lost it.
 
-mod backup;
-mod live;
+pub(crate) mod backup;
+pub(super) mod live;
+mod view;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,14 +18,20 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use crate::args;
+use crate::control::{Ask, Client, Home};
+use crate::dashboard::View;
+use crate::feeds::{self, Feed, FeedStatus};
 use crate::report::{self, Format, Outcome, text};
-use crate::settings::{Database, Stores, database};
+use crate::settings::{Database, Settings, Stores, database};
+use crate::stack::StackStatus;
 
 use backup::Backup;
 use live::{Live, Watch};
 
 /// Listings that run at the same time.
 const AT_ONCE: usize = 16;
+/// One that runs says at once how it stands.
+const PATIENCE_OF_STACK: Duration = Duration::from_secs(3);
 /// A replicator that is behind is given its upload interval and this much more to show that it moves.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// No look at the status takes longer than this, whatever the upload interval.
@@ -35,6 +42,12 @@ struct Status {
     ok: bool,
     at: String,
     databases: Vec<DatabaseStatus>,
+    /// What `litekeep up` runs; `None` where it does not run, or where one database was asked for.
+    stack: Option<StackStatus>,
+    /// Processes or jobs are configured, and nothing runs them.
+    down: bool,
+    /// `litekeep up` runs and does not answer.
+    hangs: bool,
 }
 
 #[derive(Serialize)]
@@ -46,14 +59,22 @@ struct DatabaseStatus {
     #[serde(flatten)]
     live: Live,
     backups: Vec<Backup>,
+    feeds: Vec<FeedStatus>,
+    /// How many of the reasons are the backup's.
+    #[serde(skip)]
+    red_backup: usize,
 }
 
 impl DatabaseStatus {
-    fn new(database: &Database, live: Live, backups: Vec<Backup>) -> DatabaseStatus {
+    fn new(database: &Database, live: Live, backups: Vec<Backup>, feeds: &[Feed]) -> DatabaseStatus {
         let mut red = live.red();
         let furthest = backups.iter().filter_map(Backup::last).max();
         red.extend(backups.iter().flat_map(|backup| backup.red(live.durable(), furthest, live.at_ms())));
-        DatabaseStatus { path: database.path.clone(), ok: red.is_empty(), red, live, backups }
+        let red_backup = red.len();
+        let feeds = feeds::statuses(feeds, &database.path, live.durable(), live.at_ms());
+        red.extend(feeds.iter().filter_map(FeedStatus::problem));
+        let path = database.path.clone();
+        DatabaseStatus { path, ok: red.is_empty(), red, live, backups, feeds, red_backup }
     }
 
     fn text(&self, now_ms: i64) -> String {
@@ -66,6 +87,7 @@ impl DatabaseStatus {
         for backup in &self.backups {
             out.push_str(&backup.text(now_ms));
         }
+        out.extend(self.feeds.iter().map(FeedStatus::text));
         out
     }
 }
@@ -80,7 +102,15 @@ pub(super) async fn run(args: &args::Status, format: Format) -> Result<Outcome> 
     report::result(format, &status, || {
         let now_ms = clock.unix_ms();
         let mut out: String = status.databases.iter().map(|database| database.text(now_ms)).collect();
-        if status.databases.is_empty() {
+        if let Some(stack) = &status.stack {
+            out.push_str(&stack.text());
+        } else if status.hangs {
+            out.push_str("RED processes\n    ! `litekeep up` runs and does not answer\n");
+        } else if status.down {
+            out.push_str(
+                "RED processes\n    ! they are configured, and nothing runs them: `litekeep up` does\n",
+            );
+        } else if status.databases.is_empty() {
             out.push_str("the configuration names no database\n");
         }
         out
@@ -88,21 +118,73 @@ pub(super) async fn run(args: &args::Status, format: Format) -> Result<Outcome> 
     Ok(if status.ok { Outcome::Done } else { Outcome::No })
 }
 
+/// The same as the status page shows it, where nothing runs that could be asked.
+///
+/// # Errors
+/// When there is no configuration, or it has mistakes.
+pub(super) async fn view(config: &args::ConfigArgs, format: Format) -> Result<View> {
+    let args = args::Status { config: config.clone(), target: None };
+    let status = status(&args, format, &SystemClock).await.context("tell the status")?;
+    Ok(status.into_view(SystemClock.unix_ms()))
+}
+
 async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Result<Status> {
-    let databases = database::databases(args.target.as_deref().map(Path::new), &args.config, format)?;
-    let live = watch(&databases, clock).await;
-    let backups = backups(&databases, clock.unix_ms()).await?;
-    let databases: Vec<_> = databases
-        .iter()
-        .zip(live)
-        .zip(backups)
-        .map(|((database, live), backups)| DatabaseStatus::new(database, live, backups))
-        .collect();
+    let (databases, feeds, stack, down, hangs) = match &args.target {
+        Some(target) => {
+            let path = Path::new(target);
+            let (databases, feeds) = match Settings::find(&args.config, format)? {
+                Some(settings) => (vec![Database::named(&settings, path)?], Feed::all(&settings)?),
+                None => (database::databases(Some(path), &args.config, format)?, Vec::new()),
+            };
+            (databases, feeds, None, false, false)
+        }
+        None => {
+            // Also where only a litestream.yml is there.
+            let settings = Settings::load_stack(&args.config, format)
+                .or_else(|_| Settings::load(&args.config, format))?;
+            let (stack, hangs) = match tokio::time::timeout(PATIENCE_OF_STACK, stack(&settings)).await {
+                Ok(stack) => (stack?, false),
+                Err(_) => (None, true),
+            };
+            let has_any = !settings.config.processes.is_empty() || !settings.config.jobs.is_empty();
+            let feeds = Feed::all(&settings)?;
+            (database::all(&settings)?, feeds, stack.clone(), stack.is_none() && !hangs && has_any, hangs)
+        }
+    };
+    let databases = statuses(&databases, &feeds, clock).await?;
+    let is_red = down || hangs || stack.as_ref().is_some_and(StackStatus::is_red);
     Ok(Status {
-        ok: databases.iter().all(|database| database.ok),
+        ok: !is_red && databases.iter().all(|database| database.ok),
         at: text::rfc3339(clock.unix_ms()),
         databases,
+        stack,
+        down,
+        hangs,
     })
+}
+
+async fn statuses(databases: &[Database], feeds: &[Feed], clock: &dyn Clock) -> Result<Vec<DatabaseStatus>> {
+    let live = watch(databases, clock).await;
+    let backups = backups(databases, clock.unix_ms()).await?;
+    let each = databases.iter().zip(live).zip(backups);
+    let status = |((database, live), backups)| DatabaseStatus::new(database, live, backups, feeds);
+    Ok(each.map(status).collect())
+}
+
+/// Everything that is wrong with the backups of these databases.
+///
+/// # Errors
+/// For a destination that cannot be opened.
+pub(super) async fn red(databases: &[Database], clock: &dyn Clock) -> Result<Vec<String>> {
+    let statuses = statuses(databases, &[], clock).await?;
+    Ok(statuses.into_iter().flat_map(|database| database.red).collect())
+}
+
+/// What a running `litekeep up` says; `None` when none runs.
+async fn stack(settings: &Settings) -> Result<Option<StackStatus>> {
+    let Some(mut client) = Client::ask(&Home::of(settings), &Ask::Status).await? else { return Ok(None) };
+    let told = client.next().await?;
+    Ok(told.map(serde_json::from_value).transpose()?)
 }
 
 /// Looks at all databases, and again at those that are behind until they moved or their time is over.
@@ -111,7 +193,8 @@ async fn watch(databases: &[Database], clock: &dyn Clock) -> Vec<Live> {
     let begin = clock.boottime();
     loop {
         let passed = clock.boottime() - begin;
-        let waiting = |database: &Database| passed < (interval(database) + PATIENCE).min(LONGEST_WATCH);
+        let waiting =
+            |database: &Database| passed < (database.upload_interval() + PATIENCE).min(LONGEST_WATCH);
         let mut again = false;
         for (database, watch) in databases.iter().zip(&mut watches) {
             if watch.is_behind() && waiting(database) {
@@ -124,14 +207,11 @@ async fn watch(databases: &[Database], clock: &dyn Clock) -> Vec<Live> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    watches.into_iter().zip(databases).map(|(watch, database)| watch.end(interval(database))).collect()
-}
-
-/// The longest of the destinations' upload intervals.
-fn interval(database: &Database) -> Duration {
-    let intervals =
-        database.destinations.iter().map(|destination| database.config.upload_interval_for(destination));
-    intervals.max().unwrap_or_default()
+    watches
+        .into_iter()
+        .zip(databases)
+        .map(|(watch, database)| watch.end(database.upload_interval()))
+        .collect()
 }
 
 /// The backups of each database.

@@ -3,13 +3,21 @@
 
 use std::io::IsTerminal;
 
-use litekeep_config::{Log, LogFormat};
+use litekeep_config::{Log, LogFormat, LogLevel};
 use tracing_subscriber::EnvFilter;
 
 use crate::report::Format;
 
 fn filter(default: &str) -> EnvFilter {
     EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default))
+}
+
+/// A client's own retries are no news: what comes of them is told once.
+fn without_retries(level: LogLevel) -> String {
+    match level {
+        LogLevel::Info => format!("{},object_store=warn", level.as_str()),
+        other => other.as_str().to_owned(),
+    }
 }
 
 /// For commands that answer a question: only what the lower layers warn of; nothing beside JSON, where stderr has nothing
@@ -31,7 +39,7 @@ pub(crate) fn start_quiet(format: Format) {
 pub(crate) fn start(log: Log, format: Format) {
     let stderr = std::io::stderr;
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(log.level.as_str()))
+        .with_env_filter(filter(&without_retries(log.level)))
         .with_writer(stderr)
         .log_internal_errors(false);
     if log.format == LogFormat::Json || format == Format::Json {

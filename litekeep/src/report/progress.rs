@@ -1,4 +1,4 @@
-//! How far a restore is: a bar on a terminal, a line per phase elsewhere, nothing beside JSON.
+//! How far a restore, or something else in steps, is: a bar on a terminal, a line per phase elsewhere, nothing beside JSON.
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -32,6 +32,51 @@ impl Shown {
     pub(crate) fn end(&self) {
         if let Shown::Bar(bar) = self {
             bar.lock().unwrap_or_else(PoisonError::into_inner).finish_and_clear();
+        }
+    }
+}
+
+/// The steps of something whose number is known.
+pub(crate) enum Steps {
+    /// With JSON.
+    Nothing,
+    /// Into a file or a log.
+    Lines,
+    /// On a terminal.
+    Bar(ProgressBar),
+}
+
+impl Steps {
+    pub(crate) fn new(format: Format, steps: u64) -> Steps {
+        match format {
+            Format::Json => Steps::Nothing,
+            Format::Text if std::io::stderr().is_terminal() => {
+                let bar = ProgressBar::new(steps);
+                let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg} {elapsed}");
+                bar.set_style(style.expect("the template is constant"));
+                bar.enable_steady_tick(std::time::Duration::from_millis(100));
+                Steps::Bar(bar)
+            }
+            Format::Text => Steps::Lines,
+        }
+    }
+
+    /// Begins the next one.
+    pub(crate) fn next(&self, name: &str) {
+        match self {
+            Steps::Nothing => {}
+            Steps::Lines => report::line(&name),
+            Steps::Bar(bar) => {
+                bar.inc(1);
+                bar.set_message(name.to_owned());
+            }
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn end(&self) {
+        if let Steps::Bar(bar) = self {
+            bar.finish_and_clear();
         }
     }
 }

@@ -4,15 +4,18 @@ use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use litekeep_config::{DatabaseConfig, Destination, Pattern, Source};
 use litekeep_format::DatabaseHeader;
 use litekeep_replicate::local::MetaDir;
+use litekeep_replicate::replicator::PACKS;
+use litekeep_store::Store;
 
 use crate::args::ConfigArgs;
 use crate::report::{Failure, Format};
-use crate::settings::{Settings, default_backup, default_destination, env, is_store};
+use crate::settings::{Settings, Stores, default_backup, default_destination, env, is_store};
 
 /// The first bytes of a database.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -49,7 +52,16 @@ impl Database {
         }
     }
 
-    fn in_folder(config: &DatabaseConfig, dir: &Path, path: &Path) -> Result<Database> {
+    /// The longest of the destinations' upload intervals: one capture serves all of them, and the slowest one says how often,
+    /// as its requests cost.
+    pub(crate) fn upload_interval(&self) -> Duration {
+        let intervals =
+            self.destinations.iter().map(|destination| self.config.upload_interval_for(destination));
+        intervals.max().unwrap_or_default()
+    }
+
+    /// A database of a folder, which is not looked at.
+    pub(crate) fn in_folder(config: &DatabaseConfig, dir: &Path, path: &Path) -> Result<Database> {
         let relative = path.strip_prefix(dir).unwrap_or(path);
         let joined: Result<Vec<_>, _> = config.destinations.iter().map(|d| d.join(relative)).collect();
         Ok(Database {
@@ -232,6 +244,20 @@ pub(crate) fn backups(target: Option<&str>, args: &ConfigArgs, format: Format) -
             .map(move |destination| Backup { database: Some(database.clone()), destination })
     });
     Ok(backups.collect())
+}
+
+impl Backup {
+    /// Opens it. On the machine of the database its newest commits can be told apart before the backup has them.
+    ///
+    /// # Errors
+    /// As [`Stores::open`].
+    pub(crate) fn open(&self, stores: &Stores) -> Result<Store> {
+        let store = stores.open(&self.destination)?;
+        Ok(match &self.database {
+            Some(database) => store.with_packs_in(&database.meta_dir.join(PACKS)),
+            None => store,
+        })
+    }
 }
 
 /// The database that was named, or all of the configuration.

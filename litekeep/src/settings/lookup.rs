@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use litekeep_config::{Config, Input};
+use litekeep_config::{Config, DatabaseConfig, Destination, Input, Litestream, Source};
 
 use crate::args::ConfigArgs;
 use crate::report::{self, Failure, Format};
@@ -12,8 +12,11 @@ use crate::settings::env;
 /// Where a configuration is looked for, in this order, when none is named.
 const PLACES: [&str; 4] = ["litekeep.toml", "/etc/litekeep.toml", "litestream.yml", "/etc/litestream.yml"];
 
+/// The same for commands about processes.
+const PLACES_OF_STACKS: [&str; 3] = ["litekeep.toml", "oxfile.toml", "/etc/litekeep.toml"];
+
 /// A configuration that was read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// Its file.
     pub(crate) path: PathBuf,
@@ -26,15 +29,22 @@ impl Settings {
     /// # Errors
     /// When there is none, and for each mistake in it.
     pub(crate) fn load(args: &ConfigArgs, format: Format) -> Result<Settings> {
-        match Settings::find(args, format)? {
-            Some(settings) => Ok(settings),
-            None => Err(Failure::invalid(format!(
-                "there is no configuration: none of {} exists",
-                PLACES.map(|place| format!("`{place}`")).join(", ")
-            ))
-            .hint("`litekeep init ./app.db` writes one; --config names one elsewhere")
-            .into()),
-        }
+        Settings::find(args, format)?.ok_or_else(|| none_of(&PLACES))
+    }
+
+    /// The same for commands about processes, where an `oxfile.toml` will do.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) fn load_stack(args: &ConfigArgs, format: Format) -> Result<Settings> {
+        Settings::first(args, &PLACES_OF_STACKS, format)?.ok_or_else(|| none_of(&PLACES_OF_STACKS))
+    }
+
+    /// Where a configuration for commands about processes is, whatever stands in it.
+    pub(crate) fn place_of_stack(args: &ConfigArgs) -> Option<PathBuf> {
+        let first =
+            || PLACES_OF_STACKS.iter().map(Path::new).find(|place| place.exists()).map(Path::to_owned);
+        args.config.clone().or_else(first)
     }
 
     /// The arguments with which another process reads the same file.
@@ -44,14 +54,20 @@ impl Settings {
 
     /// As [`load`](Self::load); `None` when no file was named and there is none.
     pub(crate) fn find(args: &ConfigArgs, format: Format) -> Result<Option<Settings>> {
+        Settings::first(args, &PLACES, format)
+    }
+
+    fn first(args: &ConfigArgs, places: &[&str], format: Format) -> Result<Option<Settings>> {
         let path = match &args.config {
             Some(path) => path.clone(),
-            None => match PLACES.iter().map(Path::new).find(|place| place.exists()) {
+            None => match places.iter().map(Path::new).find(|place| place.exists()) {
                 Some(path) => path.to_owned(),
                 None => return Ok(None),
             },
         };
-        let config = read(&path, args.no_expand_env)?;
+        let mut config = read(&path, args.no_expand_env)?;
+        take_over(&mut config, args.no_expand_env)
+            .with_context(|| format!("take over the `litestream replicate` of `{}`", path.display()))?;
         if args.config.is_none() && is_yaml_name(&path) && format == Format::Text {
             report::line(&format_args!(
                 "using `{}` (there is no litekeep.toml here or in /etc)",
@@ -63,6 +79,48 @@ impl Settings {
         }
         Ok(Some(Settings { path, config }))
     }
+}
+
+fn none_of(places: &[&str]) -> anyhow::Error {
+    let named: Vec<String> = places.iter().map(|place| format!("`{place}`")).collect();
+    let failure = Failure::invalid(format!("there is no configuration: none of {} exists", named.join(", ")));
+    failure.hint("`litekeep init ./app.db` writes one; --config names one elsewhere").into()
+}
+
+/// The databases of `litestream replicate` among the processes: litekeep replicates them itself, or, where the program is
+/// wanted, leaves them alone. There are never two replicators on a file; one that has its own `[[database]]` is as that says.
+fn take_over(config: &mut Config, literal: bool) -> Result<()> {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for litestream in config.processes.iter_mut().filter_map(|process| process.litestream.as_mut()) {
+        let yaml = databases_of(litestream, literal)?;
+        if litestream.foreign {
+            theirs.extend(yaml.databases);
+            continue;
+        }
+        ours.extend(yaml.databases);
+        config.warnings.extend(yaml.warnings);
+        config.metrics = config.metrics.take().or(yaml.metrics);
+        litestream.exec = litestream.exec.take().or(yaml.exec);
+    }
+    for database in ours {
+        if config.databases.iter().all(|own| own.source != database.source) {
+            config.databases.push(database);
+        }
+    }
+    config.databases.retain(|own| theirs.iter().all(|database| database.source != own.source));
+    Ok(())
+}
+
+/// What a `litestream replicate` replicates.
+fn databases_of(litestream: &mut Litestream, literal: bool) -> Result<Config> {
+    const DEFAULT: &str = "/etc/litestream.yml";
+    let Some((path, urls)) = &litestream.database else {
+        return read(litestream.config.get_or_insert_with(|| DEFAULT.into()), literal);
+    };
+    let destinations: Result<Vec<_>, _> = urls.iter().map(|url| Destination::parse(url, &env)).collect();
+    let source = Source::File(path.clone());
+    let database = DatabaseConfig { destinations: destinations?, ..DatabaseConfig::new(source) };
+    Ok(Config { databases: vec![database], ..Config::default() })
 }
 
 fn read(path: &Path, literal: bool) -> Result<Config> {
@@ -78,6 +136,14 @@ fn read(path: &Path, literal: bool) -> Result<Config> {
 fn parse(path: &Path, text: &str, literal: bool) -> Result<Config> {
     let read_file =
         |path: &Path| std::fs::read_to_string(path).map_err(|error| report::text::io_error(&error));
+    if is_oxfile(path) {
+        if literal {
+            return Err(Failure::invalid("--no-expand-env is for litekeep.toml and litestream.yml")
+                .hint("in an oxfile.toml `$$` is a dollar sign, and commands are taken as they stand")
+                .into());
+        }
+        return Ok(Config::from_oxfile(&Input { path, text, env: &env, read_file: &read_file })?);
+    }
     // Both formats replace `${_}` by a dollar sign then, and find nothing else to replace.
     let env = |name: &str| if literal && name == "_" { Some("$".to_owned()) } else { env(name) };
     let literal_text = literal.then(|| text.replace('$', "${_}"));
@@ -90,6 +156,10 @@ fn parse(path: &Path, text: &str, literal: bool) -> Result<Config> {
 
 fn is_yaml_name(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "yml" || extension == "yaml")
+}
+
+fn is_oxfile(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == "oxfile.toml")
 }
 
 /// By extension; without a known one, `key:` at the beginning of a line is YAML.
@@ -121,6 +191,20 @@ mod tests {
         ] {
             assert_eq!(is_yaml(Path::new(name), text), yaml, "{name} {text:?}");
         }
+    }
+
+    #[test]
+    fn an_oxfile_is_known_by_its_name() {
+        let text = "[[apps]]\nname = \"a\"\ncommand = \"x\"\n";
+        let config = parse(Path::new("/x/oxfile.toml"), text, false).unwrap();
+        assert_eq!(config.processes[0].name, "a");
+        assert!(parse(Path::new("/x/litekeep.toml"), text, false).is_err());
+        assert!(
+            parse(Path::new("/x/oxfile.toml"), text, true)
+                .unwrap_err()
+                .to_string()
+                .contains("--no-expand-env")
+        );
     }
 
     #[test]

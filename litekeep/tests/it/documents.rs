@@ -116,16 +116,48 @@ fn every_link_leads_somewhere() {
     assert!(dead.is_empty(), "{}", dead.join("\n"));
 }
 
-#[test]
-fn the_example_of_the_configuration_is_accepted() {
-    let document = Document::read(root().join("docs/configuration.md"));
+/// The first TOML of a page, as litekeep reads it.
+fn example(page: &str) -> Config {
+    let document = Document::read(root().join("docs").join(page));
     let (_, text) = document.blocks.iter().find(|(language, _)| language == "toml").unwrap();
     let env = |_: &str| Some("value".to_owned());
     let read_file = |_: &Path| Ok("secret".to_owned());
     let input = Input { path: Path::new("/etc/litekeep.toml"), text, env: &env, read_file: &read_file };
     let config = Config::from_toml(&input).unwrap_or_else(|error| panic!("{error}"));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
-    assert_eq!(config.databases.len(), 3);
+    config
+}
+
+#[test]
+fn the_examples_of_the_configuration_are_accepted() {
+    assert_eq!(example("configuration.md").databases.len(), 3);
+    let config = example("processes.md");
+    assert_eq!((config.databases.len(), config.processes.len(), config.jobs.len()), (1, 1, 1));
+}
+
+/// Method: each key that the page's tables name is set in a file, and must be known there, and none is missing.
+#[test]
+fn the_keys_of_processes_and_jobs_are_those_that_are_read() {
+    let document = Document::read(root().join("docs/processes.md"));
+    let section = |title: &str| {
+        let (_, rest) = document.prose.split_once(&format!("## {title}\n")).unwrap();
+        let rows = rest.split("\n## ").next().unwrap().lines().filter_map(|line| line.strip_prefix("| `"));
+        let keys = rows.flat_map(|row| row.split(" |").next().unwrap().split("`, `"));
+        keys.map(|key| key.trim_end_matches('`').to_owned()).collect::<Vec<_>>()
+    };
+    for (title, table) in [("`[process.NAME]`", "process"), ("`[job.NAME]`", "job")] {
+        let text = format!("[{table}.a]\nno_key_at_all_1 = 1\n");
+        let input =
+            Input { path: Path::new("c"), text: &text, env: &|_| None, read_file: &|_| Err(String::new()) };
+        let error = Config::from_toml(&input).unwrap_err().to_string();
+        let (_, known) = error.split_once("NAME] has ").unwrap();
+        let mut known: Vec<&str> = known.lines().next().unwrap().split('`').skip(1).step_by(2).collect();
+        let mut shown = section("Both");
+        shown.extend(section(title));
+        known.sort_unstable();
+        shown.sort_unstable();
+        assert_eq!(shown, known, "{title}");
+    }
 }
 
 #[test]
@@ -158,7 +190,11 @@ fn commands_have_the_flags_that_they_are_shown_with() {
             let Some(command) = line.strip_prefix("litekeep ") else { continue };
             let own = command.split('#').next().unwrap().split(" -- ").next().unwrap();
             let (verb, rest) = own.trim().split_once(' ').unwrap_or((own.trim(), ""));
-            let help = place.run(&[verb, "--help"]).succeeded().stdout;
+            let mut help = place.run(&[verb, "--help"]).succeeded().stdout;
+            let action = rest.split_whitespace().next().filter(|word| help.contains(&format!("\n  {word} ")));
+            if let Some(action) = action {
+                help = place.run(&[verb, action, "--help"]).succeeded().stdout;
+            }
             for flag in rest.split_whitespace().filter(|word| word.starts_with('-')) {
                 let flag = flag.trim_start_matches('-');
                 let known = help.contains(&format!("--{flag}")) || help.contains(&format!("-{flag},"));

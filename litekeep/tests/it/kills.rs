@@ -123,6 +123,7 @@ impl Round {
             Some(litekeep) => self.scene.stop(ensure_running(litekeep)?)?,
             None => self.scene.replicate_once()?,
         }
+        self.scene.prove_single_commits(&mut self.random, 3)?;
         let acknowledged = self.acks()?.highest();
         let report = bank::check(&self.scene.restore(&[])?)?;
         ensure!(report.ops >= acknowledged, "{} of {acknowledged} acknowledged operations", report.ops);

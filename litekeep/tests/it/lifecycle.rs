@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use litekeep_env::lock;
+use litekeep_format::locks::read_lock;
 use litekeep_testkit::bank::{self, Bank, Options};
 use litekeep_testkit::contents::differing_pages;
 use litekeep_testkit::process::eventually;
@@ -266,4 +268,76 @@ fn a_reader_that_stays_is_named() {
     drop(reader);
     scene.stop(litekeep).unwrap();
     scene.prove_equal(None).unwrap();
+}
+
+/// Also one that needs the database file only, which no checkpoint may change then.
+#[test]
+fn a_reader_of_the_database_file_is_named() {
+    let scene = Scene::new(Store::Folder, "wal_limit = \"1MiB\"");
+    let app = scene.place.database("app.db", 10);
+    let litekeep = scene.replicate().unwrap();
+    eventually("the first copy is confirmed", LONG, || Ok(scene.confirmed()?.is_some())).unwrap();
+    let app = Connection::open(app).unwrap();
+    // With everything checkpointed a reader takes no mark.
+    let is_file_only = || -> anyhow::Result<Option<Connection>> {
+        app.execute_batch("PRAGMA wal_checkpoint")?;
+        let reader = Connection::open(scene.db())?;
+        reader.execute_batch("BEGIN; SELECT count(*) FROM t")?;
+        let slot_0 = read_lock(0);
+        let readers = lock::holders(&scene.place.path("app.db-shm"), slot_0, 1)?;
+        Ok(readers.contains(&std::process::id()).then_some(reader))
+    };
+    let mut reader = None;
+    eventually("a reader needs the database file only", LONG, || {
+        reader = is_file_only()?;
+        Ok(reader.is_some())
+    })
+    .unwrap();
+    let write = || app.execute("INSERT INTO t (x) VALUES (zeroblob(100000))", ()).unwrap();
+    eventually("the reader is named by status", LONG, || {
+        write();
+        Ok(scene.status()?["wal_reader_pid"].as_u64() == Some(std::process::id().into()))
+    })
+    .unwrap();
+    let warning = format!("process {} has a read transaction open", std::process::id());
+    eventually("and in the log", LONG, || {
+        write();
+        Ok(scene.log().contains(&warning))
+    })
+    .unwrap();
+    drop(reader);
+    scene.stop(litekeep).unwrap();
+    scene.prove_equal_pages().unwrap();
+}
+
+/// Files of the backup are gone: what that costs is said, and from the next start on everything can be restored again.
+#[test]
+fn a_hole_in_the_backup_is_named_and_followed_by_a_snapshot() {
+    let scene = Scene::new(Store::Folder, "");
+    for _ in 0..5 {
+        scene.place.database("app.db", 1);
+        scene.replicate_once().unwrap();
+    }
+    let level = scene.objects().join("ltx/0");
+    let mut names: Vec<_> = std::fs::read_dir(&level).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    std::fs::remove_file(&names[names.len() - 3]).unwrap();
+    let status = scene.place.run(&["status"]);
+    assert_eq!(status.code, 1, "{}", status.stdout);
+    let gap = status.stdout.lines().find(|line| line.contains("GAP: ")).expect(&status.stdout);
+    assert!(gap.contains("! ") && gap.contains(" are missing: nothing after 20"), "{gap}");
+    scene.place.run(&["verify"]).failed_with(&["are missing"]);
+
+    scene.replicate_once().unwrap();
+    scene.prove_equal_pages().unwrap();
+    scene.place.run(&["verify"]).succeeded();
+    for told in [scene.place.run(&["status", "app.db"]).stdout, scene.litekeep(&["history"]).unwrap()] {
+        let gap = told.lines().find(|line| line.contains("GAP: ")).expect(&told);
+        assert!(
+            !gap.contains('!') && gap.contains(" and before 20") && gap.contains(" is the next"),
+            "{gap}"
+        );
+    }
+    let lost = names[names.len() - 2].file_name().unwrap().to_str().unwrap()[17..33].to_owned();
+    scene.place.run(&["restore", "-o", "lost.db", "-txid", &lost, "app.db"]).failed_with(&["missing"]);
 }

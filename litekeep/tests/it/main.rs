@@ -1,9 +1,15 @@
 //! Goal: what a user types, and what comes back, is as documented. Method: the real binary in a folder of its own, with
 //! real databases and a real store; JSON is compared with the shapes in `docs/json-output.md`.
 
+mod bench;
 mod command_line;
 mod credentials;
+mod dashboard;
+mod doctor;
 mod documents;
+mod examples;
+mod feeds;
+mod import;
 mod interop;
 mod kills;
 mod lifecycle;
@@ -13,9 +19,12 @@ mod power_cuts;
 #[cfg(any(feature = "sftp", feature = "webdav"))]
 mod remote;
 mod replication;
+mod row_changes;
 mod scene;
 mod set_back;
 mod shapes;
+mod tune;
+mod up;
 mod wrapped_restart;
 
 use std::path::{Path, PathBuf};

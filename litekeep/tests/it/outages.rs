@@ -1,15 +1,20 @@
 //! Goal: a store that is down, slow or unreliable costs no commit, and a backup has one writer. Method: a real S3 server
 //! behind a proxy that injects the faults, the real binary and a bank; two litekeeps that meet at one path.
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use litekeep_env::{Clock, SystemClock};
 use litekeep_testkit::bank::{self, Bank, Options};
 use litekeep_testkit::contents::differing_pages;
 use litekeep_testkit::fault_proxy::{Fault, Kind, Rule};
 use litekeep_testkit::process::eventually;
 use litekeep_testkit::{Digest, HangingFolder, Process};
+use rusqlite::Connection;
 
+use crate::rows;
 use crate::scene::{LONG, Scene, Store};
 
 const FAST: &str = "upload_interval = \"20ms\"";
@@ -166,6 +171,30 @@ fn the_seconds_of_an_outage_are_points_in_time() {
     scene.prove_equal(None).unwrap();
 }
 
+/// They were asked one after the other, and each that hung had its whole time.
+#[test]
+fn all_stores_are_asked_at_once_before_the_application_starts() {
+    let scene = Scene::new(Store::Proxied, "");
+    let names: Vec<String> = (0..4).flat_map(|n| [format!("{n}-first"), format!("{n}-second")]).collect();
+    let mut text = String::new();
+    for (n, two) in names.chunks(2).enumerate() {
+        let backups: Vec<String> = two.iter().map(|name| scene.url_of(name)).collect();
+        text.push_str(&format!("[[database]]\npath = \"{n}.db\"\nbackup = {backups:?}\n"));
+        scene.place.database(&format!("{n}.db"), 1);
+    }
+    std::fs::write(scene.place.path("litekeep.toml"), text).unwrap();
+    scene.proxy().outage(Some(Fault::Hang));
+    let mut litekeep = scene.start(&["run", "--", "touch", "started"]).unwrap();
+    let asked_of = |name: &str| scene.proxy().seen().iter().filter(|seen| seen.path.contains(name)).count();
+    let all = || Ok(names.iter().all(|name| asked_of(name) > 0));
+    eventually("all are asked", LONG, all).unwrap_or_else(|error| panic!("{error}\n{}", scene.log()));
+    let most = names.iter().map(|name| asked_of(name)).max();
+    assert_eq!(most, Some(1), "none had to end before another was asked: {:?}", scene.proxy().seen());
+    scene.proxy().clear();
+    let status = litekeep.wait(LONG).unwrap();
+    assert!(status.success() && scene.place.path("started").exists(), "{status}\n{}", scene.log());
+}
+
 /// A put that never ends keeps no later commit from being captured.
 #[test]
 fn a_folder_that_hangs() {
@@ -186,6 +215,112 @@ fn a_folder_that_hangs() {
     let acknowledged = bank.stop().unwrap().highest();
     scene.stop(litekeep).unwrap();
     assert_eq!(scene.prove_equal(None).unwrap().ops, acknowledged);
+}
+
+/// Databases whose folder hangs, more than there are threads that look at databases at a time, and one in another folder.
+struct Hanging {
+    scene: Scene,
+    folder: HangingFolder,
+    metrics: SocketAddr,
+}
+
+const HANGING: usize = 20;
+
+impl Hanging {
+    fn new() -> Hanging {
+        let scene = Scene::new(Store::Folder, FAST);
+        let metrics = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let hangs = scene.place.path("hangs");
+        let mut text = format!("[metrics]\naddr = \"{metrics}\"\n");
+        let databases = (0..HANGING).map(|n| (format!("{n}.db"), format!("file://{}/{n}", hangs.display())));
+        for (path, backup) in databases.chain([("app.db".to_owned(), scene.url())]) {
+            text.push_str(&format!(
+                "[[database]]\npath = {path:?}\nbackup = {backup:?}\n{FAST}\nshutdown_timeout = \"3s\"\n"
+            ));
+            scene.place.database(&path, 1);
+        }
+        std::fs::write(scene.place.path("litekeep.toml"), text).unwrap();
+        Hanging { folder: HangingFolder::new(&hangs), scene, metrics }
+    }
+
+    fn replicate(&self) -> Process {
+        let mut command = self.scene.command(&["replicate"]);
+        self.folder.apply(&mut command).unwrap();
+        Process::start(command, &self.scene.place.path("litekeep.log")).unwrap()
+    }
+
+    fn is_shipped(&self) -> Result<bool> {
+        Ok(rows(&self.scene.restore(&[])?) == rows(&self.scene.db()))
+    }
+
+    /// The one whose folder does not hang goes on, and the end comes in time and says what is not safe.
+    fn ends_well(&self, litekeep: Process) {
+        for _ in 0..3 {
+            self.scene.place.database("app.db", 1);
+            eventually("the other database is shipped", LONG, || Ok(self.is_shipped().unwrap_or(false)))
+                .unwrap_or_else(|error| panic!("{error}\n{}", self.scene.log()));
+        }
+        let page = metrics_page(self.metrics);
+        assert!(page.contains("app.db"), "{page}");
+        self.scene.place.run(&["status", "app.db"]).succeeded();
+        let begin = Instant::now();
+        let status = litekeep.terminate(LONG).unwrap();
+        let took = begin.elapsed();
+        let log = self.scene.log();
+        assert_eq!(status.code(), Some(2), "{log}");
+        assert!(took < Duration::from_secs(8), "{took:?}\n{log}");
+        let last = log.rsplit_once("not confirmed within 3s").expect(&log).1;
+        for n in 0..HANGING {
+            assert!(last.contains(&format!("/{n}.db`: ")), "{n}\n{log}");
+        }
+        assert!(!last.contains("app.db"), "{log}");
+    }
+}
+
+fn metrics_page(addr: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    page
+}
+
+#[test]
+fn folders_that_hang_hold_no_other_database_up() {
+    let hanging = Hanging::new();
+    let litekeep = hanging.replicate();
+    eventually("all are copied", LONG, || Ok(hanging.is_shipped().unwrap_or(false)))
+        .unwrap_or_else(|error| panic!("{error}\n{}", hanging.scene.log()));
+    let all_are_copied = || {
+        let page = metrics_page(hanging.metrics);
+        let copied = page.lines().filter(|line| line.starts_with("litekeep_durable_txid{"));
+        Ok(copied.count() > HANGING)
+    };
+    eventually("all are copied", LONG, all_are_copied)
+        .unwrap_or_else(|error| panic!("{error}\n{}", hanging.scene.log()));
+    hanging.folder.hang(true).unwrap();
+    for n in 0..HANGING {
+        hanging.scene.place.database(&format!("{n}.db"), 1);
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    hanging.ends_well(litekeep);
+    hanging.folder.hang(false).unwrap();
+    hanging.scene.replicate_once().unwrap();
+    for n in 0..HANGING {
+        let restored = hanging.scene.fresh();
+        let (to, db) = (restored.to_str().unwrap(), format!("{n}.db"));
+        hanging.scene.litekeep(&["restore", "-o", to, &db]).unwrap();
+        assert_eq!(rows(&restored), 2);
+    }
+}
+
+#[test]
+fn folders_that_hang_at_the_start_hold_no_other_database_up() {
+    let hanging = Hanging::new();
+    hanging.folder.hang(true).unwrap();
+    let litekeep = hanging.replicate();
+    hanging.ends_well(litekeep);
 }
 
 #[test]
@@ -234,6 +369,44 @@ fn two_destinations_of_which_one_is_down_for_a_while() {
         scene.proxy().outage(None);
     });
     assert_eq!(from_folder().unwrap(), bank::check(&scene.db()).unwrap());
+}
+
+/// Of two destinations one has nothing yet. The other can be listed at the start, and not read.
+#[test]
+fn the_only_complete_destination_fails_after_it_was_listed() {
+    let scene = Scene::new(Store::Proxied, FAST);
+    let mut bank = Bank::start(&busy(&scene)).unwrap();
+    let litekeep = scene.replicate().unwrap();
+    more(&mut bank, 30);
+    wait_for_first_copy(&scene, &litekeep);
+    scene.stop(litekeep).unwrap();
+    // As after a power cut: the log has more than local state knows, and must be read.
+    let local = ["state", "pages"].map(|name| scene.place.path(".app.db-litekeep").join(name));
+    let before = local.each_ref().map(|path| std::fs::read(path).unwrap());
+    more(&mut bank, 30);
+    scene.replicate_once().unwrap();
+    std::iter::zip(&local, &before).for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+    let folder = format!("file://{}", scene.place.path("folder").display());
+    let text = format!("[[database]]\npath = \"app.db\"\nbackup = [{:?}, {folder:?}]\n{FAST}\n", scene.url());
+    std::fs::write(scene.place.path("litekeep.toml"), text).unwrap();
+    scene.proxy().inject(Rule::new(Fault::Status(503)).on(Kind::GetObject));
+    let litekeep = scene.replicate().unwrap();
+    let is_named = || {
+        let status = scene.place.run(&["status"]);
+        Ok(status.code == 1 && status.stdout.contains("failing at") && status.stdout.contains("503"))
+    };
+    eventually("the status names it", LONG, is_named)
+        .unwrap_or_else(|error| panic!("{error}\n{}", scene.log()));
+    more(&mut bank, 100);
+    assert!(!scene.place.path("folder/ltx").exists(), "nothing begins a log of its own there");
+    scene.proxy().clear();
+    more(&mut bank, 30);
+    let acknowledged = bank.stop().unwrap().highest();
+    scene.stop(litekeep).unwrap();
+    assert_eq!(scene.prove_equal(None).unwrap().ops, acknowledged);
+    let copy = scene.fresh();
+    scene.litekeep(&["restore", "-o", copy.to_str().unwrap(), &folder]).unwrap();
+    assert_eq!(bank::check(&copy).unwrap().ops, acknowledged);
 }
 
 #[test]
@@ -305,6 +478,22 @@ fn a_newcomer_whose_database_is_hot_takes_over() {
     assert_eq!(bank::check(&scene.restore(&[]).unwrap()).unwrap().ops, acknowledged);
 }
 
+/// Stops it, but not while it holds the write lock to reset the WAL: there it would keep the bank from writing, as any
+/// process does that is stopped within a transaction.
+fn pause(scene: &Scene, litekeep: &mut Process) {
+    let db = Connection::open(scene.db()).unwrap();
+    db.busy_timeout(Duration::from_secs(2)).unwrap();
+    eventually("it is stopped outside a transaction", LONG, || {
+        litekeep.signal(libc::SIGSTOP)?;
+        let can_write = db.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok();
+        if !can_write {
+            litekeep.signal(libc::SIGCONT)?;
+        }
+        Ok(can_write)
+    })
+    .unwrap();
+}
+
 #[test]
 fn a_paused_litekeep_that_wakes_up_is_fenced() {
     for mut scene in [Store::Folder, Store::Proxied].map(|store| Scene::new(store, FAST)) {
@@ -312,7 +501,7 @@ fn a_paused_litekeep_that_wakes_up_is_fenced() {
         let mut bank = Bank::start(&busy(&scene)).unwrap();
         more(&mut bank, 30);
         wait_for_first_copy(&scene, &first);
-        first.signal(libc::SIGSTOP).unwrap();
+        pause(&scene, &mut first);
         more(&mut bank, 30);
         let other = another_machine(&scene);
         let before = scene.last_txid().unwrap();

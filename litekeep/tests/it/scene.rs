@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use litekeep_ltx::Pack;
 use litekeep_testkit::bank::{self, Acks, Options, Report};
 use litekeep_testkit::contents::differing_pages;
 use litekeep_testkit::litestream::{Litestream, Replica, Setup, Until};
@@ -91,11 +92,15 @@ impl Scene {
     pub(crate) fn url(&self) -> String {
         match &self.backup {
             Backup::Folder => format!("file://{}", self.place.path("backup").display()),
-            Backup::S3 { server, proxy } => {
-                let endpoint = proxy.as_ref().map_or(server.endpoint(), FaultProxy::endpoint);
-                format!("{}?endpoint={endpoint}&region={}", server.url("app"), s3_server::REGION)
-            }
+            Backup::S3 { .. } => self.url_of("app"),
         }
+    }
+
+    /// The URL of another backup in this scene's bucket.
+    pub(crate) fn url_of(&self, name: &str) -> String {
+        let Backup::S3 { server, proxy } = &self.backup else { panic!("this scene has no bucket") };
+        let endpoint = proxy.as_ref().map_or(server.endpoint(), FaultProxy::endpoint);
+        format!("{}?endpoint={endpoint}&region={}", server.url(name), s3_server::REGION)
     }
 
     /// The folder that holds the backup's objects.
@@ -237,6 +242,25 @@ impl Scene {
         let report = bank::check(&path)?;
         ensure!(report.ops >= promised, "{confirmed:?}: {} of {promised} operations", report.ops);
         Ok(Some(report))
+    }
+
+    /// Restores some of the single commits that are kept: the bank was whole after each.
+    pub(crate) fn prove_single_commits(&self, random: &mut fastrand::Rng, count: usize) -> Result<()> {
+        let folders = [self.objects().join("litekeep/commits"), self.place.path(".app.db-litekeep/packs")];
+        let mut kept = vec![];
+        for entry in folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten() {
+            let Ok(pack) = Pack::scan(&std::fs::read(entry?.path())?) else { continue };
+            kept.extend(pack.entries.into_iter().map(|(entry, _)| entry).filter(|entry| entry.parts > 1));
+        }
+        random.shuffle(&mut kept);
+        for entry in kept.iter().take(count) {
+            let point = format!("{}.{}", entry.txid, random.u32(1..=entry.parts));
+            let path = self.fresh();
+            let to = path.to_str().context("a path that is text")?;
+            self.litekeep(&["restore", "app.db", "-o", to, "-txid", &point])?;
+            bank::check(&path).with_context(|| format!("after commit {point}, of {entry:?}"))?;
+        }
+        Ok(())
     }
 
     /// With everybody at rest: database and restore are the same, page by page. Returns the restore.

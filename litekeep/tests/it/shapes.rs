@@ -57,6 +57,12 @@ fn results_have_the_documented_shapes() {
     let place = Place::new();
     place.database("app.db", 10);
     matches("init", &place.run(&["init", "app.db", "--json"]).succeeded().json());
+    let app = r#"{ "name": "a", "script": "a.js", "namespace": "n" }"#;
+    std::fs::write(place.path("ecosystem.config.json"), app).unwrap();
+    let import = ["import", "ecosystem.config.json", "-o", "imported.toml", "--json"];
+    let imported = place.run(&import).succeeded().json();
+    matches("import", &imported);
+    assert_eq!(imported["warnings"].as_array().unwrap().len(), 1, "{imported:#}");
     matches("databases", &place.run(&["databases", "--json"]).succeeded().json());
     matches("status", &place.run(&["status", "--json"]).json());
     place.run(&["replicate", "-once"]).succeeded();

@@ -36,6 +36,9 @@ pub enum Broken {
     /// The frames at the place are others than those in the log.
     #[error("the WAL's frames differ from those in the log")]
     Differs,
+    /// A frame below `mxFrame` is not what was committed, or is not there; its number, from 1.
+    #[error("frame {0} of the WAL is damaged")]
+    Damaged(u32),
     /// More than one reset.
     #[error("the WAL was reset more than once")]
     Resets,
@@ -123,11 +126,17 @@ fn same_generation(
     }
     let limit = if current { index.max_frame } else { u32::MAX };
     let (end, why) = wal.read(header, place, limit, out)?;
-    if current && (why != End::Limit || end.frames != limit) {
+    if current && let Some(broken) = damaged(why, end, limit, out) {
         out.clear();
-        return Ok(Err(Broken::Differs));
+        return Ok(Err(broken));
     }
     Ok(Ok(end))
+}
+
+/// Whether frames that the wal-index counts up to `limit` were not all read, or do not end in a commit.
+pub(super) fn damaged(why: End, end: Place, limit: u32, read: &Frames) -> Option<Broken> {
+    let is_whole = why == End::Limit && end.frames == limit;
+    (!is_whole).then(|| Broken::Damaged((read.reached + 1).min(limit)))
 }
 
 fn one_reset(

@@ -14,12 +14,12 @@
 //! idle. A crash drops them with the process.
 
 use crate::Error;
-use litekeep_env::file::sibling;
+use litekeep_env::file::{self, sibling};
 use litekeep_env::lock;
 use litekeep_format::locks::{
     CHECKPOINT_LOCK, DMS, READ_LOCKS, SHARED_FIRST, SHARED_SIZE, WRITE_LOCK, read_lock,
 };
-use litekeep_format::{DatabaseHeader, WalIndexHeader};
+use litekeep_format::{DatabaseHeader, WalIndexHeader, named_pages};
 use litekeep_ltx::Salt;
 use litekeep_sql::{Observer, Snapshot};
 use std::fs::{File, Metadata};
@@ -54,13 +54,12 @@ pub struct Reader {
     pub pid: Option<u32>,
 }
 
-/// The readers that need the WAL, and not only the database file, by the locks of a `-shm` file. While there is one, no
-/// commit starts the WAL anew.
-pub fn readers_of_wal(shm: &File) -> impl Iterator<Item = io::Result<Reader>> {
-    (1..READ_LOCKS).filter_map(move |slot| {
-        let holder = lock::holder(shm, read_lock(slot), 1).transpose()?;
-        Some(holder.map(|pid| Reader { pid }))
-    })
+/// The processes with a read transaction on a database, each of which makes the WAL grow for as long as it lasts. One that
+/// needs the WAL keeps a commit from starting it anew; one that needs the database file only keeps checkpoints from changing
+/// that file, without which no commit starts the WAL anew a second time. The locks of a [`Hold`] bear no process id; for a
+/// moment a process that checkpoints counts as well.
+pub fn readers(database: &Path) -> io::Result<Vec<u32>> {
+    lock::holders(&sibling(database, "-shm"), read_lock(0), READ_LOCKS as u64)
 }
 
 /// Descriptors and locks of one database.
@@ -153,6 +152,25 @@ impl HeldFiles {
         Ok(None)
     }
 
+    /// The pages that the wal-index names for so many frames after the first `after` ones; fewer when it ends before. What
+    /// SQLite shows goes by these, whatever the frames themselves say.
+    pub fn named_pages(&self, after: u32, count: u32) -> Result<Vec<u32>, Error> {
+        let mut pages = Vec::with_capacity(count as usize);
+        let mut bytes = vec![];
+        while (pages.len() as u32) < count {
+            let (at, side_by_side) = named_pages(after + pages.len() as u32 + 1);
+            bytes.resize(4 * side_by_side.min(count - pages.len() as u32) as usize, 0);
+            let n = file::read_up_to(&self.shm, &mut bytes, at)
+                .map_err(Error::file("read the wal-index of", &self.path))?;
+            let (numbers, _) = bytes[..n].as_chunks::<4>();
+            pages.extend(numbers.iter().map(|number| u32::from_ne_bytes(*number)));
+            if n < bytes.len() {
+                break;
+            }
+        }
+        Ok(pages)
+    }
+
     fn lock_slot(&self, slot: usize) -> Result<bool, Error> {
         lock::share(&self.shm, read_lock(slot), 1).map_err(Error::file("lock the wal-index of", &self.path))
     }
@@ -193,10 +211,21 @@ impl HeldFiles {
         Ok(())
     }
 
-    /// One of [`readers_of_wal`].
+    /// Another one with a read transaction that needs the WAL, and not only the database file: no commit starts it anew.
     pub fn reader_of_wal(&self) -> Result<Option<Reader>, Error> {
-        let reader = readers_of_wal(&self.shm).next().transpose();
-        reader.map_err(Error::file("read the locks of the wal-index of", &self.path))
+        self.reader_of(1)
+    }
+
+    /// Another one with any read transaction: not everything is checkpointed.
+    pub fn reader(&self) -> Result<Option<Reader>, Error> {
+        self.reader_of(0)
+    }
+
+    fn reader_of(&self, first_slot: usize) -> Result<Option<Reader>, Error> {
+        let holder = |slot| lock::holder(&self.shm, read_lock(slot), 1).transpose();
+        let holder = (first_slot..READ_LOCKS).find_map(holder).transpose();
+        let holder = holder.map_err(Error::file("read the locks of the wal-index of", &self.path))?;
+        Ok(holder.map(|pid| Reader { pid }))
     }
 
     /// Moves the hold to a read mark that protects what the open read transaction of `reader` sees. The new lock is taken

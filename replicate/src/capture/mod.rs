@@ -18,13 +18,15 @@ pub mod segment;
 mod wal;
 
 pub use continuity::Broken;
-pub use held::{HeldFiles, Hold, Reader, is_claimed, readers_of_wal};
+use continuity::damaged;
+pub use held::{HeldFiles, Hold, Reader, is_claimed, readers};
 pub use pages::Pages;
+use pages::Slots;
 pub use reset::Reset;
 pub use segment::{Body, Segment, Stamp};
 pub use wal::{Frames, Place};
 
-use crate::local::{PageSums, Spool};
+use crate::local::{Packs, PageSums, Spool};
 use crate::{Error, Kind};
 use litekeep_format::{WalHeader, WalIndexHeader, frame_size};
 use litekeep_ltx::{Checksum, PageSize, Pgno, Salt, page_checksum};
@@ -32,7 +34,7 @@ use litekeep_sql::Observer;
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
-use wal::{End, Wal};
+use wal::Wal;
 
 /// What a look at the WAL found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -275,7 +277,7 @@ impl Capture {
                 return Ok(Look::Nothing);
             }
             if index.max_frame > p.frames {
-                return self.read_on(p, index.max_frame, out);
+                return self.read_on(p, &index, out);
             }
             return Ok(Look::Broken(Broken::Behind));
         }
@@ -284,21 +286,20 @@ impl Capture {
         }
         self.enter_generation(index.salt)?;
         match self.place.filter(|p| p.salt == index.salt) {
-            Some(start) => self.read_on(start, index.max_frame, out),
+            Some(start) => self.read_on(start, &index, out),
             None => self.resume(out),
         }
     }
 
-    fn read_on(&mut self, from: Place, limit: u32, out: &mut Frames) -> Result<Look, Error> {
-        let Some((wal, header)) = self.wal(Some(from.salt))?.filter(|(_, h)| h.salt == from.salt) else {
+    fn read_on(&mut self, from: Place, index: &WalIndexHeader, out: &mut Frames) -> Result<Look, Error> {
+        self.wal(Some(from.salt))?;
+        let Some((wal, header)) = self.wal.as_ref().filter(|(_, h)| h.salt == from.salt) else {
             return Ok(Look::Broken(Broken::Gone));
         };
-        let (end, why) = wal.skim(header, from, limit, out)?;
-        if why == End::Limit && end.frames == limit {
-            return Ok(Look::Frames(end));
-        }
+        let (end, why) = wal.skim(header, from, index, &self.files, out)?;
+        let Some(broken) = damaged(why, end, index.max_frame, out) else { return Ok(Look::Frames(end)) };
         out.clear();
-        Ok(Look::Broken(Broken::Differs))
+        Ok(Look::Broken(broken))
     }
 
     /// Judges what happened since the place was saved; see [`continuity`].
@@ -325,7 +326,7 @@ impl Capture {
         frames: &Frames,
         end: Place,
         stamp: Stamp,
-        spool: &Spool,
+        (spool, packs): (&Spool, &mut Packs),
     ) -> Result<Segment, Error> {
         let (wal, wal_header) = self.wal.as_ref().expect("the frames were read from it");
         let of = segment::FramesOf {
@@ -336,7 +337,8 @@ impl Capture {
             place: end,
             page_count_before: self.page_count,
         };
-        let segment = segment::from_frames(of, frames, stamp, spool)?;
+        let segment = segment::from_frames(&of, frames, stamp, spool)?;
+        segment::pack_frames(&of, frames, &segment, packs);
         self.place = Some(end);
         self.page_count = segment.header.commit;
         Ok(segment)
@@ -353,15 +355,60 @@ impl Capture {
             return Pages::in_database(&self.files, self.page_size, place);
         }
         self.wal(Some(index.salt))?;
-        match &self.wal {
-            Some((wal, header)) if header.salt == index.salt => {
-                Pages::in_wal(&self.files, wal, header, index.max_frame)
-            }
+        let slots = match &self.wal {
+            Some((wal, header)) if header.salt == index.salt => Slots::read(wal, header, index.max_frame)?,
             _ => {
                 let path = self.files.path().display();
-                Err(Error::new(Kind::Unavailable, format!("the WAL of `{path}` does not fit its wal-index")))
+                let message = format!("the WAL of `{path}` does not fit its wal-index");
+                return Err(Error::new(Kind::Unavailable, message));
             }
+        };
+        let slots = match slots {
+            Ok(slots) => slots,
+            Err(broken) => return self.copied_pages(broken),
+        };
+        let (wal, _) = self.wal.as_ref().expect("they were read from it");
+        Pages::in_wal(&self.files, wal, self.page_size, slots)
+    }
+
+    /// The present state when frames are damaged: SQLite shows and copies them all the same, so it is in the database file
+    /// once a checkpoint has copied all of them. Until then SQLite itself would lose it in a crash.
+    fn copied_pages(&mut self, broken: Broken) -> Result<Pages<'_>, Error> {
+        // Most of it while writers go on.
+        self.observer()?.checkpoint_passive()?;
+        let copied = match self.lock_writers()? {
+            true => self.copy_rest(),
+            false => Ok(None),
+        };
+        self.files.unlock_writers()?;
+        let copied = copied?;
+        let path = self.files.path().display();
+        let Some(index) = copied else {
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "{broken} in `{path}-wal`: its pages are compared once SQLite has copied them into the database, which readers or writers keep it from"
+                ),
+            ));
+        };
+        tracing::error!(
+            %path,
+            "{broken}; SQLite shows it all the same, and so the backup has it from here on: `PRAGMA integrity_check` tells whether the database is whole"
+        );
+        let place = Place { salt: index.salt, frames: index.max_frame, checksum: index.frame_checksum };
+        Ok(Pages::copied(&self.files, self.page_size, index.page_count, place))
+    }
+
+    /// Copies all of the WAL into the database file and keeps everybody from writing there. `None`: somebody is in the way.
+    fn copy_rest(&mut self) -> Result<Option<WalIndexHeader>, Error> {
+        let done = self.observer()?.checkpoint_passive()?;
+        let index = self.wal_index()?;
+        if !done.is_complete() || !self.files.hold_backfilled(index.salt, index.max_frame)? {
+            return Ok(None);
         }
+        self.backfilled_at = Some((index.salt, index.max_frame));
+        self.held_at = index.max_frame;
+        Ok(Some(index))
     }
 
     /// The state that ends at this offset of this WAL generation, and `true`; without such a place, because the WAL is
@@ -393,22 +440,23 @@ impl Capture {
             return Ok(None);
         }
         self.wal(Some(salt))?;
-        match &self.wal {
-            Some((wal, header)) if header.salt == salt => {
-                Ok(Some((Pages::in_wal(&self.files, wal, header, frames)?, true)))
-            }
-            _ => Ok(None),
-        }
+        let Some((wal, header)) = self.wal.as_ref().filter(|(_, h)| h.salt == salt) else { return Ok(None) };
+        let slots = Slots::read(wal, header, frames)?.map_err(|broken| {
+            let path = self.files.path().display();
+            Error::new(Kind::Unavailable, format!("{broken} in `{path}-wal`"))
+        })?;
+        Ok(Some((Pages::in_wal(&self.files, wal, self.page_size, slots)?, true)))
     }
 
     /// Compares the present state with the checksums of what the log has: the pages that differ become one segment.
     /// `None` when nothing differs. Moves the place to the present in both cases. `stamp` is asked once it is fixed
-    /// which commits that present has.
+    /// which commits that present has, and `may_go_on` before each page.
     pub fn difference(
         &mut self,
         sums: &PageSums,
         stamp: impl FnOnce() -> Stamp,
-        spool: &Spool,
+        (spool, packs): (&Spool, &mut Packs),
+        may_go_on: impl Fn() -> Result<(), Error>,
     ) -> Result<Option<Segment>, Error> {
         let log_count = sums.page_count()?;
         let pages = self.pages()?;
@@ -417,6 +465,7 @@ impl Capture {
         let mut changed: Vec<Pgno> = vec![];
         let mut known = sums.ascending();
         pages.for_each(|pgno, page| {
+            may_go_on()?;
             if pgno.get() > log_count || known.get(pgno)? != page_checksum(pgno, page) {
                 changed.push(pgno);
             }
@@ -428,7 +477,9 @@ impl Capture {
                 // The database only shrank. A file of the log holds at least one page.
                 changed.push(Pgno::FIRST);
             }
-            segment = Some(segment::from_pages(&pages, &changed, stamp, spool)?);
+            let found = segment::from_pages(&pages, &changed, stamp, spool)?;
+            segment::pack_pages(&found, packs);
+            segment = Some(found);
         }
         self.set_position(place, page_count);
         Ok(segment)
@@ -436,7 +487,12 @@ impl Capture {
 
     /// Some pages as they are in the log's last state, as a transaction that changes nothing. `None` when the database
     /// has moved on since the last look: the log would have these pages of a later state than the others.
-    pub fn restate(&mut self, which: &[Pgno], stamp: Stamp, spool: &Spool) -> Result<Option<Segment>, Error> {
+    pub fn restate(
+        &mut self,
+        which: &[Pgno],
+        stamp: Stamp,
+        (spool, packs): (&Spool, &mut Packs),
+    ) -> Result<Option<Segment>, Error> {
         let before = self.place.map(|p| (p.salt, p.frames));
         let pages = self.pages()?;
         let now = pages.place.map(|p| (p.salt, p.frames));
@@ -450,6 +506,7 @@ impl Capture {
         }
         let (place, page_count) = (pages.place, pages.page_count());
         let segment = segment::from_pages(&pages, which, stamp, spool)?;
+        segment::pack_pages(&segment, packs);
         self.set_position(place, page_count);
         Ok(Some(segment))
     }

@@ -3,13 +3,36 @@
 //! Right while a hold protects that state: a page with a frame up to there is read from the WAL, any other from the
 //! database file, which no checkpoint writes beyond the hold.
 
+use super::continuity::{Broken, damaged};
 use super::held::HeldFiles;
 use super::wal::{Frames, Place, Wal};
-use crate::{Error, Kind};
+use crate::Error;
 use litekeep_env::file;
-use litekeep_format::WalHeader;
+use litekeep_format::{PageBytes, PageSource, WalHeader};
 use litekeep_ltx::{PageSize, Pgno};
 use std::collections::HashMap;
+
+/// Where the WAL has the pages of a state.
+#[derive(Debug)]
+pub struct Slots {
+    of: HashMap<Pgno, u32>,
+    page_count: u32,
+    place: Place,
+}
+
+impl Slots {
+    /// Those after the first `frames` frames of the WAL's generation, all of which are verified.
+    pub fn read(wal: &Wal, header: &WalHeader, frames: u32) -> Result<Result<Slots, Broken>, Error> {
+        let start = Place { salt: header.salt, frames: 0, checksum: header.checksum };
+        let mut read = Frames::default();
+        let (place, why) = wal.read(header, start, frames, &mut read)?;
+        if let Some(broken) = damaged(why, place, frames, &read) {
+            return Ok(Err(broken));
+        }
+        let of = read.slots.into_iter().map(|s| (s.pgno, s.index)).collect();
+        Ok(Ok(Slots { of, page_count: read.page_count, place }))
+    }
+}
 
 /// A state of the database.
 #[derive(Debug)]
@@ -24,26 +47,21 @@ pub struct Pages<'a> {
 }
 
 impl<'a> Pages<'a> {
-    /// The state after the first `frames` frames of the WAL's generation.
+    /// The state of these slots.
     pub fn in_wal(
         files: &'a HeldFiles,
         wal: &'a Wal,
-        header: &WalHeader,
-        frames: u32,
+        page_size: PageSize,
+        slots: Slots,
     ) -> Result<Pages<'a>, Error> {
-        let start = Place { salt: header.salt, frames: 0, checksum: header.checksum };
-        let mut read = Frames::default();
-        let (end, _) = wal.read(header, start, frames, &mut read)?;
-        if end.frames != frames {
-            let path = files.path().display();
-            return Err(Error::new(
-                Kind::Unavailable,
-                format!("read the WAL of `{path}`: {} of {frames} frames are whole", end.frames),
-            ));
-        }
-        let page_count = if frames == 0 { in_file(files, header.page_size)? } else { read.page_count };
-        let slots = read.slots.into_iter().map(|s| (s.pgno, s.index)).collect();
-        Ok(Pages { files, wal: Some(wal), slots, page_size: header.page_size, page_count, place: Some(end) })
+        let Slots { of: slots, page_count, place } = slots;
+        let page_count = if place.frames == 0 { in_file(files, page_size)? } else { page_count };
+        Ok(Pages { files, wal: Some(wal), slots, page_size, page_count, place: Some(place) })
+    }
+
+    /// The state of a WAL that a checkpoint has copied into the database file, up to `place`, with so many pages.
+    pub fn copied(files: &'a HeldFiles, page_size: PageSize, page_count: u32, place: Place) -> Pages<'a> {
+        Pages { files, wal: None, slots: HashMap::new(), page_size, page_count, place: Some(place) }
     }
 
     /// The state in the database file alone; `place` is where the empty WAL begins, if it has a header.
@@ -110,4 +128,18 @@ fn in_file(files: &HeldFiles, page_size: PageSize) -> Result<u32, Error> {
 /// Reads from the database file; what lies beyond its end is zero.
 fn read_or_zero(files: &HeldFiles, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
     file::read_or_zero(files.database(), bytes, offset).map_err(Error::file("read", files.path()))
+}
+
+impl PageSource for Pages<'_> {
+    type Error = Error;
+
+    fn page_count(&self) -> u32 {
+        self.page_count
+    }
+
+    fn page(&self, pgno: Pgno) -> Result<PageBytes, Error> {
+        let mut page = vec![0; self.page_size.bytes()];
+        self.read(pgno, &mut page)?;
+        Ok(page.into())
+    }
 }

@@ -13,7 +13,7 @@
 
 use super::{Capture, Frames, Look, Reader, Segment, Stamp};
 use crate::Error;
-use crate::local::Spool;
+use crate::local::{Packs, Spool};
 use std::time::{Duration, Instant};
 
 /// How an attempt ended.
@@ -41,7 +41,7 @@ impl Capture {
         self.files.database().sync_data().map_err(Error::file("sync", self.files.path()))
     }
 
-    fn lock_writers(&self) -> Result<bool, Error> {
+    pub(super) fn lock_writers(&self) -> Result<bool, Error> {
         for _ in 0..LOCK_TRIES {
             if self.files.try_lock_writers()? {
                 return Ok(true);
@@ -56,7 +56,7 @@ impl Capture {
     pub fn reset(
         &mut self,
         frames: &mut Frames,
-        spool: &Spool,
+        keep: (&Spool, &mut Packs),
         patience: Duration,
         next: impl FnOnce() -> Stamp,
         capture: impl FnOnce(Segment),
@@ -64,7 +64,7 @@ impl Capture {
         if !self.lock_writers()? {
             return Ok(Reset::WriterBusy);
         }
-        let result = self.reset_locked(frames, spool, patience, next, capture);
+        let result = self.reset_locked(frames, keep, patience, next, capture);
         self.files.unlock_writers()?;
         result
     }
@@ -72,14 +72,14 @@ impl Capture {
     fn reset_locked(
         &mut self,
         frames: &mut Frames,
-        spool: &Spool,
+        keep: (&Spool, &mut Packs),
         patience: Duration,
         next: impl FnOnce() -> Stamp,
         capture: impl FnOnce(Segment),
     ) -> Result<Reset, Error> {
         match self.look(frames)? {
             Look::Nothing => {}
-            Look::Frames(end) => capture(self.segment(frames, end, next(), spool)?),
+            Look::Frames(end) => capture(self.segment(frames, end, next(), keep)?),
             Look::Broken(_) => return Ok(Reset::Broken),
         }
         self.renew_hold()?;
@@ -91,7 +91,7 @@ impl Capture {
             }
             // The application's own checkpoint may be running; nothing new can come, so it ends soon.
             if Instant::now() >= until {
-                return Ok(Reset::ReaderInTheWay(self.files.reader_of_wal()?));
+                return Ok(Reset::ReaderInTheWay(self.files.reader()?));
             }
             std::thread::sleep(LOOK_PAUSE);
         }

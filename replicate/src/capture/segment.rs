@@ -5,13 +5,14 @@
 //! spool, so that memory is bounded whatever the size of a transaction.
 
 use super::held::HeldFiles;
-use super::pages::Pages;
+use super::pages::{Pages, Slots};
 use super::wal::{Frames, Place, SlotReader, Wal};
-use crate::local::{Spool, SpoolWriter, Spooled};
+use crate::local::{MOST_BYTES, Packs, Spool, SpoolWriter, Spooled};
 use crate::{Error, Kind};
 use litekeep_format::WalHeader;
 use litekeep_ltx::{
-    Checksum, Decoder, Encoder, FileName, Header, PageSize, Pgno, Salt, Txid, WriterId, page_checksum,
+    Checksum, Decoder, Encoder, FileName, Header, PackEncoder, PageSize, Pgno, Salt, Txid, WriterId,
+    page_checksum,
 };
 use std::fs::File;
 use std::io::{self, BufReader, Write};
@@ -189,7 +190,12 @@ pub struct FramesOf<'a> {
 }
 
 /// Encodes the frames of one or more commits as one transaction.
-pub fn from_frames(of: FramesOf<'_>, frames: &Frames, stamp: Stamp, spool: &Spool) -> Result<Segment, Error> {
+pub fn from_frames(
+    of: &FramesOf<'_>,
+    frames: &Frames,
+    stamp: Stamp,
+    spool: &Spool,
+) -> Result<Segment, Error> {
     let page_size = of.wal_header.page_size;
     let from = match of.before {
         Some(p) if p.salt == of.place.salt => p.offset(page_size),
@@ -199,30 +205,126 @@ pub fn from_frames(of: FramesOf<'_>, frames: &Frames, stamp: Stamp, spool: &Spoo
     let latest = latest_of_each(frames);
     let missing = growth_without_frames(&latest, of.page_count_before, frames.page_count, page_size);
     let mut draft = Draft::begin(header, latest.len() + missing.len(), spool)?;
-    let mut page = vec![0; page_size.bytes()];
     let mut slots = SlotReader::new(of.wal, of.wal_header, frames);
-    let state = match missing.is_empty() {
-        true => None,
-        false => Some(Pages::in_wal(of.files, of.wal, of.wal_header, of.place.frames)?),
-    };
-    let mut missing = missing.into_iter().peekable();
+    let mut unwritten = Unwritten::new(of, missing)?;
     for (i, &(pgno, nth)) in latest.iter().enumerate() {
-        while let (Some(p), Some(state)) = (missing.next_if(|p| *p < pgno), &state) {
-            state.read(p, &mut page)?;
-            draft.page(p, &page)?;
-        }
-        let following = latest[i..].iter().enumerate();
-        let run = |most| following.take(most).take_while(|(k, (_, n))| *n == nth + k).count();
-        draft.page(pgno, slots.page(nth, run)?)?;
+        unwritten.up_to(pgno.get() - 1, |pgno, page| draft.page(pgno, page))?;
+        draft.page(pgno, slots.page(nth, |most| run_from(&latest[i..], most))?)?;
     }
-    for p in missing {
-        if let Some(state) = &state {
-            state.read(p, &mut page)?;
-            draft.page(p, &page)?;
-        }
-    }
+    unwritten.up_to(frames.page_count, |pgno, page| draft.page(pgno, page))?;
     let segment = draft.finish(Some(of.place), frames.commits)?;
     Ok(Segment { wal: Some(of.wal.file()), ..segment })
+}
+
+/// How many of these frames stand side by side, of so many at most.
+fn run_from(latest: &[(Pgno, usize)], most: usize) -> usize {
+    let first = latest[0].1;
+    (first..).zip(latest).take(most).take_while(|(nth, (_, n))| n == nth).count()
+}
+
+/// Adds the commits of a segment that was made of frames to the packs, each by itself; those of a writer that is too fast
+/// together.
+pub fn pack_frames(of: &FramesOf<'_>, frames: &Frames, segment: &Segment, packs: &mut Packs) {
+    let apart = packs.allows(frames.slots.len());
+    let count = if apart { frames.slots.len() } else { segment.sums.len() };
+    if count * of.wal_header.page_size.bytes() > MOST_BYTES {
+        return;
+    }
+    let Some(encoder) = packs.begin(segment.txid(), of.wal_header.page_size) else { return };
+    match commits_from_frames(of, frames, apart, encoder) {
+        Ok(()) => packs.finish(&segment.header, frames.commits, if apart { frames.commits } else { 1 }),
+        Err(e) => packs.give_up(&e),
+    }
+}
+
+/// Adds a segment that was made by comparing pages to the packs, unless it is large.
+pub fn pack_pages(segment: &Segment, packs: &mut Packs) {
+    let Body::Memory(bytes) = &segment.body else { return };
+    let Some(encoder) = packs.begin(segment.txid(), segment.header.page_size) else { return };
+    let decoded = Decoder::new(&bytes[..]).and_then(|mut decoder| {
+        let mut page = vec![0; segment.header.page_size.bytes()];
+        while let Some(pgno) = decoder.next_page(&mut page)? {
+            encoder.page(pgno, &page);
+        }
+        encoder.commit(segment.header.commit);
+        Ok(())
+    });
+    match decoded {
+        Ok(()) => packs.finish(&segment.header, 0, 1),
+        Err(e) => packs.give_up(&failed(&segment.header, e)),
+    }
+}
+
+/// Commit by commit, or only their outcome. Pages by which the database grew and that nobody wrote come with the commit
+/// that made it grow.
+fn commits_from_frames(
+    of: &FramesOf<'_>,
+    frames: &Frames,
+    apart: bool,
+    pack: &mut PackEncoder,
+) -> Result<(), Error> {
+    let page_size = of.wal_header.page_size;
+    let latest = latest_of_each(frames);
+    let missing = growth_without_frames(&latest, of.page_count_before, frames.page_count, page_size);
+    let mut unwritten = Unwritten::new(of, missing)?;
+    let mut slots = SlotReader::new(of.wal, of.wal_header, frames);
+    if !apart {
+        for (i, &(pgno, nth)) in latest.iter().enumerate() {
+            pack.page(pgno, slots.page(nth, |most| run_from(&latest[i..], most))?);
+        }
+        return end_commit(&mut unwritten, frames.page_count, pack);
+    }
+    for (nth, slot) in frames.slots.iter().enumerate() {
+        pack.page(slot.pgno, slots.page(nth, |most| most)?);
+        if slot.commit > 0 {
+            end_commit(&mut unwritten, slot.commit, pack)?;
+        }
+    }
+    Ok(())
+}
+
+fn end_commit(unwritten: &mut Unwritten<'_>, page_count: u32, pack: &mut PackEncoder) -> Result<(), Error> {
+    unwritten.up_to(page_count, |pgno, page| {
+        pack.page(pgno, page);
+        Ok(())
+    })?;
+    pack.commit(page_count);
+    Ok(())
+}
+
+/// Pages by which the database grew and that no frame has: they are what the file or an earlier frame has.
+struct Unwritten<'a> {
+    pages: std::iter::Peekable<std::vec::IntoIter<Pgno>>,
+    state: Option<Pages<'a>>,
+    page: Vec<u8>,
+}
+
+impl<'a> Unwritten<'a> {
+    fn new(of: &FramesOf<'a>, pages: Vec<Pgno>) -> Result<Unwritten<'a>, Error> {
+        let page_size = of.wal_header.page_size;
+        let state = match pages.is_empty() {
+            true => None,
+            false => {
+                let slots = Slots::read(of.wal, of.wal_header, of.place.frames)?;
+                let slots = slots.map_err(|broken| Error::new(Kind::Corrupt, broken.to_string()))?;
+                Some(Pages::in_wal(of.files, of.wal, page_size, slots)?)
+            }
+        };
+        Ok(Unwritten { pages: pages.into_iter().peekable(), state, page: vec![0; page_size.bytes()] })
+    }
+
+    /// Those up to a number that have not come yet.
+    fn up_to(
+        &mut self,
+        last: u32,
+        mut each: impl FnMut(Pgno, &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        while let (Some(pgno), Some(state)) = (self.pages.next_if(|p| p.get() <= last), &self.state) {
+            state.read(pgno, &mut self.page)?;
+            each(pgno, &self.page)?;
+        }
+        Ok(())
+    }
 }
 
 /// The last frame of each page that still belongs to the database, ascending: page and position in `frames.slots`.

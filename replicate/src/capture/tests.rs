@@ -100,7 +100,14 @@ impl World {
             match capture.look(&mut self.frames).unwrap() {
                 Look::Nothing => return broke,
                 Look::Frames(end) => {
-                    let s = capture.segment(&self.frames, end, self.replica.stamp(), &self.spool).unwrap();
+                    let s = capture
+                        .segment(
+                            &self.frames,
+                            end,
+                            self.replica.stamp(),
+                            (&self.spool, &mut Packs::default()),
+                        )
+                        .unwrap();
                     self.replica.apply(&s, &self.spool, &self.sums);
                 }
                 Look::Broken(_) => {
@@ -113,7 +120,13 @@ impl World {
     }
 
     fn compare_with_sums(&mut self, capture: &mut Capture) {
-        if let Some(s) = capture.difference(&self.sums, || self.replica.stamp(), &self.spool).unwrap() {
+        let differs = capture.difference(
+            &self.sums,
+            || self.replica.stamp(),
+            (&self.spool, &mut Packs::default()),
+            || Ok(()),
+        );
+        if let Some(s) = differs.unwrap() {
             self.replica.apply(&s, &self.spool, &self.sums);
         }
     }
@@ -224,7 +237,13 @@ fn campaign(seed: u64, rounds: usize, page_size: u32, auto_vacuum: &str) -> (u64
                     let stamp = replica.stamp();
                     let patience = Duration::from_millis(2);
                     capture
-                        .reset(frames, spool, patience, || stamp, |s| replica.apply(&s, spool, sums))
+                        .reset(
+                            frames,
+                            (spool, &mut Packs::default()),
+                            patience,
+                            || stamp,
+                            |s| replica.apply(&s, spool, sums),
+                        )
                         .unwrap();
                 }
                 7 => capture.rest().unwrap(),
@@ -316,7 +335,15 @@ fn a_reset_waits_for_readers_that_leave() {
         let World { frames, spool, replica, sums, .. } = &mut world;
         capture.shrink().unwrap();
         let stamp = replica.stamp();
-        capture.reset(frames, spool, patience, || stamp, |s| replica.apply(&s, spool, sums)).unwrap()
+        capture
+            .reset(
+                frames,
+                (spool, &mut Packs::default()),
+                patience,
+                || stamp,
+                |s| replica.apply(&s, spool, sums),
+            )
+            .unwrap()
     };
     let me = Some(Reader { pid: Some(std::process::id()) });
     assert_eq!(reset(Duration::from_millis(5)), Reset::ReaderInTheWay(me));
@@ -335,33 +362,95 @@ fn a_reset_waits_for_readers_that_leave() {
     world.check("after the reset");
 }
 
-/// Of many frames only the headers are read at first.
-#[test]
-fn a_page_that_is_not_what_was_committed_is_an_error() {
+/// Rows on pages of their own, which `commits` updates write again and again, one frame each.
+fn updated(rows: u32, commits: u32) -> (World, Connection, Capture) {
     let (mut world, app) = World::new(
         "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(id INTEGER PRIMARY KEY, b)",
     );
-    let (mut capture, _) = Capture::attach(&world.path).unwrap();
-    world.compare_with_sums(&mut capture);
-    for _ in 0..100 {
+    for _ in 0..rows {
         app.execute("INSERT INTO t(b) VALUES(zeroblob(3000))", []).unwrap();
     }
+    let (mut capture, _) = Capture::attach(&world.path).unwrap();
+    world.compare_with_sums(&mut capture);
+    for n in 0..commits {
+        app.execute("UPDATE t SET b = randomblob(3000) WHERE id = ?1", [1 + n % rows]).unwrap();
+    }
+    (world, app, capture)
+}
+
+/// Writes into a frame, counted from 0, behind SQLite's back.
+fn damage(world: &World, frame: u32, offset: u64, bytes: &[u8]) {
+    let wal = std::fs::File::options().write(true).open(sibling(&world.path, "-wal")).unwrap();
+    let size = frame_size(PageSize::new(4096).unwrap());
+    wal.write_all_at(bytes, size * u64::from(frame) + 32 + offset).unwrap();
+}
+
+/// A page in the middle of a frame.
+const IN_PAGE: u64 = 24 + 2000;
+
+/// Of many frames only the headers are read at first.
+#[test]
+fn a_page_that_is_not_what_was_committed_is_an_error() {
+    let (mut world, _app, mut capture) = updated(100, 100);
     let Look::Frames(end) = capture.look(&mut world.frames).unwrap() else { panic!("there are commits") };
     let frame = world.frames.slots.last().unwrap().index;
-    let offset = frame_size(capture.page_size()) * u64::from(frame) + 32 + 24 + 100;
-    let wal = std::fs::File::options().read(true).write(true).open(sibling(&world.path, "-wal")).unwrap();
-    let flip = || {
-        let mut byte = [0];
-        wal.read_exact_at(&mut byte, offset).unwrap();
-        wal.write_all_at(&[!byte[0]], offset).unwrap();
-    };
-    flip();
-    let e = capture.segment(&world.frames, end, world.replica.stamp(), &world.spool).unwrap_err();
+    damage(&world, frame, IN_PAGE, b"damaged");
+    let e = capture
+        .segment(&world.frames, end, world.replica.stamp(), (&world.spool, &mut Packs::default()))
+        .unwrap_err();
     assert_eq!(e.kind(), Kind::Corrupt);
     assert!(e.to_string().starts_with(&format!("frame {} of `", frame + 1)), "{e}");
-    flip();
-    world.follow(&mut capture);
-    world.check("after the damage is gone");
+    world.compare_with_sums(&mut capture);
+    world.check("SQLite shows the damage, and the log has it");
+    assert!(!world.follow(&mut capture));
+}
+
+/// Nobody reads what was written again since.
+#[test]
+fn a_damaged_page_that_nobody_sees_is_passed_over() {
+    let (mut world, _app, mut capture) = updated(50, 100);
+    let first = capture.place().unwrap().frames;
+    damage(&world, first, IN_PAGE, b"damaged");
+    assert!(!world.follow(&mut capture));
+    world.check("with a damaged page that was written again");
+}
+
+/// The page number in a frame's header is only SQLite's help for a recovery. A wrong one must neither hide a page nor put one
+/// in another's place.
+#[test]
+fn a_frame_that_names_another_page_is_not_believed() {
+    for (rows, named) in [(100, 3u32), (100, 99_999), (50, 3), (50, 99_999)] {
+        let (mut world, app, mut capture) = updated(rows, 100);
+        let frame = capture.place().unwrap().frames + 10;
+        damage(&world, frame, 0, &named.to_be_bytes());
+        let look = capture.look(&mut world.frames).unwrap();
+        assert_eq!(look, Look::Broken(Broken::Damaged(frame + 1)), "{rows} {named}");
+        assert!(world.follow(&mut capture));
+        world.check("after a comparison of pages");
+        app.execute("UPDATE t SET b = 1 WHERE id = 7", []).unwrap();
+        assert!(!world.follow(&mut capture), "the next commit continues what was compared");
+        world.check("after another commit");
+    }
+}
+
+/// Few frames are read as a chain. A comparison waits for readers, without which nobody can tell what SQLite shows.
+#[test]
+fn a_damaged_wal_is_compared_when_its_readers_have_left() {
+    let (mut world, app, mut capture) = updated(100, 3);
+    let reader = world.connect();
+    reader.execute_batch("BEGIN; SELECT * FROM t").unwrap();
+    app.execute("UPDATE t SET b = randomblob(3000) WHERE id = 9", []).unwrap();
+    let frame = capture.place().unwrap().frames + 1;
+    damage(&world, frame, IN_PAGE, b"damaged");
+    assert_eq!(capture.look(&mut world.frames).unwrap(), Look::Broken(Broken::Damaged(frame + 1)));
+    let stamp = || world.replica.stamp();
+    let e =
+        capture.difference(&world.sums, stamp, (&world.spool, &mut Packs::default()), || Ok(())).unwrap_err();
+    assert_eq!(e.kind(), Kind::Unavailable);
+    assert!(e.to_string().contains(&format!("frame {} of the WAL is damaged", frame + 1)), "{e}");
+    drop(reader);
+    assert!(world.follow(&mut capture));
+    world.check("after the reader has left");
 }
 
 /// The end of one generation and the beginning of the next are neighbours among the frames, and not in the WAL.
@@ -468,11 +557,14 @@ fn pages_of_a_later_state_are_not_restated() {
         world.compare_with_sums(&mut capture);
         app.execute_batch("CREATE TABLE u(x); INSERT INTO u VALUES(randomblob(50000))").unwrap();
         let stamp = world.replica.stamp();
-        assert!(capture.restate(&[Pgno::FIRST], stamp, &world.spool).unwrap().is_none());
+        assert!(
+            capture.restate(&[Pgno::FIRST], stamp, (&world.spool, &mut Packs::default())).unwrap().is_none()
+        );
         assert!(!world.follow(&mut capture));
         world.check("after a commit between two looks");
         let stamp = world.replica.stamp();
-        let again = capture.restate(&[Pgno::FIRST], stamp, &world.spool).unwrap().unwrap();
+        let again =
+            capture.restate(&[Pgno::FIRST], stamp, (&world.spool, &mut Packs::default())).unwrap().unwrap();
         world.replica.apply(&again, &world.spool, &world.sums);
         world.check("after a transaction that changes nothing");
     }
@@ -491,7 +583,9 @@ fn what_a_look_finds_is_held_although_the_wal_was_let_go() {
     let Look::Frames(end) = capture.look(&mut world.frames).unwrap() else { panic!("there is a commit") };
     let before = world.frames.page_count;
     let _ = app.execute_batch("PRAGMA wal_checkpoint(RESTART); UPDATE t SET x = randomblob(1000000)");
-    let s = capture.segment(&world.frames, end, world.replica.stamp(), &world.spool).unwrap();
+    let s = capture
+        .segment(&world.frames, end, world.replica.stamp(), (&world.spool, &mut Packs::default()))
+        .unwrap();
     assert_eq!(s.header.commit, before);
     world.replica.apply(&s, &world.spool, &world.sums);
     assert!(!world.follow(&mut capture), "the WAL began anew");
@@ -520,6 +614,8 @@ fn nothing_differs_behind_the_lock_page() {
         })
         .unwrap();
     world.sums.apply(&sums, page_count).unwrap();
-    let found = capture.difference(&world.sums, || world.replica.stamp(), &world.spool).unwrap();
+    let found = capture
+        .difference(&world.sums, || world.replica.stamp(), (&world.spool, &mut Packs::default()), || Ok(()))
+        .unwrap();
     assert!(found.is_none(), "{:?}", found.map(|s| s.sums.len()));
 }

@@ -3,9 +3,12 @@
 //! Reads go through `pread`: a map would raise SIGBUS when the application truncates the file. A WAL descriptor may be
 //! opened and closed at will, since SQLite takes no POSIX locks on the WAL.
 
+use super::held::HeldFiles;
 use crate::{Error, Kind};
 use litekeep_env::file::{self, sibling};
-use litekeep_format::{Chain, FrameHeader, Stop, WalChecksum, WalHeader, frame_offset, frame_size};
+use litekeep_format::{
+    Chain, FrameHeader, Stop, WalChecksum, WalHeader, WalIndexHeader, frame_offset, frame_size,
+};
 use litekeep_ltx::{PageSize, Pgno, Salt};
 use std::collections::HashMap;
 use std::fs::File;
@@ -45,6 +48,8 @@ pub struct Slot {
     pub pgno: Pgno,
     /// The frame's index in the WAL, from 0.
     pub index: u32,
+    /// Pages of the database after it when it ends a commit, else 0.
+    pub commit: u32,
     /// Checksum of the frame before it, by which it can be verified alone.
     before: WalChecksum,
 }
@@ -58,6 +63,8 @@ pub struct Frames {
     pub commits: u32,
     /// Database size in pages after the last commit.
     pub page_count: u32,
+    /// Frames of the WAL up to where reading stopped.
+    pub reached: u32,
     /// Begins with the bytes of the frames when they are few.
     buffer: Vec<u8>,
     /// How much of the buffer that is. It keeps its length, since filling it with zeros before every read costs a tenth of
@@ -69,7 +76,7 @@ impl Frames {
     /// Forgets the frames and keeps the memory.
     pub fn clear(&mut self) {
         self.slots.clear();
-        (self.filled, self.commits, self.page_count) = (0, 0, 0);
+        (self.filled, self.commits, self.page_count, self.reached) = (0, 0, 0, 0);
     }
 
     /// Forgets the bytes, and keeps what the frames are.
@@ -95,7 +102,7 @@ pub enum End {
     },
     /// At a frame of another generation.
     OtherSalt(Salt),
-    /// At a frame whose checksum does not continue the chain.
+    /// At a frame whose checksum does not continue the chain, or that is not the one that the wal-index counts.
     BadChecksum,
 }
 
@@ -206,19 +213,23 @@ impl Wal {
         Ok((end, why))
     }
 
-    /// The same of frames that the wal-index counts, of which only the headers are read: most pages of a hot writer are
-    /// written again before anybody needs them. A page is verified when it is read, by a [`SlotReader`]. What fits into one piece
-    /// is read whole.
+    /// The same of all frames that the wal-index counts, of which only the headers are read: most pages of a hot writer are
+    /// written again before anybody needs them. That a header names the right page is held against the wal-index; a page is
+    /// verified when it is read, by a [`SlotReader`]. What fits into one piece is read whole.
     pub fn skim(
         &self,
         header: &WalHeader,
         place: Place,
-        limit: u32,
+        index: &WalIndexHeader,
+        files: &HeldFiles,
         out: &mut Frames,
     ) -> Result<(Place, End), Error> {
-        if limit.saturating_sub(place.frames) as usize <= piece_frames(header.page_size) {
+        let limit = index.max_frame;
+        let count = limit.saturating_sub(place.frames);
+        if count as usize <= piece_frames(header.page_size) {
             return self.read(header, place, limit, out);
         }
+        let mut named = files.named_pages(place.frames, count)?.into_iter();
         let mut run = Run::begin(place, out);
         let mut bytes = [0; FrameHeader::LEN];
         let why = loop {
@@ -230,12 +241,14 @@ impl Wal {
                 break End::File { aligned: n == 0 };
             }
             match FrameHeader::parse(&bytes) {
-                Some(frame) if frame.salt == place.salt => run.add(&frame, &mut out.slots),
-                Some(frame) => break End::OtherSalt(frame.salt),
-                None => break End::BadChecksum,
+                Some(frame) if frame.salt != place.salt => break End::OtherSalt(frame.salt),
+                Some(frame) if named.next() == Some(frame.pgno.get()) => run.add(&frame, &mut out.slots),
+                _ => break End::BadChecksum,
             }
         };
-        Ok((run.finish(out), why))
+        let end = run.finish(out);
+        let is_other_size = why == End::Limit && out.page_count != index.page_count;
+        Ok((end, if is_other_size { End::BadChecksum } else { why }))
     }
 }
 
@@ -267,7 +280,7 @@ impl Run {
     }
 
     fn add(&mut self, frame: &FrameHeader, slots: &mut Vec<Slot>) {
-        slots.push(Slot { pgno: frame.pgno, index: self.next, before: self.before });
+        slots.push(Slot { pgno: frame.pgno, index: self.next, commit: frame.commit, before: self.before });
         self.next += 1;
         self.before = frame.checksum;
         if frame.is_commit() {
@@ -280,7 +293,7 @@ impl Run {
 
     fn finish(self, out: &mut Frames) -> Place {
         out.slots.truncate(self.committed);
-        (out.commits, out.page_count) = (self.commits, self.page_count);
+        (out.commits, out.page_count, out.reached) = (self.commits, self.page_count, self.next);
         self.end
     }
 }

@@ -4,11 +4,14 @@
 //! Losing the whole folder loses no data: the position is then taken from the store, and the page checksums are read back
 //! from it.
 
+mod packs;
 mod page_sums;
 mod spool;
 mod state;
 mod trouble;
 
+pub(crate) use packs::MOST_BYTES;
+pub use packs::Packs;
 pub use page_sums::{Ascending, PageSums};
 pub use spool::{Spool, SpoolWriter, Spooled};
 pub use state::{State, StateFile};

@@ -9,10 +9,11 @@ use super::destination::{Destination, Standing};
 use super::start::files_after;
 use crate::capture::Segment;
 use crate::local::State;
-use crate::{Error, Kind};
+use crate::{Error, Kind, parents};
 use futures::TryStreamExt;
 use futures::future::join_all;
 use litekeep_ltx::Txid;
+use litekeep_store::plan::{self, Goal};
 use litekeep_store::{Conditional, FileRef, Log, Store};
 use std::sync::Arc;
 
@@ -93,20 +94,26 @@ pub(super) async fn catch_up(db: &Arc<Database>, nth: usize) -> Result<(), Error
         }
         note(&mut db.destinations()[nth], log, unfenced);
     }
-    let (to, from, standing, log, end, head) = {
+    let (to, best, standing, log, end, head) = {
         let destinations = db.destinations();
         let d = &destinations[nth];
-        let others = destinations.iter().enumerate().filter(|(i, d)| *i != nth && !d.lags).map(|(_, d)| d);
-        let best = others.max_by_key(|d| d.durable);
-        let Some((best, head)) = best.and_then(|best| Some((best, best.durable?))) else {
+        let others = destinations.iter().enumerate().filter(|(i, d)| *i != nth && !d.lags);
+        let best = others.max_by_key(|(_, d)| d.durable);
+        let Some((best, head)) = best.and_then(|(best, d)| Some((best, d.durable?))) else {
             return Err(Error::new(Kind::Unavailable, "no destination is complete yet"));
         };
-        (d.store.clone(), best.store.clone(), d.standing, best.log.clone(), log_end(d), head)
+        (d.store.clone(), best, d.standing, destinations[best].log.clone(), log_end(d), head)
     };
+    let from = db.destinations()[best].store.clone();
     let files = match end {
         Some(end) if standing != Standing::Joined && !is_end_of(&to, &end, &from, &log).await? => {
             let next = log.files().filter(|f| f.is_base() && f.max() > end.max()).max_by_key(|f| f.max());
-            let next = next.cloned().ok_or_else(|| {
+            let next = match next.cloned() {
+                // Where another has written, it is given time until the next snapshot to be noticed.
+                None if is_ours(db, &to, &end).await? => snapshot_beyond(db, best, &log, end.max()).await?,
+                next => next,
+            };
+            let next = next.ok_or_else(|| {
                 let (at, place, other) = (end.max(), to.place(), from.place());
                 Error::new(
                     Kind::Unavailable,
@@ -119,16 +126,10 @@ pub(super) async fn catch_up(db: &Arc<Database>, nth: usize) -> Result<(), Error
         end => files_after(&log, end.map(|f| f.max()), head)?,
     };
     for file in &files {
-        let mut stream = from.get_stream(file).await?;
-        let time = from.time_of(file).await?;
-        let mut upload = to.put_stream(file.level, file.name, time).expect_bytes(file.size);
-        while let Some(piece) = stream.try_next().await? {
-            upload.write(piece).await?;
-        }
-        upload.finish().await?;
-        db.destinations()[nth].landed(file.level, file.name, file.size, time);
+        copy(db, &from, nth, file).await?;
         db.destinations()[nth].standing = Standing::Joined;
     }
+    mend(db, nth).await?;
     let mut destinations = db.destinations();
     let others = destinations.iter().enumerate().filter(|(i, _)| *i != nth);
     let queued: Vec<Arc<Segment>> = others.flat_map(|(_, d)| d.queue.iter().cloned()).collect();
@@ -146,15 +147,123 @@ pub(super) async fn catch_up(db: &Arc<Database>, nth: usize) -> Result<(), Error
     Ok(())
 }
 
+async fn copy(db: &Arc<Database>, from: &Store, nth: usize, file: &FileRef) -> Result<(), Error> {
+    let to = db.destinations()[nth].store.clone();
+    let mut stream = from.get_stream(file).await?;
+    let time = from.time_of(file).await?;
+    let mut upload = to.put_stream(file.level, file.name, time).expect_bytes(file.size);
+    while let Some(piece) = stream.try_next().await? {
+        upload.write(piece).await?;
+    }
+    upload.finish().await?;
+    if file.is_base() {
+        let copied = parents::copy(from, &to, file.max()).await;
+        copied.unwrap_or_else(|e| tracing::warn!(store = to.place(), "copy the parent map: {e}"));
+    }
+    db.destinations()[nth].landed(file.level, file.name, file.size, time);
+    Ok(())
+}
+
+/// Whether a file is of level 0 and this replicator wrote it.
+async fn is_ours(db: &Arc<Database>, store: &Store, file: &FileRef) -> Result<bool, Error> {
+    Ok(file.level == 0 && store.header(file).await?.node == db.local()?.writer)
+}
+
+/// Makes a snapshot of what a log has, if that is more than up to `txid`.
+async fn snapshot_beyond(
+    db: &Arc<Database>,
+    nth: usize,
+    log: &Log,
+    txid: Txid,
+) -> Result<Option<FileRef>, Error> {
+    let Some(merge) = plan::snapshot(log)?.filter(|merge| merge.name.max > txid) else { return Ok(None) };
+    let store = db.destinations()[nth].store.clone();
+    let merged = store.compact(&merge).await?;
+    let time = store.time_of(&merged).await?;
+    db.destinations()[nth].landed(merged.level, merged.name, merged.size, time);
+    parents::renew(&store, merged.max()).await.unwrap_or_else(|e| {
+        tracing::debug!(store = store.place(), "renew the parent map: {e}");
+    });
+    Ok(Some(merged))
+}
+
+/// Copies into a log with a hole what others have of it, as far as it takes to restore its end.
+pub(super) async fn mend(db: &Arc<Database>, nth: usize) -> Result<(), Error> {
+    let log_of = |nth: usize| db.destinations()[nth].log.clone();
+    let is_whole = || plan::restore(&log_of(nth), Goal::Latest).is_ok();
+    let count = db.destinations().len();
+    for other in 0..count {
+        if other == nth || log_of(nth).is_empty() || is_whole() || !has_same_past(db, nth, other).await? {
+            continue;
+        }
+        let (from, theirs) = {
+            let d = &db.destinations()[other];
+            (d.store.clone(), d.log.clone())
+        };
+        let place = db.destinations()[nth].store.place();
+        tracing::warn!(path = %db.settings.path.display(), "files of the log at {place} are missing: copying them from {}", from.place());
+        // What lies in the holes brings the instants back too; failing that, what a restore of the end needs.
+        while let Err(litekeep_store::Error::Hole { first_missing, last_missing, .. }) =
+            plan::restore(&log_of(nth), Goal::Latest)
+        {
+            let lies_there =
+                |f: &FileRef| !f.is_base() && f.min() <= last_missing && f.max() >= first_missing;
+            if !copy_lacking(db, &from, nth, theirs.files().filter(|f| lies_there(f))).await? {
+                break;
+            }
+        }
+        if !is_whole()
+            && let Ok(chain) = plan::restore(&theirs, Goal::Latest)
+        {
+            copy_lacking(db, &from, nth, chain.iter()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies the files that a log lacks; whether there was one.
+async fn copy_lacking<'a>(
+    db: &Arc<Database>,
+    from: &Store,
+    nth: usize,
+    files: impl Iterator<Item = &'a FileRef>,
+) -> Result<bool, Error> {
+    let own = db.destinations()[nth].log.clone();
+    let mut is_any = false;
+    for file in files.filter(|f| !own.level(f.level).iter().any(|own| own.name == f.name)) {
+        copy(db, from, nth, file).await?;
+        is_any = true;
+    }
+    Ok(is_any)
+}
+
+/// Whether the end of another log is a transaction of this one.
+async fn has_same_past(db: &Arc<Database>, nth: usize, other: usize) -> Result<bool, Error> {
+    let (own, log, store, end, are_joined) = {
+        let destinations = db.destinations();
+        let (d, other) = (&destinations[nth], &destinations[other]);
+        let are_joined = [d, other].iter().all(|d| d.standing == Standing::Joined);
+        (d.store.clone(), d.log.clone(), other.store.clone(), log_end(other), are_joined)
+    };
+    match end {
+        Some(end) => Ok(are_joined || is_end_of(&store, &end, &own, &log).await?),
+        None => Ok(false),
+    }
+}
+
 /// A log has more than was put anywhere, as far as we know.
 async fn goes_beyond(db: &Arc<Database>, nth: usize, log: &Log) -> Result<Error, Error> {
     let store = db.destinations()[nth].store.clone();
     let place = store.place();
     if let Some(end) = log.newest_l0().filter(|f| Some(f.max()) == log.last())
-        && store.header(end).await?.node == db.local()?.writer
+        && is_ours(db, &store, end).await?
     {
+        // Not while something is on its way to the others, which may come as far by themselves.
+        if db.destinations().iter().all(|d| d.queue.is_empty()) {
+            db.begin_again();
+        }
         let message = format!(
-            "the log at {place} goes beyond the others, which a power cut can leave behind: it waits until they have come as far"
+            "the log at {place} goes beyond the others, which a power cut can leave behind: it is brought in step with them"
         );
         return Ok(Error::new(Kind::Unavailable, message));
     }

@@ -1,15 +1,16 @@
 //! One database: from the event that wakes it to the confirmation of the store.
 
 use super::destination::Destination;
+use super::look::Step;
 use super::status::{DestinationStatus, Phase, Status};
 use super::{Settings, Shared, shipping, start};
-use crate::capture::{Body, Capture, Frames, Look, Reset, Stamp};
-use crate::local::{MetaDir, PageSums, Spool, State, StateFile, Trouble};
+use crate::capture::{Body, Capture, Frames, Look};
+use crate::local::{MetaDir, Packs, PageSums, Spool, State, StateFile, Trouble};
 use crate::{Error, Kind};
-use litekeep_ltx::{Pgno, Txid, WriterId};
+use litekeep_ltx::{Txid, WriterId};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -18,44 +19,32 @@ use tokio::sync::Notify;
 const MOST_LOOKS_BEYOND: u32 = 16 + 60;
 /// A put that takes longer is not waited for.
 const PUT_PATIENCE: Duration = Duration::from_millis(500);
+/// A start that takes longer lets others start beside it: it copies much, or its folder hangs.
+const START_PATIENCE: Duration = Duration::from_secs(2);
 /// How often the queue is looked at that has to drain.
 const DRAIN_TICK: Duration = Duration::from_millis(200);
-/// More commits in one capture than this are those of a hot writer.
-pub(super) const FEW_COMMITS: u32 = 16;
 /// When only a person can help, the situation is looked at again after this.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 /// A failure that stays the same is told again after so many tries, about every five minutes.
 const TELL_AGAIN: u32 = 16;
 /// An awake database without anything to do goes to rest after this.
 const LINGER: Duration = Duration::from_secs(3);
-/// Frames that checkpoints may not copy yet are worth a move of the hold beyond this many bytes.
-const PINNED_BYTES: u64 = 4 << 20;
-/// A WAL of this size is reset when the last reset is long ago; a larger one at a quarter of the limit, at once.
-const RESET_BYTES: u64 = 4 << 20;
-const RESET_PAUSE: Duration = Duration::from_secs(60);
-/// How long writers may wait for readers in a reset ...
-const PATIENCE: Duration = Duration::from_millis(20);
-/// ... and when the WAL has grown to many times its limit.
-const LAST_PATIENCE: Duration = Duration::from_millis(100);
-const MANY_TIMES: u64 = 8;
-/// A reset that did not come about is tried again after this, doubling ...
-const RESET_RETRY: Duration = Duration::from_millis(20);
-/// ... up to this.
-const LONGEST_RESET_RETRY: Duration = Duration::from_secs(10);
-/// So many tries in, after some seconds, people are told who keeps the WAL from being reset.
-const TELL_OF_READER: u32 = 8;
 /// A capture that takes this long is followed by a pause of so many times as long, ...
 const CAPTURE_SHARE: u32 = 6;
 /// ... but of no more than this.
 const MOST_SPREAD: Duration = Duration::from_millis(60);
 /// While no destination answers, captures are so far apart at least: what is spooled is one file each.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
-/// A hot writer that has not been looked at for so long may checkpoint by itself.
-const HOT_TIME: Duration = Duration::from_millis(200);
 /// While an upload is not due yet, a WAL that grows by this much is captured all the same.
 const EARLY_BYTES: u64 = 16 << 20;
 /// How often that is looked at.
 const GROWTH_TICK: Duration = Duration::from_millis(20);
+
+/// The folder of the local state for single commits. A pack takes so long at most, or so many uploads: its put is to cost
+/// little beside theirs.
+pub const PACKS: &str = "packs";
+const PACK_TIME: Duration = Duration::from_secs(60);
+const PACK_UPLOADS: u32 = 10;
 
 /// A file of the local state that is there while another replicator owns the log.
 const OVERTAKEN: &str = "overtaken";
@@ -74,16 +63,18 @@ pub(crate) struct Local {
 pub(crate) struct Work {
     pub(crate) local: Option<Arc<Local>>,
     pub(crate) capture: Option<Capture>,
+    /// Where single commits are kept.
+    pub(super) packs: Packs,
     /// The last transaction that was given a number.
     pub(crate) last: Option<Txid>,
     /// The next look must put something, so that the log has a level-0 file of ours.
     pub(crate) must_put: bool,
     pub(crate) last_reset: Option<Instant>,
     /// Resets that did not come about since the last one that did, and when the next one may be tried.
-    reset_failures: u32,
-    retry_reset: Option<Instant>,
+    pub(super) reset_failures: u32,
+    pub(super) retry_reset: Option<Instant>,
     /// When the last look found a hot writer, for whose sake checkpoints are kept from happening.
-    hot_at: Option<Instant>,
+    pub(super) hot_at: Option<Instant>,
     pub(crate) sums_synced: Option<Instant>,
 }
 
@@ -92,7 +83,7 @@ pub(crate) struct Database {
     pub(crate) shared: Arc<Shared>,
     pub(crate) work: Arc<Mutex<Work>>,
     pub(crate) destinations: Mutex<Vec<Destination>>,
-    status: Mutex<Status>,
+    pub(super) status: Mutex<Status>,
     /// The failure that was told last, until all is well.
     told: Mutex<Option<String>>,
     /// Something happened since the last look.
@@ -103,21 +94,13 @@ pub(crate) struct Database {
     pub(super) fenced: AtomicBool,
     /// The file is not there: events of the file itself matter then.
     waiting: AtomicBool,
+    /// Maintenance is under way.
+    pub(super) maintained: AtomicBool,
     bell: Notify,
+    /// Rings when it is fenced.
+    pub(super) fence: Notify,
     /// A destination confirmed something, or the task went to rest.
     pub(super) progress: Notify,
-}
-
-/// What a look led to.
-pub(super) enum Step {
-    /// The file is not there.
-    Absent,
-    /// Nothing new. With frames beyond the wal-index a commit may be on its way without another event.
-    Quiet { more_coming: bool },
-    /// A segment was queued; with commits of the application in it, or without, or with those of a hot writer.
-    Captured { active: bool, hot: bool, more_coming: bool },
-    /// The log must catch up first.
-    MustDrain,
 }
 
 impl Database {
@@ -136,7 +119,9 @@ impl Database {
             awake: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
             waiting: AtomicBool::new(true),
+            maintained: AtomicBool::new(false),
             bell: Notify::new(),
+            fence: Notify::new(),
             progress: Notify::new(),
         })
     }
@@ -154,15 +139,23 @@ impl Database {
     }
 
     pub(crate) fn phase(&self, phase: Phase) {
-        let was_red = {
+        if self.fenced.load(SeqCst) && phase != Phase::Stopped {
+            return;
+        }
+        let had_failed = {
             let mut status = lock(&self.status);
-            (status.message, status.hint) = (None, None);
-            std::mem::replace(&mut status.phase, phase).is_red()
+            status.phase = phase;
+            // Another try is no success: until then it is known why the last one failed.
+            if phase == Phase::Starting {
+                return;
+            }
+            status.hint = None;
+            status.message.take().is_some()
         };
         if phase == Phase::Following {
             *lock(&self.told) = None;
         }
-        if was_red || phase == Phase::Following {
+        if had_failed || phase == Phase::Following {
             Trouble::clear(&self.settings.meta_dir);
         }
     }
@@ -177,6 +170,10 @@ impl Database {
         status.durable = destinations.iter().filter_map(|d| d.durable).max();
         let oldest = destinations.iter().filter_map(|d| d.queue.front()).map(|s| s.header.timestamp_ms).min();
         status.behind_since_ms = oldest;
+        let is_nowhere = |txid| Some(txid) > status.durable;
+        let behind = |d: &Destination| d.queue.iter().filter(|s| is_nowhere(s.txid())).map(|s| s.size).sum();
+        // One that lags has let its queue go.
+        status.behind_bytes = destinations.iter().map(behind).max().unwrap_or(0);
         status.destinations = destinations
             .iter()
             .map(|d| DestinationStatus {
@@ -333,11 +330,46 @@ impl Database {
         work.capture.as_ref().is_some_and(|c| c.bytes_ahead() >= EARLY_BYTES)
     }
 
+    /// Puts a capture to work. When another writer has taken over the log meanwhile, the WAL is let go instead.
+    pub(super) fn take_up(&self, work: &mut Work, capture: Capture) -> Result<(), Error> {
+        self.may_go_on()?;
+        work.capture = Some(capture);
+        Ok(())
+    }
+
+    /// Goes on with the packs of a log that ends at `last`; of another writer's, and of one that goes on without what was
+    /// before, begins anew.
+    pub(super) fn take_up_packs(&self, work: &mut Work, local: &Local, last: Option<Txid>) {
+        let is_on = self.settings.policy.any_transaction > Duration::ZERO;
+        let longest = PACK_TIME.max(self.settings.upload_interval * PACK_UPLOADS);
+        let mut packs = Packs::open(&local.meta.file(PACKS), local.writer, longest);
+        packs.resume(last.filter(|_| is_on));
+        work.packs = if is_on { packs } else { Packs::default() };
+    }
+
+    /// For whatever takes long: an error as soon as it is of no use.
+    pub(super) fn may_go_on(&self) -> Result<(), Error> {
+        if self.fenced.load(SeqCst) {
+            return Err(Error::new(Kind::Fenced, "another replicator owns the log"));
+        }
+        if self.shared.stopping.load(SeqCst) {
+            return Err(Error::new(Kind::Unavailable, "litekeep stops"));
+        }
+        Ok(())
+    }
+
+    /// Lists the logs and brings everything in step with them, as at a start.
+    pub(super) fn begin_again(self: &Arc<Self>) {
+        self.work().capture = None;
+        self.wake();
+    }
+
     /// Runs something that blocks where it may.
     pub(crate) async fn run_blocking<T: Send + 'static>(
         &self,
         f: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        let _permit = self.shared.working.acquire().await;
         match self.shared.runtime.spawn_blocking(f).await {
             Ok(result) => result,
             Err(e) => Err(self.panicked(&e)),
@@ -350,6 +382,11 @@ impl Database {
 
     /// Notes an error; how long to wait before the next try, `None` when only a person can help.
     pub(super) fn failed(&self, e: &Error, failures: u32) -> Option<Duration> {
+        // Whatever ends because of a fence says less than the fence, and at the end it is no failure.
+        if self.may_go_on().is_err() { None } else { self.note_failure(e, failures) }
+    }
+
+    pub(super) fn note_failure(&self, e: &Error, failures: u32) -> Option<Duration> {
         let path = self.settings.path.display();
         let phase = match e.kind() {
             Kind::Unavailable | Kind::Internal => Phase::Failing,
@@ -403,8 +440,7 @@ impl Database {
                 self.ship();
                 return Ok(Step::MustDrain);
             }
-            let _permit = self.shared.starting.acquire().await;
-            start::begin(&self).await?;
+            self.begin().await?;
             self.ship();
         }
         if self.work().local.is_none() {
@@ -413,6 +449,8 @@ impl Database {
         // Set before the put, which a folder that hangs may never end: that must not keep the WAL from being captured.
         let found = Arc::new(Mutex::new(None));
         let (this, tell) = (self.clone(), found.clone());
+        // Until the look is done, and not until the put is.
+        let _permit = self.shared.working.acquire().await;
         let mut look_and_ship = self.shared.runtime.spawn_blocking(move || {
             let step = this.look();
             let is_captured = matches!(step, Ok(Step::Captured { .. }));
@@ -429,10 +467,26 @@ impl Database {
         loop {
             let ended = tokio::time::timeout(PUT_PATIENCE, &mut look_and_ship).await;
             if let Some(step) = lock(&found).take() {
+                if ended.is_err() {
+                    // The other destinations do not wait for this put either.
+                    self.ship();
+                }
                 return step;
             }
             if let Ok(Err(e)) = ended {
                 return Err(self.panicked(&e));
+            }
+        }
+    }
+
+    async fn begin(self: &Arc<Self>) -> Result<(), Error> {
+        let permit = self.shared.starting.acquire().await;
+        let mut begun = std::pin::pin!(start::begin(self));
+        match tokio::time::timeout(START_PATIENCE, &mut begun).await {
+            Ok(begun) => begun,
+            Err(_) => {
+                drop(permit);
+                begun.await
             }
         }
     }
@@ -446,184 +500,6 @@ impl Database {
         work.capture.is_some()
     }
 
-    /// The blocking part of a step.
-    pub(super) fn look(self: &Arc<Self>) -> Result<Step, Error> {
-        thread_local! {
-            // Grows to a few MiB on the threads that see large transactions; there are only a few threads.
-            static FRAMES: std::cell::RefCell<Frames> = std::cell::RefCell::default();
-        }
-        FRAMES.with_borrow_mut(|frames| {
-            let mut work = self.work();
-            let step = self.capture(&mut work, frames).and_then(|step| match step {
-                Step::MustDrain => Ok(step),
-                _ => self.tend(&mut work, frames).map(|()| step),
-            });
-            self.let_checkpoints(&mut work, !matches!(step, Ok(Step::Captured { hot: true, .. })))?;
-            let step = step?;
-            if let Some(c) = &work.capture {
-                let (bytes, last) = (c.wal_bytes(), work.last);
-                self.set_status(|s| {
-                    s.wal_bytes = bytes;
-                    s.captured = last;
-                });
-                let phase = lock(&self.status).phase;
-                if matches!(phase, Phase::Failing | Phase::Refused) && !self.fenced.load(SeqCst) {
-                    self.phase(Phase::Following);
-                }
-            }
-            Ok(step)
-        })
-    }
-
-    /// Lets the application checkpoint, or keeps it from that until the next look, and if there is none, for a moment.
-    fn let_checkpoints(self: &Arc<Self>, work: &mut Work, happen: bool) -> Result<(), Error> {
-        let Some(capture) = &mut work.capture else { return Ok(()) };
-        capture.let_checkpoints(happen)?;
-        if !happen {
-            work.hot_at = Some(Instant::now());
-            let this = self.clone();
-            self.shared.runtime.spawn(async move {
-                loop {
-                    tokio::time::sleep(HOT_TIME).await;
-                    let mut work = match this.work.try_lock() {
-                        Ok(work) => work,
-                        Err(TryLockError::Poisoned(e)) => e.into_inner(),
-                        Err(TryLockError::WouldBlock) => continue,
-                    };
-                    if work.hot_at.is_some_and(|t| t.elapsed() >= HOT_TIME) {
-                        let _ = this.let_checkpoints(&mut work, true);
-                    }
-                    return;
-                }
-            });
-        }
-        Ok(())
-    }
-
-    fn next_stamp(&self, work: &Work) -> Stamp {
-        let local = work.local.as_ref().expect("set when the capture was");
-        Stamp {
-            txid: work.last.map_or(Txid::FIRST, Txid::next),
-            writer: local.writer,
-            timestamp_ms: self.next_time(),
-        }
-    }
-
-    /// Now, but never earlier than the last file of the log. Rounded up, so that a restore to an instant never holds a
-    /// commit that came after it.
-    pub(super) fn next_time(&self) -> i64 {
-        let newest = self.destinations().iter().filter_map(|d| d.newest_time()).max();
-        (self.shared.clock.unix_ms() + 1).max(newest.unwrap_or(i64::MIN))
-    }
-
-    fn capture(self: &Arc<Self>, work: &mut Work, frames: &mut Frames) -> Result<Step, Error> {
-        if work.capture.is_none() {
-            return Ok(Step::Absent);
-        }
-        let stamp = self.next_stamp(work);
-        let local = work.local.clone().expect("set when the capture was");
-        let Work { capture: Some(capture), must_put, .. } = work else { return Ok(Step::Absent) };
-        let drained = local.state().is_some_and(|s| Some(s.txid) == stamp.txid.prev());
-        if self.is_over_limit() {
-            capture.let_go()?;
-            return Ok(Step::MustDrain);
-        }
-        let look = capture.look(frames)?;
-        // After the look: everything that it found was committed before.
-        let now = || Stamp { timestamp_ms: self.next_time(), ..stamp };
-        let segment = match look {
-            Look::Frames(end) => Some(capture.segment(frames, end, now(), &local.spool)?),
-            // Page checksums know the log only up to what is confirmed.
-            Look::Broken(_) if !drained => return Ok(Step::MustDrain),
-            Look::Broken(why) => {
-                tracing::warn!(path = %self.settings.path.display(), "{why}; comparing page checksums");
-                self.set_status(|s| s.breaks += 1);
-                capture.difference(&local.sums, now, &local.spool)?
-            }
-            Look::Nothing => None,
-        };
-        let segment = match segment {
-            None if *must_put => capture.restate(&[Pgno::FIRST], now(), &local.spool)?,
-            other => other,
-        };
-        match segment {
-            Some(segment) => {
-                *must_put = false;
-                let (active, hot) = (segment.commits > 0, segment.commits > FEW_COMMITS);
-                let more_coming = capture.has_frames_beyond();
-                // Whatever becomes of the rest: the capture has moved on.
-                self.enqueue(work, segment)?;
-                Ok(Step::Captured { active, hot, more_coming: more_coming? })
-            }
-            None => Ok(Step::Quiet { more_coming: *must_put || capture.has_frames_beyond()? }),
-        }
-    }
-
-    /// Checkpoints and resets, so that the WAL stays small.
-    fn tend(self: &Arc<Self>, work: &mut Work, frames: &mut Frames) -> Result<(), Error> {
-        let Some(capture) = &mut work.capture else { return Ok(()) };
-        if capture.is_reset_prepared() {
-            return Ok(());
-        }
-        let bytes = capture.wal_bytes();
-        let rested = work.last_reset.is_none_or(|t| t.elapsed() >= RESET_PAUSE);
-        let may_try = work.retry_reset.is_none_or(|t| Instant::now() >= t);
-        // A fast writer adds as much again while the reset is prepared.
-        if may_try && (bytes >= self.settings.wal_limit / 4 || (bytes >= RESET_BYTES && rested)) {
-            return self.reset(work, frames);
-        }
-        if capture.bytes_pinned() >= PINNED_BYTES {
-            capture.checkpoint()?;
-        }
-        Ok(())
-    }
-
-    fn reset(self: &Arc<Self>, work: &mut Work, frames: &mut Frames) -> Result<(), Error> {
-        for _ in 0..2 {
-            let Some(capture) = &mut work.capture else { return Ok(()) };
-            capture.shrink()?;
-            if matches!(self.capture(work, frames)?, Step::MustDrain) {
-                return Ok(());
-            }
-        }
-        let stamp = self.next_stamp(work);
-        let local = work.local.clone().expect("set when the capture was");
-        let Some(capture) = &mut work.capture else { return Ok(()) };
-        let limit = self.settings.wal_limit;
-        let is_far_beyond = capture.wal_bytes() > MANY_TIMES * limit;
-        let patience = if is_far_beyond { LAST_PATIENCE } else { PATIENCE };
-        let mut captured = None;
-        let outcome = capture.reset(
-            frames,
-            &local.spool,
-            patience,
-            || Stamp { timestamp_ms: self.next_time(), ..stamp },
-            |segment| captured = Some(segment),
-        );
-        // Also when what came after it failed: the capture has moved on.
-        if let Some(segment) = captured {
-            self.enqueue(work, segment)?;
-        }
-        let outcome = outcome?;
-        if outcome == Reset::Done {
-            (work.last_reset, work.retry_reset, work.reset_failures) = (Some(Instant::now()), None, 0);
-            self.set_status(|s| s.resets += 1);
-            return Ok(());
-        }
-        let pause = RESET_RETRY * (1 << work.reset_failures.min(16));
-        work.retry_reset = Some(Instant::now() + pause.min(LONGEST_RESET_RETRY));
-        work.reset_failures += 1;
-        let path = self.settings.path.display();
-        match outcome {
-            Reset::ReaderInTheWay(Some(reader)) if work.reset_failures == TELL_OF_READER => {
-                let who = reader.pid.map_or("a process".to_owned(), |pid| format!("process {pid}"));
-                tracing::warn!(%path, "the WAL cannot be reset and grows: {who} has a read transaction open and does not end it");
-            }
-            other => tracing::debug!(%path, "the WAL was not reset: {other:?}"),
-        }
-        Ok(())
-    }
-
     pub(crate) fn local(&self) -> Result<Arc<Local>, Error> {
         let local = self.work().local.clone();
         local.ok_or_else(|| Error::new(Kind::Internal, "the local state is not open"))
@@ -634,6 +510,7 @@ impl Database {
         let this = self.clone();
         let rested = self.run_blocking(move || {
             let mut work = this.work();
+            work.packs.rest();
             let Some(capture) = &mut work.capture else { return Ok(true) };
             capture.rest()?;
             let mut none = Frames::default();
@@ -772,43 +649,25 @@ impl Local {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use litekeep_env::file::sibling;
     use litekeep_env::watch::Watcher;
     use litekeep_env::{Clock, SystemClock};
     use litekeep_store::plan::Policy;
     use litekeep_store::{Store, Target};
     use rusqlite::Connection;
-    use tokio::sync::Semaphore;
 
-    /// Whoever reads the time commits; where the write lock keeps it from that, it takes the WAL's frames away.
-    struct Saboteur(Mutex<Option<Connection>>);
-
-    impl Clock for Saboteur {
-        fn unix_ms(&self) -> i64 {
-            if let Some(app) = &*lock(&self.0)
-                && app.execute("INSERT INTO t VALUES(1)", []).is_err()
-            {
-                let wal = sibling(Path::new(app.path().unwrap()), "-wal");
-                std::fs::File::options().write(true).open(wal).unwrap().set_len(32).unwrap();
-            }
-            0
-        }
-
-        fn boottime(&self) -> Duration {
-            Duration::ZERO
-        }
+    /// A database with an empty table `t`, its application, and a bucket that it has a snapshot in.
+    pub(in super::super) async fn begun(policy: Policy) -> (tempfile::TempDir, Connection, Arc<Database>) {
+        let dir = tempfile::tempdir().unwrap();
+        let app = Connection::open(dir.path().join("app.db")).unwrap();
+        app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x)").unwrap();
+        let db = database(dir.path(), Arc::new(SystemClock), policy);
+        start::begin(&db).await.unwrap();
+        (dir, app, db)
     }
 
     /// `app.db` in a folder, with a bucket beside it.
     pub(in super::super) fn database(dir: &Path, clock: Arc<dyn Clock>, policy: Policy) -> Arc<Database> {
-        let shared = Arc::new(Shared {
-            clock,
-            runtime: tokio::runtime::Handle::current(),
-            stopping: AtomicBool::new(false),
-            starting: Semaphore::new(1),
-            maintaining: Semaphore::new(1),
-            watcher: Watcher::new().unwrap(),
-        });
+        let shared = Arc::new(Shared::new(clock, Watcher::new().unwrap()));
         let settings = Settings {
             meta_dir: dir.join("meta"),
             stores: vec![Store::open(&Target::Folder(dir.join("bucket"))).unwrap()],
@@ -821,53 +680,5 @@ pub(super) mod tests {
             newcomer_watch: Duration::ZERO,
         };
         Database::new(settings, shared)
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_segment_of_a_reset_that_fails_is_queued() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("app.db");
-        let app = Connection::open(&path).unwrap();
-        app.execute_batch("PRAGMA journal_mode=WAL; PRAGMA busy_timeout=0; CREATE TABLE t(x)").unwrap();
-        let clock = Arc::new(Saboteur(Mutex::default()));
-        let db = database(dir.path(), clock.clone(), Policy::default());
-        start::begin(&db).await.unwrap();
-        *lock(&clock.0) = Some(app);
-        let mut work = db.work();
-        db.reset(&mut work, &mut Frames::default()).unwrap_err();
-        let place = work.capture.as_ref().unwrap().place().unwrap();
-        let captured = db.destinations()[0].queue.back().unwrap().place;
-        assert_eq!(captured, Some(place), "the capture has moved on without its segment");
-    }
-
-    /// A failure that ends by itself needs no person any more.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_was_refused_and_works_again_is_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        let app = Connection::open(dir.path().join("app.db")).unwrap();
-        app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x)").unwrap();
-        let db = database(dir.path(), Arc::new(SystemClock), Policy::default());
-        start::begin(&db).await.unwrap();
-        db.failed(&Error::new(Kind::Corrupt, "a frame is not what its checksum says"), 0);
-        assert!(!db.is_following());
-        db.look().unwrap();
-        assert!(db.is_following());
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn checkpoints_happen_again_whoever_has_the_lock_meanwhile() {
-        let dir = tempfile::tempdir().unwrap();
-        let app = Connection::open(dir.path().join("app.db")).unwrap();
-        app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x)").unwrap();
-        let db = database(dir.path(), Arc::new(SystemClock), Policy::default());
-        start::begin(&db).await.unwrap();
-        {
-            let mut work = db.work();
-            db.let_checkpoints(&mut work, false).unwrap();
-            std::thread::sleep(2 * HOT_TIME);
-        }
-        tokio::time::sleep(3 * HOT_TIME).await;
-        let is_busy: bool = app.query_row("PRAGMA wal_checkpoint", [], |r| r.get(0)).unwrap();
-        assert!(!is_busy);
     }
 }

@@ -4,11 +4,11 @@ use crate::capture::{Body, Segment};
 use crate::local::Spool;
 use crate::{Error, Kind};
 use litekeep_ltx::{FileName, Txid};
-use litekeep_store::{FileRef, Log, Store, Times};
+use litekeep_store::{FileRef, Log, PackRef, Store, Times};
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of segments that wait in memory before they go to the spool.
 pub(crate) const MEMORY_LIMIT: u64 = 16 << 20;
@@ -30,6 +30,8 @@ pub(crate) struct Destination {
     /// What the log there consists of, kept up to date without listing.
     pub(crate) log: Log,
     pub(crate) times: Times,
+    /// The packs there, by first transaction, once somebody has looked.
+    pub(crate) packs: Option<Vec<PackRef>>,
     pub(crate) queue: VecDeque<Arc<Segment>>,
     pub(crate) durable: Option<Txid>,
     pub(crate) error: Option<String>,
@@ -41,6 +43,8 @@ pub(crate) struct Destination {
     pub(crate) lags: bool,
     pub(crate) standing: Standing,
     pub(crate) shipping: bool,
+    /// When the put that is under way has taken so long that it hangs. Into a folder it never fails by itself.
+    pub(crate) hangs_from: Option<Instant>,
 }
 
 impl Destination {
@@ -49,6 +53,7 @@ impl Destination {
             store,
             log: Log::default(),
             times: Times::default(),
+            packs: None,
             queue: VecDeque::new(),
             durable: None,
             error: None,
@@ -58,6 +63,7 @@ impl Destination {
             lags: false,
             standing: Standing::Unlisted,
             shipping: false,
+            hangs_from: None,
         }
     }
 
@@ -74,15 +80,25 @@ impl Destination {
         waiting.or_else(|| self.log.newest_l0().map(|f| self.times.of(f)))
     }
 
+    /// The put of a segment begins.
+    pub(crate) fn begins(&mut self, segment: &Segment) {
+        self.hangs_from = Some(Instant::now() + litekeep_store::time_limit(segment.size));
+    }
+
     /// Bytes that wait in memory.
     pub(crate) fn waiting_bytes(&self) -> u64 {
         let in_memory = |s: &&Arc<Segment>| matches!(s.body, Body::Memory(_));
         self.queue.iter().filter(in_memory).map(|s| s.size).sum()
     }
 
-    /// Before the next try after a failure: 0.1 s, doubling to 10 s.
+    /// Whether it answers puts: none has failed since the last that succeeded, and none hangs.
+    pub(crate) fn answers(&self) -> bool {
+        self.failures == 0 && self.hangs_from.is_none_or(|from| Instant::now() < from)
+    }
+
+    /// Before the next try after a failure: 0.1 s, doubling to 3.2 s.
     pub(crate) fn back_off(&self) -> Duration {
-        Duration::from_millis(100 << self.failures.min(7)).min(Duration::from_secs(10))
+        Duration::from_millis(100 << self.failures.min(5))
     }
 }
 
@@ -119,12 +135,13 @@ pub(crate) async fn put(store: &Store, spool: &Spool, segment: &Arc<Segment>) ->
     Ok(())
 }
 
-/// The part of [`put`] that blocks: all of it for a segment in memory and a store that is a folder, else only the sync.
+/// The part of [`put`] that blocks: all of it for a segment in memory and a store that is a folder with few calls under way,
+/// else only the sync.
 pub(crate) fn sync_and_put_here(store: &Store, segment: &Segment) -> Result<bool, Error> {
     sync_wal(segment)?;
     let (Body::Memory(bytes), Some(_)) = (&segment.body, store.as_folder()) else { return Ok(false) };
-    store.put_blocking(0, segment.name(), bytes.clone(), segment.header.timestamp_ms)?;
-    Ok(true)
+    let put = store.put_blocking(0, segment.name(), bytes.clone(), segment.header.timestamp_ms)?;
+    Ok(put.is_some())
 }
 
 fn sync_wal(segment: &Segment) -> Result<(), Error> {

@@ -1,9 +1,11 @@
 //! Compaction, retention and snapshots of one database's logs, without listing.
 
 use super::database::Database;
-use crate::Error;
-use litekeep_store::{FileRef, Log, Store, Times, plan};
+use crate::{Error, parents};
+use litekeep_store::plan::{self, Goal};
+use litekeep_store::{FileRef, Log, Store, Times};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// Page checksums are made durable so often: after a power cut the log's files since then are read again.
@@ -14,6 +16,10 @@ const TELL_AGAIN: u32 = 30;
 impl Database {
     /// Does what is due in every destination. Failures are logged and tried again later: the log is complete without.
     pub(crate) async fn maintain(self: &Arc<Self>) {
+        if self.maintained.swap(true, SeqCst) {
+            return;
+        }
+        let _turn = Turn(&self.maintained);
         let count = self.destinations().len();
         for nth in 0..count {
             let (store, log, mut times) = {
@@ -24,7 +30,6 @@ impl Database {
                 }
                 (d.store.clone(), d.log.clone(), d.times.clone())
             };
-            let Ok(_permit) = self.shared.maintaining.acquire().await else { return };
             let maintained = match self.maintain_one(nth, &store, log, &mut times).await {
                 Err(Error::Store(e)) if e.is_missing() => self.list_again(nth, &store, &e).await,
                 other => other,
@@ -39,6 +44,9 @@ impl Database {
             {
                 tracing::warn!(path = %self.settings.path.display(), store = store.place(), "maintenance: {e}");
             }
+        }
+        if let Err(e) = self.ship_packs(false).await {
+            tracing::debug!(path = %self.settings.path.display(), "put single commits: {e}");
         }
         let due = self.work().sums_synced.is_none_or(|t| t.elapsed() >= SYNC_SUMS);
         if let Some(local) = self.local().ok().filter(|_| due) {
@@ -62,16 +70,21 @@ impl Database {
         let before: Vec<_> = self.destinations()[nth].log.files().cloned().collect();
         let mut listed = store.list().await?;
         let has_lost_its_end = listed.last() < before.iter().map(FileRef::max).max();
-        let mut destinations = self.destinations();
-        let d = &mut destinations[nth];
-        d.log.remove_all(&before);
-        d.log.files().for_each(|landed_since| listed.insert(landed_since.clone()));
-        (d.durable, d.log) = (listed.last(), listed);
-        drop(destinations);
+        let leads_nowhere = plan::restore(&listed, Goal::Latest).is_err();
+        let end = {
+            let mut destinations = self.destinations();
+            let d = &mut destinations[nth];
+            d.log.remove_all(&before);
+            d.log.files().for_each(|landed_since| listed.insert(landed_since.clone()));
+            (d.durable, d.log) = (listed.last(), listed);
+            d.durable
+        };
         if has_lost_its_end {
+            self.forget_packs_after(nth, store, end).await?;
+        }
+        if has_lost_its_end || leads_nowhere {
             // The next file would follow a hole: begin again from what the log ends with now.
-            self.work().capture = None;
-            self.wake();
+            self.begin_again();
         }
         Ok(())
     }
@@ -89,11 +102,14 @@ impl Database {
         if !unknown.is_empty() {
             store.learn_times(unknown, times).await?;
         }
+        // An idle database costs no request.
+        let mut has_worked = false;
         loop {
             let merges = plan::compaction(&log, times, now, policy);
             if merges.is_empty() {
                 break;
             }
+            has_worked = true;
             for merge in merges {
                 let merged = store.compact(&merge).await?;
                 let time = merge.inputs.last().map_or(now, |f| times.of(f));
@@ -110,12 +126,33 @@ impl Database {
             self.note(nth, merged.level, merged.name, merged.size, time);
             log.insert(merged.clone());
             times.insert(merged.level, merged.name, time);
+            parents::renew(store, merged.max()).await.unwrap_or_else(|e| {
+                tracing::debug!(store = store.place(), "renew the parent map: {e}");
+            });
         }
-        let gone = plan::retention(&log, times, now, policy);
+        let known = self.destinations()[nth].packs.clone();
+        let packs = match known {
+            None if has_worked => self.packs_of(nth, store).await?,
+            known => known.unwrap_or_default(),
+        };
+        let expired: Vec<_> = plan::expired_packs(&log, times, &packs, now, policy);
+        let gone = plan::retention(&log, times, &packs, now, policy);
+        if !expired.is_empty() {
+            if let Some(packs) = &mut self.destinations()[nth].packs {
+                packs.retain(|pack| !expired.contains(pack));
+            }
+            store.delete_packs(&expired.iter().map(|pack| pack.name).collect::<Vec<_>>()).await?;
+        }
         if !gone.is_empty() {
             // Forgotten first: whoever plans meanwhile does not count on them.
             self.destinations()[nth].log.remove_all(&gone);
+            let is_kept = |file: &&FileRef| file.is_base() && !gone.contains(file);
+            let oldest = log.files().filter(is_kept).map(FileRef::max).min();
+            let oldest = oldest.filter(|_| gone.iter().any(FileRef::is_base));
             store.delete(gone).await?;
+            if let Some(oldest) = oldest {
+                parents::forget_before(store, oldest).await?;
+            }
         }
         let mut destinations = self.destinations();
         let d = &mut destinations[nth];
@@ -129,9 +166,22 @@ impl Database {
     }
 }
 
+/// Maintenance that is under way, until it ends or panics.
+struct Turn<'a>(&'a AtomicBool);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, SeqCst);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::replicator::{Phase, database::tests::database, start};
+    use crate::replicator::{
+        Phase,
+        database::tests::{begun, database},
+        start,
+    };
     use litekeep_env::SystemClock;
     use litekeep_store::plan::{self, Goal, Policy};
     use rusqlite::Connection;
@@ -140,12 +190,8 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn files_that_somebody_took_away_are_noticed() {
-        let dir = tempfile::tempdir().unwrap();
-        let app = Connection::open(dir.path().join("app.db")).unwrap();
-        app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x)").unwrap();
         let policy = Policy { snapshot_every: Duration::ZERO, ..Policy::default() };
-        let db = database(dir.path(), Arc::new(SystemClock), policy);
-        start::begin(&db).await.unwrap();
+        let (_dir, app, db) = begun(policy).await;
         for n in 0..3 {
             app.execute("INSERT INTO t VALUES(?1)", [n]).unwrap();
             assert!(db.sync().await);
@@ -161,6 +207,31 @@ mod tests {
         let log = db.destinations()[0].log.clone();
         assert!(log.files().eq(store.list().await.unwrap().files()));
         plan::restore(&log, Goal::Latest).expect("nothing follows a hole");
+    }
+
+    /// What lies before the hole stays, and everything from now on can be restored.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_hole_in_the_log_is_followed_by_a_snapshot() {
+        let policy = Policy { snapshot_every: Duration::ZERO, ..Policy::default() };
+        let (_dir, app, db) = begun(policy).await;
+        for n in 0..5 {
+            app.execute("INSERT INTO t VALUES(?1)", [n]).unwrap();
+            assert!(db.sync().await);
+        }
+        let (store, hole) = {
+            let destinations = db.destinations();
+            let l0 = destinations[0].log.level(0);
+            (destinations[0].store.clone(), l0[l0.len() - 3].clone())
+        };
+        store.delete(vec![hole.clone()]).await.unwrap();
+        db.maintain().await;
+        app.execute("INSERT INTO t VALUES(9)", []).unwrap();
+        assert!(db.sync().await);
+        assert!(db.is_following(), "{:?}", db.status());
+        let log = store.list().await.unwrap();
+        assert!(db.destinations()[0].log.files().eq(log.files()));
+        plan::restore(&log, Goal::Latest).expect("a snapshot after the hole");
+        plan::restore(&log, Goal::Txid(hole.min().prev().unwrap())).expect("what was before it");
     }
 
     /// The thread that maintenance runs on may be the one that puts what a first snapshot encodes.

@@ -13,11 +13,14 @@
 mod copying;
 mod database;
 mod destination;
+mod look;
 mod maintain;
+mod packing;
 mod shipping;
 mod start;
 mod status;
 
+pub use database::PACKS;
 pub use status::{DestinationStatus, Phase, Status};
 
 use crate::{Error, Kind};
@@ -64,8 +67,22 @@ pub(crate) struct Shared {
     pub(crate) stopping: AtomicBool,
     /// Databases that start at the same time.
     pub(crate) starting: Semaphore,
-    pub(crate) maintaining: Semaphore,
+    /// Threads that look at databases at the same time. Each keeps its buffers while it lives, so there are few.
+    pub(crate) working: Semaphore,
     pub(crate) watcher: Watcher,
+}
+
+impl Shared {
+    fn new(clock: Arc<dyn Clock>, watcher: Watcher) -> Shared {
+        Shared {
+            clock,
+            runtime: tokio::runtime::Handle::current(),
+            stopping: AtomicBool::new(false),
+            starting: Semaphore::new(STARTING),
+            working: Semaphore::new(WORKING),
+            watcher,
+        }
+    }
 }
 
 /// Replicates databases until it is shut down.
@@ -92,6 +109,8 @@ struct Names {
     folders: Vec<Arc<Folder>>,
 }
 
+const STARTING: usize = 4;
+const WORKING: usize = 16;
 /// Between two rounds of events: a hot writer raises thousands a second, each of which would wake us.
 const EVENT_PAUSE: Duration = Duration::from_micros(300);
 /// The same after so many rounds without a quiet moment.
@@ -101,20 +120,17 @@ const HOT_ROUNDS: u32 = 30;
 const QUIET: Duration = Duration::from_millis(5);
 /// How often compaction, retention and snapshots are considered.
 const MAINTENANCE_TICK: Duration = Duration::from_secs(10);
+/// At the end, packs are put within this time, or left to the next start.
+const LAST_PACKS: Duration = Duration::from_secs(3);
+/// One database's maintenance that takes longer goes on beside that of the others: its folder may hang.
+const MAINTENANCE_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Replicator {
     /// Starts the watcher; no database yet. Call from within a tokio runtime.
     pub fn start() -> Result<Replicator, Error> {
         let watcher =
             Watcher::new().map_err(|e| Error::new(Kind::Unavailable, format!("start inotify: {e}")))?;
-        let shared = Arc::new(Shared {
-            clock: Arc::new(SystemClock),
-            runtime: tokio::runtime::Handle::current(),
-            stopping: AtomicBool::new(false),
-            starting: Semaphore::new(4),
-            maintaining: Semaphore::new(1),
-            watcher,
-        });
+        let shared = Arc::new(Shared::new(Arc::new(SystemClock), watcher));
         let replicator = Replicator { shared: shared.clone(), databases: Arc::default() };
         let names = replicator.databases.clone();
         std::thread::Builder::new()
@@ -144,6 +160,12 @@ impl Replicator {
         all.iter().map(|d| d.status()).collect()
     }
 
+    /// How the database at this path is, if it is replicated.
+    pub fn status_of(&self, path: &Path) -> Option<Status> {
+        let database = lock(&self.databases).by_event.get(path).cloned();
+        Some(database?.status())
+    }
+
     /// Whether a database at this path is replicated.
     pub fn has(&self, path: &Path) -> bool {
         lock(&self.databases).by_event.contains_key(path)
@@ -162,6 +184,10 @@ impl Replicator {
     /// Ships what is left, then lets go of every database. Returns what is not safe.
     pub async fn shut_down(self, timeout: Duration) -> Vec<Status> {
         let unsafe_ones = self.sync(timeout).await;
+        let all = lock(&self.databases).all.clone();
+        let packs = futures::future::join_all(all.iter().map(|d| d.ship_packs(true)));
+        // What is not put now is put by the next start.
+        let _ = tokio::time::timeout(timeout.min(LAST_PACKS), packs).await;
         self.shared.stopping.store(true, SeqCst);
         let all = std::mem::take(&mut lock(&self.databases).all);
         for database in all {
@@ -298,7 +324,8 @@ async fn keep_up(shared: Arc<Shared>, names: Arc<Mutex<Names>>) {
             if shared.stopping.load(SeqCst) {
                 return;
             }
-            database.maintain().await;
+            let maintained = shared.runtime.spawn(async move { database.maintain().await });
+            let _ = tokio::time::timeout(MAINTENANCE_PATIENCE, maintained).await;
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Segments on their way to the destinations: queued, spooled when many wait, put in order, confirmed.
 
 use super::copying::catch_up;
-use super::database::{Database, FEW_COMMITS, Local, Work, lock};
+use super::database::{Database, Local, Work, lock};
 use super::destination::{self, Destination, MEMORY_LIMIT};
+use super::look::FEW_COMMITS;
 use crate::capture::{Body, Segment};
 use crate::local::State;
 use crate::{Error, Kind};
@@ -46,8 +47,8 @@ impl Database {
             .map(|d| d.queue.iter().map(|s| s.size).sum::<u64>())
             .min();
         let Some(waiting) = least.filter(|w| *w > MEMORY_LIMIT) else { return false };
-        let scarce = disk::space(&self.settings.meta_dir).is_ok_and(|(free, all)| free < all / 10);
-        waiting > self.settings.spool_limit || scarce
+        let is_scarce = |(free, all)| free < reserve(all);
+        waiting > self.settings.spool_limit || disk::space(&self.settings.meta_dir).is_ok_and(is_scarce)
     }
 
     /// Starts a shipping task for each destination that has something to do and has none.
@@ -77,6 +78,7 @@ impl Database {
                     continue;
                 }
                 d.shipping = true;
+                d.begins(&segment);
                 (d.store.clone(), segment)
             };
             let _turn = Turn { db: self, nth };
@@ -85,7 +87,8 @@ impl Database {
             if let Err(e) = done {
                 tracing::debug!(path = %self.settings.path.display(), store = store.place(), "{e}; trying again");
             }
-            self.destinations()[nth].shipping = false;
+            let d = &mut self.destinations()[nth];
+            (d.shipping, d.hangs_from) = (false, None);
         }
         self.progress.notify_waiters();
     }
@@ -101,12 +104,16 @@ impl Database {
                     d.shipping = false;
                     break;
                 }
+                if let Some(segment) = segment.as_ref().filter(|_| !d.lags) {
+                    d.begins(segment);
+                }
                 (d.store.clone(), segment, d.lags)
             };
             let shipped = match segment {
                 Some(segment) if !lags => self.clone().ship_one(nth, &store, &segment).await,
                 _ => catch_up(&self, nth).await,
             };
+            self.destinations()[nth].hangs_from = None;
             // What was left to copying meanwhile is gone from the spool.
             let is_left = !lags && self.destinations()[nth].lags;
             if let Err(e) = shipped
@@ -123,7 +130,7 @@ impl Database {
                     d.back_off()
                 };
                 if e.kind() == Kind::Fenced || e.kind() == Kind::Invalid {
-                    self.fenced(&e);
+                    self.fenced(&e).await;
                     self.destinations()[nth].shipping = false;
                     break;
                 }
@@ -201,15 +208,27 @@ impl Database {
     }
 
     /// Another writer owns the log: stop, and keep what it does not have.
-    fn fenced(self: &Arc<Self>, e: &Error) {
-        self.fenced.store(true, SeqCst);
-        self.failed(e, 0);
+    pub(super) async fn fenced(self: &Arc<Self>, e: &Error) {
+        if !self.fenced.swap(true, SeqCst) {
+            self.note_failure(e, 0);
+        }
+        self.fence.notify_waiters();
+        let (this, is_overtaken) = (self.clone(), e.kind() == Kind::Fenced);
+        let kept = self.run_blocking(move || {
+            this.let_go(is_overtaken);
+            Ok(())
+        });
+        if let Err(e) = kept.await {
+            tracing::error!("{e}");
+        }
+    }
+
+    fn let_go(&self, is_overtaken: bool) {
         let mut work = self.work();
         work.capture = None;
+        work.packs.resume(None);
         if let Some(local) = &work.local {
-            if e.kind() == Kind::Fenced
-                && let Err(e) = local.note_overtaken(true)
-            {
+            if is_overtaken && let Err(e) = local.note_overtaken(true) {
                 tracing::error!("could not note that the log has another owner: {e}");
             }
             let queued: Vec<_> =
@@ -242,15 +261,21 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let d = &mut self.db.destinations()[self.nth];
-            (d.shipping, d.failures) = (false, d.failures + 1);
+            (d.shipping, d.hangs_from, d.failures) = (false, None, d.failures + 1);
             d.error = Some("a put has panicked".to_owned());
         }
     }
 }
 
+/// Bytes of a disk that are the application's, whatever waits: a tenth, and 1 GiB of a large one, of which a tenth is more
+/// than many have free on an ordinary day.
+fn reserve(disk: u64) -> u64 {
+    (disk / 10).min(1 << 30)
+}
+
 /// Whether no destination answers that the newest transactions go to.
 pub(super) fn is_outage(destinations: &[Destination]) -> bool {
-    destinations.iter().filter(|d| !d.lags).all(|d| d.failures > 0)
+    destinations.iter().filter(|d| !d.lags).all(|d| !d.answers())
 }
 
 /// Moves a segment from memory to the spool. The same segment in another queue finds its file there.
@@ -293,12 +318,14 @@ fn leave_to_copying(destinations: &mut [Destination]) -> Vec<Arc<Segment>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replicator::{database::tests::database, start};
+    use crate::replicator::{
+        database::tests::{begun, database},
+        start,
+    };
     use litekeep_env::SystemClock;
     use litekeep_ltx::{Header, PageSize, Salt, Txid, WriterId};
     use litekeep_store::plan::Policy;
     use litekeep_store::{Store, Target};
-    use rusqlite::Connection;
     use std::time::{Duration, Instant};
 
     fn segment(n: u64, size: u64) -> Arc<Segment> {
@@ -326,6 +353,12 @@ mod tests {
         d
     }
 
+    /// A large disk of which less than a tenth is free has room for an outage.
+    #[test]
+    fn a_large_disk_needs_no_tenth_free() {
+        assert_eq!([reserve(2 << 30), reserve(252 << 30)], [(2 << 30) / 10, 1 << 30]);
+    }
+
     /// What has landed stays at the head of the queue until local state has moved on. It must not look like something
     /// to copy from another destination: what is captured meanwhile would go to no queue at all.
     #[test]
@@ -339,11 +372,7 @@ mod tests {
     /// Page checksums that miss one segment would be wrong for ever.
     #[tokio::test(flavor = "multi_thread")]
     async fn local_state_passes_over_no_segment() {
-        let dir = tempfile::tempdir().unwrap();
-        let app = Connection::open(dir.path().join("app.db")).unwrap();
-        app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x)").unwrap();
-        let db = database(dir.path(), Arc::new(SystemClock), Policy::default());
-        start::begin(&db).await.unwrap();
+        let (_dir, app, db) = begun(Policy::default()).await;
         for n in 0..2 {
             app.execute("INSERT INTO t VALUES(?1)", [n]).unwrap();
             db.look().unwrap();
@@ -372,6 +401,35 @@ mod tests {
         let due = db.wait_until_due(Instant::now(), Duration::ZERO);
         assert!(tokio::time::timeout(Duration::from_secs(5), due).await.is_ok());
         assert!(!db.destinations()[0].shipping);
+    }
+
+    /// A put into a folder never fails while it hangs. There were no points in time then, and what had been captured was in
+    /// memory only.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_put_that_hangs_is_an_outage() {
+        let (_dir, app, db) = begun(Policy::default()).await;
+        let look = || {
+            app.execute("INSERT INTO t VALUES(1)", []).unwrap();
+            db.look().unwrap();
+        };
+        let is_due = async |within| {
+            let due = db.wait_until_due(Instant::now(), Duration::ZERO);
+            tokio::time::timeout(within, due).await.is_ok()
+        };
+        let bodies = || {
+            let spooled = |s: &Arc<Segment>| matches!(s.body, Body::Spooled);
+            db.destinations()[0].queue.iter().map(spooled).collect::<Vec<_>>()
+        };
+        look();
+        db.destinations()[0].shipping = true;
+        db.destinations()[0].hangs_from = Some(Instant::now() + Duration::from_secs(3600));
+        assert!(!is_due(Duration::from_millis(1500)).await, "what comes meanwhile goes with the next put");
+        look();
+        assert_eq!(bodies(), [false; 2]);
+        db.destinations()[0].hangs_from = Some(Instant::now());
+        assert!(is_due(Duration::from_secs(60)).await);
+        look();
+        assert_eq!(bodies(), [true; 3]);
     }
 
     /// What is left to copying goes from the spool, perhaps while it is about to be put.

@@ -9,14 +9,15 @@
 //!
 //! Nothing in the log is overwritten in any of these. A crash on the way changes nothing but a finished snapshot.
 
-use super::copying::{ending_at, list};
+use super::copying::{ending_at, list, mend};
 use super::database::{Database, Local};
 use super::destination::Standing;
 use super::status::Phase;
 use crate::capture::{Broken, Capture, Found, Frames, Look, Place, Segment, Stamp, segment};
 use crate::local::{MetaDir, PageSums, Spool, State, StateFile};
-use crate::{Error, Kind};
+use crate::{Error, Kind, parents};
 use litekeep_env::{disk, random_u64};
+use litekeep_format::diff::{ParentMap, roots};
 use litekeep_ltx::{Checksum, Decoder, FileName, Header, Pgno, Txid, WriterId, page_checksum};
 use litekeep_store::plan::{self, Goal};
 use litekeep_store::{FileRef, Log, SNAPSHOT_LEVEL, Store, StreamWriter};
@@ -50,6 +51,9 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
         let txid = known.map_or(Txid::FIRST, |s| s.txid.next());
         return first_snapshot(db, &local, capture, txid).await;
     };
+    if let Err(e) = mend(db, nth).await {
+        tracing::warn!(path = %db.settings.path.display(), "{e}; the hole in the log stays");
+    }
     let (store, log) = {
         let destinations = db.destinations();
         (destinations[nth].store.clone(), destinations[nth].log.clone())
@@ -69,6 +73,7 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
             "the log at {} ends at transaction {head}, but {} was confirmed: later files have vanished from the store; going on with what the database has",
             store.place(), s.txid
         );
+        db.forget_packs_after(nth, &store, Some(head)).await?;
     }
     let ours = is_ours(known, newest, head);
     let page_size = newest.map(|h| h.page_size).or(known.map(|s| s.page_size));
@@ -83,6 +88,17 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
         if !ours {
             watch_for_another(db, &store, &log, head).await?;
         }
+        return first_snapshot(db, &local, capture, head.next()).await;
+    }
+    if known.is_some()
+        && ours
+        && let Err(hole) = plan::restore(&log, Goal::Latest)
+    {
+        tracing::error!(
+            path = %db.settings.path.display(),
+            "{hole}: files of the log at {} have vanished; it goes on with a new snapshot, so that everything from now on can be restored",
+            store.place()
+        );
         return first_snapshot(db, &local, capture, head.next()).await;
     }
     let in_log = known.filter(|_| is_in_log);
@@ -177,6 +193,9 @@ async fn first_snapshot(
         let nth = destinations.iter().position(|d| !d.lags).unwrap_or(0);
         (nth, destinations[nth].store.clone())
     };
+    if db.destinations()[nth].log.is_empty() {
+        db.forget_packs_after(nth, &store, None).await?;
+    }
     let name = FileName { min: Txid::FIRST, max: txid };
     let expected = std::fs::metadata(&db.settings.path).map_or(0, |m| m.len());
     let (this, here) = (db.clone(), local.clone());
@@ -187,8 +206,19 @@ async fn first_snapshot(
         Ok::<_, Error>((encoded, capture))
     };
     // The encoder knows the time.
-    let put = store.put_from(SNAPSHOT_LEVEL, name, 0, Some(expected), encode).await?;
-    let (((header, size, place), capture), _) = put;
+    let fence = db.fence.notified();
+    db.may_go_on()?;
+    let put = tokio::select! {
+        put = store.put_from(SNAPSHOT_LEVEL, name, 0, Some(expected), encode) => put?,
+        // The encoder meets a broken pipe, and lets the WAL go.
+        () = fence => return db.may_go_on(),
+    };
+    let (((header, size, place, parents), capture), _) = put;
+    if let Some(map) = parents
+        && let Err(e) = parents::put(&store, txid, &map).await
+    {
+        tracing::warn!(path = %db.settings.path.display(), store = store.place(), "keep the parent map: {e}; comparisons of states will read more");
+    }
     {
         let mut destinations = db.destinations();
         destinations[nth].landed(SNAPSHOT_LEVEL, name, size, header.timestamp_ms);
@@ -201,8 +231,9 @@ async fn first_snapshot(
     let now = db.shared.clock.unix_ms();
     save_state(local, header.commit, &header, place, now)?;
     let mut work = db.work();
-    work.capture = Some(capture);
+    db.take_up(&mut work, capture)?;
     work.last = Some(txid);
+    db.take_up_packs(&mut work, local, None);
     work.must_put = true;
     drop(work);
     db.phase(Phase::Following);
@@ -215,7 +246,7 @@ fn encode_snapshot(
     capture: &mut Capture,
     txid: Txid,
     to: &mut StreamWriter,
-) -> Result<(Header, u64, Option<Place>), Error> {
+) -> Result<(Header, u64, Option<Place>, Option<ParentMap>), Error> {
     let pages = capture.pages()?;
     // After it is fixed which commits the pages have.
     let stamp = Stamp { txid, writer: local.writer, timestamp_ms: db.next_time() };
@@ -223,6 +254,7 @@ fn encode_snapshot(
     let (place, page_count) = (pages.place, pages.page_count());
     let mut batch: Vec<(Pgno, Checksum)> = Vec::with_capacity(4096);
     let (header, size) = segment::snapshot(&pages, stamp, to, |pgno, sum| {
+        db.may_go_on()?;
         batch.push((pgno, sum));
         if batch.len() == batch.capacity() {
             local.sums.apply(&batch, page_count)?;
@@ -231,8 +263,12 @@ fn encode_snapshot(
         Ok(())
     })?;
     local.sums.apply(&batch, page_count)?;
+    // While the pages are still in the system's cache. The backup is whole without it.
+    let parents = roots(&pages).and_then(|roots| ParentMap::of(&pages, roots.into_iter()));
+    let parents = parents
+        .inspect_err(|e| tracing::warn!(path = %db.settings.path.display(), "make the parent map: {e}"));
     capture.set_position(place, page_count);
-    Ok((header, size, place))
+    Ok((header, size, place, parents.ok()))
 }
 
 fn save_state(
@@ -403,6 +439,8 @@ async fn settle(
         let pending = spooled(&this, &local, head, in_log)?;
         let mut work = this.work();
         work.last = Some(pending.last().map_or(head, |s| s.txid()));
+        let known_to_packs = work.last.filter(|_| ours);
+        this.take_up_packs(&mut work, &local, known_to_packs);
         if let Some(last) = pending.last() {
             let sums: HashMap<Pgno, Checksum> = pending.iter().flat_map(|s| s.sums.iter().copied()).collect();
             match capture.locate_all(&last.header, &sums, &mut frames)? {
@@ -415,8 +453,7 @@ async fn settle(
             d.queue.extend(pending.iter().cloned());
         }
         work.must_put = must_put;
-        work.capture = Some(capture);
-        Ok(())
+        this.take_up(&mut work, capture)
     };
     db.run_blocking(settled).await?;
     db.phase(Phase::Following);
@@ -466,6 +503,7 @@ fn compare_with_log(
     let pages = capture.pages()?;
     let (mut all, mut same, mut known) = (0u64, 0u64, local.sums.ascending());
     pages.for_each(|pgno, page| {
+        db.may_go_on()?;
         all += 1;
         same += u64::from(known.get(pgno)? == page_checksum(pgno, page));
         Ok(())
@@ -555,11 +593,61 @@ impl Local {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replicator::database::tests::database;
+    use crate::replicator::database::tests::{begun, database};
     use litekeep_env::SystemClock;
     use litekeep_store::plan::Policy;
     use rusqlite::Connection;
     use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    fn fence() -> Error {
+        Error::new(Kind::Fenced, "another replicator writes here")
+    }
+
+    /// Nothing of ours is left to do, and the application's WAL is its own again.
+    fn is_let_go(db: &Database, app: &Connection) {
+        assert!(db.work().capture.is_none());
+        let status = db.status();
+        assert_eq!(status.phase, Phase::Fenced, "{status:?}");
+        assert_eq!(status.message.as_deref(), Some("another replicator writes here"));
+        app.execute_batch("INSERT INTO t VALUES(1)").unwrap();
+        let is_busy: bool = app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get(0)).unwrap();
+        assert!(!is_busy, "the WAL is held");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_fence_during_a_snapshot_lets_the_wal_go_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = Connection::open(dir.path().join("app.db")).unwrap();
+        app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t AS SELECT randomblob(200000000) AS x")
+            .unwrap();
+        let db = database(dir.path(), Arc::new(SystemClock), Policy::default());
+        db.awake.store(true, SeqCst);
+        let this = db.clone();
+        let beginning = tokio::spawn(async move { begin(&this).await });
+        while db.status().phase != Phase::Snapshot {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        db.fenced(&fence()).await;
+        let e = beginning.await.unwrap().unwrap_err();
+        assert_eq!(e.kind(), Kind::Fenced);
+        db.failed(&e, 0);
+        // The encoder ends at its next page.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        is_let_go(&db, &app);
+        assert!(db.destinations()[0].log.is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_fence_during_a_start_lets_the_wal_go_at_once() {
+        let (_dir, app, db) = begun(Policy::default()).await;
+        db.awake.store(true, SeqCst);
+        assert!(db.capture_present().await.is_some());
+        db.work().capture = None;
+        db.fenced(&fence()).await;
+        let e = begin(&db).await.unwrap_err();
+        db.failed(&e, 0);
+        is_let_go(&db, &app);
+    }
 
     /// Whoever asks for everything to be safe meanwhile does not give the snapshot's number to what follows it.
     #[tokio::test(flavor = "multi_thread")]

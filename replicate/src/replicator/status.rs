@@ -80,6 +80,8 @@ pub struct Status {
     pub confirmed_ms: Option<i64>,
     /// When the oldest commit that is not confirmed was seen, milliseconds since the epoch.
     pub behind_since_ms: Option<i64>,
+    /// Bytes of what was captured and no destination has confirmed.
+    pub behind_bytes: u64,
     /// Bytes of the WAL.
     pub wal_bytes: u64,
     /// Resets of the WAL since the start.

@@ -6,7 +6,7 @@ use super::{DEFAULT_PARALLELISM, Phase, Progress, fetch};
 use crate::{Error, Instead, Kind};
 use litekeep_env::file::{self, sibling};
 use litekeep_env::{Clock, SystemClock, disk, lock};
-use litekeep_ltx::{PageSize, Txid};
+use litekeep_ltx::{PageSize, Point, Txid};
 use litekeep_sql::Observer;
 use litekeep_store::Store;
 use std::fs::File;
@@ -60,6 +60,8 @@ impl Default for Options {
 pub struct Restored {
     /// The transaction whose state it has.
     pub txid: Txid,
+    /// The same, with the number of the commit where it is a single one.
+    pub point: Point,
     /// When that transaction was seen, milliseconds since the epoch.
     pub time_ms: i64,
     /// Page size.
@@ -98,6 +100,7 @@ pub async fn to_path(
     let kept_aside = temporary.finish(target, options, progress).await?;
     Ok(Some(Restored {
         txid: done.txid,
+        point: done.point(),
         time_ms: done.time_ms,
         page_size: done.page_size,
         page_count: done.page_count,

@@ -28,13 +28,14 @@ pub use forward::{Outrun, outrun, roll_forward};
 pub use install::{Integrity, Options, Restored, to_path};
 pub use plan::{Damaged, Goal, RestorePlan, plan};
 
-use crate::Error;
 use crate::local::PageSums;
+use crate::{Error, Kind, Overlay, commits};
 use apply::{Failure, Limits, apply};
 use litekeep_ltx::{Checksum, Pgno};
-use litekeep_store::Store;
+use litekeep_store::{Store, plan as log_plan};
 use sink::{DatabaseFile, PageSumsOf, Sink};
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -82,11 +83,53 @@ pub async fn fetch(
     parallelism: usize,
     progress: &dyn Progress,
 ) -> Result<RestorePlan, Error> {
-    carry_out(store, plan, parallelism, progress, |plan| {
+    let mut done = carry_out(store, plan, parallelism, progress, |plan| {
         let file = DatabaseFile::begin(target.clone(), path, plan)?;
         Ok(Arc::new(file) as Arc<dyn Sink>)
     })
-    .await
+    .await?;
+    add_commits(store, &mut done, &target, path, progress).await?;
+    Ok(done)
+}
+
+/// Writes what packs have over the files of the plan.
+async fn add_commits(
+    store: &Store,
+    plan: &mut RestorePlan,
+    target: &File,
+    path: &Path,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    let goal = plan.point();
+    let mut reached = plan.whole().expect("a chain has a base");
+    let mut listings = 0;
+    let mut steps = std::collections::VecDeque::from(plan.steps.clone());
+    while let Some(step) = steps.pop_front() {
+        let overlay = match Overlay::of_step(store, &step, reached, goal).await {
+            // A pack of this machine was put meanwhile, or compaction has replaced a file.
+            Err(Error::Store(e)) if e.is_missing() && listings < LISTINGS => {
+                listings += 1;
+                let log = store.list().await?;
+                let packs = commits::packs(store, &log).await?;
+                steps = log_plan::steps_to(&log, &packs, Some(reached), goal)?.into();
+                continue;
+            }
+            overlay => overlay?,
+        };
+        if overlay.page_size != plan.page_size {
+            let message = format!("the pages have another size from transaction {reached} on");
+            return Err(Error::new(Kind::Corrupt, message));
+        }
+        for (pgno, page) in overlay.pages() {
+            let offset = pgno.offset(plan.page_size);
+            target.write_all_at(page, offset).map_err(Error::file("write", path))?;
+        }
+        (plan.page_count, plan.time_ms, plan.seq) = (overlay.page_count, overlay.time_ms, overlay.end.seq);
+        target.set_len(plan.database_bytes()).map_err(Error::file("resize", path))?;
+        reached = step.end(plan.txid);
+        progress.advance(step.size());
+    }
+    Ok(())
 }
 
 /// The checksums of all pages of the planned state, without writing a database.

@@ -1,7 +1,8 @@
 //! Which files bring a goal back, and what the result will be.
 
-use crate::{Error, Instead, Kind};
-use litekeep_ltx::{PageSize, Txid};
+use crate::{Error, Instead, Kind, commits};
+use litekeep_ltx::{PageSize, Point, Pos, Txid};
+use litekeep_store::plan::Step;
 use litekeep_store::{self as store, FileRef, Log, Store, plan as log_plan};
 
 /// What to restore.
@@ -11,8 +12,19 @@ pub enum Goal {
     Latest,
     /// Exactly this transaction.
     Txid(Txid),
+    /// A single commit of the application within a transaction.
+    Commit(Pos),
     /// The state at an instant, milliseconds since the epoch: the last transaction at or before it.
     Time(i64),
+}
+
+impl From<Point> for Goal {
+    fn from(Point { txid, seq }: Point) -> Goal {
+        match seq {
+            Some(seq) => Goal::Commit(Pos { txid, seq }),
+            None => Goal::Txid(txid),
+        }
+    }
 }
 
 /// A file of the log that cannot be used.
@@ -37,6 +49,10 @@ pub struct RestorePlan {
     pub page_count: u32,
     /// In the order in which they are applied.
     pub files: Vec<FileRef>,
+    /// What single commits are taken from, after the files.
+    pub steps: Vec<Step>,
+    /// So many commits of the transaction; `None`: all of it.
+    pub seq: Option<u32>,
     /// Files that would be used if they were intact.
     pub damaged: Vec<Damaged>,
     /// The goal was an instant after the last transaction of the log: right if the database has not changed since.
@@ -46,7 +62,17 @@ pub struct RestorePlan {
 impl RestorePlan {
     /// Bytes of the log that are read.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|f| f.size).sum()
+        self.files.iter().map(|f| f.size).chain(self.steps.iter().map(Step::size)).sum()
+    }
+
+    /// What is restored.
+    pub fn point(&self) -> Point {
+        Point { txid: self.txid, seq: self.seq }
+    }
+
+    /// The last transaction that the files have all of.
+    pub fn whole(&self) -> Option<Txid> {
+        self.files.last().map(FileRef::max)
     }
 
     /// Bytes of the database.
@@ -68,7 +94,10 @@ impl RestorePlan {
     /// A plan for the same transaction from a new listing.
     pub(super) async fn again(self, store: &Store) -> Result<RestorePlan, Error> {
         let log = store.list().await?;
-        lead_to(store, &log, self.txid, self.after_end, self.damaged).await
+        if !self.steps.is_empty() {
+            return by_commits(store, &log, self.point(), self.damaged).await;
+        }
+        to_txid(store, &log, self.txid, self.after_end, self.damaged).await
     }
 }
 
@@ -83,7 +112,8 @@ pub async fn plan(store: &Store, goal: Goal) -> Result<RestorePlan, Error> {
             let last = log.last().ok_or(store::Error::Empty)?;
             lead_to(store, &log, last, false, vec![]).await
         }
-        Goal::Txid(txid) => lead_to(store, &log, txid, false, vec![]).await,
+        Goal::Txid(txid) => to_txid(store, &log, txid, false, vec![]).await,
+        Goal::Commit(pos) => by_commits(store, &log, pos.into(), vec![]).await,
         Goal::Time(at_ms) => plan_instant(store, &log, at_ms).await,
     }
 }
@@ -129,8 +159,81 @@ async fn lead_to(
         };
         let time_ms = time_of_txid(store, log, txid).await?;
         let (page_size, page_count) = (header.page_size, header.commit);
-        return Ok(RestorePlan { txid, time_ms, page_size, page_count, files, damaged, after_end });
+        let (steps, seq) = (vec![], None);
+        return Ok(RestorePlan {
+            txid,
+            time_ms,
+            page_size,
+            page_count,
+            files,
+            steps,
+            seq,
+            damaged,
+            after_end,
+        });
     }
+}
+
+/// A plan for a transaction, also one that the log has merged with others and a pack tells apart.
+async fn to_txid(
+    store: &Store,
+    log: &Log,
+    txid: Txid,
+    after_end: bool,
+    damaged: Vec<Damaged>,
+) -> Result<RestorePlan, Error> {
+    match log_plan::restore(log, log_plan::Goal::Txid(txid)) {
+        Err(merged @ store::Error::Merged { .. }) => {
+            let steps = log_plan::steps_to(log, &commits::packs(store, log).await?, None, txid.into());
+            match steps {
+                Ok(_) => by_commits(store, log, txid.into(), damaged).await,
+                Err(_) => Err(no_chain(merged, log, damaged.last())),
+            }
+        }
+        _ => lead_to(store, log, txid, after_end, damaged).await,
+    }
+}
+
+/// A plan that ends with packs: into a transaction, or to one that the log has merged with others.
+async fn by_commits(
+    store: &Store,
+    log: &Log,
+    to: Point,
+    damaged: Vec<Damaged>,
+) -> Result<RestorePlan, Error> {
+    let mut usable = log.clone();
+    for bad in &damaged {
+        usable.remove(bad.file.level, bad.file.name);
+    }
+    let packs = commits::packs(store, log).await?;
+    let mut steps = log_plan::steps_to(&usable, &packs, None, to).map_err(|e| match e {
+        store::Error::Hole { .. } if damaged.is_empty() => not_apart(to.txid),
+        e => no_chain(e, &usable, damaged.last()),
+    })?;
+    let rest = steps.split_off(steps.iter().take_while(|step| matches!(step, Step::File(_))).count());
+    let file = |step| match step {
+        Step::File(file) => Some(file),
+        Step::Pack(_) => None,
+    };
+    let files: Vec<FileRef> = steps.into_iter().filter_map(file).collect();
+    let last = files.last().expect("a chain has a base");
+    let header = store.header(last).await?;
+    let time_ms = header.timestamp_ms;
+    let Point { txid, seq } = to;
+    let (page_size, page_count, steps) = (header.page_size, header.commit, rest);
+    Ok(RestorePlan { txid, time_ms, page_size, page_count, files, steps, seq, damaged, after_end: false })
+}
+
+/// The error for a commit that no pack has.
+fn not_apart(txid: Txid) -> Error {
+    Error::with_hint(
+        Kind::Invalid,
+        format!("the commits of transaction {txid} are not kept by themselves"),
+        format!(
+            "take the whole transaction, `{txid}`; single commits are kept for `any_transaction`, and of the last minute \
+             on the machine of the database only"
+        ),
+    )
 }
 
 /// A file's timestamp; a damaged header must not hide the rest of the log, so the modification time stands in.

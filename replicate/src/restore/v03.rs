@@ -13,7 +13,9 @@
 //! transaction, are an error. Memory is bounded. Only whole transactions are applied.
 //!
 //! What the format cannot tell: whether whole transactions are missing at the end of a WAL file that others follow.
-//! SQLite is therefore always asked about the result, if only by a quick check.
+//! SQLite is therefore always asked about the result, if only by a quick check. Nor can it tell how far a snapshot
+//! reaches: one that was copied while checkpoints went on has pages of later transactions, and makes no database until
+//! the WAL pieces that have these transactions follow it.
 //!
 //! The format has no transaction ids. Times are the objects' modification times, so an instant is as exact as the pieces
 //! were frequent, and in some buckets as whole seconds.
@@ -56,6 +58,8 @@ pub struct Backup {
     snapshot: Piece,
     /// In order; of the WAL files from the snapshot's on.
     wal: Vec<Piece>,
+    /// When the next piece was written, milliseconds since the epoch.
+    next_ms: Option<i64>,
 }
 
 /// One object of the backup.
@@ -106,7 +110,7 @@ pub async fn find(store: &Store, goal: Goal) -> Result<Option<Backup>, Error> {
     };
     match goal {
         Goal::Latest => Ok(Some(latest)),
-        Goal::Txid(_) => Err(instead(
+        Goal::Txid(_) | Goal::Commit(_) => Err(instead(
             "a backup of Litestream 0.3 has instants and no transaction ids".into(),
             latest.time_ms,
         )),
@@ -166,12 +170,14 @@ impl Generation {
         let snapshot = self.snapshots.iter().rfind(|s| s.modified_ms <= at_ms)?.clone();
         let wal = self.wal.iter().skip_while(|p| p.index < snapshot.index);
         // Up to the first that is too young, not all that are old enough: what follows a gap is of no use.
-        let wal: Vec<Piece> = wal.take_while(|p| p.modified_ms <= at_ms).cloned().collect();
+        let mut wal: Vec<Piece> = wal.cloned().collect();
+        let later = wal.iter().position(|p| p.modified_ms > at_ms).map(|nth| wal.split_off(nth));
         Some(Backup {
             generation: generation.to_owned(),
             time_ms: wal.last().map_or(snapshot.modified_ms, |p| p.modified_ms.max(snapshot.modified_ms)),
             bytes: snapshot.size + wal.iter().map(|p| p.size).sum::<u64>(),
             after_end: false,
+            next_ms: later.map(|later| later[0].modified_ms),
             snapshot,
             wal,
         })
@@ -233,7 +239,15 @@ pub async fn to_path(
     if options.integrity == Integrity::None {
         options.integrity = Integrity::Quick;
     }
-    let kept_aside = temporary.finish(target, &options, progress).await?;
+    let finished = temporary.finish(target, &options, progress).await;
+    let kept_aside = finished.map_err(|e| match backup.next_ms {
+        Some(ms) if e.kind() == Kind::Corrupt => Error::Instead {
+            kind: Kind::Corrupt,
+            message: format!("{e}; the snapshot was copied while the database was written to, and its first instants may not be restorable"),
+            instead: Instead::Time(ms),
+        },
+        _ => e,
+    })?;
     Ok(Some(Restored { backup, page_size, page_count, kept_aside }))
 }
 

@@ -1,7 +1,8 @@
 //! A folder of migrations, in the layout of one of the tools that are known.
 
-use super::convention::{Convention, dbmate, drizzle};
+use super::convention::{Convention, detect};
 use crate::Error;
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// All migrations of a folder, in the order of their versions.
@@ -11,6 +12,8 @@ pub struct Folder {
     pub path: PathBuf,
     /// How it is laid out, and so whose history is kept.
     pub convention: Convention,
+    /// The user said so, and it was not found out.
+    pub chosen: bool,
     /// What is in it.
     pub migrations: Vec<Migration>,
 }
@@ -33,16 +36,20 @@ pub struct Migration {
 }
 
 impl Folder {
-    /// Reads all migrations of a folder.
+    /// Reads all migrations of a folder. `convention`: whose they are, where the user has said it; else their files tell it, and
+    /// where these leave a choice, the history in `database`.
     ///
     /// # Errors
-    /// `Invalid` for a folder that is missing, a file that is no migration, and a version that two files have.
-    pub fn read(path: &Path) -> Result<Folder, Error> {
-        let convention = Convention::of(path);
-        let mut migrations = match convention {
-            Convention::Dbmate => dbmate::read(path)?,
-            Convention::Drizzle => drizzle::read(path)?,
-        };
+    /// `Invalid` for a folder that is missing, a file that is no migration, a version that two files have, and files that could be
+    /// those of several tools.
+    pub fn read(
+        path: &Path,
+        convention: Option<Convention>,
+        database: Option<&Path>,
+    ) -> Result<Folder, Error> {
+        let chosen = convention.is_some();
+        let convention = convention.map_or_else(|| detect(path, database), Ok)?;
+        let mut migrations = convention.read(path)?;
         migrations.sort_by(|a, b| order(&a.version).cmp(&order(&b.version)));
         if let Some(pair) =
             migrations.windows(2).find(|pair| order(&pair[0].version) == order(&pair[1].version))
@@ -56,7 +63,26 @@ impl Folder {
                 "give the one that has not run anywhere yet a later version",
             ));
         }
-        Ok(Folder { path: path.to_owned(), convention, migrations })
+        Ok(Folder { path: path.to_owned(), convention, chosen, migrations })
+    }
+
+    /// Tells these migrations, as they are now, from all others.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        for migration in &self.migrations {
+            for part in [&migration.version, &migration.text] {
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// A folder that is not there yet.
+    pub fn missing(path: &Path, convention: Option<Convention>) -> Folder {
+        let chosen = convention.is_some();
+        let convention = convention.unwrap_or(Convention::Dbmate);
+        Folder { path: path.to_owned(), convention, chosen, migrations: vec![] }
     }
 }
 

@@ -3,6 +3,11 @@
 use litekeep_sql::{Aims, Census};
 use std::fmt;
 
+/// What a line begins with that allows something.
+pub(super) const ALLOW: &str = "-- litekeep:allow ";
+/// All codes of [`Harm`].
+pub const CODES: [&str; 5] = ["lost-rows", "lost-object", "orphans", "broken-reference", "broken-view"];
+
 /// Something that would be lost, although no statement of the file names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Harm {
@@ -85,7 +90,17 @@ impl Harm {
             }
             Harm::BrokenView { name, .. } => format!("drop the view `{name}` and make it again to fit"),
         };
-        format!("{fix}; if it must be so, add `-- litekeep:allow {} REASON` to the file", self.code())
+        let rebuild = match self {
+            Harm::LostObject { kind, .. } if kind == "view" => "",
+            Harm::LostObject { .. } | Harm::Orphans { .. } | Harm::BrokenReference { .. } => {
+                "; where the file rebuilds a table, `litekeep migrate rewrite FILE` does that"
+            }
+            _ => "",
+        };
+        format!(
+            "{fix}{rebuild}; if it must be so, add `-- litekeep:allow {} REASON` to the file",
+            self.code()
+        )
     }
 }
 
@@ -156,7 +171,7 @@ pub(super) fn harms(before: &Census, after: &Census, aims: &Aims) -> Vec<Harm> {
 
 /// The codes that a file allows, each with a reason.
 pub(super) fn allowed(sql: &str) -> Vec<&str> {
-    let comments = sql.lines().filter_map(|line| line.trim().strip_prefix("-- litekeep:allow "));
+    let comments = sql.lines().filter_map(|line| line.trim().strip_prefix(ALLOW));
     let with_reason = comments.filter_map(|rest| rest.trim().split_once(char::is_whitespace));
     with_reason.filter(|(_, reason)| !reason.trim().is_empty()).map(|(code, _)| code).collect()
 }

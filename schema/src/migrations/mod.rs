@@ -11,10 +11,17 @@
 mod convention;
 mod folder;
 mod guard;
+mod lint;
+mod model;
+mod rewrite;
 mod run;
+mod survey;
+mod words;
 
-pub use convention::Convention;
-pub use convention::dbmate::new_file;
+pub use convention::{Convention, new_file};
 pub use folder::{Folder, Migration};
-pub use guard::Harm;
-pub use run::{Done, State, Status, down, status, up};
+pub use guard::{CODES as HARMS, Harm};
+pub use lint::{Finding, lint};
+pub use rewrite::{Rebuild, Rewritten, rewrite};
+pub use run::{Attend, Done, State, Status, down, status, up};
+pub use survey::{Survey, copy};

@@ -1,10 +1,10 @@
 //! Running what is pending, and taking back what ran last.
 
-use super::convention::Applied;
+use super::convention::{self, Applied};
 use super::folder::{Folder, Migration, order};
 use super::guard;
 use crate::Error;
-use litekeep_sql::{MigrationTransaction as Transaction, Migrator};
+use litekeep_sql::{MigrationTransaction as Transaction, Migrator, Stopped};
 use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -45,27 +45,49 @@ pub struct Status {
     pub state: State,
 }
 
-/// Runs every pending migration, each in a transaction of its own; `each` hears of those that ran.
+/// What [`up`] is told to do besides, and whom it tells what.
+pub trait Attend {
+    /// Something is pending, the write lock is held, and nothing has changed yet.
+    fn begins(&mut self, _pending: &[&Migration]) {}
+    /// One ran.
+    fn ran(&mut self, _done: &Done) {}
+    /// All ran, and the write lock is held again. `disturbed`: somebody else wrote between them.
+    fn ends(&mut self, _disturbed: bool) {}
+}
+
+impl Attend for () {}
+
+/// Runs every pending migration, each in a transaction of its own.
 ///
 /// # Errors
 /// The first one that failed or did harm. Those before it have run, and it has not.
-pub fn up(database: &Path, folder: &Folder, mut each: impl FnMut(&Done)) -> Result<Vec<Done>, Error> {
+pub fn up(database: &Path, folder: &Folder, attend: &mut impl Attend) -> Result<Vec<Done>, Error> {
     let mut migrator = Migrator::open(database, PATIENCE)?;
-    let mut done = vec![];
+    let (mut ran, mut disturbed, mut state) = (vec![], false, None);
     loop {
         let mut tx = migrator.begin()?;
         let begun = Instant::now();
-        let applied = folder.convention.take(&tx)?;
-        let Some(next) = folder.migrations.iter().find(|m| !applied.has(&m.version)) else {
+        let applied = convention::take(folder, &tx)?;
+        // Changes when another connection has committed, and not by what this one commits.
+        let seen = tx.rows("PRAGMA data_version", &[])?;
+        disturbed |= *state.get_or_insert_with(|| seen.clone()) != seen;
+        let pending: Vec<_> = folder.migrations.iter().filter(|m| !applied.has(&m.version)).collect();
+        let Some(next) = pending.first() else {
+            if !ran.is_empty() {
+                attend.ends(disturbed);
+            }
             // An empty history stays: the next one finds the table.
             tx.commit()?;
-            return Ok(done);
+            return Ok(ran);
         };
+        if ran.is_empty() {
+            attend.begins(&pending);
+        }
         guarded(&mut tx, next, &next.up)?;
-        folder.convention.add(&tx, next)?;
+        folder.convention.add(&tx, next, begun.elapsed())?;
         tx.commit()?;
-        done.push(Done { version: next.version.clone(), name: next.name.clone(), locked: begun.elapsed() });
-        done.last().into_iter().for_each(&mut each);
+        ran.push(Done { version: next.version.clone(), name: next.name.clone(), locked: begun.elapsed() });
+        ran.last().into_iter().for_each(|done| attend.ran(done));
     }
 }
 
@@ -77,7 +99,7 @@ pub fn down(database: &Path, folder: &Folder) -> Result<Option<Done>, Error> {
     let mut migrator = Migrator::open(database, PATIENCE)?;
     let mut tx = migrator.begin()?;
     let begun = Instant::now();
-    let applied = folder.convention.take(&tx)?;
+    let applied = convention::take(folder, &tx)?;
     let Some(last) = applied.named().iter().max_by(|a, b| order(a).cmp(&order(b))) else { return Ok(None) };
     let Some(migration) = folder.migrations.iter().find(|m| order(&m.version) == order(last)) else {
         return Err(Error::invalid(
@@ -88,11 +110,12 @@ pub fn down(database: &Path, folder: &Folder) -> Result<Option<Done>, Error> {
     let Some(way_back) = &migration.down else {
         return Err(Error::invalid(
             format!("`{}` has no way back", migration.path.display()),
-            "write it below a line `-- migrate:down`, or restore the database to before the migration",
+            "write one (litekeep's own stands below a line `-- migrate:down`), or restore the database to before the migration",
         ));
     };
     guarded(&mut tx, migration, way_back)?;
-    folder.convention.remove(&tx, last)?;
+    let before = folder.migrations.iter().rev().find(|m| order(&m.version) < order(last));
+    folder.convention.remove(&tx, last, before.map(|m| m.version.as_str()))?;
     tx.commit()?;
     Ok(Some(Done { version: last.clone(), name: migration.name.clone(), locked: begun.elapsed() }))
 }
@@ -103,7 +126,7 @@ pub fn down(database: &Path, folder: &Folder) -> Result<Option<Done>, Error> {
 /// When the database cannot be read or its history is another tool's.
 pub fn status(database: &Path, folder: &Folder) -> Result<Vec<Status>, Error> {
     let applied = match database.exists() {
-        true => folder.convention.look(&Migrator::open(database, PATIENCE)?)?,
+        true => convention::look(folder, &Migrator::open(database, PATIENCE)?)?,
         false => Applied::Each(vec![]),
     };
     let files = folder.migrations.iter().map(|m| Status {
@@ -122,13 +145,14 @@ pub fn status(database: &Path, folder: &Folder) -> Result<Vec<Status>, Error> {
 /// Runs the statements of one part, and refuses what they did beyond what they say.
 fn guarded(tx: &mut Transaction<'_>, migration: &Migration, sql: &str) -> Result<(), Error> {
     let before = tx.census()?;
-    let aims = tx.run(sql).map_err(|stopped| Error::Statement {
-        path: migration.path.clone(),
-        line: stopped.line,
-        message: stopped.message,
-    })?;
+    let aims = tx.run(sql).map_err(|stopped| failed(migration, stopped))?;
     let allowed = guard::allowed(sql);
     let mut harms = guard::harms(&before, &tx.census()?, &aims);
     harms.retain(|harm| !allowed.contains(&harm.code()));
     if harms.is_empty() { Ok(()) } else { Err(Error::Harm { path: migration.path.clone(), harms }) }
+}
+
+/// A statement of a migration that failed.
+pub(super) fn failed(migration: &Migration, stopped: Stopped) -> Error {
+    Error::Statement { path: migration.path.clone(), line: stopped.line, message: stopped.message }
 }

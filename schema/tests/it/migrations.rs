@@ -1,5 +1,5 @@
 use litekeep_schema::Error;
-use litekeep_schema::migrations::{Folder, Harm, State, down, status, up};
+use litekeep_schema::migrations::{Attend, Done, Folder, Harm, Migration, State, down, status, up};
 use litekeep_sql::{Application, Value};
 use std::path::PathBuf;
 use std::sync::Barrier;
@@ -44,11 +44,11 @@ impl Scene {
     }
 
     fn folder(&self) -> Folder {
-        Folder::read(&self.dir.path().join("migrations")).unwrap()
+        Folder::read(&self.dir.path().join("migrations"), None, Some(&self.database())).unwrap()
     }
 
     fn up(&self) -> Result<usize, Error> {
-        up(&self.database(), &self.folder(), |_| ()).map(|done| done.len())
+        up(&self.database(), &self.folder(), &mut ()).map(|ran| ran.len())
     }
 
     fn count(&self, of: &str) -> i64 {
@@ -252,7 +252,7 @@ fn of_ten_that_start_at_once_one_runs_what_is_pending() {
     let ran: Vec<usize> = std::thread::scope(|scope| {
         let race = || {
             begin.wait();
-            up(&database, &folder, |_| ()).unwrap().len()
+            up(&database, &folder, &mut ()).unwrap().len()
         };
         let racers: Vec<_> = (0..10).map(|_| scope.spawn(race)).collect();
         racers.into_iter().map(|racer| racer.join().unwrap()).collect()
@@ -267,8 +267,51 @@ fn another_tools_history_is_left_alone() {
     scene.app("CREATE TABLE schema_migrations(version uint64, dirty bool); INSERT INTO schema_migrations VALUES(3, 0)");
     scene.file("4_d.sql", "-- migrate:up\nCREATE TABLE d(x);");
     let error = scene.up().unwrap_err();
-    assert!(error.to_string().contains("version, dirty"), "{error}");
+    assert!(error.to_string().contains("the history of golang-migrate"), "{error}");
     let rows =
         Application::open(&scene.database()).unwrap().query("SELECT * FROM schema_migrations", &[]).unwrap();
     assert_eq!(rows, [vec![Value::Integer(3), Value::Integer(0)]]);
+}
+
+/// What `up` tells, in its order; a writer comes between two migrations when it is told to.
+struct Told<'a> {
+    scene: &'a Scene,
+    writes: bool,
+    said: Vec<String>,
+}
+
+impl Attend for Told<'_> {
+    fn begins(&mut self, pending: &[&Migration]) {
+        let is_locked =
+            Application::open(&self.scene.database()).unwrap().query("SELECT * FROM one", &[]).is_err();
+        self.said.push(format!("{} pending, nothing changed: {is_locked}", pending.len()));
+    }
+
+    fn ran(&mut self, done: &Done) {
+        if self.writes && done.version == "1" {
+            self.scene.app("INSERT INTO one VALUES(1)");
+        }
+        self.said.push(done.version.clone());
+    }
+
+    fn ends(&mut self, disturbed: bool) {
+        self.said.push(format!("disturbed: {disturbed}"));
+    }
+}
+
+#[test]
+fn whoever_writes_between_two_migrations_is_noticed() {
+    for writes in [false, true] {
+        let scene = Scene::new();
+        scene.app("CREATE TABLE before(x)");
+        scene.file("1_one.sql", "-- migrate:up\nCREATE TABLE one(x);");
+        scene.file("2_two.sql", "-- migrate:up\nCREATE TABLE two(x);");
+        let mut told = Told { scene: &scene, writes, said: vec![] };
+        up(&scene.database(), &scene.folder(), &mut told).unwrap();
+        let disturbed = format!("disturbed: {writes}");
+        assert_eq!(told.said, ["2 pending, nothing changed: true", "1", "2", &disturbed]);
+        let mut told = Told { scene: &scene, writes, said: vec![] };
+        up(&scene.database(), &scene.folder(), &mut told).unwrap();
+        assert!(told.said.is_empty(), "nothing is pending");
+    }
 }

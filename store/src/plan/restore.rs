@@ -56,7 +56,10 @@ pub fn restore(log: &Log, goal: Goal) -> Result<Vec<FileRef>> {
 /// Why the chain ends at `reached`, which is the greatest restorable transaction up to the wanted one.
 fn unreachable_goal(log: &Log, wanted: Txid, reached: Option<Txid>) -> Error {
     let first_missing = reached.map_or(Txid::FIRST, Txid::next);
-    let across = log.files().any(|f| f.min() <= first_missing && f.max() > wanted);
+    let is_there = log.files().any(|f| f.max() == wanted);
+    // A later base spans everything, also what was lost before it.
+    let spans = |f: &FileRef| f.min() <= first_missing && f.max() > wanted && !(is_there && f.is_base());
+    let across = log.files().any(spans);
     if across && let Some(after) = restorable(log.files()).into_iter().find(|txid| *txid > wanted) {
         return Error::Merged { wanted, before: reached, after };
     }

@@ -5,6 +5,8 @@
 //! - A file goes for one of a higher level only when that file's *last* point, which stays, is at or before the horizon
 //!   of `any_second`: then the points between answer to no instant since, and a chain to any younger point leads
 //!   through the higher file. Level 0 goes for level 1 at once: both end within one second.
+//! - Within `any_transaction` a file of level 0 goes for a higher one only when a pack tells its commits apart, unless these
+//!   files are too many.
 //! - Of the bases at or before the horizon of `keep` the newest stays; nothing that ends before it is needed by any
 //!   younger point.
 //!
@@ -16,11 +18,21 @@ use litekeep_ltx::{FileName, Txid};
 
 use super::{Cover, Policy, millis, restorable};
 use crate::log::{FileRef, Log, SNAPSHOT_LEVEL, Times};
+use crate::packs::PackRef;
+
+/// So many files stay for the sake of their single commits at most: a log that grows without bound serves nobody.
+const MOST_HELD: usize = 100_000;
+
+/// Packs that begin before a transaction and may still have it: one after a restart may repeat what the one before has.
+const MOST_OVERLAPPING: usize = 4;
 
 /// The files that nothing within the policy's horizons needs any more at `now_ms`. The newest level-0 file always
 /// stays: Litestream would begin anew without one. Should the outcome not keep what it must, nothing is deleted.
-pub fn retention(log: &Log, times: &Times, now_ms: i64, policy: &Policy) -> Vec<FileRef> {
+///
+/// `packs`: those of the log, by first transaction.
+pub fn retention(log: &Log, times: &Times, packs: &[PackRef], now_ms: i64, policy: &Policy) -> Vec<FileRef> {
     let points = Points::new(log, times);
+    let any_transaction = now_ms.saturating_sub(millis(policy.any_transaction));
     let any_second = now_ms.saturating_sub(millis(policy.any_second));
     let keep = now_ms.saturating_sub(millis(policy.keep.max(policy.any_second)));
 
@@ -31,6 +43,10 @@ pub fn retention(log: &Log, times: &Times, now_ms: i64, policy: &Policy) -> Vec<
     let covers: Vec<(u8, Cover<'_>)> =
         (2..SNAPSHOT_LEVEL).map(|level| (level, Cover::new(log.level(level)))).collect();
 
+    let is_packed = |txid: Txid| {
+        let before = &packs[..packs.partition_point(|pack| pack.name.min <= txid)];
+        before.iter().rev().take(MOST_OVERLAPPING).any(|pack| pack.has(txid))
+    };
     let superseded = |file: &FileRef| {
         if file.is_base() || file.level == SNAPSHOT_LEVEL {
             return false;
@@ -42,12 +58,16 @@ pub fn retention(log: &Log, times: &Times, now_ms: i64, policy: &Policy) -> Vec<
                     && cover.of(file).is_some_and(|wider| points.ended(wider.max(), any_second))
             })
     };
+    let is_held = |file: &FileRef| {
+        file.level == 0 && !points.ended(file.max(), any_transaction) && !is_packed(file.max())
+    };
+    let may_hold = log.level(0).iter().filter(|f| is_held(f) && superseded(f)).count() <= MOST_HELD;
     let before_base =
         |file: &FileRef| oldest_base.is_some_and(|base| file.max() <= base.max() && file != base);
     let gone: Vec<FileRef> = log
         .files()
         .filter(|f| !(f.level == 0 && Some(f.name) == newest_l0))
-        .filter(|f| superseded(f) || before_base(f))
+        .filter(|f| superseded(f) && !(may_hold && is_held(f)) || before_base(f))
         .cloned()
         .collect();
 

@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::executor::block_on;
-use litekeep_ltx::{FileName, Txid};
+use litekeep_ltx::{FileName, Point, Txid};
 use proptest::prelude::*;
 
 use super::*;
 use crate::error::Error;
 use crate::log::{Log, Times};
+use crate::packs::PackRef;
 
 fn txid(n: u64) -> Txid {
     Txid::new(n).unwrap()
@@ -180,7 +181,9 @@ fn busy_windows_become_seconds_and_then_one_window() {
     for merge in &merges {
         log.insert(file(1, merge.name.min.get(), merge.name.max.get(), merge.inputs[3].modified_ms));
     }
-    let gone = retention(&log, &times, now, &policy);
+    assert_eq!(retention(&log, &times, &[], now, &policy), [], "nothing else tells the commits apart");
+    let packs = [PackRef { name: FileName { min: txid(2), max: txid(41) }, size: 1, path: None }];
+    let gone = retention(&log, &times, &packs, now, &policy);
     assert_eq!(gone.len(), 39, "all of level 0 but the newest");
     log.remove_all(&gone);
     let merges = compaction(&log, &times, now, &policy);
@@ -211,6 +214,10 @@ enum Event {
     Retain { luck: Vec<u8> },
     /// A snapshot of the latest transaction.
     Snapshot,
+    /// A pack of what was captured since the last one, perhaps with a hole before it.
+    Pack { skipped: u64 },
+    /// Packs that are too old go.
+    Unpack,
     /// The program starts anew and has forgotten all timestamps.
     Restart,
 }
@@ -225,12 +232,15 @@ fn any_event() -> impl Strategy<Value = Event> {
         6 => luck().prop_map(|luck| Event::Compact { luck }),
         4 => luck().prop_map(|luck| Event::Retain { luck }),
         1 => Just(Event::Snapshot),
+        4 => prop_oneof![3 => Just(0u64), 1 => 1u64..4].prop_map(|skipped| Event::Pack { skipped }),
+        1 => Just(Event::Unpack),
         1 => Just(Event::Restart),
     ]
 }
 
 struct Simulation {
     log: Log,
+    packs: Vec<PackRef>,
     times: Times,
     /// Time of each transaction, from 1.
     truth: Vec<i64>,
@@ -247,11 +257,13 @@ impl Simulation {
         log.insert(file(9, 1, 1, now));
         log.insert(file(0, 1, 1, now));
         let policy = Policy {
+            any_transaction: Duration::from_secs(20 * 60),
             any_second: Duration::from_secs(25 * 60),
             keep: Duration::from_secs(4 * 3600),
             snapshot_every: Duration::from_secs(2 * 3600),
         };
-        Simulation { log, times: Times::default(), truth: vec![now], now, policy, is_folder }
+        let packs = vec![];
+        Simulation { log, packs, times: Times::default(), truth: vec![now], now, policy, is_folder }
     }
 
     fn put(&mut self, level: u8, min: u64, max: u64) {
@@ -291,7 +303,7 @@ impl Simulation {
                 }
             }
             Event::Retain { luck } => {
-                let gone = retention(&self.log, &self.times, self.now, &self.policy);
+                let gone = retention(&self.log, &self.times, &self.packs, self.now, &self.policy);
                 let newest = self.log.newest_l0().unwrap().clone();
                 assert!(!gone.contains(&newest));
                 for (i, f) in gone.into_iter().enumerate() {
@@ -304,6 +316,18 @@ impl Simulation {
                 if snapshot_due(&self.log, &self.times, self.now, &self.policy) {
                     self.put(9, 1, self.truth.len() as u64);
                 }
+            }
+            Event::Pack { skipped } => {
+                let last = self.packs.last().map_or(1, |pack| pack.name.max.get());
+                let (min, max) = (last + 1 + skipped, self.truth.len() as u64);
+                if min <= max {
+                    let name = FileName { min: txid(min), max: txid(max) };
+                    self.packs.push(PackRef { name, size: 1, path: None });
+                }
+            }
+            Event::Unpack => {
+                let gone = expired_packs(&self.log, &self.times, &self.packs, self.now, &self.policy);
+                self.packs.retain(|pack| !gone.contains(pack));
             }
             Event::Restart => self.times = Times::default(),
         }
@@ -328,6 +352,16 @@ impl Simulation {
                 assert!(points.contains(&wanted), "instant {end} (transaction {wanted}) is lost");
                 assert_chain(&restore(&self.log, Goal::Txid(txid(wanted))).unwrap(), wanted);
             }
+        }
+        let any_transaction = self.now - self.policy.any_transaction.as_millis() as i64;
+        for (n, _) in (1..).zip(&self.truth).filter(|(n, t)| *n > 1 && **t > any_transaction) {
+            let packed = self.packs.iter().any(|pack| pack.has(txid(n)));
+            let to = Point { txid: txid(n), seq: packed.then_some(1) };
+            let steps = steps_to(&self.log, &self.packs, None, to);
+            let steps: Vec<Step> = steps.unwrap_or_else(|e| panic!("transaction {n}, packed: {packed}: {e}"));
+            assert!(!steps.is_empty());
+            let is_there = self.log.level(0).iter().any(|f| f.name.max == txid(n));
+            assert!(packed || is_there, "nothing tells transaction {n} from its neighbours");
         }
         let hours = self.truth.iter().map(|t| (t.div_euclid(HOUR_MS) + 1) * HOUR_MS - 1);
         for end in hours.filter(|end| *end >= keep && *end < self.now) {
@@ -369,7 +403,9 @@ fn a_steady_log_stays_small() {
             simulation.apply(Event::Compact { luck: vec![255] });
         }
         simulation.apply(Event::Snapshot);
+        simulation.apply(Event::Pack { skipped: 0 });
         simulation.apply(Event::Retain { luck: vec![255] });
+        simulation.apply(Event::Unpack);
     }
     simulation.assert_promises();
     let count = |level| simulation.log.level(level).len();

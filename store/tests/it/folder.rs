@@ -37,14 +37,14 @@ fn blocking_puts_need_no_runtime() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let (name, bytes) = Database::new(1).commit(1, 1, 1_000);
-    assert_eq!(store.put_blocking(0, name, bytes.clone(), 1_000).unwrap(), Put::Written);
-    assert_eq!(store.put_blocking(0, name, bytes, 1_000).unwrap(), Put::AlreadyThere);
+    assert_eq!(store.put_blocking(0, name, bytes.clone(), 1_000).unwrap(), Some(Put::Written));
+    assert_eq!(store.put_blocking(0, name, bytes, 1_000).unwrap(), Some(Put::AlreadyThere));
     let (_, other) = Database::new(2).commit(1, 1, 1_000);
     assert_eq!(store.put_blocking(0, name, other, 1_000).unwrap_err().kind(), ErrorKind::Fenced);
     // The folder may be taken away under a running program.
     fs::remove_dir_all(dir.path().join("ltx")).unwrap();
     let (name, bytes) = Database::new(1).commit(1, 1, 1_000);
-    assert_eq!(store.put_blocking(0, name, bytes, 1_000).unwrap(), Put::Written);
+    assert_eq!(store.put_blocking(0, name, bytes, 1_000).unwrap(), Some(Put::Written));
 }
 
 #[tokio::test]

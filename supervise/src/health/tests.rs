@@ -2,12 +2,8 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-fn check(probe: Probe) -> Check {
-    Check { timeout: Duration::from_millis(300), ..Check::new(probe) }
-}
-
 async fn ask(probe: Probe) -> Result<(), String> {
-    check(probe).ask(&Spawn::new(Command::shell("true")), "web#7").await
+    probe.ask(&Spawn::new(Command::shell("true")), "web#7", Duration::from_millis(300)).await
 }
 
 /// Answers every connection with these bytes and closes it.
@@ -27,7 +23,7 @@ async fn server(answer: &'static [u8]) -> String {
 
 #[test]
 fn both_thresholds_hold_and_the_start_is_excused_until_the_first_success() {
-    let check = Check { successes: 2, failures: 2, ..check(Probe::Tcp(String::new())) };
+    let check = Check { successes: 2, failures: 2, ..Check::new(Probe::Tcp(String::new())) };
     let mut tally = Tally::default();
     let mut step = |is_fit, is_starting| tally.step(&check, is_fit, is_starting);
     assert_eq!([step(false, true), step(false, true), step(false, true)], [None; 3]);

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use litekeep_supervise::health::{Check, Probe};
+use litekeep_supervise::job::Schedule;
+use litekeep_supervise::limits::Memory;
 use litekeep_supervise::policy::Restart;
 use litekeep_supervise::{Condition, Until};
 
@@ -154,11 +156,11 @@ async fn nobody_gets_past_the_conditions() {
             Box::pin(async move { gate.wait_for(|open| *open).await.map(drop).map_err(|e| e.to_string()) })
         }),
     }];
-    let mut supervisor = supervise(vec![service.clone()]);
+    let supervisor = supervise(vec![service]);
     // Before it ever ran, while it waits, and after a stop.
     for _ in 0..2 {
-        supervisor.restart("web").await.unwrap();
-        supervisor.reload("web", service.spec.clone()).await.unwrap();
+        one(&supervisor, "web").restart().await.unwrap();
+        one(&supervisor, "web").renew().await.unwrap();
         one(&supervisor, "web").start().await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(one(&supervisor, "web").status().borrow().state, State::Waiting);
@@ -168,5 +170,29 @@ async fn nobody_gets_past_the_conditions() {
     one(&supervisor, "web").start().await.unwrap();
     open.send_replace(true);
     reaches(one(&supervisor, "web"), State::Healthy).await;
+    supervisor.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn limits_that_nobody_enforces_are_said_once() {
+    let mut services = vec![shell("web", "sleep 100"), shell("api", "sleep 100")];
+    services.iter_mut().for_each(|service| service.spec.cpu = Some(0.5));
+    let mut supervisor = supervise(services.clone());
+    supervisor.start().await.unwrap();
+    reaches(one(&supervisor, "web"), State::Healthy).await;
+    let (_, events) = supervisor.events().since(0);
+    let warnings: Vec<_> = events.iter().filter(|event| event.kind.name() == "warning").collect();
+    let [warning] = warnings[..] else { panic!("{warnings:?}") };
+    assert!(warning.text.contains("processor time of `web`, `api` is not enforced"), "{warning:?}");
+    // A reload says it of what is new.
+    assert_eq!(supervisor.apply(services.clone()).await.unwrap().not_enforced, None);
+    services[1].spec.cpu = Some(0.7);
+    let said = supervisor.apply(services).await.unwrap().not_enforced.unwrap();
+    assert!(said.starts_with("the limit on processor time of `api` is not enforced"), "{said}");
+    let mut job = Job::new("job", shell("job", "true").spec, Schedule::Every(Duration::from_secs(3600)));
+    job.spec.memory = Some(Memory::new(1 << 30));
+    let said = supervisor.apply_jobs(vec![job.clone()]).await.unwrap().unwrap();
+    assert!(said.contains("memory of `job` is measured only"), "{said}");
+    assert_eq!(supervisor.apply_jobs(vec![job]).await.unwrap(), None);
     supervisor.stop().await.unwrap();
 }

@@ -1,8 +1,12 @@
 //! Goal: misbehaving processes are kept in order, each defect known of other process managers among them. Method: real children.
 
+mod adoption;
+mod apply;
 mod init;
+mod jobs;
 mod lifecycle;
 mod misbehaviour;
+mod notify;
 mod reload;
 
 use std::path::Path;
@@ -12,7 +16,7 @@ use std::time::{Duration, Instant};
 use litekeep_env::SystemClock;
 use litekeep_supervise::cgroup::Cgroups;
 use litekeep_supervise::spawn::{Command, Spawn};
-use litekeep_supervise::{Process, Service, Spec, State, Status, Supervisor};
+use litekeep_supervise::{Job, Process, Service, Setup, Spec, State, Status, Supervisor};
 
 /// A service that runs a shell script, ready after 50 ms.
 fn shell(name: &str, script: &str) -> Service {
@@ -24,6 +28,18 @@ fn shell(name: &str, script: &str) -> Service {
 /// A supervisor without cgroups, so that processes must be found without them.
 fn supervise(services: Vec<Service>) -> Supervisor {
     Supervisor::new(services, Arc::new(SystemClock), Cgroups::default()).unwrap()
+}
+
+/// A supervisor of services and jobs, without cgroups.
+fn supervise_jobs(services: Vec<Service>, jobs: Vec<Job>) -> Supervisor {
+    let setup = Setup::new(Arc::new(SystemClock), Cgroups::default());
+    Supervisor::set_up(Setup { services, jobs, ..setup }).unwrap()
+}
+
+/// Makes these the services, as `litekeep reload` does; the first that is unfit is the error.
+async fn apply(supervisor: &mut Supervisor, services: Vec<Service>) -> litekeep_supervise::Result<()> {
+    let applied = supervisor.apply(services).await?;
+    applied.failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }
 
 fn one<'a>(supervisor: &'a Supervisor, name: &str) -> &'a Process {

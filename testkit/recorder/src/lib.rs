@@ -13,8 +13,8 @@
 //! faster. Copies inside the kernel are refused with ENOSYS, upon which callers copy by read and write. Writes through
 //! mmap are not seen: of SQLite's files only `-shm` is written so, which no power cut leaves.
 //!
-//! For `litekeep_testkit::hanging_folder`: an fsync of anything below the folder `LITEKEEP_HANG_DIR` ends only while there
-//! is no file of that name with `.hangs` at its end.
+//! For `litekeep_testkit::hanging_folder`: an fsync of anything below the folder `LITEKEEP_HANG_DIR`, or a listing there, ends
+//! only while there is no file of that name with `.hangs` at its end.
 #![allow(unsafe_code, reason = "stands in for libc's functions")]
 #![allow(missing_docs, reason = "the functions are libc's own")]
 
@@ -276,8 +276,11 @@ unsafe fn linked(to_dir: c_int, to: *const c_char, begin: i64) {
     }
 }
 
-/// Waits while the folder hangs that an open file is in.
-fn wait_for_folder(fd: c_int) {
+/// Waits while the folder hangs that a path is in, which is taken from an open folder.
+///
+/// # Safety
+/// `path` is a C string.
+unsafe fn wait_for_folder(at: c_int, path: *const c_char) {
     // SAFETY: the name is a C string; nobody changes the environment of the programs under test.
     let dir = unsafe { libc::getenv(c"LITEKEEP_HANG_DIR".as_ptr()) };
     if dir.is_null() {
@@ -285,8 +288,8 @@ fn wait_for_folder(fd: c_int) {
     }
     // SAFETY: getenv returned a C string.
     let dir = unsafe { CStr::from_ptr(dir) }.to_bytes();
-    // SAFETY: an empty path is a C string.
-    if !unsafe { absolute(fd, c"".as_ptr()) }.starts_with(dir) {
+    // SAFETY: the caller's promise.
+    if !unsafe { absolute(at, path) }.starts_with(dir) {
         return;
     }
     let flag = [dir, b".hangs\0"].concat();
@@ -297,7 +300,8 @@ fn wait_for_folder(fd: c_int) {
 }
 
 fn synced(fd: c_int) -> c_int {
-    wait_for_folder(fd);
+    // SAFETY: an empty path is a C string.
+    unsafe { wait_for_folder(fd, c"".as_ptr()) };
     match of_descriptor(fd) {
         Some(file) => {
             record(SYNC, now(), file, 0, b"", b"");
@@ -308,6 +312,17 @@ fn synced(fd: c_int) -> c_int {
             -1
         }
     }
+}
+
+/// Returns an address.
+///
+/// # Safety
+/// As libc's function of this name.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn opendir(path: *const c_char) -> isize {
+    // SAFETY: the caller's promise.
+    unsafe { wait_for_folder(libc::AT_FDCWD, path) };
+    real!(opendir(path => *const c_char) -> isize)
 }
 
 /// # Safety

@@ -1,6 +1,7 @@
 //! The helpers themselves, each against what it claims to do.
 
 mod bank;
+mod churn;
 mod contents;
 mod litestream;
 mod power_cut;

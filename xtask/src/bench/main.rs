@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: litekeep beside Litestream, measured in one run.
+//! `cargo xtask bench`: litekeep beside Litestream, and beside PM2 where processes are concerned, measured in one run.
 //!
 //! Method: each scenario (a module of its own, whose head says what is measured and how) is played by each system in
 //! turn, in an order that rotates from repetition to repetition, so that whatever else the machine does meets all of
@@ -21,6 +21,7 @@ mod idle;
 mod outage;
 mod outcome;
 mod point_in_time;
+mod processes;
 mod restart;
 mod restore;
 mod shipped;
@@ -117,6 +118,7 @@ const SCENARIOS: &[Scenario] = &[
     scenario("restart", BOTH, restart::play),
     Scenario { s3_only: true, ..scenario("outage", BOTH, outage::play) },
     scenario("huge-transaction", BOTH, huge_transaction::play),
+    scenario("processes", &[System::Litekeep, System::Pm2], processes::play),
 ];
 
 const fn scenario(

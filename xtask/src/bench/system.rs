@@ -18,10 +18,13 @@ pub(crate) enum System {
     Litestream,
     /// It looks every 50 ms.
     LitestreamTuned,
+    /// It runs processes.
+    Pm2,
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 4] = [Self::Alone, Self::Litekeep, Self::Litestream, Self::LitestreamTuned];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Alone, Self::Litekeep, Self::Litestream, Self::LitestreamTuned, Self::Pm2];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -29,11 +32,12 @@ impl System {
             Self::Litekeep => "litekeep",
             Self::Litestream => "Litestream",
             Self::LitestreamTuned => "Litestream 50 ms",
+            Self::Pm2 => "PM2",
         }
     }
 
     pub(crate) fn is_peer(self) -> bool {
-        matches!(self, Self::Litestream | Self::LitestreamTuned)
+        matches!(self, Self::Litestream | Self::LitestreamTuned | Self::Pm2)
     }
 
     /// The configuration for databases, given with the YAML lines of their replicas.
@@ -62,7 +66,7 @@ impl System {
     /// `replicate` or `restore` with a configuration.
     pub(crate) fn command(self, bench: &Bench, verb: &str, config: &Path) -> Result<Command> {
         let program = match self {
-            Self::Alone => anyhow::bail!("nobody replicates"),
+            Self::Alone | Self::Pm2 => anyhow::bail!("nobody replicates"),
             Self::Litekeep => bench.litekeep.as_path(),
             Self::Litestream | Self::LitestreamTuned => {
                 bench.litestream.as_ref().context("Litestream is not installed")?.binary()

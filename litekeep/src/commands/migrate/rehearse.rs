@@ -10,11 +10,11 @@ use litekeep_config::StoreUrl;
 use litekeep_format::{FrameHeader, WalHeader, frame_size};
 use litekeep_ltx::Pgno;
 use litekeep_replicate::restore::{Goal, Options, to_path};
-use litekeep_schema::migrations::{self, Done, Folder};
+use litekeep_schema::migrations::{self, Attend, Done, Folder};
 use litekeep_sql::Observer;
 use serde::Serialize;
 
-use super::{Ran, folder};
+use super::{Ran, folder, marks};
 use crate::args;
 use crate::report::progress::Shown;
 use crate::report::{self, Failure, Format, Outcome, text};
@@ -51,15 +51,20 @@ pub(super) async fn run(args: &args::MigrateTarget, format: Format) -> Result<Ou
 }
 
 async fn rehearse(args: &args::MigrateTarget, format: Format) -> Result<Rehearsed> {
-    let files = Folder::read(&folder(args.dir.dir.as_deref()))?;
     let mut databases = database::databases(args.database.as_deref(), &args.config, format)?;
     let (Some(database), true) = (databases.pop(), databases.is_empty()) else {
         let failure = Failure::invalid("the configuration does not have one database");
         return Err(failure.hint("name the one to rehearse: `litekeep migrate rehearse app.db`").into());
     };
+    let files =
+        Folder::read(&folder(&args.dir, Some(&database))?, args.dir.convention, Some(&database.path))?;
     let Some(destination) = database.destinations.first() else {
         return Err(Failure::invalid(format!("`{}` has no backup", database.path.display())).into());
     };
+    if !marks::come_up(&database, marks::PATIENCE) {
+        let behind = "the backup does not have everything: the copy is an older state than the database";
+        report::warning(behind, format);
+    }
     let beside = database.path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let scratch = Scratch::new(beside.unwrap_or(Path::new(".")), ".litekeep-rehearsal-")?;
     let copy = scratch.path().join("copy.db");
@@ -69,12 +74,10 @@ async fn rehearse(args: &args::MigrateTarget, format: Format) -> Result<Rehearse
     shown.end();
     let restored = restored?.context("restore a copy")?;
 
-    let mut cost = Cost { size_before_bytes: size(&copy), ..Cost::default() };
-    let mut changed = HashSet::new();
-    let each = |_: &Done| {
-        cost.wal_bytes = cost.wal_bytes.max(pages_of_wal(&copy, &mut changed));
-    };
-    let applied: Vec<Ran> = migrations::up(&copy, &files, each)?.iter().map(Ran::from).collect();
+    let cost = Cost { size_before_bytes: size(&copy), ..Cost::default() };
+    let mut measure = Measure { copy: &copy, cost, changed: HashSet::new() };
+    let applied: Vec<Ran> = migrations::up(&copy, &files, &mut measure)?.iter().map(Ran::from).collect();
+    let Measure { mut cost, changed, .. } = measure;
     cost.size_after_bytes = size(&copy);
     cost.changed_bytes = changed.len() as u64 * u64::from(restored.page_size.get());
     let damage = Observer::open(&copy)?.integrity(false)?;
@@ -87,6 +90,19 @@ async fn rehearse(args: &args::MigrateTarget, format: Format) -> Result<Rehearse
         damage,
         cost,
     })
+}
+
+/// Looks at the WAL after each migration.
+struct Measure<'a> {
+    copy: &'a Path,
+    cost: Cost,
+    changed: HashSet<Pgno>,
+}
+
+impl Attend for Measure<'_> {
+    fn ran(&mut self, _: &Done) {
+        self.cost.wal_bytes = self.cost.wal_bytes.max(pages_of_wal(self.copy, &mut self.changed));
+    }
 }
 
 fn size(path: &Path) -> u64 {

@@ -22,23 +22,23 @@ const LEAST_WINDOW_MS: i64 = 60_000;
 const LAG_MS: i64 = 120_000;
 
 #[derive(Debug, Serialize)]
-pub(super) struct Backup {
-    url: StoreUrl,
+pub(crate) struct Backup {
+    pub(crate) url: StoreUrl,
     /// Why the rest is not known.
-    error: Option<String>,
-    contents: Option<Contents>,
+    pub(crate) error: Option<String>,
+    pub(crate) contents: Option<Contents>,
 }
 
 #[derive(Debug, Serialize)]
-struct Contents {
+pub(crate) struct Contents {
     last_txid: Option<String>,
-    last_upload_at: Option<String>,
-    files: usize,
-    size_bytes: u64,
-    gaps: Vec<MissingRange>,
-    last_proof: Option<Proof>,
+    pub(crate) last_upload_at: Option<String>,
+    pub(crate) files: usize,
+    pub(crate) size_bytes: u64,
+    pub(crate) gaps: Vec<MissingRange>,
+    pub(crate) last_proof: Option<Proof>,
     /// `None` for a folder, and until a minute of uploads is there to count.
-    month: Option<Month>,
+    pub(crate) month: Option<Month>,
     #[serde(skip)]
     last: Option<Txid>,
     #[serde(skip)]
@@ -47,28 +47,33 @@ struct Contents {
 
 /// A month in which everything goes on as in the last day, at the list prices of S3 Standard.
 #[derive(Debug, Serialize)]
-struct Month {
+pub(crate) struct Month {
     put_requests: u64,
     dollars_requests: f64,
     dollars_storage: f64,
-    dollars: f64,
+    pub(crate) dollars: f64,
 }
 
 impl Backup {
-    pub(super) async fn read(url: StoreUrl, store: &Store, now_ms: i64) -> Backup {
+    pub(crate) async fn read(url: StoreUrl, store: &Store, now_ms: i64) -> Backup {
+        Backup::read_with_log(url, store, now_ms).await.0
+    }
+
+    /// The same with the listing, where there is one.
+    pub(crate) async fn read_with_log(url: StoreUrl, store: &Store, now_ms: i64) -> (Backup, Option<Log>) {
         match Contents::read(store, now_ms).await {
-            Ok(contents) => Backup { url, error: None, contents: Some(contents) },
-            Err(error) => Backup { url, error: Some(format!("{error:#}")), contents: None },
+            Ok((contents, log)) => (Backup { url, error: None, contents: Some(contents) }, Some(log)),
+            Err(error) => (Backup { url, error: Some(format!("{error:#}")), contents: None }, None),
         }
     }
 
     /// The last transaction that is there.
-    pub(super) fn last(&self) -> Option<Txid> {
+    pub(crate) fn last(&self) -> Option<Txid> {
         self.contents.as_ref()?.last
     }
 
     /// What is wrong, when one of the backups confirmed `durable` and the one that is furthest ends at `furthest`.
-    pub(super) fn red(&self, durable: Option<Txid>, furthest: Option<Txid>, now_ms: i64) -> Vec<String> {
+    pub(crate) fn red(&self, durable: Option<Txid>, furthest: Option<Txid>, now_ms: i64) -> Vec<String> {
         let mut red = Vec::new();
         if let Some(error) = &self.error {
             red.push(error.clone());
@@ -86,7 +91,8 @@ impl Backup {
             _ if contents.last.is_none() => red.push(format!("{} is empty", self.url)),
             _ => {}
         }
-        red.extend(contents.gaps.iter().map(|gap| format!("{}: {}", self.url, gap.text().trim_end())));
+        let open = contents.gaps.iter().filter(|gap| !gap.is_over());
+        red.extend(open.map(|gap| format!("{}: {}", self.url, gap.text().trim_end())));
         if let Some(proof) = contents.last_proof.as_ref().filter(|proof| !proof.proven) {
             let reason = proof.reason.as_deref().unwrap_or("it differs from the database");
             red.push(format!("{}: the verification at {} failed: {reason}", self.url, proof.at));
@@ -94,7 +100,7 @@ impl Backup {
         red
     }
 
-    pub(super) fn text(&self, now_ms: i64) -> String {
+    pub(crate) fn text(&self, now_ms: i64) -> String {
         let mut out = format!("    {}: ", self.url);
         let Some(contents) = &self.contents else {
             out.push_str("unknown\n");
@@ -116,26 +122,30 @@ impl Backup {
             Some(_) => out.push('\n'),
             None => out.push_str(", not yet proven restorable\n"),
         }
+        for gap in contents.gaps.iter().filter(|gap| gap.is_over()) {
+            out.push_str(&format!("      {}", gap.text()));
+        }
         out
     }
 }
 
 impl Contents {
-    async fn read(store: &Store, now_ms: i64) -> Result<Contents> {
+    async fn read(store: &Store, now_ms: i64) -> Result<(Contents, Log)> {
         let log = store.list().await?;
         let points = Points::of(&log, &Times::default());
         let last_upload_ms = log.files().map(|file| file.modified_ms).max();
-        Ok(Contents {
+        let contents = Contents {
             last_txid: log.last().map(|txid| txid.to_string()),
             last_upload_at: last_upload_ms.map(text::rfc3339),
             files: log.files().count(),
             size_bytes: log.size(),
-            gaps: points.gaps().iter().map(MissingRange::from).collect(),
+            gaps: MissingRange::all(&points),
             last_proof: proof::newest(store).await?,
             month: if store.as_folder().is_some() { None } else { month(&log, &points, now_ms) },
             last: log.last(),
             last_upload_ms,
-        })
+        };
+        Ok((contents, log))
     }
 }
 

@@ -9,7 +9,7 @@ use litekeep_env::Clock;
 use litekeep_env::file::sibling;
 use litekeep_format::{WalHeader, WalIndexHeader, frame_size};
 use litekeep_ltx::Txid;
-use litekeep_replicate::capture::readers_of_wal;
+use litekeep_replicate::capture::readers;
 use litekeep_replicate::local::{MetaDir, State, StateFile, Trouble};
 use serde::Serialize;
 
@@ -22,17 +22,17 @@ const GRACE_MS: i64 = 10_000;
 /// One look, as it is printed.
 #[derive(Debug, Serialize)]
 pub(super) struct Live {
-    exists: bool,
-    size_bytes: Option<u64>,
-    wal_bytes: Option<u64>,
+    pub(super) exists: bool,
+    pub(super) size_bytes: Option<u64>,
+    pub(super) wal_bytes: Option<u64>,
     /// Who keeps a WAL from being reset that has grown beyond its limit.
-    wal_reader_pid: Option<u32>,
-    replicator_pid: Option<u32>,
-    confirmed: Option<Confirmed>,
+    pub(super) wal_reader_pid: Option<u32>,
+    pub(super) replicator_pid: Option<u32>,
+    pub(super) confirmed: Option<Confirmed>,
     /// Frames of the WAL that are not confirmed; `None`: nobody can tell.
-    pending_frames: Option<u64>,
+    pub(super) pending_frames: Option<u64>,
     /// How old the oldest unconfirmed commit can be.
-    lag_seconds_at_most: Option<f64>,
+    pub(super) lag_seconds_at_most: Option<f64>,
     #[serde(skip)]
     stuck: bool,
     /// What the replicator says is wrong.
@@ -44,16 +44,16 @@ pub(super) struct Live {
 
 /// The last transaction that the store confirmed, in the replicator's words.
 #[derive(Debug, Serialize)]
-struct Confirmed {
-    txid: String,
-    at: String,
+pub(super) struct Confirmed {
+    pub(super) txid: String,
+    pub(super) at: String,
     captured_at: String,
     pages: u32,
     page_size: u32,
     #[serde(skip)]
     number: Txid,
     #[serde(skip)]
-    captured_ms: i64,
+    pub(super) captured_ms: i64,
 }
 
 impl From<&State> for Confirmed {
@@ -70,9 +70,16 @@ impl From<&State> for Confirmed {
     }
 }
 
+impl Confirmed {
+    /// The pages of so many frames.
+    pub(super) fn behind_bytes(&self, frames: Option<u64>) -> u64 {
+        frames.unwrap_or(0) * u64::from(self.page_size)
+    }
+}
+
 /// One look, as it is compared.
 #[derive(Debug)]
-struct Look {
+pub(in crate::commands) struct Look {
     size_bytes: Option<u64>,
     wal_bytes: Option<u64>,
     wal_reader_pid: Option<u32>,
@@ -141,7 +148,7 @@ impl Watch {
 }
 
 impl Look {
-    fn at(database: &Database, clock: &dyn Clock) -> Look {
+    pub(in crate::commands) fn at(database: &Database, clock: &dyn Clock) -> Look {
         // The state first: frames that are confirmed between the two readings would else count as lost.
         let state = StateFile::peek(&database.meta_dir.join("state"));
         let metadata = std::fs::metadata(&database.path).ok();
@@ -161,7 +168,8 @@ impl Look {
             size_bytes: metadata.map(|metadata| metadata.len()),
             wal_bytes,
             wal_reader_pid: if in_use > 2 * database.config.wal_limit {
-                wal_reader(&database.path)
+                let readers = readers(&database.path).unwrap_or_default();
+                readers.into_iter().find(|pid| Some(*pid) != replicator_pid)
             } else {
                 None
             },
@@ -171,6 +179,11 @@ impl Look {
             trouble: Trouble::read(&database.meta_dir),
             at_ms: clock.unix_ms(),
         }
+    }
+
+    /// Everything that was committed is in the backup, as far as can be told.
+    pub(in crate::commands) fn is_confirmed(&self) -> bool {
+        self.pending_frames == Some(0)
     }
 
     fn has_pending(&self) -> bool {
@@ -223,12 +236,6 @@ impl Pending<'_> {
         let header = WalHeader::parse(&bytes).ok()?;
         Some((header, (length - WalHeader::LEN as u64) / frame_size(header.page_size)))
     }
-}
-
-/// A process with a read transaction that needs the WAL. The replicator's own lock bears no process id.
-fn wal_reader(database: &Path) -> Option<u32> {
-    let shm = File::open(sibling(database, "-shm")).ok()?;
-    readers_of_wal(&shm).find_map(|reader| reader.ok()?.pid)
 }
 
 impl Live {

@@ -1,48 +1,32 @@
 //! dbmate's layout, and litekeep's own: `VERSION_NAME.sql`, with the parts `-- migrate:up` and `-- migrate:down` in each
 //! file, and the versions that have run in the table `schema_migrations`.
 
-use super::{Applied, Convention, Rows, columns, digits};
+use super::{Applied, Rows, Tool, numbered, sql_files, text_of, texts};
 use crate::Error;
-use crate::migrations::folder::{Migration, failed};
+use crate::migrations::folder::{Folder, Migration};
 use litekeep_sql::MigrationTransaction as Transaction;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Line that begins the statements of a migration ...
-const UP: &str = "-- migrate:up";
+pub(super) const UP: &str = "-- migrate:up";
 /// ... and of its way back.
 const DOWN: &str = "-- migrate:down";
 
-const TABLE: &str = "schema_migrations";
+pub(super) struct Dbmate;
 
-pub(in crate::migrations) fn read(folder: &Path) -> Result<Vec<Migration>, Error> {
-    let mut migrations = vec![];
-    for entry in std::fs::read_dir(folder).map_err(failed("list the migrations in", folder))? {
-        let file = entry.map_err(failed("list the migrations in", folder))?.path();
-        if file.extension().is_some_and(|e| e == "sql") {
-            let text = std::fs::read_to_string(&file).map_err(failed("read", &file))?;
-            migrations.push(parse(&file, &text)?);
-        }
-    }
-    Ok(migrations)
+pub(super) fn is_mark(line: &str, mark: &str) -> bool {
+    let rest = line.trim_end().strip_prefix(mark);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
 }
 
 fn parse(path: &Path, text: &str) -> Result<Migration, Error> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let digits = stem.bytes().take_while(u8::is_ascii_digit).count();
-    let (version, rest) = stem.split_at(digits);
-    if version.is_empty() {
-        return Err(Error::invalid(
-            format!("`{}` is no migration: its name does not begin with a version", path.display()),
-            "name it like 20260131120000_what_it_does.sql, as `litekeep migrate new` does",
-        ));
-    }
-    let is = |line: &str, mark: &str| {
-        line.strip_prefix(mark).is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
-    };
+    let (version, name) = numbered(&stem, path)?;
     let (mut up, mut down, mut part) = (None, None, None::<bool>);
     for (at, line) in text.lines().enumerate() {
         for (mark, is_up) in [(UP, true), (DOWN, false)] {
-            if is(line.trim_end(), mark) {
+            if is_mark(line, mark) {
                 part = Some(is_up);
                 let target = if is_up { &mut up } else { &mut down };
                 // Blank lines keep the numbers of those that follow.
@@ -67,7 +51,7 @@ fn parse(path: &Path, text: &str) -> Result<Migration, Error> {
     };
     Ok(Migration {
         version: version.to_owned(),
-        name: rest.trim_start_matches('_').to_owned(),
+        name: name.to_owned(),
         path: path.to_owned(),
         text: text.to_owned(),
         up,
@@ -75,62 +59,43 @@ fn parse(path: &Path, text: &str) -> Result<Migration, Error> {
     })
 }
 
-/// Makes an empty migration; `now`: digits that are greater than every version before.
-///
-/// # Errors
-/// `Invalid` when the name is not fit for a file, or the file exists.
-pub fn new_file(folder: &Path, now: &str, name: &str) -> Result<PathBuf, Error> {
-    let fit = |c: char| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
-    let name: String = name.chars().map(fit).collect();
-    if name.trim_matches('_').is_empty() {
-        return Err(Error::invalid(
-            "a migration needs a name",
-            "say what it does: `litekeep migrate new add_orders`",
-        ));
+impl Tool for Dbmate {
+    fn name(&self) -> &'static str {
+        "dbmate"
     }
-    if Convention::of(folder) != Convention::Dbmate {
-        return Err(Error::invalid(
-            format!("`{}` is a folder of Drizzle's migrations", folder.display()),
-            "`drizzle-kit generate` makes a new one; name another folder with --dir",
-        ));
+
+    fn table(&self) -> &'static str {
+        "schema_migrations"
     }
-    std::fs::create_dir_all(folder).map_err(failed("make the folder", folder))?;
-    let path = folder.join(format!("{now}_{name}.sql"));
-    let text = format!("{UP}\n\n\n{DOWN}\n\n");
-    let made = std::fs::File::create_new(&path)
-        .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
-    made.map_err(failed("make", &path))?;
-    Ok(path)
-}
 
-/// What has run; `None` where there is no table.
-pub(super) fn applied(rows: &Rows<'_>) -> Result<Option<Applied>, Error> {
-    let columns = columns(rows, TABLE)?;
-    if columns.is_empty() {
-        return Ok(None);
+    fn columns(&self) -> &'static [&'static str] {
+        &["version"]
     }
-    if columns != ["version"] {
-        return Err(Error::invalid(
-            format!(
-                "the table `{TABLE}` has the columns {}: it is the history of another tool",
-                columns.join(", ")
-            ),
-            "litekeep goes on with dbmate's, which has one column, `version`; run these migrations with the tool that made it",
-        ));
+
+    fn create(&self) -> &'static str {
+        "CREATE TABLE \"schema_migrations\" (version varchar(128) primary key)"
     }
-    Ok(Some(Applied::Each(digits(rows(&format!("SELECT version FROM \"{TABLE}\""), &[])?))))
-}
 
-pub(super) fn create(tx: &Transaction<'_>) -> Result<(), Error> {
-    Ok(tx.execute(&format!("CREATE TABLE \"{TABLE}\" (version varchar(128) primary key)"), &[])?)
-}
+    fn read(&self, folder: &Path) -> Result<Vec<Migration>, Error> {
+        sql_files(folder)?.iter().map(|(path, _)| parse(path, &text_of(path)?)).collect()
+    }
 
-pub(super) fn add(tx: &Transaction<'_>, version: &str) -> Result<(), Error> {
-    Ok(tx.execute(&format!("INSERT INTO \"{TABLE}\" (version) VALUES (?1)"), &[version.into()])?)
-}
+    fn applied(&self, rows: &Rows<'_>) -> Result<Applied, Error> {
+        Ok(Applied::Each(texts(rows("SELECT version FROM schema_migrations", &[])?)))
+    }
 
-pub(super) fn remove(tx: &Transaction<'_>, version: &str) -> Result<(), Error> {
-    Ok(tx.execute(&format!("DELETE FROM \"{TABLE}\" WHERE version = ?1"), &[version.into()])?)
+    fn add(&self, tx: &Transaction<'_>, migration: &Migration, _: Duration) -> Result<(), Error> {
+        let version = migration.version.as_str().into();
+        Ok(tx.execute("INSERT INTO schema_migrations (version) VALUES (?1)", &[version])?)
+    }
+
+    fn remove(&self, tx: &Transaction<'_>, version: &str, _: Option<&str>) -> Result<(), Error> {
+        Ok(tx.execute("DELETE FROM schema_migrations WHERE version = ?1", &[version.into()])?)
+    }
+
+    fn blank(&self, folder: &Folder, now: &str, name: &str) -> Result<Vec<(PathBuf, String)>, Error> {
+        Ok(vec![(folder.path.join(format!("{now}_{name}.sql")), format!("{UP}\n\n\n{DOWN}\n\n"))])
+    }
 }
 
 #[cfg(test)]
@@ -168,8 +133,8 @@ mod tests {
             std::fs::write(dir.path().join(name), "-- migrate:up\n").unwrap();
         }
         let names = |folder: Folder| folder.migrations.into_iter().map(|m| m.name).collect::<Vec<_>>();
-        assert_eq!(names(Folder::read(dir.path()).unwrap()), ["a", "b", "c"]);
+        assert_eq!(names(Folder::read(dir.path(), None, None).unwrap()), ["a", "b", "c"]);
         std::fs::write(dir.path().join("009_again.sql"), "-- migrate:up\n").unwrap();
-        assert!(Folder::read(dir.path()).unwrap_err().to_string().contains("the same version"));
+        assert!(Folder::read(dir.path(), None, None).unwrap_err().to_string().contains("the same version"));
     }
 }

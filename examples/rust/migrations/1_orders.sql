@@ -1,0 +1,4 @@
+-- migrate:up
+CREATE TABLE orders(id INTEGER PRIMARY KEY, what TEXT NOT NULL, at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP);
+-- migrate:down
+DROP TABLE orders;

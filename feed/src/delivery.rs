@@ -1,0 +1,313 @@
+//! From the log to a sink.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use litekeep_config::{FeedFrom, FeedUrl};
+use litekeep_env::{Clock, SystemClock, random_u64};
+use litekeep_ltx::Txid;
+use litekeep_replicate::Instead;
+use litekeep_replicate::restore::Goal;
+use litekeep_rows::Selection;
+use litekeep_rows::feed::Feed;
+use litekeep_store::{FileRef, Log, Store, plan};
+use tokio::sync::watch;
+
+use crate::state::{Position, State, Trouble};
+use crate::{Error, Event, Kind, Sink, sink};
+
+/// Between two tries after the first failure, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What is delivered where.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The feed's name.
+    pub name: String,
+    /// The database's name, as events tell it.
+    pub database: String,
+    /// The logs of the database, the best first.
+    pub stores: Vec<Store>,
+    /// Which rows.
+    pub wanted: Selection,
+    /// Where it begins when it has no position yet.
+    pub from: FeedFrom,
+    /// Where to.
+    pub to: FeedUrl,
+    /// Certificate authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Where its position is kept.
+    pub position: PathBuf,
+}
+
+/// A feed on its way.
+pub struct Delivery {
+    settings: Settings,
+    position: Position,
+    sink: Option<Box<dyn Sink>>,
+    feed: Option<Feed>,
+    /// What the sink has not confirmed.
+    waiting: Option<Waiting>,
+    /// Which of the stores is read.
+    store: usize,
+    /// What the sink said of itself, so that it is said once.
+    caveat: Option<String>,
+}
+
+/// A part of a transaction.
+struct Waiting {
+    events: Vec<Event>,
+    txid: Txid,
+    time_ms: i64,
+    is_last: bool,
+}
+
+impl Delivery {
+    /// Reads the position. Nothing is opened yet.
+    ///
+    /// # Errors
+    /// `Invalid` for a position that cannot be read.
+    pub fn new(settings: Settings) -> Result<Delivery, Error> {
+        let position = Position::read(&settings.position, settings.to.to_string())?;
+        Ok(Delivery { settings, position, sink: None, feed: None, waiting: None, store: 0, caveat: None })
+    }
+
+    /// How it stands.
+    pub fn state(&self) -> &State {
+        &self.position.state
+    }
+
+    /// Delivers the next part of a transaction; `false` when there is none yet. Costs the store one request then. After an
+    /// error it can be asked again, and goes on with what was not confirmed.
+    ///
+    /// # Errors
+    /// Those of the log and of the sink.
+    pub async fn step(&mut self) -> Result<bool, Error> {
+        let Some(sink) = &mut self.sink else {
+            return self.open_sink().await.map(|()| true);
+        };
+        let Some(feed) = &mut self.feed else { return self.open_feed().await };
+        let waiting = match &self.waiting {
+            Some(waiting) => waiting,
+            None => {
+                let part = match feed.next().await {
+                    Ok(Some(part)) => part,
+                    Ok(None) => {
+                        self.position.keep().await?;
+                        return Ok(false);
+                    }
+                    Err(error) => {
+                        // Opened anew, which also says what is not in the log any more.
+                        if error.kind() != Kind::Unavailable {
+                            self.feed = None;
+                        }
+                        return Err(error);
+                    }
+                };
+                let events = Event::of(&self.settings.database, &part, SystemClock.unix_ms());
+                let (txid, time_ms, is_last) = (part.txid, part.time_ms, part.is_last);
+                self.waiting.insert(Waiting { events, txid, time_ms, is_last })
+            }
+        };
+        if !waiting.events.is_empty()
+            && let Err(error) = sink::deliver(&mut **sink, &self.settings.to, &waiting.events).await
+        {
+            // How it stands is not known any more.
+            self.sink = None;
+            return Err(error);
+        }
+        let state = &mut self.position.state;
+        if !waiting.events.is_empty() {
+            state.delivered_ms = Some(SystemClock.unix_ms());
+        }
+        if waiting.is_last {
+            (state.txid, state.time_ms) = (Some(waiting.txid.to_string()), Some(waiting.time_ms));
+        }
+        self.waiting = None;
+        self.position.keep().await?;
+        Ok(true)
+    }
+
+    /// Writes the position.
+    ///
+    /// # Errors
+    /// `Unavailable` when the disk does not take it.
+    pub async fn keep(&mut self) -> Result<(), Error> {
+        self.position.keep_now().await
+    }
+
+    /// Delivers until `stop` says so. What fails is tried again, is kept beside the position and is logged once. `news` waits
+    /// until the log may have more than up to a transaction.
+    pub async fn follow(mut self, mut stop: watch::Receiver<bool>, news: impl AsyncFn(Option<Txid>)) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let stepped = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                stepped = self.step() => stepped,
+            };
+            match stepped {
+                Ok(more) => {
+                    if self.is_well() {
+                        pause = FIRST_PAUSE;
+                    }
+                    if more {
+                        continue;
+                    }
+                    let at = self.state().at();
+                    // What was confirmed a moment ago is not written yet, and nothing may come for a long time.
+                    let is_kept = self.position.is_kept();
+                    tokio::select! {
+                        _ = stop.wait_for(|stop| *stop) => break,
+                        () = news(at), if is_kept => {}
+                        () = tokio::time::sleep(crate::state::EVERY), if !is_kept => {}
+                    }
+                }
+                Err(error) => {
+                    self.failed(&error).await;
+                    tokio::select! {
+                        _ = stop.wait_for(|stop| *stop) => break,
+                        () = tokio::time::sleep(jittered(pause)) => {}
+                    }
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+        if let Err(error) = self.keep().await {
+            tracing::warn!(feed = self.settings.name, "{error}; the last events will come again");
+        }
+    }
+
+    /// Whether everything is open and nothing waits: then what was wrong is over.
+    fn is_well(&mut self) -> bool {
+        let is_well = self.waiting.is_none() && self.sink.is_some() && self.feed.is_some();
+        if is_well && self.position.state.trouble.take().is_some() {
+            tracing::info!(feed = self.settings.name, "delivers again to {}", self.settings.to);
+        }
+        is_well
+    }
+
+    async fn failed(&mut self, error: &Error) {
+        let (message, hint) = (error.to_string(), error.hint().map(str::to_owned));
+        let name = &self.settings.name;
+        let known = self.position.state.trouble.as_ref();
+        if known.is_none_or(|known| known.message != message) {
+            let after = hint.as_ref().map_or(String::new(), |hint| format!("; {hint}"));
+            tracing::warn!(feed = name, "does not deliver: {message}{after}");
+        }
+        let since_ms = known.map_or_else(|| SystemClock.unix_ms(), |known| known.since_ms);
+        self.position.state.trouble = Some(Trouble { message, hint, since_ms });
+        // A disk that does not take it is the next thing that fails.
+        let _ = self.position.keep().await;
+    }
+
+    async fn open_sink(&mut self) -> Result<(), Error> {
+        let Settings { name, to, ca_file, .. } = &self.settings;
+        let opened = sink::open(to, ca_file.as_deref(), name, self.position.state.at()).await?;
+        let caveat = opened.caveat().map(str::to_owned);
+        if caveat != self.caveat
+            && let Some(caveat) = &caveat
+        {
+            tracing::warn!(feed = name, "{caveat}");
+        }
+        self.caveat = caveat;
+        self.sink = Some(opened);
+        Ok(())
+    }
+
+    /// `false` when the log has nothing yet.
+    async fn open_feed(&mut self) -> Result<bool, Error> {
+        let Some(store) = self.settings.stores.get(self.store).cloned() else {
+            return Err(Error::new(Kind::Invalid, "the database has no backup, and a feed is read from it"));
+        };
+        let opened = self.open_at(&store).await;
+        if opened.is_err() {
+            // Another one may have it.
+            self.store = (self.store + 1) % self.settings.stores.len();
+        }
+        let Some(feed) = opened? else { return Ok(false) };
+        let state = &mut self.position.state;
+        // From now on the position is its own, whatever `from` says.
+        state.txid = Some(feed.at().txid.to_string());
+        self.feed = Some(feed);
+        self.position.keep_now().await?;
+        Ok(true)
+    }
+
+    async fn open_at(&mut self, store: &Store) -> Result<Option<Feed>, Error> {
+        let log = store.list().await?;
+        let Some(last) = log.last() else { return Ok(None) };
+        let wanted = self.settings.wanted.clone();
+        let begun = self.position.state.at().or(self.sink.as_ref().and_then(|sink| sink.at()));
+        let at = match (begun, self.settings.from) {
+            (Some(at), _) => at,
+            (None, FeedFrom::Txid(txid)) => {
+                Txid::new(txid).ok_or_else(|| Error::new(Kind::Invalid, "0 is no transaction"))?
+            }
+            (None, FeedFrom::Now) => last,
+            (None, FeedFrom::Beginning) => first(&log).ok_or(litekeep_store::Error::Empty)?,
+        };
+        match resume(store, &log, at, wanted).await {
+            Ok(feed) => Ok(Some(feed)),
+            Err(error) => Err(self.not_there(&log, (at, last), error)),
+        }
+    }
+
+    /// The log does not have the position any more, or not yet.
+    fn not_there(&self, log: &Log, (at, last): (Txid, Txid), error: Error) -> Error {
+        if error.kind() == Kind::Unavailable {
+            return error;
+        }
+        let name = &self.settings.name;
+        let first = first(log).unwrap_or(last);
+        let lost = if at < first {
+            format!(
+                "the feed `{name}` stands at transaction {at}, and the log begins at {first}: what happened in between is \
+                 not in it any more"
+            )
+        } else if at > last {
+            format!("the feed `{name}` stands at transaction {at}, and the log ends at {last}")
+        } else {
+            format!("the feed `{name}` cannot go on after transaction {at}: {error}")
+        };
+        let path = self.position.path.display();
+        let hint = format!(
+            "to go on without it: stop litekeep, `rm '{path}'`, and start again; `from` then says where it begins"
+        );
+        Error::with_hint(Kind::Invalid, lost, hint)
+    }
+}
+
+/// Goes on after a transaction of a log. Where compaction has merged it with later ones, it begins before it: some changes
+/// come again.
+///
+/// # Errors
+/// Those of a restore of the state.
+pub async fn resume(store: &Store, log: &Log, at: Txid, wanted: Selection) -> Result<Feed, Error> {
+    match Feed::open(store, Goal::Txid(at), wanted.clone()).await {
+        Err(error) => match before(log, at, &error) {
+            Some(before) => Feed::open(store, Goal::Txid(before), wanted).await,
+            None => Err(error),
+        },
+        feed => feed,
+    }
+}
+
+/// The oldest state that the log still has.
+fn first(log: &Log) -> Option<Txid> {
+    log.files().filter(|file| file.is_base()).map(FileRef::max).min()
+}
+
+/// The state before a transaction that was merged with its neighbours, from which the log leads on without a hole.
+fn before(log: &Log, at: Txid, error: &Error) -> Option<Txid> {
+    let Some(Instead::Txid(before)) = error.instead() else { return None };
+    let leads_on = log.last().is_some_and(|last| at <= last) && plan::steps(log, before).is_ok();
+    (before < at && leads_on).then_some(before)
+}
+
+/// Half to all of it, so that many do not come together.
+fn jittered(pause: Duration) -> Duration {
+    let half = pause / 2;
+    half + Duration::from_millis(random_u64() % (half.as_millis() as u64 + 1))
+}

@@ -1,0 +1,169 @@
+//! `litekeep changes`: the change feed, one JSON object a line, or delivered to somebody.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use litekeep_config::{FeedFrom, FeedUrl};
+use litekeep_env::{Clock, SystemClock};
+use litekeep_feed::{Delivery, Settings};
+use litekeep_replicate::restore::{self, Goal};
+use litekeep_rows::feed::{Feed, Transaction};
+use litekeep_rows::{Kind, Selection, json};
+use litekeep_store::Store;
+use serde::Serialize;
+
+use super::diff::{best_backup, goal};
+use crate::args;
+use crate::child::Signals;
+use crate::report::{self, Failure, Format, Outcome};
+
+/// Between two looks at a folder, where a look costs nothing to speak of.
+const FOLDER_PAUSE: Duration = Duration::from_millis(50);
+/// Between two looks at a bucket: each is a request.
+const BUCKET_PAUSE: Duration = Duration::from_secs(1);
+/// Between two tries while the store does not answer.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(args: &args::Changes, format: Format) -> Result<Outcome> {
+    let target = args.target.as_deref().unwrap_or("the database");
+    match (&args.to, &args.position) {
+        (Some(to), Some(position)) => deliver(args, (to, position), format)
+            .await
+            .with_context(|| format!("deliver the changes of `{target}`")),
+        _ => changes(args, format).await.with_context(|| format!("read the changes of `{target}`")),
+    }
+}
+
+fn no_beginning() -> Failure {
+    let hint = "--from \"1 hour ago\", --from TXID to go on after it, or --follow for what is to come";
+    Failure::invalid("say from where on").hint(hint)
+}
+
+/// The database's name, as events tell it.
+fn name(args: &args::Changes) -> String {
+    let name = args.target.as_deref().unwrap_or_default();
+    name.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+fn wanted(args: &args::Changes) -> Selection {
+    Selection { tables: args.table.clone(), condition: args.condition.clone() }
+}
+
+/// How far the events are delivered.
+#[derive(Serialize)]
+struct Delivered {
+    to: String,
+    txid: Option<String>,
+}
+
+/// Delivers until nothing is left, or until a signal.
+async fn deliver(args: &args::Changes, (to, position): (&str, &Path), format: Format) -> Result<Outcome> {
+    let to = FeedUrl::parse(to)?;
+    let (_, store) = best_backup(args.target.as_deref(), &args.config, Goal::Latest, format).await?;
+    let from = match args.from.as_deref().map(goal).transpose()? {
+        // From the middle of a transaction it tells all of it: again rather than never.
+        Some(goal) => match restore::plan(&store, goal).await?.point().whole() {
+            Some(txid) => FeedFrom::Txid(txid.get()),
+            None => FeedFrom::Beginning,
+        },
+        None => FeedFrom::Now,
+    };
+    let mut delivery = Delivery::new(Settings {
+        name: position.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        database: name(args),
+        stores: vec![store.clone()],
+        wanted: wanted(args),
+        from,
+        to,
+        ca_file: args.ca_file.clone(),
+        position: position.to_owned(),
+    })?;
+    if args.from.is_none() && !args.follow && delivery.state().at().is_none() {
+        return Err(no_beginning().into());
+    }
+    let mut signals = Signals::catch().context("catch signals")?;
+    let ended = tokio::select! {
+        ended = steps(&mut delivery, pause(&store), args.follow, format) => ended,
+        () = signals.end() => Ok(()),
+    };
+    // Whatever ended it, what is confirmed counts.
+    let kept = delivery.keep().await;
+    ended?;
+    kept?;
+    let state = delivery.state();
+    let delivered = Delivered { to: state.to.clone(), txid: state.txid.clone() };
+    report::result(format, &delivered, || match &delivered.txid {
+        Some(txid) => format!("delivered to {}, up to transaction {txid}\n", delivered.to),
+        None => format!("nothing to deliver to {} yet\n", delivered.to),
+    });
+    Ok(Outcome::Done)
+}
+
+async fn steps(delivery: &mut Delivery, pause: Duration, follow: bool, format: Format) -> Result<()> {
+    let mut is_down = false;
+    loop {
+        match delivery.step().await {
+            Ok(true) => is_down = false,
+            Ok(false) if follow => tokio::time::sleep(pause).await,
+            Ok(false) => return Ok(()),
+            Err(e) if follow && e.kind() == Kind::Unavailable => {
+                if !is_down {
+                    report::warning(&format!("{e}; trying again"), format);
+                }
+                is_down = true;
+                tokio::time::sleep(OUTAGE_PAUSE).await;
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+async fn changes(args: &args::Changes, format: Format) -> Result<Outcome> {
+    let from = match &args.from {
+        Some(from) => goal(from)?,
+        None if args.follow => Goal::Latest,
+        None => return Err(no_beginning().into()),
+    };
+    let (_, store) = best_backup(args.target.as_deref(), &args.config, from, format).await?;
+    let name = name(args);
+    let mut feed = Feed::of_commits(&store, from, wanted(args)).await?;
+    let mut is_down = false;
+    loop {
+        match feed.next().await {
+            Ok(Some(transaction)) => {
+                is_down = false;
+                if !print(&name, &transaction)? {
+                    return Ok(Outcome::Done);
+                }
+            }
+            Ok(None) if args.follow => tokio::time::sleep(pause(&store)).await,
+            Ok(None) => return Ok(Outcome::Done),
+            Err(e) if args.follow && e.kind() == Kind::Unavailable => {
+                if !is_down {
+                    report::warning(&format!("{e}; trying again"), format);
+                }
+                is_down = true;
+                tokio::time::sleep(OUTAGE_PAUSE).await;
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn pause(store: &Store) -> Duration {
+    if store.as_folder().is_some() { FOLDER_PAUSE } else { BUCKET_PAUSE }
+}
+
+/// Prints the events of a transaction; `false` when nobody reads any more.
+fn print(name: &str, transaction: &Transaction) -> Result<bool> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut events = json::envelopes(name, transaction, SystemClock.unix_ms());
+    let printed = events.try_for_each(|event| writeln!(out, "{event}"));
+    match printed.and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(e).context("print"),
+    }
+}

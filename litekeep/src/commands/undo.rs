@@ -1,0 +1,261 @@
+//! `litekeep undo`: takes changes back on the live database; `litekeep restore --table` does the same for all changes of
+//! some rows since a moment.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use litekeep_ltx::Point;
+use litekeep_replicate::restore::Goal;
+use litekeep_rows::undo::{Conflict, Done, Options, Undo};
+use litekeep_rows::{Comparison, Error, Selection, json};
+use litekeep_sql::RowEditor;
+use serde::Serialize;
+
+use super::diff::{best_backup, goal};
+use crate::args;
+use crate::report::{self, Failure, Format, Outcome, text};
+use crate::settings::is_store;
+
+/// Conflicts that are shown to people.
+const SHOWN: usize = 20;
+
+#[derive(Serialize)]
+struct Report {
+    applied: bool,
+    database: PathBuf,
+    from: Moment,
+    to: Moment,
+    tables: Vec<Counts>,
+    conflicts: Vec<Refused>,
+    conflict_count: u64,
+    notes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Moment {
+    txid: String,
+    time: String,
+}
+
+impl From<(Point, i64)> for Moment {
+    fn from((point, ms): (Point, i64)) -> Moment {
+        Moment { txid: point.to_string(), time: text::rfc3339(ms) }
+    }
+}
+
+#[derive(Serialize)]
+struct Counts {
+    table: String,
+    inserted: u64,
+    updated: u64,
+    deleted: u64,
+    unchanged: u64,
+}
+
+#[derive(Serialize)]
+struct Refused {
+    table: String,
+    key: BTreeMap<String, serde_json::Value>,
+    reason: String,
+}
+
+pub(super) async fn run(args: &args::Undo, format: Format) -> Result<Outcome> {
+    let what = format!("take changes back in `{}`", args.database.display());
+    undo(args, format).await.context(what)
+}
+
+async fn undo(args: &args::Undo, format: Format) -> Result<Outcome> {
+    let (from, to) = match (args.txid, &args.from) {
+        (Some(point), _) => {
+            let before = before(point).ok_or_else(|| {
+                Failure::invalid("the first transaction is the database itself, and cannot be taken back")
+            })?;
+            (before.into(), point.into())
+        }
+        (None, Some(from)) => (goal(from)?, args.to.as_deref().map_or(Ok(Goal::Latest), goal)?),
+        (None, None) => {
+            let hint = "--txid 000000000000001f, or --from \"5 min ago\"; `litekeep diff` shows what changed";
+            return Err(Failure::invalid("say what to take back").hint(hint).into());
+        }
+    };
+    let selection = Selection { tables: args.table.clone(), condition: args.condition.clone() };
+    let consent = Consent { yes: args.yes, dry_run: args.dry_run };
+    TakeBack { database: &args.database, config: &args.config, from, to, selection, keep_new: false, consent }
+        .run(format)
+        .await
+}
+
+/// The state before a transaction, or before the last of some of its commits.
+fn before(Point { txid, seq }: Point) -> Option<Point> {
+    match seq {
+        Some(seq) if seq > 1 => Some(Point { txid, seq: Some(seq - 1) }),
+        _ => Some(txid.prev()?.into()),
+    }
+}
+
+/// `litekeep restore --table`: rows are as they were at a moment, without those that are new since, unless told so.
+pub(super) async fn restore_rows(args: &args::Restore, from: Goal, format: Format) -> Result<Outcome> {
+    if is_store(&args.target) || args.output.is_some() {
+        let hint =
+            "name the database, without -o; `litekeep diff --sql` writes rows of a backup as statements";
+        return Err(Failure::invalid("rows are brought back into the live database").hint(hint).into());
+    }
+    if matches!(from, Goal::Latest) {
+        let hint = "--at \"5 min ago\", or --txid; `litekeep diff` shows what changed since";
+        return Err(Failure::invalid("say as of when the rows shall come back").hint(hint).into());
+    }
+    let database = Path::new(&args.target);
+    let selection = Selection { tables: args.table.clone(), condition: args.condition.clone() };
+    let consent = Consent { yes: args.yes, dry_run: args.dry_run };
+    let (to, keep_new) = (Goal::Latest, !args.exact);
+    TakeBack { database, config: &args.config, from, to, selection, keep_new, consent }.run(format).await
+}
+
+#[derive(Clone, Copy)]
+struct Consent {
+    yes: bool,
+    dry_run: bool,
+}
+
+struct TakeBack<'a> {
+    database: &'a Path,
+    config: &'a args::ConfigArgs,
+    from: Goal,
+    to: Goal,
+    selection: Selection,
+    keep_new: bool,
+    consent: Consent,
+}
+
+impl TakeBack<'_> {
+    async fn run(self, format: Format) -> Result<Outcome> {
+        let name = self.database.to_string_lossy();
+        let (_, store) = best_backup(Some(&name), self.config, self.to, format).await?;
+        let comparison = Comparison::open(&store, self.from, self.to).await?;
+        let (from, to) = (comparison.from(), comparison.to());
+        let selection = self.selection;
+        let (undo, editor, preview) = {
+            let (database, keep_new) = (self.database.to_owned(), self.keep_new);
+            blocking(move || {
+                let undo = Undo::of(comparison, &selection)?;
+                let editor = RowEditor::open(&database)?;
+                let preview = undo.apply(&editor, Options { write: false, keep_new })?;
+                Ok((undo, editor, preview))
+            })
+            .await?
+        };
+        let report = |done: &Done, applied| Report::of(done, applied, self.database, from, to);
+        let changes: u64 = preview.tables.values().map(|counts| counts.changed()).sum();
+        let is_nothing = changes == 0 && preview.notes.is_empty();
+        if self.consent.dry_run || is_nothing {
+            let report = report(&preview, false);
+            report::result(format, &report, || report.text("would be"));
+            return Ok(outcome(&preview));
+        }
+        if !self.consent.yes {
+            self.consent.ask(&report(&preview, false), format)?;
+        }
+        let keep_new = self.keep_new;
+        let done = blocking(move || undo.apply(&editor, Options { write: true, keep_new })).await?;
+        let report = report(&done, true);
+        report::result(format, &report, || report.text("were"));
+        Ok(outcome(&done))
+    }
+}
+
+/// Exit code 1: something was left alone.
+fn outcome(done: &Done) -> Outcome {
+    if done.conflict_count == 0 { Outcome::Done } else { Outcome::No }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T> {
+    Ok(tokio::task::spawn_blocking(work).await.context("compare the states")??)
+}
+
+impl Consent {
+    /// Asks whoever sits there, or wants it said on the command line.
+    fn ask(self, report: &Report, format: Format) -> Result<(), Failure> {
+        if format == Format::Text {
+            report::line(&report.text("would be").trim_end());
+        }
+        if report::is_agreed(format) {
+            return Ok(());
+        }
+        let failure = Failure::invalid("nothing was changed");
+        Err(failure.hint("add --yes to do it, or --dry-run to only see it"))
+    }
+}
+
+impl Report {
+    fn of(done: &Done, applied: bool, database: &Path, from: (Point, i64), to: (Point, i64)) -> Report {
+        let counts = |(name, counts): (&String, &litekeep_rows::undo::Counts)| Counts {
+            table: name.clone(),
+            inserted: counts.inserted,
+            updated: counts.updated,
+            deleted: counts.deleted,
+            unchanged: counts.unchanged,
+        };
+        let refused = |conflict: &Conflict| Refused {
+            table: conflict.table.clone(),
+            key: conflict.key.iter().map(|(name, value)| (name.clone(), json::value(value))).collect(),
+            reason: conflict.reason.clone(),
+        };
+        Report {
+            applied,
+            database: database.to_owned(),
+            from: from.into(),
+            to: to.into(),
+            tables: done.tables.iter().map(counts).collect(),
+            conflicts: done.conflicts.iter().map(refused).collect(),
+            conflict_count: done.conflict_count,
+            notes: done.notes.clone(),
+        }
+    }
+
+    fn text(&self, verb: &str) -> String {
+        let mut out = format!(
+            "{}: changes after {} ({}) up to {} ({})\n",
+            self.database.display(),
+            self.from.time,
+            self.from.txid,
+            self.to.time,
+            self.to.txid
+        );
+        for counts in &self.tables {
+            let parts = [
+                (counts.inserted, "brought back"),
+                (counts.updated, "given their old values"),
+                (counts.deleted, "removed"),
+            ];
+            let parts: Vec<_> = parts
+                .iter()
+                .filter(|(rows, _)| *rows > 0)
+                .map(|(rows, what)| format!("{rows} {verb} {what}"))
+                .collect();
+            let as_before = match counts.unchanged {
+                0 => String::new(),
+                rows => format!("{}{rows} are as before already", if parts.is_empty() { "" } else { ", " }),
+            };
+            out.push_str(&format!("  {}: {}{as_before}\n", counts.table, parts.join(", ")));
+        }
+        if self.tables.is_empty() {
+            out.push_str("  there is nothing to take back\n");
+        }
+        for note in &self.notes {
+            out.push_str(&format!("  {note}\n"));
+        }
+        if self.conflict_count > 0 {
+            let rows = text::count(self.conflict_count as usize, "row");
+            out.push_str(&format!("{rows} left alone:\n"));
+        }
+        for conflict in self.conflicts.iter().take(SHOWN) {
+            let key: Vec<_> = conflict.key.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            out.push_str(&format!("  {} {}: {}\n", conflict.table, key.join(" "), conflict.reason));
+        }
+        if self.conflict_count as usize > SHOWN {
+            out.push_str("  … --json lists more\n");
+        }
+        out
+    }
+}

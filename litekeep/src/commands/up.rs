@@ -1,0 +1,141 @@
+//! `litekeep up`: databases, their backups and the processes beside them, from one file.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use litekeep_env::SystemClock;
+use litekeep_env::notify::ServiceManager;
+use litekeep_supervise as supervise;
+
+use super::replicate::{Beside, Run, Scope};
+use crate::args::{self, ConfigArgs};
+use crate::control::{self, Ask, Client, Home};
+use crate::replication::Choices;
+use crate::report::{self, Failure, Format, Kind, Outcome, Report, log};
+use crate::settings::Settings;
+use crate::stack::Stack;
+
+/// Between two looks at the background.
+const PAUSE: Duration = Duration::from_millis(20);
+
+pub(super) async fn run(args: &args::Up, format: Format) -> Result<Outcome> {
+    let settings = Settings::load_stack(&args.config, format).context("start everything")?;
+    let home = Home::of(&settings);
+    if args.detach {
+        return detach(args, &settings, &home, format).await.context("start everything in the background");
+    }
+    let own = settings.args(&args.config);
+    let result = foreground(args, settings, own, home, format).await;
+    result.context("run everything")
+}
+
+async fn foreground(
+    args: &args::Up,
+    settings: Settings,
+    own: ConfigArgs,
+    home: Home,
+    format: Format,
+) -> Result<Outcome> {
+    if args.detached {
+        litekeep_env::process::leave_session();
+    }
+    log::start(settings.config.log, format);
+    let _claim = home.claim()?;
+    if args.detached {
+        let settings = supervise::log::Settings { path: Some(home.own_log()), ..Default::default() };
+        tokio::spawn(async move {
+            if let Err(error) = supervise::log::rotate_own(settings, Arc::new(SystemClock)).await {
+                tracing::warn!("the log of litekeep itself is not rotated: {error}");
+            }
+        });
+    }
+    let all = Box::new(settings.clone());
+    let stack = Arc::new(Stack::new(own, home.clone()));
+    let server = tokio::spawn(control::serve(home.listen()?, stack.clone()));
+    let alive = tokio::spawn(keep_alive());
+    let prints = (!args.quiet && !args.detached).then_some(format);
+    let run = Run {
+        scope: Scope::of_settings(settings, &args.config)?,
+        choices: Choices { restore_missing: true, roll_forward: true, new_timeline: args.new_timeline },
+        beside: Beside::Stack { stack: stack.clone(), settings: all, prints },
+        once: false,
+    };
+    let result = run.run().await;
+    let told = result.as_ref().map(|_| ()).map_err(Report::of);
+    stack.tell_end(told).await;
+    server.abort();
+    alive.abort();
+    home.forget_socket();
+    result
+}
+
+/// Tells the service manager that litekeep lives.
+async fn keep_alive() {
+    match ServiceManager::from_env() {
+        Ok(manager) => supervise::notify::keep_alive(&manager).await,
+        Err(error) => tracing::warn!("could not reach the service manager: {error}"),
+    }
+}
+
+/// Starts this program again, apart from the terminal, and waits until it has started everything or given up.
+async fn detach(args: &args::Up, settings: &Settings, home: &Home, format: Format) -> Result<Outcome> {
+    drop(home.claim()?);
+    let path = home.own_log();
+    let doing = || format!("write `{}`", path.display());
+    let mut options = File::options();
+    let log = options.create(true).append(true).open(&path).map_err(|error| Failure::io(doing(), &error))?;
+    let begin = log.metadata().map_or(0, |metadata| metadata.len());
+    let mut command = std::process::Command::new(std::env::current_exe().context("find this program")?);
+    command.arg("up").arg("--detached").arg("--config").arg(&settings.path);
+    if args.config.no_expand_env {
+        command.arg("--no-expand-env");
+    }
+    if args.new_timeline {
+        command.arg("--new-timeline");
+    }
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let mut child = command.spawn().context("start this program again")?;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            let said = said(&path, begin);
+            let failure =
+                Failure::new(Kind::Invalid, format!("it ended with {status}:\n{}", said.trim_end()));
+            return Err(failure.hint(format!("`{}` has what it said", path.display())).into());
+        }
+        if is_up(home).await {
+            let pid = child.id();
+            report::result(format, &serde_json::json!({ "pid": pid, "log": path }), || {
+                format!("up, as process {pid}; `litekeep status` shows it, `litekeep down` ends it\n")
+            });
+            return Ok(Outcome::Done);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Whether the processes have been started.
+async fn is_up(home: &Home) -> bool {
+    let answer = async {
+        let mut client = Client::ask(home, &Ask::Status).await.ok()??;
+        client.next().await.ok()?
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(3), answer).await;
+    answer.ok().flatten().is_some_and(|status| status["up"] == true)
+}
+
+fn said(path: &std::path::Path, begin: u64) -> String {
+    use std::io::Seek as _;
+    let mut text = Vec::new();
+    if let Ok(mut file) = File::open(path) {
+        // What it said last is why it ended. A shorter file is another one: it was rotated.
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        let begin = if begin > length { 0 } else { begin };
+        let from = begin.max(length.saturating_sub(16 << 10));
+        _ = file.seek(std::io::SeekFrom::Start(from)).and_then(|_| file.read_to_end(&mut text));
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}

@@ -1,0 +1,103 @@
+//! The answering side.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::Serialize;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::{Answer, Ask};
+use crate::report::{Failure, Report};
+use crate::stack::Stack;
+
+/// Bytes of a question.
+const LONGEST: u64 = 64 << 10;
+/// How long a question may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Answers until the runtime ends.
+pub(crate) async fn serve(listener: UnixListener, stack: Arc<Stack>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(connection(stream, stack.clone()))),
+            Err(error) => {
+                tracing::warn!("could not accept a question: {error}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: UnixStream, stack: Arc<Stack>) {
+    let own = litekeep_env::process::own_identity().0;
+    let is_allowed = stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0);
+    let (read, write) = stream.into_split();
+    let mut out = Out { write };
+    let mut read = BufReader::new(read.take(LONGEST));
+    let result = match is_allowed {
+        false => Err(Failure::invalid("only the user that runs `litekeep up`, and root, may ask it").into()),
+        true => match question(&mut read).await {
+            Ok(Ask::Down) => return down(&stack, out).await,
+            Ok(ask) => {
+                // Who hangs up does not want the rest of an endless answer; what was asked to be done is done all the same.
+                let is_endless = matches!(ask, Ask::Logs { .. } | Ask::Events { .. });
+                tokio::select! {
+                    result = stack.answer(ask, &mut out) => result,
+                    () = hung_up(&mut read), if is_endless => return,
+                }
+            }
+            Err(error) => Err(error),
+        },
+    };
+    let last = match result {
+        Ok(()) => Answer::Done,
+        Err(error) => Answer::Error(Report::of(&error)),
+    };
+    _ = out.line(&last).await;
+}
+
+/// The end: answered when everything else has ended. The connection stays open then, so that its own end tells that this
+/// process is gone, too.
+async fn down(stack: &Stack, mut out: Out) {
+    let (result, heard) = stack.end().await;
+    _ = out.line(&result.map_or_else(Answer::Error, |()| Answer::Done)).await;
+    drop(heard);
+    std::future::pending().await
+}
+
+async fn question(read: &mut BufReader<tokio::io::Take<OwnedReadHalf>>) -> Result<Ask> {
+    let mut line = String::new();
+    let late = || Failure::invalid("no question came");
+    tokio::time::timeout(PATIENCE, read.read_line(&mut line)).await.map_err(|_| late())??;
+    serde_json::from_str(&line)
+        .map_err(|error| Failure::invalid(format!("a question that is none: {error}")).into())
+}
+
+async fn hung_up(read: &mut BufReader<tokio::io::Take<OwnedReadHalf>>) {
+    let mut rest = [0; 64];
+    while matches!(read.read(&mut rest).await, Ok(1..)) {}
+}
+
+/// Where an answer goes.
+pub(crate) struct Out {
+    write: OwnedWriteHalf,
+}
+
+impl Out {
+    /// One item.
+    ///
+    /// # Errors
+    /// When nobody reads it any more.
+    pub(crate) async fn item(&mut self, value: &impl Serialize) -> Result<()> {
+        self.line(&Answer::Item(serde_json::to_value(value)?)).await
+    }
+
+    async fn line(&mut self, answer: &Answer) -> Result<()> {
+        let mut line = serde_json::to_vec(answer)?;
+        line.push(b'\n');
+        Ok(self.write.write_all(&line).await?)
+    }
+}

@@ -1,0 +1,126 @@
+//! Changed rows of a database for whoever follows them over HTTP.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Weak;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use litekeep_dashboard::{Asked, Refused, Told};
+use litekeep_env::{Clock, SystemClock};
+use litekeep_feed::{Event, Kind, resume};
+use litekeep_ltx::Txid;
+use litekeep_rows::feed::Feed;
+use litekeep_rows::{Error, Selection};
+use litekeep_store::Store;
+
+use super::view::{Board, file_name};
+use crate::replication::Replication;
+
+/// Between two looks at what the replicator has confirmed, which cost nothing to speak of.
+const LOOK: Duration = Duration::from_millis(50);
+/// Between two tries while the store does not answer.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is told to one of them.
+struct Following {
+    feed: Feed,
+    name: String,
+    path: PathBuf,
+    replication: Weak<Replication>,
+    due: VecDeque<Told>,
+}
+
+impl Board {
+    /// Follows the changes of a database.
+    ///
+    /// # Errors
+    /// As [`Refused`].
+    pub(super) async fn changes(&self, asked: Asked) -> Result<BoxStream<'static, Told>, Refused> {
+        let (path, store) = self.backup_of(&asked.database)?;
+        let feed = begin(&store, &asked).await?;
+        let due = VecDeque::from([Told::Position(feed.at().to_string())]);
+        let (name, replication) = (file_name(&path), self.replication());
+        let following = Following { feed, name, path, replication, due };
+        let told =
+            stream::unfold(following, async |mut following| Some((following.next().await?, following)));
+        Ok(told.boxed())
+    }
+
+    /// The database that somebody means, and where to read its log.
+    fn backup_of(&self, wanted: &str) -> Result<(PathBuf, Store), Refused> {
+        let all: Vec<PathBuf> = self.statuses().into_iter().map(|status| status.path).collect();
+        let is_meant = |path: &&PathBuf| {
+            path.ends_with(wanted) || path.strip_prefix("/").is_ok_and(|p| p == Path::new(wanted))
+        };
+        let meant: Vec<&PathBuf> = all.iter().filter(is_meant).collect();
+        let [path] = meant.as_slice() else {
+            let of = if meant.is_empty() { all.iter().collect() } else { meant };
+            let names: Vec<String> = of.iter().map(|path| format!("/changes{}", path.display())).collect();
+            return Err(Refused::Unknown(format!("say which database: {}\n", names.join(", "))));
+        };
+        let stores = self.configured(path).and_then(|database| self.stores(&database)).unwrap_or_default();
+        let in_folder = stores.iter().find(|(_, store)| store.as_folder().is_some());
+        match in_folder.or(stores.first()) {
+            Some((_, store)) => Ok(((*path).clone(), store.clone())),
+            None => Err(Refused::Unavailable("its backup cannot be opened now\n".to_owned())),
+        }
+    }
+}
+
+async fn begin(store: &Store, asked: &Asked) -> Result<Feed, Refused> {
+    let refused = |error: &Error| match error.kind() {
+        Kind::Unavailable => Refused::Unavailable(format!("{error}\n")),
+        _ => Refused::Gone(format!("{error}; without a position it begins now\n")),
+    };
+    let log = store.list().await.map_err(|error| refused(&error.into()))?;
+    let Some(last) = log.last() else {
+        return Err(Refused::Unavailable("nothing is in the backup yet\n".to_owned()));
+    };
+    let at = match &asked.after {
+        None => last,
+        Some(text) => {
+            text.parse::<Txid>().map_err(|_| Refused::Gone(format!("`{text}` is no position\n")))?
+        }
+    };
+    let wanted = Selection { tables: asked.tables.clone(), condition: None };
+    resume(store, &log, at, wanted).await.map_err(|error| refused(&error))
+}
+
+impl Following {
+    /// The next of it; `None` when it cannot go on: whoever comes back is told why.
+    async fn next(&mut self) -> Option<Told> {
+        loop {
+            if let Some(told) = self.due.pop_front() {
+                return Some(told);
+            }
+            match self.feed.next().await {
+                Ok(Some(part)) => {
+                    let events = Event::of(&self.name, &part, SystemClock.unix_ms());
+                    self.due.extend(events.into_iter().map(|event| Told::Change(event.line)));
+                    if part.is_last {
+                        self.due.push_back(Told::Position(part.txid.to_string()));
+                    }
+                }
+                Ok(None) => self.news().await,
+                Err(error) if error.kind() == Kind::Unavailable => tokio::time::sleep(OUTAGE_PAUSE).await,
+                Err(error) => {
+                    tracing::warn!(path = %self.path.display(), "could not tell its changes any more: {error}");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Waits until the replicator has confirmed more. Asks no store.
+    async fn news(&mut self) {
+        let at = Some(self.feed.at().txid);
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if self.replication.upgrade().and_then(|replication| replication.durable(&self.path)) > at {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! What `litekeep up` runs: the databases with their backups, and the processes beside them.
+//!
+//! Promises:
+//! - No process starts before its databases are fit: missing ones restored, foreign ones refused, pending migrations run.
+//! - At the end processes stop first, dependants before what they depend on; then the backups are completed and confirmed.
+//! - A configuration that is not accepted, a migration that fails and a new command that does not become ready leave the
+//!   processes as they are.
+
+mod conditions;
+mod deploys;
+mod front;
+mod hooks;
+mod jobs;
+mod migrations;
+mod output;
+mod services;
+mod sockets;
+mod status;
+mod untaken;
+mod written;
+
+pub(crate) use deploys::Deploy;
+pub(crate) use hooks::LAST_HOOKS;
+pub(crate) use output::{Happened, Line};
+pub(crate) use services::log_files;
+pub(crate) use status::{JobStatus, ProcessStatus, StackStatus};
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::future::join_all;
+use litekeep_config::Config;
+use litekeep_env::notify::ServiceManager;
+use litekeep_env::{Clock, SystemClock};
+use litekeep_supervise::cgroup::Cgroups;
+use litekeep_supervise::{Events, Process, Service, Setup, Supervisor, job};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
+
+use crate::args::ConfigArgs;
+use crate::control::{Ask, Home, Out};
+use crate::dashboard::Board;
+use crate::replication::Replication;
+use crate::report::{Failure, Format, Kind, Report};
+use crate::served::Pages;
+use crate::settings::Settings;
+use deploys::Deploys;
+use hooks::Hooks;
+use sockets::Sockets;
+
+/// The whole of it, from before the first restore until the last confirmation.
+pub(crate) struct Stack {
+    /// The configuration that was read, so that a reload reads the same file.
+    args: ConfigArgs,
+    home: Home,
+    begun_ms: i64,
+    replication: OnceLock<Weak<Replication>>,
+    board: OnceLock<Arc<Board>>,
+    deploys: Arc<Deploys>,
+    /// Held while something is replaced, which may take as long as a process needs to become ready.
+    changing: tokio::sync::Mutex<Changing>,
+    is_up: AtomicBool,
+    /// Ends a reload that is under way.
+    ending: watch::Sender<bool>,
+    /// What runs, for those who ask while something is being replaced.
+    running: Mutex<Running>,
+    down: Notify,
+    /// How everything ended, when it has.
+    ended: watch::Sender<Option<Result<(), Report>>>,
+}
+
+#[derive(Clone, Default)]
+struct Running {
+    /// In the order of the configuration.
+    processes: Vec<Process>,
+    jobs: Vec<jobs::Known>,
+    events: Option<Events>,
+}
+
+#[derive(Default)]
+struct Changing {
+    /// What `up` began with.
+    begun: Config,
+    pages: Option<Pages>,
+    /// What was applied last.
+    services: Vec<Service>,
+    hooks: Option<Hooks>,
+    /// `None` until the databases are fit, and after the end.
+    supervisor: Option<Supervisor>,
+    sockets: Sockets,
+}
+
+impl Stack {
+    pub(crate) fn new(args: ConfigArgs, home: Home) -> Stack {
+        Stack {
+            args,
+            deploys: Arc::new(Deploys::read(&home.deploys())),
+            home,
+            begun_ms: SystemClock.unix_ms(),
+            replication: OnceLock::new(),
+            board: OnceLock::new(),
+            changing: tokio::sync::Mutex::default(),
+            is_up: AtomicBool::new(false),
+            ending: watch::Sender::new(false),
+            running: Mutex::default(),
+            down: Notify::new(),
+            ended: watch::Sender::new(None),
+        }
+    }
+
+    /// The databases that processes wait for are now under replication.
+    pub(crate) fn replicated(&self, replication: &Arc<Replication>) {
+        _ = self.replication.set(Arc::downgrade(replication));
+    }
+
+    /// Everything is shown there.
+    pub(crate) async fn shown_on(&self, board: &Arc<Board>, pages: Pages) {
+        _ = self.board.set(board.clone());
+        self.changing.lock().await.pages = Some(pages);
+    }
+
+    fn replication(&self) -> Weak<Replication> {
+        self.replication.get().cloned().unwrap_or_default()
+    }
+
+    /// Runs pending migrations and starts the processes, each when what it waits for is there.
+    ///
+    /// # Errors
+    /// When a migration fails or the processes cannot be as the configuration wants them; then none has started.
+    pub(crate) async fn start(&self, settings: &Settings) -> Result<()> {
+        let config = &settings.config;
+        migrations::run(settings, &self.args).await?;
+        let mut changing = self.changing.lock().await;
+        let services = {
+            let replication = self.replication();
+            services::of(config, &self.args, &self.home, &mut changing.sockets, &replication)?
+        };
+        let order = names(&services);
+        changing.services.clone_from(&services);
+        let setup = Setup {
+            services,
+            jobs: jobs::of(config, &self.args, &self.home)?,
+            state: Some(self.home.runs()),
+            ..Setup::new(Arc::new(SystemClock), Cgroups::detect())
+        };
+        let supervisor = Supervisor::set_up(setup)?;
+        let (deploys, path) = (self.deploys.clone(), self.home.deploys());
+        let news = supervisor.events().subscribe(0);
+        tokio::spawn(async move { deploys.follow(news, &path).await });
+        changing.hooks = Some(Hooks::watch(config, supervisor.events(), &self.args));
+        changing.begun.clone_from(config);
+        let jobs = jobs::known(config, &supervisor);
+        let events = Some(supervisor.events().clone());
+        *self.running() = Running { processes: in_order(&supervisor, &order), jobs, events };
+        supervisor.start().await?;
+        changing.supervisor = Some(supervisor);
+        self.is_up.store(true, SeqCst);
+        Ok(())
+    }
+
+    /// Stops the processes, dependants first.
+    ///
+    /// # Errors
+    /// When some of their processes outlive SIGKILL.
+    pub(crate) async fn stop(&self) -> Result<()> {
+        self.is_up.store(false, SeqCst);
+        self.ending.send_replace(true);
+        let mut changing = self.changing.lock().await;
+        let Some(supervisor) = changing.supervisor.take() else { return Ok(()) };
+        let stopped = supervisor.stop().await;
+        if let Some(hooks) = changing.hooks.take() {
+            hooks.finish().await;
+        }
+        Ok(stopped?)
+    }
+
+    /// Waits until somebody asked for the end.
+    pub(crate) async fn downed(&self) {
+        self.down.notified().await;
+    }
+
+    /// Tells those that asked for the end how it went, and waits a moment until they have heard it.
+    pub(crate) async fn tell_end(&self, result: Result<(), Report>) {
+        self.ended.send_replace(Some(result));
+        for _ in 0..100 {
+            if self.ended.receiver_count() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub(crate) fn processes(&self) -> Vec<Process> {
+        self.running().processes.clone()
+    }
+
+    pub(crate) fn deploys(&self) -> Vec<Deploy> {
+        self.deploys.all()
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers a question.
+    ///
+    /// # Errors
+    /// What the asker is told.
+    pub(crate) async fn answer(&self, ask: Ask, out: &mut Out) -> Result<()> {
+        match ask {
+            Ask::Status => out.item(&self.status()).await,
+            Ask::Board => out.item(&self.board.get().ok_or_else(starting)?.view().await).await,
+            Ask::Start { names } if names.is_empty() => self.start_all().await,
+            Ask::Start { names } => self.start_some(names).await,
+            Ask::Events { lines, follow } => {
+                let events = self.running().events.clone().ok_or_else(starting)?;
+                output::happened(&events, lines, follow, out).await
+            }
+            // All at once is the supervisor's order; some by name are the asker's.
+            Ask::Stop { names } if names.is_empty() => self.stop_all().await,
+            Ask::Stop { names } => each(&self.named(&names)?, Process::stop).await,
+            Ask::Restart { names } => self.restart(&names).await,
+            Ask::Reload { names } => {
+                let reloaded = self.reload(&names).await?;
+                out.item(&reloaded).await
+            }
+            Ask::Logs { names, lines, follow } => {
+                output::send(&self.printing(&names)?, lines, follow, out).await
+            }
+            // The server's own, which stays to tell how it went.
+            Ask::Down => Ok(()),
+        }
+    }
+
+    /// Asks for the end and waits for it. Until what comes with the result is dropped, this process stays to be heard.
+    pub(crate) async fn end(&self) -> (Result<(), Report>, watch::Receiver<Option<Result<(), Report>>>) {
+        let mut ended = self.ended.subscribe();
+        self.down.notify_one();
+        // The sender lives as long as `self`.
+        let end = ended.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
+        (end.unwrap_or(Ok(())), ended)
+    }
+
+    async fn start_all(&self) -> Result<()> {
+        let changing = self.changing.lock().await;
+        Ok(supervisor(&changing)?.start().await?)
+    }
+
+    pub(crate) async fn restart(&self, names: &[String]) -> Result<()> {
+        each(&self.named(names)?, Process::restart).await
+    }
+
+    /// Processes start, jobs run once.
+    async fn start_some(&self, mut names: Vec<String>) -> Result<()> {
+        let jobs = self.running().jobs.clone();
+        let (wanted, rest): (Vec<String>, Vec<String>) =
+            names.drain(..).partition(|name| jobs.iter().any(|job| job.handle.name() == *name));
+        let processes = if rest.is_empty() { Vec::new() } else { self.named(&rest)? };
+        for job in jobs.iter().filter(|job| wanted.iter().any(|name| name == job.handle.name())) {
+            job::Handle::run(&job.handle).await?;
+        }
+        each(&processes, Process::start).await
+    }
+
+    async fn stop_all(&self) -> Result<()> {
+        let changing = self.changing.lock().await;
+        Ok(supervisor(&changing)?.stop().await?)
+    }
+
+    /// The processes of these names; of a service with several instances all, all for no name.
+    fn named(&self, names: &[String]) -> Result<Vec<Process>> {
+        let all = self.processes();
+        if names.is_empty() {
+            return Ok(all);
+        }
+        let belongs = |process: &Process, name: &str| belongs(process.name(), name);
+        for name in names {
+            if !all.iter().any(|process| belongs(process, name)) {
+                let known: Vec<&str> = all.iter().map(Process::name).collect();
+                return Err(unknown(name, &known).into());
+            }
+        }
+        Ok(all.into_iter().filter(|process| names.iter().any(|name| belongs(process, name))).collect())
+    }
+
+    /// What processes and jobs of these names print; of all processes for no name.
+    fn printing(&self, names: &[String]) -> Result<Vec<output::Printed>> {
+        let jobs = self.running().jobs.clone();
+        let (of_jobs, rest): (Vec<String>, Vec<String>) =
+            names.iter().cloned().partition(|name| jobs.iter().any(|job| job.handle.name() == *name));
+        let processes = if rest.is_empty() && !names.is_empty() { Vec::new() } else { self.named(&rest)? };
+        let of_processes = processes.iter().map(|process| (process.name().to_owned(), process.log().clone()));
+        let jobs = jobs.iter().filter(|job| of_jobs.iter().any(|name| name == job.handle.name()));
+        Ok(of_processes
+            .chain(jobs.map(|job| (job.handle.name().to_owned(), job.handle.log().clone())))
+            .collect())
+    }
+
+    /// Takes the configuration as it is now: migrations first, then the processes, each new run ready before its old one
+    /// goes. Those that are named, or all, get new runs also where nothing changed: what they execute may have.
+    pub(crate) async fn reload(&self, wanted: &[String]) -> Result<Reloaded> {
+        let settings = Settings::load_stack(&self.args, Format::Text)?;
+        let mut changing = self.changing.lock().await;
+        supervisor(&changing)?;
+        let mut ending = self.ending.subscribe();
+        let result = tokio::select! {
+            biased;
+            _ = ending.wait_for(|ending| *ending) => Err(Failure::invalid("everything is being ended").into()),
+            result = self.replace(&mut changing, &settings, wanted) => result,
+        };
+        if let Some(supervisor) = &changing.supervisor {
+            let mut running = self.running();
+            running.processes = in_order(supervisor, &names(&changing.services));
+            running.jobs = jobs::known(&settings.config, supervisor);
+        }
+        result
+    }
+
+    async fn replace(
+        &self,
+        changing: &mut Changing,
+        settings: &Settings,
+        wanted: &[String],
+    ) -> Result<Reloaded> {
+        let config = &settings.config;
+        let replication = self.replication();
+        let mut services = services::of(config, &self.args, &self.home, &mut changing.sockets, &replication)?;
+        if let Some(name) = wanted.iter().find(|name| !services.iter().any(|service| service.name == **name))
+        {
+            let known: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
+            return Err(unknown(name, &known).into());
+        }
+        let is_wanted = |name: &String| wanted.is_empty() || wanted.contains(name);
+        if !wanted.is_empty() {
+            // The others stay as they were applied.
+            let named: Vec<Service> =
+                services.into_iter().filter(|service| is_wanted(&service.name)).collect();
+            services =
+                changing.services.iter().filter(|service| !is_wanted(&service.name)).cloned().collect();
+            services.extend(named);
+        }
+        migrations::run(settings, &self.args).await?;
+        let jobs = jobs::of(config, &self.args, &self.home)?;
+        let Some(supervisor) = &mut changing.supervisor else { return Err(starting().into()) };
+        let of_jobs = if wanted.is_empty() { supervisor.apply_jobs(jobs).await? } else { None };
+        let mut applied = supervisor.apply(services.clone()).await?;
+        for service in &mut services {
+            if applied.failed.iter().any(|(name, _)| *name == service.name)
+                && let Some(old) = changing.services.iter().find(|old| old.name == service.name)
+            {
+                *service = old.clone();
+            }
+        }
+        changing.services = services;
+        if let Some((_, error)) = applied.failed.pop() {
+            return Err(error.into());
+        }
+        let mut reloaded = Reloaded { reloaded: applied.reloaded, ..Reloaded::default() };
+        for service in changing.services.iter().filter(|service| is_wanted(&service.name)) {
+            let is_new = applied.started.contains(&service.name) || reloaded.reloaded.contains(&service.name);
+            let processes = supervisor.service(&service.name)?.iter();
+            let running: Vec<&Process> =
+                processes.filter(|process| process.status().borrow().pid.is_some()).collect();
+            if is_new || running.is_empty() {
+                continue;
+            }
+            for process in running {
+                process.renew().await?;
+            }
+            reloaded.reloaded.push(service.name.clone());
+        }
+        if wanted.is_empty() {
+            changing.sockets.close_unwanted();
+        }
+        (reloaded.started, reloaded.stopped) = (applied.started, applied.stopped);
+        if let Some(hooks) = &changing.hooks {
+            hooks.change(config, &self.args);
+        }
+        reloaded.warnings = of_jobs.into_iter().chain(applied.not_enforced).collect();
+        reloaded.warnings.extend(take_pages(changing, config).await);
+        reloaded.warnings.extend(untaken::warnings(&changing.begun, config));
+        Ok(reloaded)
+    }
+}
+
+/// Serves the pages as the configuration has them now; why one cannot be is said.
+async fn take_pages(changing: &mut Changing, config: &Config) -> Vec<String> {
+    let Changing { begun, pages: Some(pages), .. } = changing else { return Vec::new() };
+    let mut failed = Vec::new();
+    if begun.dashboard != config.dashboard {
+        match pages.dashboard(config.dashboard.as_ref()).await {
+            Ok(()) => begun.dashboard.clone_from(&config.dashboard),
+            Err(error) => failed.push(error),
+        }
+    }
+    if begun.metrics != config.metrics {
+        match pages.metrics(config.metrics.as_ref()).await {
+            Ok(()) => begun.metrics.clone_from(&config.metrics),
+            Err(error) => failed.push(error),
+        }
+    }
+    failed.iter().map(Failure::to_string).collect()
+}
+
+/// What a reload did.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Reloaded {
+    /// New runs took the places of old ones.
+    pub(crate) reloaded: Vec<String>,
+    pub(crate) started: Vec<String>,
+    pub(crate) stopped: Vec<String>,
+    pub(crate) warnings: Vec<String>,
+}
+
+fn names(services: &[Service]) -> Vec<String> {
+    services.iter().map(|service| service.name.clone()).collect()
+}
+
+impl Stack {
+    /// SIGHUP, as `systemctl reload` sends it.
+    pub(crate) fn reload_by_signal(self: &Arc<Self>) {
+        let stack = self.clone();
+        tokio::spawn(async move {
+            let manager = ServiceManager::from_env();
+            _ = manager.as_ref().map(ServiceManager::reloading);
+            match stack.reload(&[]).await {
+                Ok(reloaded) => {
+                    tracing::info!("reloaded {}", reloaded.reloaded.join(", "));
+                    reloaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                }
+                Err(error) => tracing::error!("could not reload: {error:#}"),
+            }
+            _ = manager.as_ref().map(ServiceManager::ready);
+        });
+    }
+}
+
+/// Whether a process has this name, or is an instance of the service of this name.
+fn belongs(process: &str, name: &str) -> bool {
+    let rest = process.strip_prefix(name);
+    rest.is_some_and(|rest| {
+        rest.is_empty() || rest.strip_prefix('.').is_some_and(|n| n.parse::<u32>().is_ok())
+    })
+}
+
+fn supervisor(changing: &Changing) -> Result<&Supervisor, Failure> {
+    changing.supervisor.as_ref().ok_or_else(starting)
+}
+
+fn starting() -> Failure {
+    let failure = Failure::new(
+        Kind::Unavailable,
+        "the processes have not started yet: the databases are looked at first",
+    );
+    failure.hint("`litekeep status` shows how far it is")
+}
+
+fn unknown(name: &str, known: &[&str]) -> Failure {
+    let failure = Failure::invalid(format!("there is no process `{name}`"));
+    match known.is_empty() {
+        true => failure.hint("none is configured or none has started yet"),
+        false => failure.hint(format!("there are {}", known.join(", "))),
+    }
+}
+
+fn in_order(supervisor: &Supervisor, order: &[String]) -> Vec<Process> {
+    order.iter().flat_map(|name| supervisor.service(name).unwrap_or_default().to_vec()).collect()
+}
+
+/// The same to all of them at once; the first failure counts.
+async fn each(
+    processes: &[Process],
+    act: impl AsyncFn(&Process) -> litekeep_supervise::Result<()>,
+) -> Result<()> {
+    let all = join_all(processes.iter().map(async |process| act(process).await)).await;
+    Ok(all.into_iter().collect::<litekeep_supervise::Result<()>>()?)
+}

@@ -1,0 +1,57 @@
+//! What processes wait for beside other processes: the state of a database.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use litekeep_replicate::replicator::{Phase, Status};
+use litekeep_supervise::Condition;
+
+use crate::replication::Replication;
+
+/// Between two looks at a backup.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Waits until a backup has its first copy and goes well, where there is a database.
+pub(super) fn replicating(database: &Path, replication: &Weak<Replication>) -> Condition {
+    let (database, replication) = (database.to_owned(), replication.clone());
+    let what = format!("the first copy of `{}`", database.display());
+    let met = move || -> BoxFuture<'static, Result<(), String>> {
+        let (database, replication) = (database.clone(), replication.clone());
+        Box::pin(async move {
+            loop {
+                let status = of(&database, &replication).ok_or("its database is not replicated")?;
+                match status.phase {
+                    // There is nothing to copy before somebody makes it, who may be the one that waits.
+                    Phase::Waiting if !database.exists() => return Ok(()),
+                    Phase::Starting | Phase::Snapshot | Phase::Waiting => tokio::time::sleep(PAUSE).await,
+                    phase if phase.is_red() => {
+                        return Err(status.message.unwrap_or_else(|| phase.name().to_owned()));
+                    }
+                    _ => return Ok(()),
+                }
+            }
+        })
+    };
+    Condition { what, met: Arc::new(met) }
+}
+
+/// Where the backup of a database stands.
+pub(super) fn of(database: &Path, replication: &Weak<Replication>) -> Option<Status> {
+    let canonical = canonical(database);
+    replication
+        .upgrade()?
+        .statuses()
+        .into_iter()
+        .find(|status| status.path == canonical || status.path == database)
+}
+
+/// As the replicator spells it.
+fn canonical(path: &Path) -> PathBuf {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (parent.canonicalize(), path.file_name()) {
+        (Ok(parent), Some(name)) => parent.join(name),
+        _ => path.to_owned(),
+    }
+}

@@ -1,0 +1,70 @@
+//! From the configuration's jobs to the supervisor's.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use litekeep_config::{Config, Cron, JobConfig, Schedule};
+use litekeep_supervise::limits::Memory;
+use litekeep_supervise::{Job, Spec, Supervisor, job};
+
+use super::services;
+use crate::args::ConfigArgs;
+use crate::control::Home;
+use crate::report::Failure;
+
+/// A job that is under care, and when it is due, in words.
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) handle: job::Handle,
+    pub(super) schedule: String,
+}
+
+pub(super) fn of(config: &Config, args: &ConfigArgs, home: &Home) -> Result<Vec<Job>> {
+    let cwd = services::folder(args)?;
+    let job = |config: &JobConfig| {
+        let mut spec = Spec::new(services::surroundings(&config.run, &cwd)?);
+        spec.stop_signal = services::signal(&config.stop_signal)?;
+        spec.stop_timeout = config.stop_timeout;
+        spec.memory = config.limits.memory.map(Memory::new);
+        spec.cpu = config.limits.cpu;
+        anyhow::Ok(Job {
+            overlap: config.overlap,
+            timeout: config.timeout,
+            jitter: config.jitter,
+            catch_up: config.catch_up,
+            history: config.history as usize,
+            state: Some(home.jobs().join(&config.name)),
+            log: services::log_of(&config.log, &config.name, home),
+            ..Job::new(&config.name, spec, schedule(&config.schedule)?)
+        })
+    };
+    let jobs = config.jobs.iter();
+    jobs.map(|config| job(config).with_context(|| format!("set up the job `{}`", config.name))).collect()
+}
+
+/// In the order of the configuration.
+pub(super) fn known(config: &Config, supervisor: &Supervisor) -> Vec<Known> {
+    let known = |job: &JobConfig| {
+        let handle = supervisor.job(&job.name).ok()?.clone();
+        Some(Known { handle, schedule: job.schedule.to_string() })
+    };
+    config.jobs.iter().filter_map(known).collect()
+}
+
+fn schedule(schedule: &Schedule) -> Result<job::Schedule> {
+    let (cron, zone) = match schedule {
+        Schedule::Every(interval) => return Ok(job::Schedule::Every(*interval)),
+        Schedule::Cron { cron, time_zone } => (cron, time_zone),
+    };
+    let cron = Cron::parse(cron).map_err(|cause| Failure::invalid(format!("`{cron}`: {cause}")))?;
+    let zone = match zone {
+        Some(name) => TimeZone::get(name)?,
+        None => TimeZone::system(),
+    };
+    Ok(job::Schedule::At(Arc::new(move |after_ms| {
+        let after = Timestamp::from_millisecond(after_ms).ok()?.to_zoned(zone.clone());
+        Some(cron.next(&after)?.timestamp().as_millisecond())
+    })))
+}

@@ -1,0 +1,439 @@
+//! Goal: a feed of the configuration delivers every change at least once and in order, whoever is killed in between, and says
+//! how it stands. Method: the real binary beside a writer, real servers, SIGKILL at random moments; what came is held against
+//! the log and against the database itself.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use litekeep_replicate::restore::Goal;
+use litekeep_rows::feed::Feed;
+use litekeep_rows::{Selection, json};
+use litekeep_store::Target;
+use litekeep_testkit::Broker;
+use litekeep_testkit::process::eventually;
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::dashboard::{ask, connect};
+use crate::scene::{LONG, Scene, Store};
+use crate::up::free_port;
+use crate::{Place, shapes};
+
+/// A row as it is after an event.
+type Rows = BTreeMap<i64, i64>;
+
+const FIRST: &str = "0000000000000001";
+
+/// Where a feed of the scene goes.
+struct Sink {
+    name: &'static str,
+    broker: Option<Broker>,
+}
+
+impl Sink {
+    fn file() -> Sink {
+        Sink { name: "file", broker: None }
+    }
+
+    fn url(&self, scene: &Scene) -> String {
+        if let Some(broker) = &self.broker {
+            return broker.url("changes");
+        }
+        scene.place.path("events.jsonl").to_str().unwrap().to_owned()
+    }
+
+    /// The events that came, in order.
+    fn received(&self, scene: &Scene) -> Result<Vec<Value>> {
+        let lines: Vec<String> = match self {
+            Sink { broker: Some(broker), .. } => {
+                broker.received("changes")?.into_iter().map(|event| event.body).collect()
+            }
+            _ => {
+                let text = std::fs::read_to_string(scene.place.path("events.jsonl")).unwrap_or_default();
+                text.split_inclusive('\n').filter(|line| line.ends_with('\n')).map(str::to_owned).collect()
+            }
+        };
+        lines.iter().map(|line| serde_json::from_str(line).with_context(|| line.clone())).collect()
+    }
+}
+
+/// Transaction and order of an event.
+fn place(event: &Value) -> (String, u64) {
+    let of = &event["transaction"];
+    (of["id"].as_str().unwrap().to_owned(), of["total_order"].as_u64().unwrap())
+}
+
+fn scene_with(feeds: &str) -> Scene {
+    let scene = Scene::new(Store::Folder, "upload_interval = \"20ms\"");
+    let db = Connection::open(scene.db()).unwrap();
+    db.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(n INTEGER PRIMARY KEY, v INTEGER)").unwrap();
+    drop(db);
+    scene.replicate_once().unwrap();
+    add(&scene, feeds);
+    scene
+}
+
+fn add(scene: &Scene, toml: &str) {
+    let path = scene.place.path("litekeep.toml");
+    let before = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, before + toml).unwrap();
+}
+
+fn feed(name: &str, url: &str) -> String {
+    format!("[[feed]]\nname = {name:?}\nto = {url:?}\nfrom = {FIRST:?}\n")
+}
+
+/// Inserts, updates and deletes until it is told to stop.
+fn write(db: &Connection, stop: &AtomicBool, random: &mut fastrand::Rng) {
+    let mut next = 1;
+    while !stop.load(SeqCst) {
+        let some = random.i64(1..=next);
+        let statement = match random.u8(0..10) {
+            0..6 => {
+                next += 1;
+                format!("INSERT INTO t VALUES({next}, 0)")
+            }
+            6..9 => format!("UPDATE t SET v = v + 1 WHERE n BETWEEN {some} AND {}", some + 20),
+            _ => format!("DELETE FROM t WHERE n = {some}"),
+        };
+        db.execute_batch(&statement).unwrap();
+        std::thread::sleep(Duration::from_micros(random.u64(0..3000)));
+    }
+}
+
+/// Holds what came against the log: everything, in order, and again only from a seam on. Returns how many seams there are.
+fn check(expected: &[(String, u64)], received: &[Value], name: &str) -> usize {
+    let nth: HashMap<&(String, u64), usize> =
+        expected.iter().enumerate().map(|(nth, place)| (place, nth)).collect();
+    let (mut next, mut seams, mut reached) = (0, 0, 0);
+    for event in received {
+        let at = nth[&place(event)];
+        assert!(at <= reached, "{name}: {:?} came before {:?}", expected[at], expected[reached]);
+        seams += usize::from(at != next);
+        next = at + 1;
+        reached = reached.max(next);
+    }
+    assert_eq!(reached, expected.len(), "{name}: the end is missing");
+    seams
+}
+
+/// What is there when all events are applied as they came.
+fn apply(received: &[Value]) -> Rows {
+    let mut rows = Rows::new();
+    for event in received.iter().filter(|event| event.get("op").is_some()) {
+        let key = event["key"]["n"].as_i64().unwrap();
+        match event["after"]["v"].as_i64() {
+            Some(value) => rows.insert(key, value),
+            None => rows.remove(&key),
+        };
+    }
+    rows
+}
+
+fn table(db: &Connection) -> Rows {
+    let mut statement = db.prepare("SELECT n, v FROM t").unwrap();
+    let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    rows.collect::<rusqlite::Result<_>>().unwrap()
+}
+
+/// The events of the log after its first transaction, upload by upload.
+fn expected(scene: &Scene) -> Vec<(String, u64)> {
+    let store = litekeep_store::Store::open(&Target::Folder(scene.objects())).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let from = Goal::Txid(FIRST.parse().unwrap());
+        let mut feed = Feed::open(&store, from, Selection::default()).await.unwrap();
+        let mut places = vec![];
+        while let Some(transaction) = feed.next().await.unwrap() {
+            places.extend(json::envelopes("app.db", &transaction, 0).map(|event| place(&event)));
+        }
+        places
+    })
+}
+
+/// Kills whoever is there at random, and proves what came in the end.
+fn survives_kills(sinks: &mut [Sink], kills: usize, seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let scene = scene_with("");
+    for sink in &*sinks {
+        add(&scene, &feed(sink.name, &sink.url(&scene)));
+    }
+    let mut litekeep = scene.replicate().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let (stop, path, mut random) = (stop.clone(), scene.db(), random.fork());
+        move || {
+            let db = Connection::open(path).unwrap();
+            db.busy_timeout(LONG).unwrap();
+            write(&db, &stop, &mut random);
+        }
+    });
+    for _ in 0..kills {
+        std::thread::sleep(Duration::from_millis(random.u64(100..900)));
+        if random.bool() {
+            let mut brokers: Vec<_> = sinks.iter_mut().filter_map(|sink| sink.broker.as_mut()).collect();
+            let nth = random.usize(0..brokers.len().max(1));
+            if let Some(broker) = brokers.get_mut(nth) {
+                broker.kill().unwrap();
+                std::thread::sleep(Duration::from_millis(random.u64(0..500)));
+                broker.resume().unwrap();
+                continue;
+            }
+        }
+        litekeep.kill().unwrap();
+        litekeep = scene.replicate().unwrap();
+    }
+    stop.store(true, SeqCst);
+    writer.join().unwrap();
+    let db = Connection::open(scene.db()).unwrap();
+    let rows = table(&db);
+    eventually("everything is in the backup", LONG, || Ok(scene.status()?["pending_frames"] == 0)).unwrap();
+    let expected = expected(&scene);
+    assert!(expected.len() > 100, "{} events", expected.len());
+    for sink in &*sinks {
+        let is_last = |received: Vec<Value>| {
+            received.last().is_some_and(|event| place(event) == expected[expected.len() - 1])
+        };
+        let arrived = eventually(sink.name, LONG, || {
+            std::thread::sleep(Duration::from_millis(100));
+            Ok(is_last(sink.received(&scene)?))
+        });
+        arrived.unwrap_or_else(|error| {
+            let last = sink.received(&scene).unwrap().last().map(place);
+            let (name, wanted) = (sink.name, &expected[expected.len() - 1]);
+            panic!("{name}: {error}: its last event is {last:?} and not {wanted:?}\n{}", scene.log())
+        });
+        let received = sink.received(&scene).unwrap();
+        let seams = check(&expected, &received, sink.name);
+        // A kill in the middle of a delivery is one; a server that comes back may break two connections.
+        assert!(seams <= 2 * kills, "{}: {seams} seams after {kills} kills", sink.name);
+        if sink.name == "file" || sink.name == "nats" {
+            assert_eq!(received.len(), expected.len(), "{}: repeated events", sink.name);
+        }
+        assert_eq!(apply(&received), rows, "{}", sink.name);
+    }
+    scene.stop(litekeep).unwrap();
+}
+
+#[test]
+fn a_file_has_every_change_once_whatever_is_killed() {
+    survives_kills(&mut [Sink::file()], 12, 1);
+}
+
+#[cfg(all(feature = "nats", feature = "redis", feature = "rabbitmq"))]
+#[test]
+fn every_change_reaches_every_broker_whatever_is_killed() {
+    use litekeep_testkit::brokers::Kind;
+    let broker = |name, kind| {
+        let broker = Broker::start(kind).unwrap();
+        broker.declare("changes").unwrap();
+        Sink { name, broker: Some(broker) }
+    };
+    let mut sinks = [
+        Sink::file(),
+        broker("nats", Kind::Nats),
+        broker("redis", Kind::Redis),
+        broker("rabbitmq", Kind::RabbitMq),
+    ];
+    survives_kills(&mut sinks, 16, 2);
+}
+
+/// A server that does not answer, another that takes nothing: neither delays the backup or the other feed.
+#[test]
+fn a_feed_that_hangs_delays_nobody_and_is_told_once() {
+    let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = |scheme: &str, rest: &str| format!("{scheme}://{}/{rest}", hanging.local_addr().unwrap());
+    let scene = scene_with("");
+    add(&scene, &feed("file", "events.jsonl"));
+    add(&scene, &feed("nowhere", "/nowhere/at/all.jsonl"));
+    #[cfg(feature = "redis")]
+    add(&scene, &feed("hangs", &url("redis", "0?stream=s")));
+    #[cfg(not(feature = "redis"))]
+    let _ = url;
+    let metrics = free_port();
+    add(&scene, &format!("[metrics]\naddr = \"127.0.0.1:{metrics}\"\n"));
+    let litekeep = scene.replicate().unwrap();
+    let db = Connection::open(scene.db()).unwrap();
+    db.execute_batch("INSERT INTO t VALUES(1, 1)").unwrap();
+    eventually("the other feed delivers", LONG, || Ok(!Sink::file().received(&scene)?.is_empty())).unwrap();
+    let told = |status: &Value, name: &str| {
+        let feeds = status["feeds"].as_array().unwrap();
+        feeds.iter().find(|feed| feed["name"] == name).unwrap().clone()
+    };
+    eventually("what is wrong is told", LONG, || {
+        let status = scene.status()?;
+        let hangs = cfg!(not(feature = "redis")) || told(&status, "hangs")["error"].is_string();
+        let stands = told(&status, "file")["lag_transactions"] == 0;
+        Ok(hangs && stands && told(&status, "nowhere")["error"].is_string())
+    })
+    .unwrap();
+    let status = scene.status().unwrap();
+    assert_eq!(status["ok"], false);
+    let red = status["red"].as_array().unwrap();
+    assert!(red[0].as_str().unwrap().contains("the feed `nowhere` does not deliver since "), "{red:?}");
+    assert!(red[0].as_str().unwrap().contains("No such file or directory"), "{red:?}");
+    let text = ask(metrics, "GET /metrics", &[]).body;
+    let database = scene.db().canonicalize().unwrap();
+    for (name, feed, value) in [("up", "file", 1), ("up", "nowhere", 0), ("lag_transactions", "file", 0)] {
+        let line =
+            format!("litekeep_feed_{name}{{database=\"{}\",feed=\"{feed}\"}} {value}", database.display());
+        assert!(text.lines().any(|own| own == line), "{line}: {text}");
+    }
+    // More tries than one, told once.
+    std::thread::sleep(Duration::from_secs(2));
+    let log = scene.log();
+    assert_eq!(log.matches("No such file or directory").count(), 1, "{log}");
+    assert_eq!(log.matches("ERROR").count(), 0, "{log}");
+    scene.stop(litekeep).unwrap();
+    let output = String::from_utf8(scene.command(&["status"]).output().unwrap().stdout).unwrap();
+    assert!(output.contains("feed file to file://"), "{output}");
+}
+
+#[test]
+fn changes_are_delivered_by_hand_too() {
+    let place = Place::new();
+    let path = place.database("app.db", 3);
+    place.run(&["replicate", "-once", "app.db", "./app.db-backup"]).succeeded();
+    Connection::open(&path).unwrap().execute_batch("UPDATE t SET x = 'y'").unwrap();
+    place.run(&["replicate", "-once", "app.db", "./app.db-backup"]).succeeded();
+    let to = ["changes", "app.db", "--to", "e.jsonl", "--position", "p"];
+    place.run(&to).failed_with(&["say from where on"]);
+    let begun = place.run(&[&to[..], &["--from", FIRST, "--json"]].concat()).succeeded().json();
+    shapes::matches("changes-delivered", &begun);
+    let lines = || std::fs::read_to_string(place.path("e.jsonl")).unwrap().lines().count();
+    assert_eq!(lines(), 3);
+    place.run(&to).succeeded();
+    assert_eq!(lines(), 3, "it goes on where it was");
+    let run = |url: &str| place.run(&["changes", "app.db", "--to", url, "--position", "q", "--from", FIRST]);
+    run("kafka://h/t").failed_with(&["a feed cannot go to `kafka://`"]);
+    run("/nowhere/e.jsonl").failed_with(&["open `/nowhere/e.jsonl`: No such file or directory"]);
+    place.run(&["changes", "app.db", "--to", "e.jsonl"]).failed_with(&["--position"]);
+    std::fs::write(place.path("p"), "{").unwrap();
+    place.run(&to).failed_with(&["read the feed's position `p`: it is damaged", "remove it"]);
+    #[cfg(feature = "redis")]
+    {
+        let port = free_port();
+        run(&format!("redis://127.0.0.1:{port}?stream=s"))
+            .failed_with(&[&format!("connect to redis://127.0.0.1:{port}"), "refused"]);
+    }
+    #[cfg(not(feature = "redis"))]
+    run("redis://h?stream=s").failed_with(&["this build has no client for it", "--features redis"]);
+}
+
+/// Server-sent events, read one by one.
+struct Stream(BufReader<TcpStream>);
+
+impl Stream {
+    fn open(port: u16, path: &str, headers: &[&str]) -> Stream {
+        let mut reader = BufReader::new(connect(port, &format!("GET {path}"), headers));
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        assert!(line.contains("200"), "{line}");
+        Stream(reader)
+    }
+
+    /// Kind, id and data of the next one.
+    fn next(&mut self) -> (String, String, Value) {
+        let (mut kind, mut id) = (String::new(), String::new());
+        loop {
+            let mut line = String::new();
+            assert!(self.0.read_line(&mut line).unwrap() > 0, "the stream has ended");
+            if let Some(text) = line.strip_prefix("event: ") {
+                kind = text.trim().to_owned();
+            } else if let Some(text) = line.strip_prefix("id: ") {
+                id = text.trim().to_owned();
+            } else if let Some(text) = line.strip_prefix("data: ") {
+                let data = serde_json::from_str(text.trim()).unwrap();
+                // What follows may be the id.
+                while line.trim() != "" {
+                    line.clear();
+                    self.0.read_line(&mut line).unwrap();
+                    if let Some(text) = line.strip_prefix("id: ") {
+                        id = text.trim().to_owned();
+                    }
+                }
+                return (kind, id, data);
+            }
+        }
+    }
+
+    /// Rows up to the next position.
+    fn transaction(&mut self) -> (Vec<Value>, String) {
+        let mut rows = Vec::new();
+        loop {
+            let (kind, id, data) = self.next();
+            if kind == "position" {
+                assert_eq!(data["txid"], id);
+                return (rows, id);
+            }
+            assert!(kind.is_empty() && id.is_empty(), "a row has no position: {kind} {id}");
+            rows.push(data);
+        }
+    }
+}
+
+#[test]
+fn changes_are_followed_over_http_and_gone_on_with() {
+    let port = free_port();
+    let scene =
+        scene_with(&format!("[dashboard]\naddr = \"127.0.0.1:{port}\"\ntoken = \"correct-horse-battery\"\n"));
+    let litekeep = scene.replicate().unwrap();
+    let token = "Authorization: Bearer correct-horse-battery";
+    eventually("it is served", LONG, || Ok(TcpStream::connect(("127.0.0.1", port)).is_ok())).unwrap();
+    let db = Connection::open(scene.db()).unwrap();
+    let mut all = Stream::open(port, "/changes/app.db", &[token]);
+    let (rows, begun) = all.transaction();
+    assert!(rows.is_empty());
+    db.execute_batch("INSERT INTO t VALUES(1, 1), (2, 2)").unwrap();
+    let (rows, first) = all.transaction();
+    assert_eq!(rows.iter().map(|row| &row["key"]["n"]).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!((&rows[0]["op"], &rows[0]["source"]["name"]), (&"c".into(), &"app.db".into()));
+    db.execute_batch("CREATE TABLE other(a); INSERT INTO other VALUES(1); UPDATE t SET v = 7 WHERE n = 1")
+        .unwrap();
+    let (_, last) = loop {
+        let (rows, id) = all.transaction();
+        if rows.iter().any(|row| row["op"] == "u") {
+            break (rows, id);
+        }
+    };
+    assert!(begun < first && first < last);
+    // A browser that comes back.
+    let back = format!("Last-Event-ID: {first}");
+    let mut again = Stream::open(port, "/changes/app.db?tables=other,none", &[token, &back]);
+    assert_eq!(again.transaction().1, first);
+    let mut tables = Vec::new();
+    while tables.len() < 2 {
+        tables.extend(again.transaction().0.into_iter().map(|row| row["source"]["table"].clone()));
+    }
+    assert_eq!(tables, ["other", "other"], "the table itself, and its row");
+    let whole = format!("/changes{}?from={first}", scene.db().canonicalize().unwrap().display());
+    assert_eq!(Stream::open(port, &whole, &[token]).transaction().1, first);
+
+    let answer = |path: &str, headers: &[&str]| ask(port, &format!("GET {path}"), headers);
+    let refused = answer("/changes/app.db", &[]);
+    assert_eq!(refused.code, 401);
+    let unknown = answer("/changes/nothing.db", &[token]);
+    assert!(unknown.code == 404 && unknown.body.contains("/app.db"), "{}", unknown.body);
+    for position in ["0000000000ffffff", "x"] {
+        let gone = answer(&format!("/changes/app.db?from={position}"), &[token]);
+        assert_eq!(gone.code, 410, "{}", gone.body);
+    }
+    // Nobody reads, and everything goes on.
+    let idle = connect(port, "GET /changes/app.db", &[token]);
+    db.execute_batch(
+        "WITH RECURSIVE n(i) AS (SELECT 100 UNION ALL SELECT i+1 FROM n WHERE i<20000) INSERT INTO t SELECT i, i FROM n",
+    )
+    .unwrap();
+    let mut count = 0;
+    while count < 19_901 {
+        count += all.transaction().0.len();
+    }
+    drop(idle);
+    drop((all, again));
+    scene.stop(litekeep).unwrap();
+}

@@ -1,0 +1,162 @@
+//! Goal: another program's migrations lose nothing silently. Method: the sqlite of Python, and the real Alembic.
+
+use litekeep_testkit::installed;
+
+use crate::scene::{Scene, Store};
+use crate::shapes::matches;
+use crate::{Place, Ran};
+
+use super::undo::replicate;
+
+const FAMILY: &str = "
+PRAGMA journal_mode=WAL;
+CREATE TABLE parent(id INTEGER PRIMARY KEY, name TEXT);
+CREATE TABLE child(id INTEGER PRIMARY KEY, parent INTEGER REFERENCES parent(id) ON DELETE CASCADE);
+INSERT INTO parent VALUES(1, 'a'); INSERT INTO child VALUES(1, 1), (2, 1), (3, 1);
+";
+
+/// A rebuild in a transaction with foreign keys on, in which the pragma does nothing.
+const REBUILD: &str = "import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+for sql in ['PRAGMA foreign_keys=ON', 'BEGIN', 'PRAGMA foreign_keys=OFF', 'CREATE TABLE n(id INTEGER PRIMARY KEY, name TEXT)',
+            'INSERT INTO n SELECT * FROM parent', 'DROP TABLE parent', 'ALTER TABLE n RENAME TO parent', 'COMMIT']:
+    db.execute(sql)
+print('said on stdout')
+";
+
+fn family(place: &Place) {
+    rusqlite::Connection::open(place.path("app.db")).unwrap().execute_batch(FAMILY).unwrap();
+    std::fs::write(place.path("rebuild.py"), REBUILD).unwrap();
+    let add = REBUILD.replace("'DROP TABLE parent', 'ALTER TABLE n RENAME TO parent', ", "");
+    std::fs::write(place.path("add.py"), add.replace("TABLE n(", "TABLE m(").replace("INTO n ", "INTO m "))
+        .unwrap();
+}
+
+fn children(place: &Place) -> i64 {
+    let app = rusqlite::Connection::open(place.path("app.db")).unwrap();
+    app.query_row("SELECT count(*) FROM child", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn what_a_program_would_lose_is_found_on_the_copy() {
+    let place = Place::new();
+    family(&place);
+    let rehearsed = ["migrate", "up", "app.db", "--rehearse", "--command"];
+    let run = |command: &str| place.run(&[&rehearsed[..], &[command]].concat());
+    run("python3 rebuild.py {db}").failed_with(&[
+        "on the copy",
+        "`child` would have 0 rows instead of 3",
+        "lost-rows",
+        "untouched",
+    ]);
+    assert_eq!(children(&place), 3);
+    run("python3 rebuild.py app.db").failed_with(&["the copy is as it was", "{db}"]);
+    run("exit 3").failed_with(&["exit status: 3"]);
+    let left = std::fs::read_dir(place.dir.path()).unwrap().flatten().map(|entry| entry.file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().contains("rehearsal")), "the copy goes away");
+}
+
+#[test]
+fn a_harmless_program_runs_and_its_words_are_no_result() {
+    let place = Place::new();
+    family(&place);
+    let ran = place
+        .run(&["migrate", "up", "app.db", "--json", "--rehearse", "--command", "python3 add.py {db}"])
+        .succeeded();
+    matches("migrate-command", &ran.json());
+    assert_eq!(ran.json()["changed"], true);
+    assert!(ran.stderr.contains("said on stdout"), "{}", ran.stderr);
+    let path = "test \"$DATABASE_URL\" = \"sqlite:$LITEKEEP_DATABASE\" && test -f \"$LITEKEEP_DATABASE\"";
+    let ran = place.run(&["migrate", "up", "app.db", "--json", "--command", path]).succeeded();
+    assert_eq!(ran.json()["changed"], false);
+    place
+        .run(&["migrate", "up", "app.db", "--allow", "lost-rows", "--command", "python3 rebuild.py {db}"])
+        .succeeded();
+    assert_eq!(children(&place), 0, "allowed");
+}
+
+#[test]
+fn harm_that_is_done_can_be_undone_from_the_backup() {
+    let scene = Scene::new(Store::Folder, "");
+    family(&scene.place);
+    let litekeep = replicate(&scene);
+    let ran = Ran::of(scene.command(&["migrate", "up", "app.db", "--command", "python3 rebuild.py {db}"]));
+    ran.failed_with(&["`child` would have 0 rows instead of 3", "litekeep migrate undo app.db"]);
+    scene.stop(litekeep).unwrap();
+    assert_eq!(children(&scene.place), 0);
+    Ran::of(scene.command(&["migrate", "undo", "app.db", "--yes"])).succeeded();
+    assert_eq!(children(&scene.place), 3);
+}
+
+const ENV: &str = "
+import os
+from alembic import context
+from sqlalchemy import create_engine, event
+engine = create_engine(os.environ['DATABASE_URL'])
+@event.listens_for(engine, 'connect')
+def on(connection, record):
+    connection.execute('PRAGMA foreign_keys=ON')
+with engine.connect() as connection:
+    context.configure(connection=connection, transactional_ddl=True)
+    with context.begin_transaction():
+        context.run_migrations()
+";
+
+const VERSION: &str = "
+revision = '1'
+down_revision = None
+from alembic import op
+import sqlalchemy as sa
+def upgrade():
+    with op.batch_alter_table('parent', recreate='always') as table:
+        table.alter_column('name', nullable=False)
+";
+
+#[test]
+fn alembic_loses_children_on_the_copy_only() {
+    let place = Place::new();
+    family(&place);
+    std::fs::create_dir_all(place.path("alembic/versions")).unwrap();
+    std::fs::write(place.path("alembic.ini"), "[alembic]\nscript_location = alembic\n").unwrap();
+    std::fs::write(place.path("alembic/env.py"), ENV).unwrap();
+    std::fs::write(place.path("alembic/versions/1.py"), VERSION).unwrap();
+    let command = format!("{} upgrade head", installed::alembic().unwrap().display());
+    let run = |arguments: &[&str]| {
+        let mut litekeep =
+            place.command(&[&["migrate", "up", "app.db", "--command", &command], arguments].concat());
+        Ran::of({
+            litekeep.env("DATABASE_URL", "sqlite:///app.db");
+            litekeep
+        })
+    };
+    run(&["--rehearse"]).failed_with(&["`child` would have 0 rows instead of 3"]);
+    assert_eq!(children(&place), 3);
+    std::fs::write(place.path("alembic/env.py"), ENV.replace("foreign_keys=ON", "foreign_keys=OFF")).unwrap();
+    run(&["--rehearse"]).succeeded();
+    assert_eq!(children(&place), 3);
+    let version = "SELECT version_num FROM alembic_version";
+    let app = rusqlite::Connection::open(place.path("app.db")).unwrap();
+    assert_eq!(app.query_row(version, [], |row| row.get::<_, String>(0)).unwrap(), "1");
+}
+
+#[test]
+fn kysely_loses_children_on_the_copy_only() {
+    let place = Place::new();
+    family(&place);
+    let up = |foreign_keys: &str| {
+        let program = installed::kysely().unwrap();
+        let command = format!(
+            "node {} {{db}} 'PRAGMA foreign_keys={foreign_keys}' 'CREATE TABLE n(id INTEGER PRIMARY KEY, name TEXT NOT NULL)' \
+             'INSERT INTO n SELECT id, name FROM parent' 'DROP TABLE parent' 'ALTER TABLE n RENAME TO parent'",
+            program.display()
+        );
+        place.run(&["migrate", "up", "app.db", "--rehearse", "--command", &command])
+    };
+    up("ON").failed_with(&["on the copy `child` would have 0 rows instead of 3"]);
+    assert_eq!(children(&place), 3);
+    up("OFF").succeeded();
+    assert_eq!(children(&place), 3);
+    // Where there is no database yet, the program makes it.
+    place.run(&["migrate", "up", "new.db", "--rehearse", "--command", "cp app.db {db}"]).succeeded();
+    assert!(place.path("new.db").exists());
+}

@@ -1,0 +1,80 @@
+//! The HTTP proxy in front of applications that cannot take a listening socket: each instance has a port of its own, and
+//! clients see one address that never refuses.
+//!
+//! Promises:
+//! - A request goes to an instance that is ready. While there is none it waits, for [`Settings::patience`] at most.
+//! - An instance that is retired gets no new request; the caller learns when its last one is over.
+//! - A request is sent again only where the instance cannot have seen it.
+//! - Bodies stream in both directions, upgraded connections (WebSockets) too; nothing is kept in memory.
+
+#![forbid(unsafe_code)]
+
+mod body;
+mod forward;
+mod headers;
+mod instances;
+
+pub use instances::{Instance, Instances};
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+
+/// How a client may take to send the head of a request.
+const HEAD: Duration = Duration::from_secs(30);
+
+/// How requests are treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a request waits for an instance before it is answered with 503.
+    pub patience: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { patience: Duration::from_secs(30) }
+    }
+}
+
+/// Serves requests from a listening socket until the task is aborted.
+pub async fn serve(listener: TcpListener, instances: Arc<Instances>, settings: Settings) {
+    loop {
+        let (stream, client) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Of descriptors there may be more in a moment.
+                tracing::warn!("could not accept a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        _ = stream.set_nodelay(true);
+        let instances = instances.clone();
+        tokio::spawn(connection(stream, client, instances, settings));
+    }
+}
+
+async fn connection(
+    stream: tokio::net::TcpStream,
+    client: SocketAddr,
+    instances: Arc<Instances>,
+    settings: Settings,
+) {
+    let service = service_fn(move |request| {
+        let instances = instances.clone();
+        async move {
+            Ok::<_, std::convert::Infallible>(forward::answer(request, client, &instances, settings).await)
+        }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    let served = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+    if let Err(error) = served {
+        tracing::debug!(%client, "connection ended: {error}");
+    }
+}

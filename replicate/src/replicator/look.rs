@@ -1,0 +1,334 @@
+//! One look at a database: what was committed since the last one becomes a segment, and the WAL is kept small. It blocks.
+
+use super::database::{Database, Work, lock};
+use super::status::Phase;
+use crate::capture::{Broken, Frames, Look, Reset, Stamp};
+use crate::{Error, Kind};
+use litekeep_ltx::{Pgno, Txid};
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, TryLockError};
+use std::time::{Duration, Instant};
+
+/// More commits in one capture than this are those of a hot writer.
+pub(super) const FEW_COMMITS: u32 = 16;
+/// Frames that checkpoints may not copy yet are worth a move of the hold beyond this many bytes.
+const PINNED_BYTES: u64 = 4 << 20;
+/// A WAL of this size is reset when the last reset is long ago; a larger one at a quarter of the limit, at once.
+const RESET_BYTES: u64 = 4 << 20;
+const RESET_PAUSE: Duration = Duration::from_secs(60);
+/// How long writers may wait for readers in a reset ...
+const PATIENCE: Duration = Duration::from_millis(20);
+/// ... and when the WAL has grown to many times its limit.
+const LAST_PATIENCE: Duration = Duration::from_millis(100);
+const MANY_TIMES: u64 = 8;
+/// A reset that did not come about is tried again after this, doubling ...
+const RESET_RETRY: Duration = Duration::from_millis(20);
+/// ... up to this.
+const LONGEST_RESET_RETRY: Duration = Duration::from_secs(10);
+/// So many tries in, after some seconds, people are told who keeps the WAL from being reset.
+const TELL_OF_READER: u32 = 8;
+/// A hot writer that has not been looked at for so long may checkpoint by itself.
+const HOT_TIME: Duration = Duration::from_millis(200);
+
+/// What a look led to.
+pub(super) enum Step {
+    /// The file is not there.
+    Absent,
+    /// Nothing new. With frames beyond the wal-index a commit may be on its way without another event.
+    Quiet { more_coming: bool },
+    /// A segment was queued; with commits of the application in it, or without, or with those of a hot writer.
+    Captured { active: bool, hot: bool, more_coming: bool },
+    /// The log must catch up first.
+    MustDrain,
+}
+
+impl Database {
+    /// The blocking part of a step.
+    pub(super) fn look(self: &Arc<Self>) -> Result<Step, Error> {
+        thread_local! {
+            // A place of 16 bytes or so for each frame of the largest look; there are only a few threads.
+            static FRAMES: std::cell::RefCell<Frames> = std::cell::RefCell::default();
+        }
+        FRAMES.with_borrow_mut(|frames| {
+            let mut work = self.work();
+            let step = self.capture(&mut work, frames).and_then(|step| match step {
+                Step::MustDrain => Ok(step),
+                _ => self.tend(&mut work, frames).map(|()| step),
+            });
+            self.let_checkpoints(&mut work, !matches!(step, Ok(Step::Captured { hot: true, .. })))?;
+            let step = step?;
+            if let Some(c) = &work.capture {
+                let (bytes, last) = (c.wal_bytes(), work.last);
+                self.set_status(|s| {
+                    s.wal_bytes = bytes;
+                    s.captured = last;
+                });
+                let phase = lock(&self.status).phase;
+                if matches!(phase, Phase::Failing | Phase::Refused) && !self.fenced.load(SeqCst) {
+                    self.phase(Phase::Following);
+                }
+            }
+            Ok(step)
+        })
+    }
+
+    /// Lets the application checkpoint, or keeps it from that until the next look, and if there is none, for a moment.
+    fn let_checkpoints(self: &Arc<Self>, work: &mut Work, happen: bool) -> Result<(), Error> {
+        let Some(capture) = &mut work.capture else { return Ok(()) };
+        capture.let_checkpoints(happen)?;
+        if !happen {
+            work.hot_at = Some(Instant::now());
+            let this = self.clone();
+            self.shared.runtime.spawn(async move {
+                loop {
+                    tokio::time::sleep(HOT_TIME).await;
+                    let mut work = match this.work.try_lock() {
+                        Ok(work) => work,
+                        Err(TryLockError::Poisoned(e)) => e.into_inner(),
+                        Err(TryLockError::WouldBlock) => continue,
+                    };
+                    if work.hot_at.is_some_and(|t| t.elapsed() >= HOT_TIME) {
+                        let _ = this.let_checkpoints(&mut work, true);
+                    }
+                    return;
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn next_stamp(&self, work: &Work) -> Stamp {
+        let local = work.local.as_ref().expect("set when the capture was");
+        Stamp {
+            txid: work.last.map_or(Txid::FIRST, Txid::next),
+            writer: local.writer,
+            timestamp_ms: self.next_time(),
+        }
+    }
+
+    /// Now, but never earlier than the last file of the log. Rounded up, so that a restore to an instant never holds a
+    /// commit that came after it.
+    pub(super) fn next_time(&self) -> i64 {
+        let newest = self.destinations().iter().filter_map(|d| d.newest_time()).max();
+        (self.shared.clock.unix_ms() + 1).max(newest.unwrap_or(i64::MIN))
+    }
+
+    fn capture(self: &Arc<Self>, work: &mut Work, frames: &mut Frames) -> Result<Step, Error> {
+        if work.capture.is_none() {
+            return Ok(Step::Absent);
+        }
+        let stamp = self.next_stamp(work);
+        let local = work.local.clone().expect("set when the capture was");
+        let Work { capture: Some(capture), must_put, packs, .. } = work else { return Ok(Step::Absent) };
+        let drained = local.state().is_some_and(|s| Some(s.txid) == stamp.txid.prev());
+        if self.is_over_limit() {
+            capture.let_go()?;
+            return Ok(Step::MustDrain);
+        }
+        let look = capture.look(frames)?;
+        // Each start on an empty WAL.
+        let is_usual = matches!(look, Look::Broken(Broken::Unknown));
+        // After the look: everything that it found was committed before.
+        let now = || Stamp { timestamp_ms: self.next_time(), ..stamp };
+        let captured = match look {
+            Look::Nothing => Ok(None),
+            Look::Broken(why) => Err(why.to_string()),
+            Look::Frames(end) => match capture.segment(frames, end, now(), (&local.spool, packs)) {
+                Err(e) if e.kind() == Kind::Corrupt => Err(e.to_string()),
+                segment => Ok(Some(segment?)),
+            },
+        };
+        let segment = match captured {
+            Ok(segment) => segment,
+            // Page checksums know the log only up to what is confirmed.
+            Err(_) if !drained => return Ok(Step::MustDrain),
+            Err(why) => {
+                let path = self.settings.path.display();
+                match is_usual {
+                    true => tracing::info!(%path, "{why}; comparing page checksums"),
+                    false => tracing::warn!(%path, "{why}; comparing page checksums"),
+                }
+                self.set_status(|s| s.breaks += 1);
+                capture.difference(&local.sums, now, (&local.spool, packs), || self.may_go_on())?
+            }
+        };
+        let segment = match segment {
+            None if *must_put => capture.restate(&[Pgno::FIRST], now(), (&local.spool, packs))?,
+            other => other,
+        };
+        match segment {
+            Some(segment) => {
+                *must_put = false;
+                let (active, hot) = (segment.commits > 0, segment.commits > FEW_COMMITS);
+                let more_coming = capture.has_frames_beyond();
+                // Whatever becomes of the rest: the capture has moved on.
+                self.enqueue(work, segment)?;
+                Ok(Step::Captured { active, hot, more_coming: more_coming? })
+            }
+            None => Ok(Step::Quiet { more_coming: *must_put || capture.has_frames_beyond()? }),
+        }
+    }
+
+    /// Checkpoints and resets, so that the WAL stays small.
+    fn tend(self: &Arc<Self>, work: &mut Work, frames: &mut Frames) -> Result<(), Error> {
+        let Some(capture) = &mut work.capture else { return Ok(()) };
+        if capture.is_reset_prepared() {
+            return Ok(());
+        }
+        let bytes = capture.wal_bytes();
+        let rested = work.last_reset.is_none_or(|t| t.elapsed() >= RESET_PAUSE);
+        let may_try = work.retry_reset.is_none_or(|t| Instant::now() >= t);
+        // A fast writer adds as much again while the reset is prepared.
+        if may_try && (bytes >= self.settings.wal_limit / 4 || (bytes >= RESET_BYTES && rested)) {
+            return self.reset(work, frames);
+        }
+        if capture.bytes_pinned() >= PINNED_BYTES {
+            capture.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    fn reset(self: &Arc<Self>, work: &mut Work, frames: &mut Frames) -> Result<(), Error> {
+        for _ in 0..2 {
+            let Some(capture) = &mut work.capture else { return Ok(()) };
+            capture.shrink()?;
+            if matches!(self.capture(work, frames)?, Step::MustDrain) {
+                return Ok(());
+            }
+        }
+        let stamp = self.next_stamp(work);
+        let local = work.local.clone().expect("set when the capture was");
+        let Work { capture: Some(capture), packs, .. } = &mut *work else { return Ok(()) };
+        let limit = self.settings.wal_limit;
+        let is_far_beyond = capture.wal_bytes() > MANY_TIMES * limit;
+        let patience = if is_far_beyond { LAST_PATIENCE } else { PATIENCE };
+        let mut captured = None;
+        let outcome = capture.reset(
+            frames,
+            (&local.spool, packs),
+            patience,
+            || Stamp { timestamp_ms: self.next_time(), ..stamp },
+            |segment| captured = Some(segment),
+        );
+        // Also when what came after it failed: the capture has moved on.
+        if let Some(segment) = captured {
+            self.enqueue(work, segment)?;
+        }
+        let outcome = outcome?;
+        if outcome == Reset::Done {
+            (work.last_reset, work.retry_reset, work.reset_failures) = (Some(Instant::now()), None, 0);
+            self.set_status(|s| s.resets += 1);
+            return Ok(());
+        }
+        let pause = RESET_RETRY * (1 << work.reset_failures.min(16));
+        work.retry_reset = Some(Instant::now() + pause.min(LONGEST_RESET_RETRY));
+        work.reset_failures += 1;
+        let path = self.settings.path.display();
+        match outcome {
+            Reset::ReaderInTheWay(Some(reader)) if work.reset_failures == TELL_OF_READER => {
+                let who = reader.pid.map_or("a process".to_owned(), |pid| format!("process {pid}"));
+                tracing::warn!(%path, "the WAL cannot be reset and grows: {who} has a read transaction open and does not end it");
+            }
+            other => tracing::debug!(%path, "the WAL was not reset: {other:?}"),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replicator::{
+        database::tests::{begun, database},
+        start,
+    };
+    use crate::restore::{Goal, Options, to_path};
+    use litekeep_env::Clock;
+    use litekeep_env::file::sibling;
+    use litekeep_store::plan::Policy;
+    use rusqlite::Connection;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    /// Whoever reads the time commits; where the write lock keeps it from that, it takes the WAL's frames away.
+    struct Saboteur(Mutex<Option<Connection>>);
+
+    impl Clock for Saboteur {
+        fn unix_ms(&self) -> i64 {
+            if let Some(app) = &*lock(&self.0)
+                && app.execute("INSERT INTO t VALUES(1)", []).is_err()
+            {
+                let wal = sibling(Path::new(app.path().unwrap()), "-wal");
+                std::fs::File::options().write(true).open(wal).unwrap().set_len(32).unwrap();
+            }
+            0
+        }
+
+        fn boottime(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_segment_of_a_reset_that_fails_is_queued() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let app = Connection::open(&path).unwrap();
+        app.execute_batch("PRAGMA journal_mode=WAL; PRAGMA busy_timeout=0; CREATE TABLE t(x)").unwrap();
+        let clock = Arc::new(Saboteur(Mutex::default()));
+        let db = database(dir.path(), clock.clone(), Policy::default());
+        start::begin(&db).await.unwrap();
+        *lock(&clock.0) = Some(app);
+        let mut work = db.work();
+        db.reset(&mut work, &mut Frames::default()).unwrap_err();
+        let place = work.capture.as_ref().unwrap().place().unwrap();
+        let captured = db.destinations()[0].queue.back().unwrap().place;
+        assert_eq!(captured, Some(place), "the capture has moved on without its segment");
+    }
+
+    /// A failure that ends by itself needs no person any more.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_refused_and_works_again_is_followed() {
+        let (_dir, _app, db) = begun(Policy::default()).await;
+        db.failed(&Error::new(Kind::Corrupt, "a frame is not what its checksum says"), 0);
+        assert!(!db.is_following());
+        db.look().unwrap();
+        assert!(db.is_following());
+    }
+
+    /// The backup goes on with what SQLite shows, and nobody has to do anything.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_damaged_frame_does_not_end_the_backup() {
+        let (dir, app, db) = begun(Policy::default()).await;
+        app.execute_batch("PRAGMA wal_autocheckpoint=0; INSERT INTO t VALUES(zeroblob(1000000))").unwrap();
+        let wal = sibling(&dir.path().join("app.db"), "-wal");
+        let wal = std::fs::File::options().write(true).open(wal).unwrap();
+        let end = wal.metadata().unwrap().len();
+        wal.write_all_at(b"damaged", end - 2000).unwrap();
+        assert!(matches!(db.look().unwrap(), Step::Captured { .. }));
+        assert_eq!(db.status().breaks, 1);
+        app.execute("INSERT INTO t VALUES(1)", []).unwrap();
+        assert!(db.sync().await && db.is_following());
+        let to = dir.path().join("restored.db");
+        let (store, options) = (db.settings.stores[0].clone(), Options::default());
+        to_path(&store, Goal::Latest, &to, &options, &()).await.unwrap();
+        let of = |mut app: Connection| app.serialize("main").unwrap().to_vec();
+        // A connection of its own: the writer may have the page in its cache.
+        let is = of(Connection::open(dir.path().join("app.db")).unwrap());
+        assert!(of(Connection::open(&to).unwrap()) == is);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn checkpoints_happen_again_whoever_has_the_lock_meanwhile() {
+        let (_dir, app, db) = begun(Policy::default()).await;
+        {
+            let mut work = db.work();
+            db.let_checkpoints(&mut work, false).unwrap();
+            std::thread::sleep(2 * HOT_TIME);
+        }
+        tokio::time::sleep(3 * HOT_TIME).await;
+        let is_busy: bool = app.query_row("PRAGMA wal_checkpoint", [], |r| r.get(0)).unwrap();
+        assert!(!is_busy);
+    }
+}

@@ -1,0 +1,562 @@
+//! Taking changes back on the live database.
+//!
+//! Promises:
+//! - Only what still stands as the changes left it is taken back. A row that was changed since is a [`Conflict`]: it is
+//!   listed and left alone. Of an updated row only the columns that the update changed count; what other columns got since
+//!   stays.
+//! - Everything is one transaction, which commits whole or not at all. Triggers do not run: what they did is in the changes
+//!   too. When rows would refer to rows that are not there, nothing is changed.
+//! - Tables that were dropped come back with their rows, indexes and triggers; tables that are new stay.
+//!
+//! Changes are held in memory while they are taken back, so that no request to a bucket is waited for with the write lock.
+
+use crate::{
+    Change, Comparison, Error, Kind, Pair, Reader, SchemaChange, Selection, Value, key, row, statements,
+};
+use litekeep_format::{RowRef, TableLayout};
+use litekeep_sql::{Dangling, RowEditor, TableKind, Written, is_full_text};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Conflicts that are kept to be shown; of more, only the number.
+const KEPT: usize = 1000;
+/// Rows that dangle that an error names.
+const NAMED: usize = 3;
+
+/// Changes to take back.
+#[derive(Debug, Default)]
+pub struct Undo {
+    tables: Vec<TableChanges>,
+    schema: Vec<SchemaChange>,
+}
+
+/// Those of a table.
+#[derive(Debug)]
+struct TableChanges {
+    name: String,
+    fate: Fate,
+    items: Vec<Item>,
+}
+
+/// What became of a table between the two states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    Dropped,
+    Created,
+}
+
+type Named = Vec<(String, Value)>;
+
+/// A row with the values that can be written.
+#[derive(Debug)]
+struct Item {
+    /// Empty: nothing tells the row from others.
+    key: Named,
+    /// The key is a rowid that VACUUM may give to another row.
+    by_rowid: bool,
+    old: Option<Named>,
+    new: Option<Named>,
+}
+
+/// How far to go.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Change the database; else only say what would be done.
+    pub write: bool,
+    /// Leave rows that are new.
+    pub keep_new: bool,
+}
+
+/// What was done, or would be.
+#[derive(Clone, Debug, Default)]
+pub struct Done {
+    /// By table.
+    pub tables: BTreeMap<String, Counts>,
+    /// What was left alone; the first of them.
+    pub conflicts: Vec<Conflict>,
+    /// How many they are.
+    pub conflict_count: u64,
+    /// What else the user should know.
+    pub notes: Vec<String>,
+}
+
+/// Rows of a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Deleted rows that are back.
+    pub inserted: u64,
+    /// Updated rows that have their old values again.
+    pub updated: u64,
+    /// Inserted rows that are gone.
+    pub deleted: u64,
+    /// Rows that were as before already.
+    pub unchanged: u64,
+}
+
+impl Counts {
+    /// Rows that are not as they were.
+    pub fn changed(&self) -> u64 {
+        self.inserted + self.updated + self.deleted
+    }
+}
+
+/// A row that was left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The table.
+    pub table: String,
+    /// The row; empty for a whole table.
+    pub key: Vec<(String, Value)>,
+    /// Why.
+    pub reason: String,
+}
+
+impl Undo {
+    /// Collects the changes between the two states. On a blocking thread.
+    ///
+    /// # Errors
+    /// Those of the comparison.
+    pub fn of(comparison: Comparison, wanted: &Selection) -> Result<Undo, Error> {
+        let mut undo = Undo::default();
+        comparison.run(wanted, &mut undo)?;
+        Ok(undo)
+    }
+
+    /// How many rows differ.
+    pub fn rows(&self) -> usize {
+        self.tables.iter().map(|table| table.items.len()).sum()
+    }
+
+    /// Takes the changes back, or says what that would do. On a blocking thread.
+    ///
+    /// # Errors
+    /// Those of SQLite, and `Invalid` when rows would be left that refer to missing ones. Nothing has changed then.
+    pub fn apply(&self, editor: &RowEditor, options: Options) -> Result<Done, Error> {
+        // Also to say what would be done: only SQLite knows what its constraints allow.
+        editor.begin(true)?;
+        let (rebuild, layouts) = (BTreeSet::new(), BTreeMap::new());
+        let mut run = Run { editor, options, done: Done::default(), rebuild, layouts };
+        let outcome = run.all(self);
+        match outcome {
+            Ok(()) if options.write => editor.commit()?,
+            _ => editor.roll_back(),
+        }
+        outcome.map(|()| run.done)
+    }
+}
+
+impl Reader for Undo {
+    fn schema(&mut self, changes: &[SchemaChange]) -> Result<(), Error> {
+        self.schema = changes.to_vec();
+        Ok(())
+    }
+
+    fn change(&mut self, pair: Pair<'_>, change: &Change<'_>) -> Result<(), Error> {
+        let name = &pair.either().name;
+        let fate = match (pair.old, pair.new) {
+            (_, None) => Fate::Dropped,
+            (None, _) => Fate::Created,
+            _ => Fate::Stays,
+        };
+        if self.tables.last().is_none_or(|table| (&table.name, table.fate) != (name, fate)) {
+            self.tables.push(TableChanges { name: name.clone(), fate, items: vec![] });
+        }
+        let row = row(change);
+        let mut key = key(&row)?;
+        let layout = &row.table.layout;
+        let is_keyed = key.len() == layout.primary_key.len()
+            && layout.primary_key.iter().zip(&key).all(|(nth, (name, _))| layout.columns[*nth].name == *name);
+        let by_rowid = !is_keyed;
+        if by_rowid && statements::rowid_name(row.table).is_none() {
+            key.clear();
+        }
+        let (old, new) = match change {
+            Change::Inserted(new) => (None, Some(new)),
+            Change::Deleted(old) => (Some(old), None),
+            Change::Updated(old, new) => (Some(old), Some(new)),
+        };
+        let named = |row: Option<&RowRef<'_>>| row.map(statements::writable).transpose();
+        let item = Item { key, by_rowid, old: named(old)?, new: named(new)? };
+        self.tables.last_mut().expect("one was pushed").items.push(item);
+        Ok(())
+    }
+}
+
+/// What to do with a row.
+enum Step<'a> {
+    Insert(Vec<(&'a str, &'a Value)>),
+    Update(Vec<(&'a str, &'a Value)>),
+    Delete,
+    Nothing,
+    Conflict(&'static str),
+}
+
+/// A step that a constraint forbade, with its words.
+type Waiting<'a> = (&'a TableChanges, &'a Item, Step<'a>, String);
+
+struct Run<'a> {
+    editor: &'a RowEditor,
+    options: Options,
+    done: Done,
+    /// Virtual tables for full-text search.
+    rebuild: BTreeSet<String>,
+    /// The tables as they are now.
+    layouts: BTreeMap<String, TableLayout>,
+}
+
+impl Run<'_> {
+    fn all(&mut self, undo: &Undo) -> Result<(), Error> {
+        let before = self.dangling(undo)?;
+        let dropped = self.bring_back_tables(undo)?;
+        let mut tables = vec![];
+        for table in &undo.tables {
+            if self.is_applicable(undo, table, &dropped)? {
+                tables.push(table);
+            }
+        }
+        // What was inserted goes first, and what was deleted comes last: between them keys and unique values may have
+        // gone from one row to another.
+        let inserted = |item: &Item| item.old.is_none();
+        let updated = |item: &Item| item.old.is_some() && item.new.is_some();
+        let deleted = |item: &Item| item.new.is_none();
+        for wanted in [&inserted as &dyn Fn(&Item) -> bool, &updated, &deleted] {
+            let mut waiting = vec![];
+            for &table in &tables {
+                for item in table.items.iter().filter(|item| wanted(item)) {
+                    self.step(table, item, &mut waiting)?;
+                }
+            }
+            self.try_again(waiting)?;
+        }
+        self.bring_back_the_rest(undo, &dropped)?;
+        self.renew_what_follows(&tables)?;
+        let after = self.dangling(undo)?;
+        let is_new = |(row, count): &(&Dangling, &u64)| before.get(*row).is_none_or(|before| before < *count);
+        let left: Vec<Dangling> = after.iter().filter(is_new).map(|(row, _)| row.clone()).collect();
+        if left.is_empty() { Ok(()) } else { Err(refused(&left)) }
+    }
+
+    /// Full-text indexes, and a word about triggers, which did not run.
+    fn renew_what_follows(&mut self, tables: &[&TableChanges]) -> Result<(), Error> {
+        for table in tables {
+            if self.done.tables.get(&table.name).is_some_and(|counts| counts.changed() > 0) {
+                let (indexes, has_triggers) = self.editor.followers(&table.name)?;
+                self.rebuild.extend(indexes);
+                if has_triggers {
+                    self.done.notes.push(format!("the triggers of `{}` do not run", table.name));
+                }
+            }
+        }
+        for name in std::mem::take(&mut self.rebuild).iter().filter(|_| self.options.write) {
+            if let Err(e) = self.editor.rebuild(name) {
+                self.done.notes.push(format!("the full-text index `{name}` could not be rebuilt: {e}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn dangling(&self, undo: &Undo) -> Result<BTreeMap<Dangling, u64>, Error> {
+        let mut found = BTreeMap::new();
+        for table in &undo.tables {
+            found.extend(self.editor.dangling(&table.name)?);
+        }
+        Ok(found)
+    }
+
+    /// Makes tables that were dropped and are not there.
+    fn bring_back_tables(&mut self, undo: &Undo) -> Result<BTreeSet<String>, Error> {
+        let mut dropped = BTreeSet::new();
+        for change in &undo.schema {
+            let (Some(before), None) = (&change.before, &change.after) else { continue };
+            let is_ours = before.kind == "table" && !change.comes_by_itself(&undo.schema);
+            if !is_ours || self.editor.table(&before.name)?.is_some() {
+                continue;
+            }
+            if before.root.is_none() {
+                self.done.notes.push(format!("the virtual table `{}` was dropped and stays so", before.name));
+                continue;
+            }
+            self.editor.execute(&before.sql)?;
+            self.done.notes.push(format!("the table `{}` comes back", before.name));
+            dropped.insert(before.name.clone());
+        }
+        Ok(dropped)
+    }
+
+    /// Indexes and triggers of the tables that came back.
+    fn bring_back_the_rest(&mut self, undo: &Undo, dropped: &BTreeSet<String>) -> Result<(), Error> {
+        for change in &undo.schema {
+            let (Some(before), None) = (&change.before, &change.after) else { continue };
+            if before.kind != "table" && dropped.contains(&before.table) {
+                self.editor.execute(&before.sql)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the rows of a table can be looked at one by one.
+    fn is_applicable(
+        &mut self,
+        undo: &Undo,
+        table: &TableChanges,
+        dropped: &BTreeSet<String>,
+    ) -> Result<bool, Error> {
+        let is_remade = undo.tables.iter().any(|other| other.name == table.name && other.fate != table.fate);
+        if is_remade || table.fate == Fate::Dropped && !dropped.contains(&table.name) {
+            let by_itself = undo.schema.iter().any(|change| {
+                change.before.as_ref().is_some_and(|row| row.name == table.name)
+                    && change.comes_by_itself(&undo.schema)
+            });
+            if !by_itself {
+                self.conflict_of_table(table, "the table was made anew, and its rows cannot be told apart");
+            }
+            return Ok(false);
+        }
+        let Some((layout, kind)) = self.editor.table(&table.name)? else {
+            self.conflict_of_table(table, "the table is not there any more");
+            return Ok(false);
+        };
+        match kind {
+            TableKind::Internal => return Ok(false),
+            TableKind::Shadow(owner) => {
+                let made = self.editor.virtual_table(&owner)?.unwrap_or_default();
+                if !is_full_text(&made) {
+                    let note = format!("the virtual table `{owner}` is left as it is");
+                    if !self.done.notes.contains(&note) {
+                        self.done.notes.push(note);
+                    }
+                    return Ok(false);
+                }
+                self.rebuild.insert(owner);
+                if !table.name.ends_with("_content") {
+                    return Ok(false);
+                }
+            }
+            TableKind::Ordinary => {}
+        }
+        let has = |name: &String| layout.columns.iter().any(|column| column.name == *name);
+        let mut values = table.items.iter().flat_map(|item| item.old.iter().chain(&item.new).flatten());
+        if let Some((missing, _)) = values.find(|(name, _)| !has(name)) {
+            let reason = format!("the table has no column `{missing}` any more");
+            self.conflict_of_table(table, &reason);
+            return Ok(false);
+        }
+        self.layouts.insert(table.name.clone(), layout);
+        Ok(true)
+    }
+
+    fn step<'a>(
+        &mut self,
+        table: &'a TableChanges,
+        item: &'a Item,
+        waiting: &mut Vec<Waiting<'a>>,
+    ) -> Result<(), Error> {
+        if self.options.keep_new && item.old.is_none() {
+            return Ok(());
+        }
+        let step = self.plan(table, item)?;
+        match step {
+            Step::Conflict(reason) => self.conflict(table, item, reason.to_owned()),
+            step => {
+                if let Some(why) = self.take(table, item, &step)? {
+                    waiting.push((table, item, step, why));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is to be done, by what stands there now.
+    fn plan<'a>(&self, table: &TableChanges, item: &'a Item) -> Result<Step<'a>, Error> {
+        if item.key.is_empty() {
+            return Ok(Step::Conflict("nothing tells it from other rows"));
+        }
+        let columns =
+            |values: &'a Named| -> Vec<&'a str> { values.iter().map(|(name, _)| name.as_str()).collect() };
+        let now = |values: &'a Named| self.editor.row(&table.name, &columns(values), &borrowed(&item.key));
+        let is = |row: &[Value], values: &Named| row.iter().eq(values.iter().map(|(_, value)| value));
+        Ok(match (&item.old, &item.new) {
+            (None, Some(new)) => match now(new)? {
+                None => Step::Nothing,
+                Some(row) if is(&row, new) && self.has_nothing_newer(table, item)? => Step::Delete,
+                Some(_) => Step::Conflict("it was changed since"),
+            },
+            (Some(old), None) => match now(old)? {
+                None => {
+                    let mut values = borrowed(old);
+                    if item.by_rowid {
+                        values.extend(borrowed(&item.key));
+                    }
+                    Step::Insert(values)
+                }
+                Some(row) if is(&row, old) => Step::Nothing,
+                Some(_) => Step::Conflict("another row has its key now"),
+            },
+            (Some(old), Some(new)) => {
+                let Some(row) = now(new)? else { return Ok(Step::Conflict("it was deleted since")) };
+                let was = |name: &str| old.iter().find(|(old, _)| old == name);
+                let differing: Vec<(usize, &(String, Value))> = new
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(nth, (name, value))| {
+                        was(name).filter(|(_, old)| old != value).map(|old| (nth, old))
+                    })
+                    .collect();
+                let stands = match item.by_rowid {
+                    true => is(&row, new),
+                    false => differing.iter().all(|(nth, _)| row[*nth] == new[*nth].1),
+                };
+                if stands && !differing.is_empty() {
+                    Step::Update(differing.iter().map(|(_, (name, value))| (name.as_str(), value)).collect())
+                } else if differing.iter().all(|(nth, (_, old))| row[*nth] == *old) {
+                    Step::Nothing
+                } else {
+                    Step::Conflict("it was changed since")
+                }
+            }
+            (None, None) => Step::Nothing,
+        })
+    }
+
+    /// Does it; the reason when a constraint is in the way.
+    fn take(&mut self, table: &TableChanges, item: &Item, step: &Step<'_>) -> Result<Option<String>, Error> {
+        let key = borrowed(&item.key);
+        let written = match step {
+            Step::Insert(values) => self.editor.insert(&table.name, values)?,
+            Step::Update(values) => self.editor.update(&table.name, values, &key)?,
+            Step::Delete => self.editor.delete(&table.name, &key)?,
+            Step::Nothing | Step::Conflict(_) => Written::Rows(0),
+        };
+        let is_one = match written {
+            Written::Forbidden(why) => return Ok(Some(why)),
+            Written::Rows(rows) => rows == 1,
+        };
+        if !is_one && !matches!(step, Step::Nothing | Step::Conflict(_)) {
+            let message = format!(
+                "take the changes back: a key of `{}` names several rows; nothing was changed",
+                table.name
+            );
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        let counts = self.done.tables.entry(table.name.clone()).or_default();
+        match step {
+            Step::Insert(_) => counts.inserted += 1,
+            Step::Update(_) => counts.updated += 1,
+            Step::Delete => counts.deleted += 1,
+            Step::Nothing | Step::Conflict(_) => counts.unchanged += 1,
+        }
+        Ok(None)
+    }
+
+    /// What a constraint forbade may be possible after the rest, or when rows that exchange unique values are out of each
+    /// other's way.
+    fn try_again<'a>(&mut self, mut waiting: Vec<Waiting<'a>>) -> Result<(), Error> {
+        loop {
+            let before = waiting.len();
+            let mut left = vec![];
+            for (table, item, step, _) in waiting {
+                if let Some(why) = self.take(table, item, &step)? {
+                    left.push((table, item, step, why));
+                }
+            }
+            waiting = left;
+            if waiting.is_empty() || waiting.len() == before && !self.exchange(&mut waiting)? {
+                break;
+            }
+        }
+        for (table, item, _, why) in waiting {
+            self.conflict(table, item, why);
+        }
+        Ok(())
+    }
+
+    /// Whether columns that the table has got since still have their default.
+    fn has_nothing_newer(&self, table: &TableChanges, item: &Item) -> Result<bool, Error> {
+        let known = |name: &str| item.new.iter().flatten().any(|(known, _)| known == name);
+        let layout = self.layouts.get(&table.name);
+        let columns = layout.into_iter().flat_map(|layout| &layout.columns);
+        let newer: Vec<_> = columns.filter(|column| !column.is_generated && !known(&column.name)).collect();
+        if newer.is_empty() {
+            return Ok(true);
+        }
+        let names: Vec<&str> = newer.iter().map(|column| column.name.as_str()).collect();
+        let row = self.editor.row(&table.name, &names, &borrowed(&item.key))?.unwrap_or_default();
+        Ok(row.iter().eq(newer.iter().map(|column| &column.default)))
+    }
+
+    /// Takes all updated rows out and puts them back as they were; whether that was possible.
+    fn exchange(&mut self, waiting: &mut Vec<Waiting<'_>>) -> Result<bool, Error> {
+        let is_update = |step: &Step<'_>| matches!(step, Step::Update(_));
+        self.editor.execute("SAVEPOINT exchange")?;
+        let mut rows = vec![];
+        for (table, item, step, _) in waiting.iter() {
+            let (Step::Update(values), Some(layout)) = (step, self.layouts.get(&table.name)) else {
+                continue;
+            };
+            let columns = layout.columns.iter().filter(|column| !column.is_generated);
+            let mut columns: Vec<&str> = columns.map(|column| column.name.as_str()).collect();
+            // Whoever refers to the row by its rowid finds it again.
+            let has_hidden_rowid = !layout.is_without_rowid() && layout.rowid_alias.is_none();
+            columns.extend(statements::free_rowid_name(layout).filter(|_| has_hidden_rowid));
+            let row = self.editor.row(&table.name, &columns, &borrowed(&item.key))?.unwrap_or_default();
+            self.editor.delete(&table.name, &borrowed(&item.key))?;
+            rows.push((table.name.as_str(), columns, values, row));
+        }
+        let mut are_back = !rows.is_empty();
+        for (table, columns, values, row) in &rows {
+            let was = |name: &str| values.iter().find(|(old, _)| *old == name).map(|(_, value)| *value);
+            let columns = columns.iter().zip(row);
+            let values: Vec<_> = columns.map(|(name, now)| (*name, was(name).unwrap_or(now))).collect();
+            are_back &= matches!(self.editor.insert(table, &values)?, Written::Rows(_));
+        }
+        if !are_back {
+            self.editor.execute("ROLLBACK TO exchange")?;
+        }
+        self.editor.execute("RELEASE exchange")?;
+        if are_back {
+            for (table, ..) in &rows {
+                self.done.tables.entry((*table).to_owned()).or_default().updated += 1;
+            }
+            waiting.retain(|(_, _, step, _)| !is_update(step));
+        }
+        Ok(are_back)
+    }
+
+    fn conflict(&mut self, table: &TableChanges, item: &Item, reason: String) {
+        self.done.conflict_count += 1;
+        if self.done.conflicts.len() < KEPT {
+            let (table, key) = (table.name.clone(), item.key.clone());
+            self.done.conflicts.push(Conflict { table, key, reason });
+        }
+    }
+
+    fn conflict_of_table(&mut self, table: &TableChanges, reason: &str) {
+        self.done.conflict_count += table.items.len() as u64;
+        let reason = format!("{reason} ({} rows)", table.items.len());
+        self.done.conflicts.push(Conflict { table: table.name.clone(), key: vec![], reason });
+    }
+}
+
+fn borrowed(values: &Named) -> Vec<(&str, &Value)> {
+    values.iter().map(|(name, value)| (name.as_str(), value)).collect()
+}
+
+fn refused(left: &[Dangling]) -> Error {
+    let named: Vec<_> = left
+        .iter()
+        .take(NAMED)
+        .map(|(table, rowid, parent, _)| {
+            let row = rowid.map_or(String::new(), |rowid| format!(" {rowid}"));
+            format!("row{row} of `{table}` refers to `{parent}`")
+        })
+        .collect();
+    Error::with_hint(
+        Kind::Invalid,
+        format!(
+            "take the changes back: {} rows would refer to rows that are not there ({}); nothing was changed",
+            left.len(),
+            named.join(", ")
+        ),
+        "name the tables on both sides of the foreign key, or a longer time",
+    )
+}

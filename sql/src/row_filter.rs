@@ -1,0 +1,136 @@
+//! Conditions on rows that are in no database.
+
+use litekeep_format::{TableLayout, Value};
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
+
+use crate::parameter::Parameter;
+use crate::table_reader::affinity;
+use crate::{Error, quoted};
+
+/// A condition in SQL on the rows of one table, as in a WHERE clause.
+///
+/// Columns have their types; text is compared by its bytes unless the condition says COLLATE.
+#[derive(Debug)]
+pub struct RowFilter {
+    connection: Connection,
+    condition: String,
+    insert: String,
+    select: String,
+    takes_rowid: bool,
+}
+
+impl RowFilter {
+    /// A condition, which is not looked at before it meets a table.
+    ///
+    /// # Errors
+    /// When SQLite has no memory.
+    pub fn new(condition: &str) -> Result<RowFilter, Error> {
+        let open = || {
+            let connection = Connection::open_in_memory()?;
+            connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+            // A mistyped column in quotes is no text.
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+            Ok(connection)
+        };
+        let connection = open().map_err(failed)?;
+        let condition = condition.to_owned();
+        Ok(RowFilter {
+            connection,
+            condition,
+            insert: String::new(),
+            select: String::new(),
+            takes_rowid: false,
+        })
+    }
+
+    /// From here on rows are of this table.
+    ///
+    /// # Errors
+    /// `Refused` when the condition is no SQL or names columns that the table does not have.
+    pub fn begin(&mut self, table: &str, layout: &TableLayout) -> Result<(), Error> {
+        let columns = layout.columns.iter().enumerate();
+        let columns = columns.map(|(nth, c)| {
+            let key = if layout.rowid_alias == Some(nth) { " PRIMARY KEY" } else { "" };
+            format!("{} {}{key}", quoted(&c.name), affinity(&c.declared, false))
+        });
+        let columns = columns.collect::<Vec<_>>().join(", ");
+        let name = quoted(table);
+        let names = layout.columns.iter().map(|c| quoted(&c.name));
+        self.takes_rowid = !layout.is_without_rowid()
+            && layout.rowid_alias.is_none()
+            && !layout.columns.iter().any(|c| c.name.eq_ignore_ascii_case("rowid"));
+        let names: Vec<_> = self.takes_rowid.then(|| "rowid".to_owned()).into_iter().chain(names).collect();
+        let places = vec!["?"; names.len()].join(", ");
+        self.insert = format!("INSERT INTO temp.{name}({}) VALUES({places})", names.join(", "));
+        self.select = format!("SELECT 1 FROM temp.{name} WHERE ({}\n)", self.condition);
+        let create = || {
+            self.connection.execute(&format!("DROP TABLE IF EXISTS temp.{name}"), ())?;
+            self.connection.execute(&format!("CREATE TEMP TABLE {name}({columns})"), ())?;
+            self.connection.prepare_cached(&self.select).map(drop)
+        };
+        create().map_err(failed)
+    }
+
+    /// Whether a row fulfils the condition. `values`: in the order of the table's columns.
+    ///
+    /// # Errors
+    /// What SQLite says to the condition.
+    pub fn matches(&self, rowid: i64, values: &[Value]) -> Result<bool, Error> {
+        let rowid = Value::Integer(rowid);
+        let ask = || {
+            let all = Some(&rowid).filter(|_| self.takes_rowid).into_iter().chain(values);
+            let parameters = rusqlite::params_from_iter(all.map(Parameter));
+            self.connection.execute_batch("SAVEPOINT row")?;
+            self.connection.prepare_cached(&self.insert)?.execute(parameters)?;
+            let found = self.connection.prepare_cached(&self.select)?.exists(());
+            self.connection.execute_batch("ROLLBACK TO row; RELEASE row")?;
+            found
+        };
+        ask().map_err(failed)
+    }
+}
+
+fn failed(e: rusqlite::Error) -> Error {
+    Error::new("look at the condition", e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TableReader;
+
+    fn filter(condition: &str) -> Result<RowFilter, Error> {
+        let sql = "CREATE TABLE \"a b\"(id INTEGER PRIMARY KEY, name TEXT, n)";
+        let layout = TableReader::new()?.read("a b", sql, true)?;
+        let mut filter = RowFilter::new(condition)?;
+        filter.begin("a b", &layout)?;
+        Ok(filter)
+    }
+
+    #[test]
+    fn rows_are_compared_by_their_types() {
+        let row = |id, name: &str| [Value::Integer(id), Value::Text(name.into()), Value::Null];
+        let first = filter("id > '5' AND name LIKE 'a%' OR n = 1 -- or so").unwrap();
+        assert!(first.matches(6, &row(6, "Ann")).unwrap());
+        assert!(!first.matches(5, &row(5, "Ann")).unwrap());
+        assert!(!first.matches(7, &row(7, "Bob")).unwrap());
+        let by_rowid = filter("rowid = 7").unwrap();
+        assert!(
+            by_rowid.matches(7, &row(7, "Bob")).unwrap() && !by_rowid.matches(1, &row(1, "Bob")).unwrap()
+        );
+        let layout = TableReader::new().unwrap().read("t", "CREATE TABLE t(a)", true).unwrap();
+        let mut plain = RowFilter::new("rowid = 7").unwrap();
+        plain.begin("t", &layout).unwrap();
+        assert!(plain.matches(7, &[Value::Null]).unwrap() && !plain.matches(1, &[Value::Null]).unwrap());
+    }
+
+    #[test]
+    fn a_condition_that_is_none_is_refused() {
+        for condition in ["age > 5", "\"age\" > 5", "1; DROP TABLE x", "", "id = ", "1) OR (1"] {
+            let refused = filter(condition).map(drop);
+            assert!(refused.is_err() || condition == "1) OR (1", "{condition}");
+        }
+    }
+}

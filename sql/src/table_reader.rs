@@ -1,0 +1,319 @@
+//! What CREATE TABLE statements say, as SQLite itself understands them.
+
+use litekeep_format::{Collation, Column, KeyPart, ReadLayout, TableLayout, Value};
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, Row};
+
+use crate::Error;
+use crate::parameter::value;
+
+/// Reads statements of other databases in a database of its own, in memory.
+///
+/// A statement goes into the schema as it stands in a database file and is parsed as when that is opened: so functions and
+/// collations of the application need not be there, and what old versions of SQLite accepted is still understood.
+#[derive(Debug)]
+pub struct TableReader {
+    connection: Connection,
+}
+
+/// A column as `table_xinfo` lists it.
+struct Listed {
+    cid: i64,
+    name: String,
+    declared: String,
+    default_text: Option<String>,
+    /// Its place in the primary key, from 1; 0 when it has none.
+    key_place: i64,
+    hidden: i64,
+}
+
+const VIRTUAL: i64 = 2;
+const STORED: i64 = 3;
+
+impl TableReader {
+    /// Makes the database.
+    ///
+    /// # Errors
+    /// When SQLite has no memory.
+    pub fn new() -> Result<TableReader, Error> {
+        let connection = Connection::open_in_memory().map_err(failed)?;
+        // Statements come from files that anybody may have written.
+        connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0).map_err(failed)?;
+        // A page for the roots of the tables to be on.
+        connection.execute("CREATE TABLE t(a)", ()).map_err(failed)?;
+        Ok(TableReader { connection })
+    }
+
+    /// The layout of a table. The defaults are in UTF-8, those of real columns perhaps integers. `descending`: the
+    /// database's schema format knows DESC.
+    ///
+    /// # Errors
+    /// When SQLite does not understand the statement.
+    pub fn read(&self, name: &str, sql: &str, descending: bool) -> Result<TableLayout, Error> {
+        self.load(name, sql).and_then(|()| self.layout(name, descending)).map_err(|e| Error::Corrupt {
+            context: "read the statement of a table",
+            message: format!("{e}: {sql}"),
+        })
+    }
+
+    fn load(&self, name: &str, sql: &str) -> rusqlite::Result<()> {
+        self.connection.pragma_update(None, "writable_schema", true)?;
+        self.connection.execute("DELETE FROM sqlite_schema", ())?;
+        self.connection.execute("INSERT INTO sqlite_schema VALUES('table', ?1, ?1, 2, ?2)", (name, sql))?;
+        self.connection.execute_batch("PRAGMA writable_schema=RESET")
+    }
+
+    fn layout(&self, name: &str, descending: bool) -> rusqlite::Result<TableLayout> {
+        let (without_rowid, strict): (bool, bool) = self.connection.query_row(
+            "SELECT wr, strict FROM pragma_table_list(?1) WHERE schema='main'",
+            [name],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let listed = self.query(
+            "SELECT cid, name, type, dflt_value, pk, hidden FROM pragma_table_xinfo(?1) ORDER BY cid",
+            name,
+            |row| {
+                let (cid, name, declared) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                let (default_text, key_place, hidden) = (row.get(3)?, row.get(4)?, row.get(5)?);
+                Ok(Listed { cid, name, declared, default_text, key_place, hidden })
+            },
+        )?;
+        let stored: Vec<&Listed> = listed.iter().filter(|column| column.hidden != VIRTUAL).collect();
+        let columns =
+            stored.iter().map(|column| self.column(column, strict)).collect::<Result<Vec<_>, _>>()?;
+        let mut primary_key: Vec<usize> =
+            (0..stored.len()).filter(|nth| stored[*nth].key_place > 0).collect();
+        primary_key.sort_by_key(|nth| stored[*nth].key_place);
+        let index: Option<String> = self
+            .query("SELECT name FROM pragma_index_list(?1) WHERE origin='pk'", name, |row| row.get(0))?
+            .pop();
+        let mut layout = TableLayout {
+            field_of: (0..columns.len()).collect(),
+            columns,
+            rowid_alias: None,
+            primary_key,
+            unique: self.unique(name, &stored)?,
+            key: vec![],
+        };
+        match index {
+            Some(index) if without_rowid => self.place_fields(&index, &stored, &mut layout, descending)?,
+            // A primary key without an index of its own is the rowid.
+            None if !without_rowid => layout.rowid_alias = layout.primary_key.first().copied(),
+            _ => {}
+        }
+        Ok(layout)
+    }
+
+    fn unique(&self, name: &str, stored: &[&Listed]) -> rusqlite::Result<Vec<usize>> {
+        let cids: Vec<i64> = self.query(
+            "SELECT DISTINCT i.cid FROM pragma_index_list(?1) AS l JOIN pragma_index_info(l.name) AS i ORDER BY i.cid",
+            name,
+            |row| row.get(0),
+        )?;
+        Ok(cids.into_iter().filter_map(|cid| stored.iter().position(|column| column.cid == cid)).collect())
+    }
+
+    /// The records of a WITHOUT ROWID table are those of its primary key's index.
+    fn place_fields(
+        &self,
+        index: &str,
+        stored: &[&Listed],
+        layout: &mut TableLayout,
+        descending: bool,
+    ) -> rusqlite::Result<()> {
+        let entries: Vec<(i64, bool, String, bool)> = self.query(
+            "SELECT cid, desc, coll, key FROM pragma_index_xinfo(?1) ORDER BY seqno",
+            index,
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+        )?;
+        let mut field = 0;
+        for (cid, desc, collation, is_key) in entries {
+            let Some(nth) = stored.iter().position(|column| column.cid == cid) else { continue };
+            layout.field_of[nth] = field;
+            field += 1;
+            if is_key {
+                let collation = Collation::named(&collation);
+                layout.key.push(KeyPart { collation, descending: desc && descending });
+            }
+        }
+        Ok(())
+    }
+
+    fn column(&self, listed: &Listed, strict: bool) -> rusqlite::Result<Column> {
+        let affinity = affinity(&listed.declared, strict);
+        let is_generated = listed.hidden == STORED;
+        let default = match &listed.default_text {
+            Some(text) if !is_generated => self.default(text, affinity)?,
+            _ => Value::Null,
+        };
+        Ok(Column {
+            name: listed.name.clone(),
+            declared: listed.declared.clone(),
+            is_real: affinity == "REAL",
+            is_generated,
+            default_text: listed.default_text.clone(),
+            default,
+        })
+    }
+
+    /// The value of a DEFAULT in rows that were there before ALTER TABLE added the column, which takes only constants: of
+    /// any other expression it does not matter. It is not always what an INSERT would give: `TEXT DEFAULT 1e300` is the
+    /// text `1e300` for the one and `1.0e+300` for the other.
+    fn default(&self, text: &str, affinity: &str) -> rusqlite::Result<Value> {
+        self.connection.execute("DROP TABLE IF EXISTS temp.d", ())?;
+        self.connection.execute("CREATE TEMP TABLE d(a)", ())?;
+        self.connection.execute("INSERT INTO temp.d VALUES(0)", ())?;
+        let add = |text: &str| {
+            let sql = format!("ALTER TABLE temp.d ADD COLUMN c {affinity} DEFAULT {text}\n");
+            self.connection.execute(&sql, ())
+        };
+        // As it was written, since a bare word is a string only there; what stood in brackets comes without them.
+        if add(text).or_else(|_| add(&format!("({text}\n)"))).is_err() {
+            return Ok(Value::Null);
+        }
+        self.connection.query_row("SELECT c FROM temp.d", (), |row| Ok(value(row.get_ref(0)?)))
+    }
+
+    fn query<T>(
+        &self,
+        sql: &str,
+        name: &str,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Vec<T>> {
+        self.connection.prepare_cached(sql)?.query_map([name], read)?.collect()
+    }
+}
+
+impl<E: From<Error>> ReadLayout<E> for TableReader {
+    fn read_layout(&self, name: &str, sql: &str, descending: bool) -> Result<TableLayout, E> {
+        Ok(self.read(name, sql, descending)?)
+    }
+}
+
+fn failed(e: rusqlite::Error) -> Error {
+    Error::new("prepare a database in memory", e)
+}
+
+/// The type by which SQLite converts the values of a column (<https://www.sqlite.org/datatype3.html>, section 3.1).
+pub(crate) fn affinity(declared: &str, strict: bool) -> &'static str {
+    let declared = declared.to_ascii_uppercase();
+    let has = |words: &[&str]| words.iter().any(|word| declared.contains(word));
+    if strict && declared == "ANY" {
+        "BLOB"
+    } else if has(&["INT"]) {
+        "INTEGER"
+    } else if has(&["CHAR", "CLOB", "TEXT"]) {
+        "TEXT"
+    } else if declared.is_empty() || has(&["BLOB"]) {
+        "BLOB"
+    } else if has(&["REAL", "FLOA", "DOUB"]) {
+        "REAL"
+    } else {
+        "NUMERIC"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str, sql: &str) -> TableLayout {
+        TableReader::new().unwrap().read(name, sql, true).unwrap()
+    }
+
+    fn defaults(sql: &str) -> Vec<Value> {
+        read("t", sql).columns.into_iter().map(|column| column.default).collect()
+    }
+
+    #[test]
+    fn the_rowid_alias_is_the_integer_primary_key_only() {
+        for (sql, alias) in [
+            ("CREATE TABLE t(a, b INTEGER PRIMARY KEY)", Some(1)),
+            ("CREATE TABLE t(a, b INTEGER, PRIMARY KEY(b))", Some(1)),
+            ("CREATE TABLE t(a, b INT PRIMARY KEY)", None),
+            ("CREATE TABLE t(a, b INTEGER PRIMARY KEY DESC)", None),
+            ("CREATE TABLE t(a, b INTEGER PRIMARY KEY) WITHOUT ROWID", None),
+            ("CREATE TABLE t(a INTEGER, b INTEGER, PRIMARY KEY(b, a))", None),
+        ] {
+            assert_eq!(read("t", sql).rowid_alias, alias, "{sql}");
+        }
+    }
+
+    #[test]
+    fn records_without_rowid_begin_with_the_key() {
+        let sql = "CREATE TABLE t(a, v AS (a) VIRTUAL, b TEXT COLLATE NOCASE, c, \
+            PRIMARY KEY(c DESC, b)) WITHOUT ROWID";
+        let layout = read("t", sql);
+        assert_eq!(layout.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!((layout.field_of, layout.primary_key), (vec![2, 1, 0], vec![2, 1]));
+        let part = |collation, descending| KeyPart { collation, descending };
+        assert_eq!(layout.key, [part(Collation::Binary, true), part(Collation::NoCase, false)]);
+        assert!(!TableReader::new().unwrap().read("t", sql, false).unwrap().key[0].descending);
+    }
+
+    /// The application's functions and collations are not here.
+    #[test]
+    fn what_belongs_to_the_application_need_not_be_there() {
+        let layout = read(
+            "t",
+            "CREATE TABLE t(a TEXT COLLATE german, b CHECK(is_fine(b)), g AS (fine(a)) STORED, \
+             PRIMARY KEY(a)) WITHOUT ROWID",
+        );
+        assert_eq!(layout.key[0].collation, Collation::Application("german".into()));
+        assert!(layout.columns[2].is_generated);
+    }
+
+    #[test]
+    fn unique_columns_are_known() {
+        let unique = |sql| read("t", sql).unique;
+        assert_eq!(unique("CREATE TABLE t(a INTEGER PRIMARY KEY, b UNIQUE, c, d, UNIQUE(d, b))"), [1, 3]);
+        assert_eq!(unique("CREATE TABLE t(a TEXT PRIMARY KEY, v AS (a), b)"), [0]);
+        assert_eq!(unique("CREATE TABLE t(a, b, PRIMARY KEY(b)) WITHOUT ROWID"), [1]);
+    }
+
+    #[test]
+    fn tables_of_sqlite_itself_are_read() {
+        assert_eq!(read("sqlite_sequence", "CREATE TABLE sqlite_sequence(name,seq)").columns.len(), 2);
+        assert_eq!(read("sqlite_stat1", "CREATE TABLE sqlite_stat1(tbl,idx,stat)").columns.len(), 3);
+    }
+
+    #[test]
+    fn defaults_are_converted_as_the_column_does() {
+        let text = |text: &str| Value::Text(text.into());
+        assert_eq!(
+            defaults(
+                "CREATE TABLE t(a DEFAULT 7, b TEXT DEFAULT 7, c REAL DEFAULT 7, d DEFAULT word, e DEFAULT true, \
+                 f DEFAULT ('x' || 'y'), g DEFAULT -1.5, h DEFAULT x'00ff', i DEFAULT (unknown(1)), j, \
+                 k INT DEFAULT '12', l DEFAULT ((1)+(2)), m DEFAULT \"quoted\", n DEFAULT CURRENT_TIMESTAMP)"
+            )[..13],
+            [
+                Value::Integer(7),
+                text("7"),
+                Value::Real(7.0),
+                text("word"),
+                Value::Integer(1),
+                Value::Null,
+                Value::Real(-1.5),
+                Value::Blob(vec![0, 255]),
+                Value::Null,
+                Value::Null,
+                Value::Integer(12),
+                Value::Null,
+                text("quoted"),
+            ]
+        );
+        assert_eq!(defaults("CREATE TABLE t(a TEXT DEFAULT -3e300)"), [text("-3e300")]);
+        assert_eq!(defaults("CREATE TABLE t(a ANY DEFAULT '12') STRICT"), [text("12")]);
+        assert_eq!(defaults("CREATE TABLE t(a ANY DEFAULT '12')"), [Value::Integer(12)]);
+    }
+
+    #[test]
+    fn a_statement_that_is_none_is_an_error_and_the_next_one_is_read() {
+        let reader = TableReader::new().unwrap();
+        for sql in ["", "CREATE TABLE", "DROP TABLE t", "CREATE TABLE t(a DEFAULT 1); DROP TABLE x"] {
+            let error = reader.read("t", sql, true).unwrap_err();
+            assert!(error.to_string().starts_with("read the statement of a table: "), "{error}");
+        }
+        assert_eq!(reader.read("a \"b\"", "CREATE TABLE \"a \"\"b\"\"\"(x)", true).unwrap().columns.len(), 1);
+    }
+}
