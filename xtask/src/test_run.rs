@@ -12,6 +12,10 @@ use crate::{BIN_DIR, cargo, program_dir};
 /// workspace again.
 const FEATURES: [&str; 2] = ["--features", "litekeep/all"];
 
+/// Gives property tests the same cases in each run, so that a change answers for its own failures; `cargo test` draws
+/// new ones. A seed of one's own is left alone.
+const PROPERTY_SEED: &str = "PROPTEST_RNG_SEED";
+
 /// Runs all tests of the workspace; whether all passed.
 ///
 /// # Errors
@@ -25,7 +29,13 @@ pub(crate) fn run(release: bool, args: &[String]) -> Result<bool> {
         .args(FEATURES)
         .args(release.then_some("--release"));
     command.arg("--").args(args).env(BIN_DIR, bin_dir);
+    if std::env::var_os(PROPERTY_SEED).is_none() {
+        command.env(PROPERTY_SEED, "1");
+    }
     let (counts, ok) = count(command)?;
+    for test in &counts.failures {
+        println!("failed: {test}");
+    }
     // A test program that dies in the middle has no result line: its failure is in the exit status alone.
     let failed = if ok { counts.failed } else { counts.failed.max(1) };
     println!("{} passed, {failed} failed", counts.passed);
@@ -55,6 +65,10 @@ fn built(command: &[&str], release: bool) -> Result<PathBuf> {
 pub(crate) struct Counts {
     passed: u64,
     failed: u64,
+    /// Names of tests that failed, each with what its panic says.
+    failures: Vec<String>,
+    /// A panic's place was the line before: the next one is its message.
+    panicked: Option<String>,
 }
 
 impl Counts {
@@ -63,8 +77,20 @@ impl Counts {
         self.passed + self.failed
     }
 
-    /// Adds a line like `test result: ok. 7 passed; 0 failed; 0 ignored; ...`; others change nothing.
+    /// Adds a line like `test result: ok. 7 passed; 0 failed; 0 ignored; ...`, or of a test's failure; others change
+    /// nothing.
     fn add(&mut self, line: &str) {
+        if let Some(test) = line.strip_prefix("---- ").and_then(|line| line.strip_suffix(" stdout ----")) {
+            self.failures.push(test.to_owned());
+        } else if let (true, Some(last)) = (line.starts_with("Error: "), self.failures.last_mut()) {
+            last.push_str(&format!("\n    {line}"));
+        } else if let Some(place) = self.panicked.take() {
+            if let Some(last) = self.failures.last_mut() {
+                last.push_str(&format!("\n    {place} {line}"));
+            }
+        } else if line.starts_with("thread '") && line.contains(" panicked at ") {
+            self.panicked = line.split_once(" panicked at ").map(|(_, place)| place.to_owned());
+        }
         let Some(result) = line.strip_prefix("test result: ") else { return };
         for part in result.split(['.', ';']) {
             let mut words = part.split_whitespace();
@@ -109,6 +135,28 @@ mod tests {
         ] {
             counts.add(line);
         }
-        assert_eq!(counts, Counts { passed: 24, failed: 2 });
+        assert_eq!(counts, Counts { passed: 24, failed: 2, ..Counts::default() });
+    }
+
+    #[test]
+    fn failures_are_named_with_their_panics() {
+        let mut counts = Counts::default();
+        for line in [
+            "thread 'passes' (7) panicked at a.rs:1:1:",
+            "as it should",
+            "---- a::b stdout ----",
+            "",
+            "thread 'a::b' (12) panicked at src/a.rs:7:9:",
+            "nothing is there",
+            "stack backtrace:",
+            "---- c stdout ----",
+            "Error: no such file",
+        ] {
+            counts.add(line);
+        }
+        assert_eq!(
+            counts.failures,
+            ["a::b\n    src/a.rs:7:9: nothing is there", "c\n    Error: no such file"]
+        );
     }
 }

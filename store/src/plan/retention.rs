@@ -5,8 +5,8 @@
 //! - A file goes for one of a higher level only when that file's *last* point, which stays, is at or before the horizon
 //!   of `any_second`: then the points between answer to no instant since, and a chain to any younger point leads
 //!   through the higher file. Level 0 goes for level 1 at once: both end within one second.
-//! - Within `any_transaction` a file of level 0 goes for a higher one only when a pack tells its commits apart, unless these
-//!   files are too many.
+//! - Level 0 goes for a file that ends within `any_transaction` only when a pack tells its commits apart, unless these
+//!   files are too many. Its own end does not decide: later transactions of the same second are reached through it.
 //! - Of the bases at or before the horizon of `keep` the newest stays; nothing that ends before it is needed by any
 //!   younger point.
 //!
@@ -59,7 +59,8 @@ pub fn retention(log: &Log, times: &Times, packs: &[PackRef], now_ms: i64, polic
             })
     };
     let is_held = |file: &FileRef| {
-        file.level == 0 && !points.ended(file.max(), any_transaction) && !is_packed(file.max())
+        let end = seconds.of(file).unwrap_or(file).max();
+        file.level == 0 && !points.ended(end, any_transaction) && !is_packed(file.max())
     };
     let may_hold = log.level(0).iter().filter(|f| is_held(f) && superseded(f)).count() <= MOST_HELD;
     let before_base =

@@ -192,6 +192,20 @@ fn busy_windows_become_seconds_and_then_one_window() {
     assert_eq!((merges[0].name.min.get(), merges[0].name.max.get()), (2, 41));
 }
 
+/// The horizon of `any_transaction` lies between two transactions of one second: the younger is reached through the older.
+#[test]
+fn what_leads_to_a_single_transaction_stays() {
+    let second = 1_700_000_000_000;
+    let files =
+        [file(9, 1, 1, 0), file(0, 2, 2, second), file(0, 3, 3, second + 500), file(0, 4, 4, second + 900)];
+    let log = Log::new(files.into_iter().chain([file(1, 2, 4, second + 900)]));
+    let policy = Policy::default();
+    let now = second + 100 + policy.any_transaction.as_millis() as i64;
+    assert_eq!(retention(&log, &Times::default(), &[], now, &policy), []);
+    let gone = retention(&log, &Times::default(), &[], now + 1000, &policy);
+    assert_eq!(gone.len(), 2, "all of level 0 but the newest");
+}
+
 #[test]
 fn quiet_windows_skip_the_seconds() {
     let policy = Policy::default();
@@ -377,7 +391,7 @@ fn assert_consecutive(merge: &Merge) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(30000))]
 
     #[test]
     fn no_history_loses_an_instant(
