@@ -128,7 +128,7 @@ impl Selection {
 
 impl SchemaChange {
     /// Whether it is something that another statement makes: a table of a virtual table, or one of SQLite's own.
-    pub(crate) fn comes_by_itself(&self, all: &[SchemaChange]) -> bool {
+    pub fn comes_by_itself(&self, all: &[SchemaChange]) -> bool {
         let name = |change: &SchemaChange| {
             change.after.as_ref().or(change.before.as_ref()).map(|row| row.name.clone())
         };

@@ -84,6 +84,8 @@ pub struct Feed {
     wanted: Selection,
     /// The last transaction that was given to its end.
     at: Point,
+    /// The time of the state that it began after.
+    time_ms: i64,
     /// What is known of its state; opened anew after an error, and when it has become long.
     position: Option<Position>,
     /// Files of the log that were listed.
@@ -120,11 +122,13 @@ impl Feed {
     /// Those of a restore of the state.
     pub async fn open(store: &Store, from: Goal, wanted: Selection) -> Result<Feed, Error> {
         let position = Position::open(store, from).await?;
-        let (store, at, position) = (store.clone(), position.state.point(), Some(position));
+        let (at, time_ms) = (position.state.point(), position.state.time_ms);
+        let (store, position) = (store.clone(), Some(position));
         Ok(Feed {
             store,
             wanted,
             at,
+            time_ms,
             position,
             due: VecDeque::new(),
             listed_at: None,
@@ -145,6 +149,11 @@ impl Feed {
     /// After what it goes on.
     pub fn at(&self) -> Point {
         self.at
+    }
+
+    /// When the state was seen that it began after, milliseconds since the epoch.
+    pub fn time_ms(&self) -> i64 {
+        self.time_ms
     }
 
     /// The next transaction, or the next part of it; `None` when the log has no more yet. Costs one request when there is

@@ -17,7 +17,7 @@ pub mod undo;
 
 pub use comparison::{Comparison, Reader, SchemaChange, Selection};
 pub use litekeep_format::diff::{Change, Pair};
-pub use litekeep_format::{RowRef, Table, Value};
+pub use litekeep_format::{RowRef, SchemaRow, Table, Value};
 pub use litekeep_replicate::{Error, Kind};
 
 /// The changed row itself: as it is, or as it was when it is gone.

@@ -18,7 +18,7 @@ const FAR: u64 = 4;
 /// `-wal` and `-shm` as they are.
 #[derive(Debug)]
 pub struct Examiner {
-    connection: Connection,
+    pub(crate) connection: Connection,
 }
 
 /// How the file is laid out.
@@ -272,7 +272,7 @@ impl Examiner {
         Ok(wide)
     }
 
-    fn rows<T>(
+    pub(crate) fn rows<T>(
         &self,
         doing: &'static str,
         sql: &str,

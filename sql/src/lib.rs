@@ -4,7 +4,7 @@
 //! - An [`Observer`] never checkpoints by itself, not on commit and not on close, and writes into no table of the user's;
 //!   its only write is the switch to WAL mode, on request.
 //! - An [`Application`] is an ordinary connection, for databases that are litekeep's own.
-//! - An [`Examiner`] answers questions about a database and writes nothing.
+//! - An [`Examiner`] answers questions about a database and writes nothing; a [`RowReader`] reads all rows of one moment with it.
 //! - A [`RowEditor`] changes single rows of the user's database, when it is told to.
 //! - A [`TableReader`] reads CREATE TABLE statements, a [`RowFilter`] looks at single rows; they open no file.
 //! - A [`Tuner`] changes what persists in the user's database besides its tables, when it is told to.
@@ -13,6 +13,7 @@
 //! A crash leaves what any SQLite reader leaves: locks go with the process.
 
 mod application;
+mod declaration;
 mod examination;
 mod migration;
 mod observer;
@@ -23,6 +24,9 @@ mod table_reader;
 mod tuning;
 
 pub use application::{Application, Value};
+pub use declaration::{
+    Declaration, DeclaredColumn, DeclaredIndex, ForeignKey, Generated, IndexPart, Profile, RowReader,
+};
 pub use examination::{Examiner, Layout, Stale, Unindexed};
 pub use migration::{
     Aims, Census, Migrator, Object, Stopped, Transaction as MigrationTransaction, statements,

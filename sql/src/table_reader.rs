@@ -56,6 +56,15 @@ impl TableReader {
         })
     }
 
+    /// A database that has this table.
+    pub(crate) fn loaded(self, name: &str, sql: &str) -> Result<Connection, Error> {
+        self.load(name, sql).map_err(|e| Error::Corrupt {
+            context: "read the statement of a table",
+            message: format!("{e}: {sql}"),
+        })?;
+        Ok(self.connection)
+    }
+
     fn load(&self, name: &str, sql: &str) -> rusqlite::Result<()> {
         self.connection.pragma_update(None, "writable_schema", true)?;
         self.connection.execute("DELETE FROM sqlite_schema", ())?;

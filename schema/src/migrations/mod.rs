@@ -16,7 +16,6 @@ mod model;
 mod rewrite;
 mod run;
 mod survey;
-mod words;
 
 pub use convention::{Convention, new_file};
 pub use folder::{Folder, Migration};

@@ -7,8 +7,8 @@
 use super::folder::{Folder, Migration};
 use super::guard;
 use super::model::Before;
-use super::words::{Head, Word, head, words};
 use crate::Error;
+use crate::words::{Head, Word, head, words};
 use litekeep_sql::{Census, MigrationTransaction as Transaction, Migrator, Value, quoted, statements};
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! What the words of one statement tell.
 
-use super::super::words::Word;
+use crate::words::Word;
 
 /// What SQLite does not do in a transaction, or not as it reads: code, what happens, and what to do.
 pub(super) fn trap(words: &[Word<'_>]) -> Option<(&'static str, &'static str, &'static str)> {
@@ -140,8 +140,8 @@ pub(super) fn not_portable(words: &[Word<'_>]) -> Vec<(String, &'static str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::words::words;
     use super::*;
+    use crate::words::words;
 
     #[test]
     fn traps_are_told_by_their_words() {

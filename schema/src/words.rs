@@ -2,23 +2,23 @@
 
 /// A word, a name or a sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Word<'a> {
+pub(crate) struct Word<'a> {
     /// As it is written, with its quotes.
-    pub(super) text: &'a str,
+    pub(crate) text: &'a str,
     /// Where in the statement it begins.
-    pub(super) at: usize,
+    pub(crate) at: usize,
     /// How many brackets are open around it.
-    pub(super) depth: usize,
+    pub(crate) depth: usize,
 }
 
 impl Word<'_> {
     /// Whether it is this keyword.
-    pub(super) fn is(&self, keyword: &str) -> bool {
+    pub(crate) fn is(&self, keyword: &str) -> bool {
         self.text.eq_ignore_ascii_case(keyword)
     }
 
     /// Without the quotes of a name.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let inner = |quote: &str| {
             self.text.get(1..self.text.len() - 1).unwrap_or_default().replace(&quote.repeat(2), quote)
         };
@@ -32,13 +32,13 @@ impl Word<'_> {
     }
 
     /// Whether it is this name; SQLite does not tell ASCII capitals from small letters.
-    pub(super) fn names(&self, name: &str) -> bool {
+    pub(crate) fn names(&self, name: &str) -> bool {
         !self.text.starts_with('\'') && self.name().eq_ignore_ascii_case(name)
     }
 }
 
 /// All words; comments are none.
-pub(super) fn words(sql: &str) -> Vec<Word<'_>> {
+pub(crate) fn words(sql: &str) -> Vec<Word<'_>> {
     let (mut words, mut at, mut depth) = (vec![], 0, 0_usize);
     while let Some(first) = sql[at..].chars().next() {
         let rest = &sql[at..];
@@ -84,7 +84,7 @@ fn quoted(text: &str, quote: char) -> usize {
 
 /// What a statement does to a table as a whole, and where it names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Head<'a> {
+pub(crate) enum Head<'a> {
     /// CREATE TABLE.
     Create(Word<'a>),
     /// DROP TABLE.
@@ -96,7 +96,7 @@ pub(super) enum Head<'a> {
 }
 
 /// Reads the beginning of a statement; `None` for all others, and for temporary tables.
-pub(super) fn head<'a>(words: &[Word<'a>]) -> Option<Head<'a>> {
+pub(crate) fn head<'a>(words: &[Word<'a>]) -> Option<Head<'a>> {
     let starts = |keywords: &[&str]| {
         keywords.len() <= words.len() && words.iter().zip(keywords).all(|(word, keyword)| word.is(keyword))
     };

@@ -1,0 +1,179 @@
+//! A connection, and what travels over it.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::SinkExt as _;
+use litekeep_sync::{Error, Kind};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::task::JoinHandle;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::{Address, error};
+
+/// A value as text; `None`: NULL.
+pub(crate) type Text = Option<String>;
+
+/// Bytes of COPY that go at once.
+const BLOCK: usize = 256 << 10;
+
+/// A connection. Ends when it is dropped.
+pub(crate) struct Session {
+    address: Address,
+    client: Client,
+    connection: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Session {
+    pub(crate) async fn open(address: &Address) -> Result<Session, Error> {
+        let failed = |e| error::server(address, "connect", &e);
+        let config = &address.config;
+        let is_plain = config.get_ssl_mode() == tokio_postgres::config::SslMode::Disable;
+        let (client, connection) = if is_plain {
+            let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
+            (client, tokio::spawn(async move { drop(connection.await) }))
+        } else {
+            let (client, connection) = config.connect(tls(address)?).await.map_err(failed)?;
+            (client, tokio::spawn(async move { drop(connection.await) }))
+        };
+        Ok(Session { address: address.clone(), client, connection })
+    }
+
+    /// An error of the server's, with what was being done.
+    pub(crate) fn failed(&self, doing: &str, error: &tokio_postgres::Error) -> Error {
+        error::server(&self.address, doing, error)
+    }
+
+    /// Runs statements that give nothing back.
+    pub(crate) async fn run(&self, doing: &str, sql: &str) -> Result<(), Error> {
+        self.client.batch_execute(sql).await.map_err(|e| self.failed(doing, &e))
+    }
+
+    /// The same, for those that may fail by their data.
+    pub(crate) async fn try_run(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
+        self.client.batch_execute(sql).await
+    }
+
+    /// Rows of a statement whose parameters are text.
+    pub(crate) async fn rows(&self, doing: &str, sql: &str, parameters: &[&str]) -> Result<Vec<Row>, Error> {
+        let typed: Vec<(&(dyn ToSql + Sync), Type)> =
+            parameters.iter().map(|text| (text as &(dyn ToSql + Sync), Type::TEXT)).collect();
+        self.client.query_typed(sql, &typed).await.map_err(|e| self.failed(doing, &e))
+    }
+
+    /// Runs a statement whose parameters are columns of text, row by row; how many rows it changed.
+    pub(crate) async fn execute(
+        &self,
+        sql: &str,
+        columns: &[Vec<Text>],
+    ) -> Result<u64, tokio_postgres::Error> {
+        let typed: Vec<(&(dyn ToSql + Sync), Type)> =
+            columns.iter().map(|column| (column as &(dyn ToSql + Sync), Type::TEXT_ARRAY)).collect();
+        self.client.execute_typed(sql, &typed).await
+    }
+
+    /// Runs a statement whose parameters are values of text.
+    pub(crate) async fn execute_one(
+        &self,
+        sql: &str,
+        values: &[&Text],
+    ) -> Result<u64, tokio_postgres::Error> {
+        let typed: Vec<(&(dyn ToSql + Sync), Type)> =
+            values.iter().map(|value| (*value as &(dyn ToSql + Sync), Type::TEXT)).collect();
+        self.client.execute_typed(sql, &typed).await
+    }
+
+    /// Sends rows by `COPY ... FROM STDIN` in its text format.
+    pub(crate) async fn copy(&self, sql: &str, rows: &[Vec<Text>]) -> Result<u64, tokio_postgres::Error> {
+        let sink = self.client.copy_in::<_, Bytes>(sql).await?;
+        let mut sink = std::pin::pin!(sink);
+        let mut block = BytesMut::with_capacity(BLOCK);
+        for row in rows {
+            write_row(&mut block, row);
+            if block.len() >= BLOCK {
+                sink.send(block.split().freeze()).await?;
+            }
+        }
+        sink.send(block.freeze()).await?;
+        sink.finish().await
+    }
+}
+
+/// A line of COPY's text format (<https://www.postgresql.org/docs/current/sql-copy.html>).
+fn write_row(block: &mut BytesMut, row: &[Text]) {
+    for (nth, value) in row.iter().enumerate() {
+        if nth > 0 {
+            block.extend_from_slice(b"\t");
+        }
+        let Some(text) = value else {
+            block.extend_from_slice(br"\N");
+            continue;
+        };
+        let mut rest = text.as_bytes();
+        while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\\' | b'\t' | b'\n' | b'\r')) {
+            block.extend_from_slice(&rest[..at]);
+            block.extend_from_slice(match rest[at] {
+                b'\\' => br"\\",
+                b'\t' => br"\t",
+                b'\n' => br"\n",
+                _ => br"\r",
+            });
+            rest = &rest[at + 1..];
+        }
+        block.extend_from_slice(rest);
+    }
+    block.extend_from_slice(b"\n");
+}
+
+fn tls(address: &Address) -> Result<MakeRustlsConnect, Error> {
+    let mut roots = RootCertStore::empty();
+    let invalid = |message: String| Error::new(Kind::Invalid, message);
+    match &address.ca_file {
+        Some(path) => {
+            let failed = |e: &dyn std::fmt::Display| invalid(format!("read `{}`: {e}", path.display()));
+            let found = CertificateDer::pem_file_iter(path).map_err(|e| failed(&e))?;
+            for certificate in found {
+                roots.add(certificate.map_err(|e| failed(&e))?).map_err(|e| failed(&e))?;
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    if roots.is_empty() {
+        return Err(Error::with_hint(
+            Kind::Invalid,
+            "there is no certificate authority to trust",
+            "install the system's (Debian: ca-certificates), or name a file by `sslrootcert`",
+        ));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| invalid(format!("set TLS up: {e}")))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copy_escapes_what_ends_a_field() {
+        let mut block = BytesMut::new();
+        write_row(&mut block, &[Some("a\\b\tc\nd\re".into()), None, Some(String::new()), Some(r"\N".into())]);
+        assert_eq!(block, &b"a\\\\b\\tc\\nd\\re\t\\N\t\t\\\\N\n"[..]);
+    }
+}

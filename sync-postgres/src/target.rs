@@ -1,0 +1,608 @@
+//! Tables of PostgreSQL that are kept in step.
+//!
+//! How far a sync is, which rows are refused and which tables stand still is in one table, `_litekeep_sync`, and is committed together
+//! with the rows. Two litekeeps cannot push the same sync: each commit expects to find what its last one left.
+
+use std::collections::BTreeMap;
+use std::hash::Hasher as _;
+
+use async_trait::async_trait;
+use litekeep_schema::portable::Note;
+use litekeep_schema::portable::postgres::{Options, PgType, Table, map, quoted};
+use litekeep_sql::{Declaration, Profile};
+use litekeep_sync::target::{TargetTable, key_text};
+use litekeep_sync::{Change, Error, Kept, Kind, Refused, Stage, Target, Value};
+use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher13;
+
+use crate::session::{Session, Text};
+use crate::{Address, error};
+
+/// Where it is kept how far syncs are.
+const STATE: &str = "_litekeep_sync";
+/// A statement without an end leaves the server at some time.
+const PLAN: &str = "plan";
+const STAGE: &str = "stage";
+const PAUSED: &str = "paused/";
+const REFUSED: &str = "refused/";
+
+/// A database of PostgreSQL.
+pub struct Postgres {
+    address: Address,
+    /// The sync's name.
+    name: String,
+    options: Options,
+    session: Option<Session>,
+    tables: Vec<PgTable>,
+    /// What the last commit left, as text.
+    stage: Option<String>,
+    /// Rows that are refused, by their item.
+    refused: u64,
+}
+
+/// A table as it is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PgTable(pub Table);
+
+impl TargetTable for PgTable {
+    fn source(&self) -> &str {
+        &self.0.source
+    }
+
+    fn columns(&self) -> Vec<&str> {
+        self.0.columns.iter().map(|column| column.name.as_str()).collect()
+    }
+
+    fn key(&self) -> &[usize] {
+        &self.0.key
+    }
+
+    fn with_more_columns(&self, mut other: PgTable) -> PgTable {
+        let mut longer = self.clone();
+        longer.0.columns.extend(other.0.columns.drain(self.0.columns.len()..));
+        longer
+    }
+}
+
+/// A row that goes there, with what it is known by.
+struct Encoded {
+    key: Vec<Value>,
+    row: Vec<Text>,
+}
+
+impl Postgres {
+    /// Connects to nothing yet. `name`: the sync's.
+    pub fn new(address: Address, name: impl Into<String>, options: Options) -> Postgres {
+        let name = name.into();
+        Postgres { address, name, options, session: None, tables: vec![], stage: None, refused: 0 }
+    }
+
+    fn session(&self) -> Result<&Session, Error> {
+        self.session
+            .as_ref()
+            .ok_or_else(|| Error::new(Kind::Internal, "use a database that is not connected"))
+    }
+
+    /// The table that keeps how far syncs are, in the schema of the tables.
+    fn state(&self) -> String {
+        match &self.options.schema {
+            Some(schema) => format!("{}.{STATE}", quoted(schema)),
+            None => STATE.to_owned(),
+        }
+    }
+
+    async fn is_there(&self, path: &str) -> Result<bool, Error> {
+        let rows =
+            self.session()?.rows("look for a table", "SELECT to_regclass($1) IS NOT NULL", &[path]).await?;
+        Ok(rows.first().is_some_and(|row| row.get(0)))
+    }
+
+    async fn read_kept(&mut self) -> Result<Option<Kept<PgTable>>, Error> {
+        const READ: &str = "read how far the sync is";
+        let state = self.state();
+        if !self.is_there(&state).await? {
+            return Ok(None);
+        }
+        let sql = format!("SELECT item, content FROM {state} WHERE name = $1 AND item NOT LIKE 'refused/%'");
+        let rows = self.session()?.rows(READ, &sql, &[&self.name]).await?;
+        let items: BTreeMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let (Some(plan), Some(stage)) = (items.get(PLAN), items.get(STAGE)) else { return Ok(None) };
+        let damaged = |e: serde_json::Error| {
+            let message = format!("{READ}: `{STATE}` in {} is damaged: {e}", self.address.name());
+            Error::with_hint(
+                Kind::Corrupt,
+                message,
+                format!("`litekeep sync resync {}` begins anew", self.name),
+            )
+        };
+        let tables: Vec<PgTable> = serde_json::from_str(plan).map_err(damaged)?;
+        let parsed: Stage = serde_json::from_str(stage).map_err(damaged)?;
+        let paused = items
+            .iter()
+            .filter_map(|(item, reason)| Some((item.strip_prefix(PAUSED)?.to_owned(), reason.clone())));
+        let sql = format!("SELECT count(*) FROM {state} WHERE name = $1 AND item LIKE 'refused/%'");
+        let refused: i64 =
+            self.session()?.rows(READ, &sql, &[&self.name]).await?.first().map_or(0, |row| row.get(0));
+        let kept = Kept { tables, paused: paused.collect(), stage: parsed, refused: refused.unsigned_abs() };
+        (self.tables, self.refused) = (kept.tables.clone(), kept.refused);
+        self.stage = Some(stage.clone());
+        Ok(Some(kept))
+    }
+
+    /// Makes a table, or takes one that is there when it is empty and has what is needed.
+    async fn make(&self, table: &Table) -> Result<(), Error> {
+        let path = table.path(&self.options);
+        let session = self.session()?;
+        if !self.is_there(&path).await? {
+            return session.run(&format!("make the table {path}"), &table.create(&self.options)).await;
+        }
+        let columns = "SELECT a.attname::text, format_type(a.atttypid, NULL), a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' \
+                       FROM pg_attribute a WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
+        let found = session.rows("read the columns of a table", columns, &[&path]).await?;
+        let found: BTreeMap<String, (String, bool)> =
+            found.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
+        let refused = |why: String| {
+            let hint = format!(
+                "make it as it is expected, or let litekeep make it: {}",
+                table.create(&self.options)
+            );
+            Err(Error::with_hint(Kind::Invalid, format!("the table {path} is there and {why}"), hint))
+        };
+        for column in &table.columns {
+            let wanted = full_name(column.pg);
+            match found.get(&column.name) {
+                None => return refused(format!("has no column `{}`", column.name)),
+                Some((is, _)) if is != wanted => {
+                    return refused(format!("its column `{}` is {is}, not {wanted}", column.name));
+                }
+                Some(_) => {}
+            }
+        }
+        let is_ours = |name: &str| table.columns.iter().any(|column| column.name == name);
+        if let Some((name, _)) = found.iter().find(|(name, (_, must))| *must && !is_ours(name)) {
+            return refused(format!("its column `{name}` wants a value, and none comes"));
+        }
+        let any = session.rows("look into a table", &format!("SELECT 1 FROM {path} LIMIT 1"), &[]).await?;
+        if !any.is_empty() {
+            let hint = format!("if its rows can go: TRUNCATE {path};");
+            let message = format!("the table {path} is there and has rows, which are not overwritten");
+            return Err(Error::with_hint(Kind::Invalid, message, hint));
+        }
+        Ok(())
+    }
+
+    async fn set(&self, item: &str, content: &str) -> Result<(), Error> {
+        let sql = format!(
+            "INSERT INTO {} (name, item, content) VALUES ($1, $2, $3) \
+             ON CONFLICT (name, item) DO UPDATE SET content = excluded.content, changed_at = now()",
+            self.state()
+        );
+        self.session()?.rows("keep how far the sync is", &sql, &[&self.name, item, content]).await?;
+        Ok(())
+    }
+
+    async fn set_plan(&self) -> Result<(), Error> {
+        self.set(PLAN, &json(&self.tables)).await
+    }
+
+    fn encode(&self, nth: usize, key: &[Value], row: &[Value]) -> Result<Encoded, Refused> {
+        let table = &self.tables[nth].0;
+        let texts = table.columns.iter().zip(row).map(|(column, value)| {
+            let text = column.pg.encode(value);
+            text.map(|text| text.map(Into::into)).map_err(|refusal| format!("`{}`: {refusal}", column.name))
+        });
+        let row = texts.collect::<Result<Vec<Text>, String>>();
+        let row = row.map_err(|reason| Refused { table: nth, key: key.to_vec(), reason })?;
+        Ok(Encoded { key: key.to_vec(), row })
+    }
+
+    /// Writes rows that come, of which some may be there already. Those that the server refuses are told; the others are written.
+    async fn put(
+        &self,
+        nth: usize,
+        rows: &[Encoded],
+        how: Put,
+        refused: &mut Vec<Refused>,
+    ) -> Result<(), Error> {
+        let mut waiting = vec![rows];
+        // Halves, until the row that is to blame stands alone.
+        while let Some(rows) = waiting.pop() {
+            if rows.is_empty() {
+                continue;
+            }
+            let Err(failed) = self.put_all(nth, rows, how).await? else { continue };
+            match rows {
+                [only] => refused.push(Refused { table: nth, key: only.key.clone(), reason: failed }),
+                _ => {
+                    let (first, second) = rows.split_at(rows.len() / 2);
+                    waiting.push(second);
+                    waiting.push(first);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of the rows or none; `Err` in it: what the server says of one of them.
+    async fn put_all(&self, nth: usize, rows: &[Encoded], how: Put) -> Result<Result<(), String>, Error> {
+        let session = self.session()?;
+        let table = &self.tables[nth].0;
+        session.run("begin to write rows", "SAVEPOINT rows").await?;
+        let written = match how {
+            Put::New => {
+                let rows: Vec<Vec<Text>> = rows.iter().map(|encoded| encoded.row.clone()).collect();
+                session.copy(&self.copy_sql(table), &rows).await
+            }
+            Put::OrUpdate => {
+                session.execute(&self.upsert_sql(table), &columns(rows, table.columns.len())).await
+            }
+        };
+        let failed = match written {
+            Ok(_) => {
+                session.run("write rows", "RELEASE SAVEPOINT rows").await?;
+                return Ok(Ok(()));
+            }
+            Err(e) if error::is_about_data(&e) => e,
+            Err(e) => return Err(session.failed(&format!("write rows of `{}`", table.name), &e)),
+        };
+        session.run("take rows back", "ROLLBACK TO SAVEPOINT rows").await?;
+        // Rows that exchange a unique value are in each other's way, unless all of them go first.
+        if matches!(how, Put::OrUpdate) && rows.len() > 1 && error::is_about_uniqueness(&failed) {
+            let keys: Vec<Vec<Text>> = (table.key.iter())
+                .map(|part| rows.iter().map(|encoded| encoded.row[*part].clone()).collect())
+                .collect();
+            let exchanged = async {
+                session.execute(&self.delete_sql(table), &keys).await?;
+                session.execute(&self.upsert_sql(table), &columns(rows, table.columns.len())).await
+            };
+            match exchanged.await {
+                Ok(_) => {
+                    session.run("write rows", "RELEASE SAVEPOINT rows").await?;
+                    return Ok(Ok(()));
+                }
+                Err(e) if error::is_about_data(&e) => {
+                    session.run("take rows back", "ROLLBACK TO SAVEPOINT rows").await?;
+                }
+                Err(e) => return Err(session.failed(&format!("write rows of `{}`", table.name), &e)),
+            }
+        }
+        Ok(Err(error::words(&failed)))
+    }
+
+    async fn delete(&self, nth: usize, keys: &[&[Value]]) -> Result<(), Error> {
+        let table = &self.tables[nth].0;
+        let session = self.session()?;
+        let failed = |e| session.failed(&format!("delete rows of `{}`", table.name), &e);
+        if table.key.is_empty() {
+            let sql = self.delete_whole_sql(table);
+            for row in keys {
+                // One that cannot be written there is not there.
+                let Ok(encoded) = self.encode(nth, &[], row) else { continue };
+                let values: Vec<&Text> = encoded.row.iter().collect();
+                session.execute_one(&sql, &values).await.map_err(failed)?;
+            }
+            return Ok(());
+        }
+        let mut columns: Vec<Vec<Text>> = vec![vec![]; table.key.len()];
+        for key in keys {
+            let texts = table.key.iter().zip(*key).map(|(nth, value)| table.columns[*nth].pg.encode(value));
+            let texts: Result<Vec<Text>, _> =
+                texts.map(|text| text.map(|text| text.map(Into::into))).collect();
+            let Ok(texts) = texts else { continue };
+            columns.iter_mut().zip(texts).for_each(|(column, text)| column.push(text));
+        }
+        if columns.first().is_some_and(|column| !column.is_empty()) {
+            session.execute(&self.delete_sql(table), &columns).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Lists rows that are refused, and takes others off the list.
+    async fn list(&mut self, refused: &[Refused], fine: &[(usize, &[Value])]) -> Result<(), Error> {
+        if self.refused > 0 && !fine.is_empty() {
+            let items: Vec<Text> = fine.iter().map(|(nth, key)| Some(self.item(*nth, key))).collect();
+            let sql = format!(
+                "DELETE FROM {} WHERE name = {} AND item = ANY($1)",
+                self.state(),
+                literal(&self.name)
+            );
+            let session = self.session()?;
+            let gone = session.execute(&sql, &[items]).await;
+            let gone = gone.map_err(|e| session.failed("take rows off the list of refused ones", &e))?;
+            self.refused = self.refused.saturating_sub(gone);
+        }
+        for row in refused {
+            let key: Vec<String> = row.key.iter().map(key_text).collect();
+            let content = serde_json::json!({ "table": self.tables[row.table].source(), "key": key, "reason": row.reason });
+            self.set(&self.item(row.table, &row.key), &content.to_string()).await?;
+        }
+        self.refused += refused.len() as u64;
+        Ok(())
+    }
+
+    /// A short name, for an index has no room for a long key.
+    fn item(&self, nth: usize, key: &[Value]) -> String {
+        let mut hasher = SipHasher13::new();
+        for value in key {
+            hasher.write(key_text(value).as_bytes());
+            hasher.write_u8(0);
+        }
+        format!("{REFUSED}{}/{:016x}", self.tables[nth].source(), hasher.finish())
+    }
+
+    fn copy_sql(&self, table: &Table) -> String {
+        format!("COPY {} ({}) FROM STDIN", table.path(&self.options), names(table, 0..table.columns.len()))
+    }
+
+    fn upsert_sql(&self, table: &Table) -> String {
+        let all = 0..table.columns.len();
+        let (casts, parameters, aliases) = unnested(table, all.clone());
+        let insert = format!(
+            "INSERT INTO {} ({}) SELECT {casts} FROM unnest({parameters}) AS new({aliases})",
+            table.path(&self.options),
+            names(table, all.clone()),
+        );
+        if table.key.is_empty() {
+            return insert;
+        }
+        let others: Vec<String> = all
+            .filter(|nth| !table.key.contains(nth))
+            .map(|nth| quoted(&table.columns[nth].name))
+            .map(|name| format!("{name} = excluded.{name}"))
+            .collect();
+        let action = if others.is_empty() {
+            "NOTHING".to_owned()
+        } else {
+            format!("UPDATE SET {}", others.join(", "))
+        };
+        format!("{insert} ON CONFLICT ({}) DO {action}", names(table, table.key.iter().copied()))
+    }
+
+    fn delete_sql(&self, table: &Table) -> String {
+        let (casts, parameters, aliases) = unnested(table, table.key.iter().copied());
+        let is_it: Vec<String> = (table.key.iter().enumerate())
+            .map(|(place, nth)| format!("t.{} = gone.k{place}", quoted(&table.columns[*nth].name)))
+            .collect();
+        let keys: Vec<String> =
+            casts.split(", ").enumerate().map(|(nth, cast)| format!("{cast} AS k{nth}")).collect();
+        format!(
+            "DELETE FROM {} t USING (SELECT {} FROM unnest({parameters}) AS new({aliases})) gone WHERE {}",
+            table.path(&self.options),
+            keys.join(", "),
+            is_it.join(" AND "),
+        )
+    }
+
+    /// Of rows that are alike, one.
+    fn delete_whole_sql(&self, table: &Table) -> String {
+        let is_it: Vec<String> = (table.columns.iter().enumerate())
+            .map(|(nth, column)| {
+                let (name, parameter) = (quoted(&column.name), format!("${}", nth + 1));
+                match column.pg.is_comparable() {
+                    true => format!("{name} IS NOT DISTINCT FROM {parameter}::{}", column.pg.sql()),
+                    false => format!("{name}::text IS NOT DISTINCT FROM {parameter}"),
+                }
+            })
+            .collect();
+        let path = table.path(&self.options);
+        format!(
+            "DELETE FROM {path} WHERE ctid = (SELECT ctid FROM {path} WHERE {} LIMIT 1)",
+            is_it.join(" AND ")
+        )
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Put {
+    /// None of them is there.
+    New,
+    /// Some may be.
+    OrUpdate,
+}
+
+/// The rows, column by column.
+fn columns(rows: &[Encoded], count: usize) -> Vec<Vec<Text>> {
+    (0..count).map(|nth| rows.iter().map(|encoded| encoded.row[nth].clone()).collect()).collect()
+}
+
+fn names(table: &Table, columns: impl IntoIterator<Item = usize>) -> String {
+    columns.into_iter().map(|nth| quoted(&table.columns[nth].name)).collect::<Vec<_>>().join(", ")
+}
+
+/// What reads columns of text as their types: the casts, the parameters, and the names between them.
+fn unnested(table: &Table, columns: impl IntoIterator<Item = usize>) -> (String, String, String) {
+    let columns: Vec<usize> = columns.into_iter().collect();
+    let joined = |of: &dyn Fn(usize, usize) -> String| {
+        columns.iter().enumerate().map(|(place, nth)| of(place, *nth)).collect::<Vec<_>>().join(", ")
+    };
+    (
+        joined(&|place, nth| format!("new.c{place}::{}", table.columns[nth].pg.sql())),
+        joined(&|place, _| format!("${}", place + 1)),
+        joined(&|place, _| format!("c{place}")),
+    )
+}
+
+/// As `format_type` names it.
+fn full_name(pg: PgType) -> &'static str {
+    match pg {
+        PgType::Timestamp(_) => "timestamp without time zone",
+        PgType::Timestamptz(_) => "timestamp with time zone",
+        other => other.sql(),
+    }
+}
+
+/// Text in a statement.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("maps have text as keys")
+}
+
+#[async_trait]
+impl Target for Postgres {
+    type Table = PgTable;
+
+    fn name(&self) -> String {
+        self.address.name().to_owned()
+    }
+
+    fn map(&self, declared: &Declaration, profiles: &[Profile]) -> (PgTable, Vec<Note>) {
+        let (table, notes) = map(declared, profiles, &self.options);
+        (PgTable(table), notes)
+    }
+
+    async fn connect(&mut self) -> Result<Option<Kept<PgTable>>, Error> {
+        self.session = None;
+        self.session = Some(Session::open(&self.address).await?);
+        self.read_kept().await
+    }
+
+    async fn set_up(&mut self, tables: &[PgTable], stage: &Stage) -> Result<(), Error> {
+        let session = self.session()?;
+        session.run("begin a transaction", "BEGIN").await?;
+        if let Some(schema) = &self.options.schema {
+            let sql = format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(schema));
+            session.run("make the schema", &sql).await?;
+        }
+        let sql = format!(
+            "CREATE TABLE IF NOT EXISTS {} (name text, item text, content text NOT NULL, \
+             changed_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (name, item))",
+            self.state()
+        );
+        session.run("make the table that keeps how far the sync is", &sql).await?;
+        for table in tables {
+            self.make(&table.0).await?;
+        }
+        self.tables = tables.to_vec();
+        self.set_plan().await?;
+        let stage = json(stage);
+        self.set(STAGE, &stage).await?;
+        self.session()?.run("commit the tables", "COMMIT").await?;
+        self.stage = Some(stage);
+        Ok(())
+    }
+
+    async fn add_table(&mut self, table: PgTable) -> Result<(), Error> {
+        self.make(&table.0).await?;
+        for index in &table.0.indexes {
+            self.session()?.run("make an index", index).await?;
+        }
+        self.tables.push(table);
+        self.set_plan().await
+    }
+
+    async fn add_columns(&mut self, nth: usize, table: PgTable) -> Result<(), Error> {
+        let path = table.0.path(&self.options);
+        for column in &table.0.columns[self.tables[nth].0.columns.len()..] {
+            let not_null = if column.is_not_null { " NOT NULL" } else { "" };
+            let default = column.default.as_ref().map_or(String::new(), |text| format!(" DEFAULT {text}"));
+            let (name, sql) = (quoted(&column.name), column.pg.sql());
+            let add = format!("ALTER TABLE {path} ADD COLUMN {name} {sql}{not_null}{default}");
+            self.session()?.run(&format!("add a column to {path}"), &add).await?;
+        }
+        self.tables[nth] = table;
+        self.set_plan().await
+    }
+
+    async fn pause(&mut self, table: &str, reason: &str) -> Result<(), Error> {
+        self.set(&format!("{PAUSED}{table}"), reason).await
+    }
+
+    async fn begin(&mut self) -> Result<(), Error> {
+        self.session()?.run("begin a transaction", "BEGIN").await
+    }
+
+    async fn load(&mut self, table: usize, rows: &[Vec<Value>]) -> Result<Vec<Refused>, Error> {
+        let (mut encoded, mut refused) = (Vec::with_capacity(rows.len()), vec![]);
+        for row in rows {
+            let key: Vec<Value> = match self.tables[table].key() {
+                [] => row.clone(),
+                key => key.iter().map(|nth| row[*nth].clone()).collect(),
+            };
+            match self.encode(table, &key, row) {
+                Ok(row) => encoded.push(row),
+                Err(row) => refused.push(row),
+            }
+        }
+        self.put(table, &encoded, Put::New, &mut refused).await?;
+        self.list(&refused, &[]).await?;
+        Ok(refused)
+    }
+
+    async fn apply(&mut self, changes: &[Change]) -> Result<Vec<Refused>, Error> {
+        let mut refused = vec![];
+        let mut by_table: BTreeMap<usize, (Vec<&[Value]>, Vec<Encoded>)> = BTreeMap::new();
+        for change in changes {
+            let (gone, come) = by_table.entry(change.table).or_default();
+            let Some(row) = &change.after else {
+                gone.push(&change.key);
+                continue;
+            };
+            match self.encode(change.table, &change.key, row) {
+                Ok(row) => come.push(row),
+                Err(row) => refused.push(row),
+            }
+        }
+        for (nth, (gone, come)) in &by_table {
+            self.delete(*nth, gone).await?;
+            self.put(*nth, come, Put::OrUpdate, &mut refused).await?;
+        }
+        let is_refused =
+            |change: &&Change| refused.iter().any(|row| row.table == change.table && row.key == change.key);
+        let fine: Vec<(usize, &[Value])> = match self.refused {
+            0 => vec![],
+            _ => changes
+                .iter()
+                .filter(|change| !is_refused(change))
+                .map(|c| (c.table, c.key.as_slice()))
+                .collect(),
+        };
+        self.list(&refused, &fine).await?;
+        Ok(refused)
+    }
+
+    async fn finish(&mut self) -> Result<Vec<String>, Error> {
+        let session = self.session()?;
+        let mut failed = vec![];
+        for PgTable(table) in &self.tables {
+            for statement in table.indexes.iter().cloned().chain(table.restart_identity(&self.options)) {
+                session.run("make an index", "SAVEPOINT rows").await?;
+                match session.try_run(&statement).await {
+                    Ok(()) => session.run("make an index", "RELEASE SAVEPOINT rows").await?,
+                    Err(e) if e.as_db_error().is_some() => {
+                        session.run("go on without an index", "ROLLBACK TO SAVEPOINT rows").await?;
+                        failed.push(format!("`{statement}` failed: {}", error::words(&e)));
+                    }
+                    Err(e) => return Err(session.failed("make an index", &e)),
+                }
+            }
+        }
+        Ok(failed)
+    }
+
+    async fn commit(&mut self, stage: &Stage) -> Result<(), Error> {
+        let stage = json(stage);
+        let before = self.stage.clone().unwrap_or_default();
+        let sql = format!(
+            "UPDATE {} SET content = $1, changed_at = now() WHERE name = $2 AND item = 'stage' AND content = $3 RETURNING 1",
+            self.state()
+        );
+        let session = self.session()?;
+        let kept = session.rows("keep how far the sync is", &sql, &[&stage, &self.name, &before]).await?;
+        if kept.len() != 1 {
+            let message =
+                format!("another litekeep pushes the sync `{}` to {}", self.name, self.address.name());
+            return Err(Error::with_hint(
+                Kind::Fenced,
+                message,
+                "stop one of the two, or give this sync another name",
+            ));
+        }
+        session.run("commit rows", "COMMIT").await?;
+        self.stage = Some(stage);
+        Ok(())
+    }
+}

@@ -1,0 +1,109 @@
+//! The rows of one state, chunk by chunk, each of which ends with the key to go on after.
+
+use std::path::Path;
+
+use litekeep_sql::{Declaration, Examiner, Profile, RowReader};
+use tokio::sync::mpsc;
+
+use crate::target::{TargetTable, key_text, key_value};
+use crate::{Error, Kind, Value};
+
+/// A chunk is at most so many rows, and about so many bytes unless one row alone has more.
+const CHUNK_ROWS: usize = 20_000;
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// Rows of a table.
+#[derive(Debug)]
+pub struct Chunk {
+    /// The table, by its place in the plan.
+    pub table: usize,
+    /// The values of the table's columns.
+    pub rows: Vec<Vec<Value>>,
+    /// The key of the last row; `None`: the table has no more.
+    pub after: Option<Vec<String>>,
+}
+
+/// What is in a database: the tables, and what each of their columns holds.
+///
+/// # Errors
+/// Those of SQLite.
+pub fn survey(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(Declaration, Vec<Profile>)>, Error> {
+    let examiner = Examiner::open(path)?;
+    let declared = examiner.declarations()?.into_iter().filter(|table| wanted(&table.name));
+    declared
+        .map(|table| {
+            let profiles = examiner.profiles(&table)?;
+            Ok((table, profiles))
+        })
+        .collect()
+}
+
+/// Reads tables from one on, after a key of it, and sends their chunks. Blocks.
+///
+/// # Errors
+/// Those of SQLite, and `Corrupt` for a key that is none.
+pub fn read<T: TargetTable>(
+    path: &Path,
+    tables: &[T],
+    (first, after): (usize, Option<&[String]>),
+    chunks: &mpsc::Sender<Chunk>,
+) -> Result<(), Error> {
+    let reader = RowReader::hold(Examiner::open(path)?)?;
+    let declared = reader.examiner().declarations()?;
+    let mut after = after.map(|key| key.iter().map(|text| key_value(text)).collect::<Option<Vec<Value>>>());
+    for (nth, table) in tables.iter().enumerate().skip(first) {
+        let of_first = after.take().map(|key| key.ok_or_else(damaged)).transpose()?;
+        let declaration =
+            declared.iter().find(|declared| declared.name == table.source()).ok_or_else(|| {
+                Error::new(Kind::Invalid, format!("there is no table `{}` any more", table.source()))
+            })?;
+        if !read_table(&reader, declaration, (nth, table), of_first.as_deref(), chunks)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn damaged() -> Error {
+    Error::new(Kind::Corrupt, "read how far the copy is: its key is damaged")
+}
+
+/// `false`: nobody takes the chunks any more.
+fn read_table<T: TargetTable>(
+    reader: &RowReader,
+    declaration: &Declaration,
+    (nth, table): (usize, &T),
+    after: Option<&[Value]>,
+    chunks: &mpsc::Sender<Chunk>,
+) -> Result<bool, Error> {
+    let place = |name: &&str| declaration.columns.iter().position(|column| column.name == **name);
+    let columns = table.columns();
+    let columns: Option<Vec<usize>> = columns.iter().map(place).collect();
+    let columns = columns.ok_or_else(|| {
+        Error::new(
+            Kind::Invalid,
+            format!("the table `{}` has not all of its columns any more", table.source()),
+        )
+    })?;
+    let (mut rows, mut bytes, mut is_wanted) = (vec![], 0, true);
+    reader.read(declaration, &columns, after, |found| {
+        let (values, key) = found.split_at(columns.len());
+        bytes += values.iter().map(size).sum::<usize>();
+        rows.push(values.to_vec());
+        if rows.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES {
+            let after = Some(key.iter().map(key_text).collect());
+            bytes = 0;
+            is_wanted =
+                chunks.blocking_send(Chunk { table: nth, rows: std::mem::take(&mut rows), after }).is_ok();
+        }
+        Ok::<bool, Error>(is_wanted)
+    })?;
+    Ok(is_wanted && chunks.blocking_send(Chunk { table: nth, rows, after: None }).is_ok())
+}
+
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Text(bytes) | Value::Blob(bytes) => 16 + bytes.len(),
+        _ => 16,
+    }
+}

@@ -1,0 +1,23 @@
+//! SQLite in step with other databases.
+//!
+//! - [`target`]: what a database must be able to do to be kept in step; one crate implements it for each kind.
+//! - [`push`]: from the log to a target: first a copy of one state, then every transaction after it.
+//! - [`copy`]: the rows of one state, table by table.
+//!
+//! Promises:
+//! - What was done and how far it is are committed in one transaction of the target, so whatever is killed, no row is lost and
+//!   none comes twice.
+//! - A transaction of the application is seen there whole or not at all.
+//! - A row that the target cannot hold exactly is *refused*: the target keeps what it had of it, it is listed there with the
+//!   reason, and the others go on.
+//! - Nothing reads or writes the application's database: rows come from the log.
+
+mod batch;
+pub mod copy;
+pub mod push;
+pub mod target;
+
+pub use batch::{Change, Refused};
+pub use litekeep_rows::{Error, Kind, Value};
+pub use push::{Push, Settings};
+pub use target::{Kept, Stage, Target};

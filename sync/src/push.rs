@@ -1,0 +1,425 @@
+//! From the log to a target.
+
+use std::path::PathBuf;
+
+use litekeep_ltx::Txid;
+use litekeep_replicate::restore::{self, Goal};
+use litekeep_rows::feed::{Feed, Transaction};
+use litekeep_rows::{SchemaChange, SchemaRow, Selection};
+use litekeep_schema::portable::Level;
+use litekeep_sql::{Declaration, Profile};
+use litekeep_store::Store;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::batch::Batch;
+use crate::copy::{self, Chunk};
+use crate::target::{Kept, Stage, Target, TargetTable};
+use crate::{Error, Kind};
+
+/// Changes that are put together at most, unless one transaction alone has more.
+const BATCH: usize = 2_000;
+
+/// What is pushed.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The sync's name, for messages.
+    pub name: String,
+    /// The log of the database.
+    pub store: Store,
+    /// The tables; empty: all.
+    pub tables: Vec<String>,
+    /// A folder of its own, in which a copy of the database can be for a while.
+    pub scratch: PathBuf,
+}
+
+impl Settings {
+    fn wants(&self, table: &str) -> bool {
+        self.tables.is_empty() || self.tables.iter().any(|name| name.eq_ignore_ascii_case(table))
+    }
+}
+
+/// How a step went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// There may be more to do.
+    More,
+    /// The target has everything that the log has.
+    Current,
+}
+
+/// A push on its way.
+pub struct Push<T: Target> {
+    settings: Settings,
+    target: T,
+    kept: Option<Kept<T::Table>>,
+    /// `false`: the target is connected to anew, and what it keeps is read again.
+    is_connected: bool,
+    copying: Option<Copying>,
+    feed: Option<Feed>,
+}
+
+/// The state that is being copied.
+struct Copying {
+    chunks: mpsc::Receiver<Chunk>,
+    reading: JoinHandle<Result<(), Error>>,
+    _database: TempDir,
+}
+
+impl<T: Target> Push<T> {
+    /// Opens nothing yet.
+    pub fn new(settings: Settings, target: T) -> Push<T> {
+        Push { settings, target, kept: None, is_connected: false, copying: None, feed: None }
+    }
+
+    /// What the target keeps, as it was last read or written; `None`: nothing was read, or it has not begun.
+    pub fn kept(&self) -> Option<&Kept<T::Table>> {
+        self.kept.as_ref()
+    }
+
+    /// The target.
+    pub fn target(&self) -> &T {
+        &self.target
+    }
+
+    /// Does what is next: connects, begins, copies a chunk, or applies what has come. After an error it can be asked again, and
+    /// goes on with what is not committed.
+    ///
+    /// # Errors
+    /// Those of the log and of the target.
+    pub async fn step(&mut self) -> Result<Step, Error> {
+        let stepped = self.try_step().await;
+        if stepped.is_err() {
+            // What is committed is not known, and what was read beyond it must come again.
+            (self.is_connected, self.copying, self.feed) = (false, None, None);
+        }
+        stepped
+    }
+
+    async fn try_step(&mut self) -> Result<Step, Error> {
+        if !self.is_connected {
+            self.kept = self.target.connect().await?;
+            self.is_connected = true;
+            return Ok(Step::More);
+        }
+        let Some(kept) = &self.kept else { return self.set_up().await };
+        match kept.stage.clone() {
+            Stage::Copying { .. } => self.copy_chunk().await.map(|()| Step::More),
+            Stage::Following { .. } => self.follow().await,
+        }
+    }
+
+    /// Chooses the state to begin with, and makes the tables.
+    async fn set_up(&mut self) -> Result<Step, Error> {
+        let log = self.settings.store.list().await?;
+        let Some(txid) = log.last() else { return Ok(Step::Current) };
+        let (database, time_ms) = self.restored(txid).await?;
+        let settings = self.settings.clone();
+        let path = database.path().join(DATABASE);
+        let survey = move || copy::survey(&path, |table| settings.wants(table));
+        let surveyed = blocking(survey).await?;
+        let tables = self.mapped(&surveyed)?;
+        let (txid, table) = (txid.to_string(), 0);
+        let stage = Stage::Copying { txid, time_ms, table, after: None, rows: 0 };
+        self.target.set_up(&tables, &stage).await?;
+        self.kept = Some(Kept { tables, paused: vec![], stage, refused: 0 });
+        self.copying = Some(self.reading(database, (0, None)));
+        Ok(Step::More)
+    }
+
+    fn mapped(&self, surveyed: &[(Declaration, Vec<Profile>)]) -> Result<Vec<T::Table>, Error> {
+        if let Some(missing) = self
+            .settings
+            .tables
+            .iter()
+            .find(|name| !surveyed.iter().any(|(table, _)| table.name.eq_ignore_ascii_case(name)))
+        {
+            return Err(Error::new(Kind::Invalid, format!("there is no table `{missing}` in the database")));
+        }
+        let mut tables = vec![];
+        for (declared, profiles) in surveyed {
+            let (table, notes) = self.target.map(declared, profiles);
+            if let Some(note) = notes.iter().find(|note| note.level == Level::Table) {
+                let hint = "leave it out: name the others in `tables`";
+                return Err(Error::with_hint(
+                    Kind::Invalid,
+                    format!("`{}` cannot go there: {}", note.table, note.message),
+                    hint,
+                ));
+            }
+            tables.push(table);
+        }
+        Ok(tables)
+    }
+
+    /// A copy of the state after a transaction, and the time of that.
+    async fn restored(&self, txid: Txid) -> Result<(TempDir, i64), Error> {
+        let scratch = &self.settings.scratch;
+        // One that was killed has left its own behind.
+        let made = std::fs::remove_dir_all(scratch)
+            .or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
+            .and_then(|()| std::fs::create_dir_all(scratch))
+            .and_then(|()| tempfile::tempdir_in(scratch));
+        let database = made.map_err(|e| {
+            Error::new(Kind::Unavailable, format!("make a folder in `{}`: {e}", scratch.display()))
+        })?;
+        let path = database.path().join(DATABASE);
+        let goal = Goal::Txid(txid);
+        let restored =
+            restore::to_path(&self.settings.store, goal, &path, &restore::Options::default(), &()).await?;
+        let time_ms = restored.map_or(0, |restored| restored.time_ms);
+        Ok((database, time_ms))
+    }
+
+    fn reading(&self, database: TempDir, (first, after): (usize, Option<Vec<String>>)) -> Copying {
+        let (send, chunks) = mpsc::channel(1);
+        let path = database.path().join(DATABASE);
+        let tables = self.kept.as_ref().map_or(vec![], |kept| kept.tables.clone());
+        let reading =
+            tokio::task::spawn_blocking(move || copy::read(&path, &tables, (first, after.as_deref()), &send));
+        Copying { chunks, reading, _database: database }
+    }
+
+    async fn copy_chunk(&mut self) -> Result<(), Error> {
+        let kept = self.kept.as_ref().expect("a stage was kept");
+        let Stage::Copying { txid, time_ms, table, after, rows } = kept.stage.clone() else { return Ok(()) };
+        let Some(copying) = &mut self.copying else {
+            // Begun before a restart: the same state again, from the last row that is there.
+            let at = parsed(&txid)?;
+            let (database, restored_ms) = self.restored(at).await?;
+            self.is_same_history(at, (time_ms, restored_ms))?;
+            self.copying = Some(self.reading(database, (table, after)));
+            return Ok(());
+        };
+        let Some(chunk) = copying.chunks.recv().await else {
+            let read = (&mut copying.reading).await.map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+            self.copying = None;
+            read?;
+            return self.finish_copy(txid, time_ms).await;
+        };
+        self.target.begin().await?;
+        let refused = self.target.load(chunk.table, &chunk.rows).await?;
+        let rows = rows + chunk.rows.len() as u64;
+        let (table, after) = match chunk.after {
+            Some(after) => (chunk.table, Some(after)),
+            None => (chunk.table + 1, None),
+        };
+        let stage = Stage::Copying { txid, time_ms, table, after, rows };
+        self.target.commit(&stage).await?;
+        let kept = self.kept.as_mut().expect("a stage was kept");
+        kept.refused += refused.len() as u64;
+        kept.stage = stage;
+        Ok(())
+    }
+
+    async fn finish_copy(&mut self, txid: String, time_ms: i64) -> Result<(), Error> {
+        self.target.begin().await?;
+        for failed in self.target.finish().await? {
+            tracing::warn!(sync = self.settings.name, "{failed}");
+        }
+        let stage = Stage::Following { txid, time_ms };
+        self.target.commit(&stage).await?;
+        self.kept.as_mut().expect("a stage was kept").stage = stage;
+        Ok(())
+    }
+
+    /// Applies what the log has more, as much as makes a batch.
+    async fn follow(&mut self) -> Result<Step, Error> {
+        if self.feed.is_none() {
+            self.feed = Some(self.open_feed().await?);
+        }
+        let mut batch = Batch::default();
+        let mut is_begun = false;
+        let mut last = None;
+        let mut refused = 0;
+        loop {
+            let feed = self.feed.as_mut().expect("opened above");
+            // In the middle of a transaction the rest of it is there.
+            let Some(part) = feed.next().await? else { break };
+            let stage = Stage::Following { txid: part.txid.to_string(), time_ms: part.time_ms };
+            let is_last = part.is_last;
+            if !part.schema.is_empty() {
+                refused += self.flush(&mut batch, &mut is_begun).await?;
+                self.schema_changes(&part, &mut is_begun).await?;
+            }
+            self.take(part, &mut batch);
+            if is_last {
+                last = Some(stage);
+            }
+            if batch.len() >= BATCH {
+                refused += self.flush(&mut batch, &mut is_begun).await?;
+                if is_last {
+                    break;
+                }
+            }
+        }
+        let Some(stage) = last else { return Ok(Step::Current) };
+        // Where nothing concerned the target, the position moves all the same, or the log would be read again after a restart.
+        refused += self.flush(&mut batch, &mut is_begun).await?;
+        if !is_begun {
+            self.target.begin().await?;
+        }
+        self.target.commit(&stage).await?;
+        let kept = self.kept.as_mut().expect("a stage was kept");
+        kept.refused += refused;
+        kept.stage = stage;
+        Ok(Step::More)
+    }
+
+    async fn flush(&mut self, batch: &mut Batch, is_begun: &mut bool) -> Result<u64, Error> {
+        if batch.is_empty() {
+            return Ok(0);
+        }
+        self.begin(is_begun).await?;
+        Ok(self.target.apply(&batch.take()).await?.len() as u64)
+    }
+
+    async fn begin(&mut self, is_begun: &mut bool) -> Result<(), Error> {
+        if !*is_begun {
+            self.target.begin().await?;
+            *is_begun = true;
+        }
+        Ok(())
+    }
+
+    fn take(&self, part: Transaction, batch: &mut Batch) {
+        let kept = self.kept.as_ref().expect("a stage was kept");
+        for event in part.rows {
+            let is_paused = kept.paused.iter().any(|(table, _)| *table == event.table);
+            let found = kept.tables.iter().enumerate().find(|(_, table)| table.source() == event.table);
+            if let Some((nth, table)) = found.filter(|_| !is_paused) {
+                batch.add(nth, table, event);
+            }
+        }
+    }
+
+    async fn open_feed(&self) -> Result<Feed, Error> {
+        let kept = self.kept.as_ref().expect("a stage was kept");
+        let (at, time_ms) = kept.stage.at();
+        let at = at.ok_or_else(damaged)?;
+        let log = self.settings.store.list().await?;
+        if log.last().is_none_or(|last| at > last) {
+            let end = log.last().map_or("is empty".to_owned(), |last| format!("ends at {last}"));
+            return Err(self.lost(format!("it stands at transaction {at}, and the log {end}")));
+        }
+        let wanted = Selection { tables: self.settings.tables.clone(), condition: None };
+        let feed = Feed::open(&self.settings.store, Goal::Txid(at), wanted).await;
+        let feed = feed.map_err(|error| match error.kind() {
+            Kind::Unavailable => error,
+            _ => self.lost(format!("it cannot go on after transaction {at}: {error}")),
+        })?;
+        self.is_same_history(at, (time_ms, feed.time_ms()))?;
+        Ok(feed)
+    }
+
+    /// Numbers are given again where a history was begun anew; times are not.
+    fn is_same_history(&self, at: Txid, (kept_ms, found_ms): (i64, i64)) -> Result<(), Error> {
+        if kept_ms == found_ms {
+            return Ok(());
+        }
+        Err(self.lost(format!("the log has another transaction {at} than the one that it stands at")))
+    }
+
+    fn lost(&self, why: String) -> Error {
+        let name = &self.settings.name;
+        let hint =
+            format!("`litekeep sync resync {name}` compares all rows and goes on from the present state");
+        Error::with_hint(Kind::Invalid, format!("the sync `{name}` cannot go on: {why}"), hint)
+    }
+
+    /// New tables and columns follow; a table that changed otherwise stands still.
+    async fn schema_changes(&mut self, part: &Transaction, is_begun: &mut bool) -> Result<(), Error> {
+        for change in &part.schema {
+            let is_table = |row: &SchemaRow| row.kind == "table";
+            let concerns = change.after.as_ref().or(change.before.as_ref()).is_some_and(is_table);
+            if !concerns || !self.settings.wants(change.of_table()) || change.comes_by_itself(&part.schema) {
+                continue;
+            }
+            self.begin(is_begun).await?;
+            self.schema_change(change, part.txid).await?;
+        }
+        Ok(())
+    }
+
+    async fn schema_change(&mut self, change: &SchemaChange, txid: Txid) -> Result<(), Error> {
+        let name = change.of_table().to_owned();
+        let kept = self.kept.as_ref().expect("a stage was kept");
+        let known = kept.tables.iter().position(|table| table.source() == name);
+        let Some(after) = &change.after else {
+            return match known {
+                Some(_) => self.pause(name, format!("it was dropped in transaction {txid}")).await,
+                None => Ok(()),
+            };
+        };
+        if after.root.is_none() {
+            return Ok(());
+        }
+        let declared = Declaration::read(&after.name, &after.sql)?;
+        let profiles = vec![Profile::default(); declared.columns.len()];
+        let (mapped, notes) = self.target.map(&declared, &profiles);
+        let Some(nth) = known else {
+            let was = change.before.as_ref().map(|before| before.name.clone());
+            if let Some(was) = was.filter(|was| *was != name) {
+                return match kept.tables.iter().any(|table| table.source() == was) {
+                    true => {
+                        self.pause(was, format!("it was renamed to `{name}` in transaction {txid}")).await
+                    }
+                    false => Ok(()),
+                };
+            }
+            self.target.add_table(mapped.clone()).await?;
+            self.kept.as_mut().expect("a stage was kept").tables.push(mapped);
+            return Ok(());
+        };
+        let table = &kept.tables[nth];
+        let (old, new) = (table.columns(), mapped.columns());
+        if old == new {
+            return Ok(());
+        }
+        if new.len() < old.len() || new[..old.len()] != old[..] {
+            let why = format!("its columns were changed in transaction {txid}, and not only added to");
+            return self.pause(name, why).await;
+        }
+        // Rows that are there have the default without being written.
+        let is_new =
+            |column: &Option<String>| column.as_ref().is_some_and(|name| !old.contains(&name.as_str()));
+        if let Some(note) = notes.iter().find(|note| note.level >= Level::Rule && is_new(&note.column)) {
+            return self
+                .pause(name, format!("a column was added in transaction {txid}, and {}", note.message))
+                .await;
+        }
+        let longer = table.with_more_columns(mapped);
+        self.target.add_columns(nth, longer.clone()).await?;
+        self.kept.as_mut().expect("a stage was kept").tables[nth] = longer;
+        Ok(())
+    }
+
+    async fn pause(&mut self, table: String, reason: String) -> Result<(), Error> {
+        let kept = self.kept.as_mut().expect("a stage was kept");
+        if kept.paused.iter().any(|(paused, _)| *paused == table) {
+            return Ok(());
+        }
+        tracing::warn!(sync = self.settings.name, "the table `{table}` stands still: {reason}");
+        self.target.pause(&table, &reason).await?;
+        kept.paused.push((table, reason));
+        Ok(())
+    }
+}
+
+const DATABASE: &str = "state.db";
+
+fn parsed(txid: &str) -> Result<Txid, Error> {
+    txid.parse().map_err(|_| damaged())
+}
+
+fn damaged() -> Error {
+    Error::new(Kind::Corrupt, "read how far the sync is: its position is damaged")
+}
+
+async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, Error> + Send + 'static,
+) -> Result<R, Error> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|e| Err(Error::new(Kind::Internal, format!("read the database: {e}"))))
+}
