@@ -40,7 +40,8 @@ pub use process::{
 pub use secret::Secret;
 pub use settings::{
     ConditionalWrites, Config, Credentials, Dashboard, DatabaseConfig, Destination, FeedConfig, FeedFrom,
-    Input, Log, LogFormat, LogLevel, Metrics, MigrationProgram, Migrations, Preset, Source,
+    Input, Log, LogFormat, LogLevel, Metrics, MigrationProgram, Migrations, Preset, Source, SyncConfig,
+    SyncTo,
 };
 pub use store_url::{AzureUrl, GcsUrl, S3Url, SftpUrl, StoreUrl, WebDavUrl};
 pub use template::template;

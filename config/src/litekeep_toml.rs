@@ -9,8 +9,10 @@ mod feed;
 mod health;
 mod job;
 mod migrations;
+mod named;
 mod process;
 mod run;
+mod sync;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -26,7 +28,7 @@ use crate::settings::{Config, DatabaseConfig, Input, Log, LogFormat, LogLevel, M
 use crate::units;
 
 const ROOT_KEYS: [&str; 9] =
-    ["database", "defaults", "metrics", "dashboard", "log", "feed", "process", "job", "supervisor"];
+    ["database", "defaults", "metrics", "dashboard", "log", "feed", "sync", "process", "job", "supervisor"];
 /// What `[defaults]` has, and each `[[database]]` too.
 const SETTING_KEYS: [&str; 13] = [
     "preset",
@@ -160,6 +162,8 @@ impl Reader<'_> {
         config.databases = databases.into_iter().map(|placed| placed.config).collect();
         config.feeds =
             entry(root, "feed").map(|found| self.feeds(found, &config.databases)).unwrap_or_default();
+        config.syncs =
+            entry(root, "sync").map(|found| self.syncs(found, &config.databases)).unwrap_or_default();
         self.supervised(root, config);
     }
 

@@ -1,5 +1,6 @@
 //! What a configuration file comes to, whichever format it was written in.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,8 @@ pub struct Config {
     pub exec: Option<String>,
     /// What is told of changed rows, and to whom.
     pub feeds: Vec<FeedConfig>,
+    /// Which databases are kept in step with others.
+    pub syncs: Vec<SyncConfig>,
     /// The processes that `litekeep up` runs.
     pub processes: Vec<ProcessConfig>,
     /// The jobs that `litekeep up` runs.
@@ -409,6 +412,32 @@ pub struct FeedConfig {
     pub tables: Vec<String>,
     /// Where it begins when it has no position yet.
     pub from: FeedFrom,
+}
+
+/// One `[[sync]]`: a database that another one is kept in step with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncConfig {
+    /// Its name, under which the other side keeps how far it is.
+    pub name: String,
+    /// The database.
+    pub database: PathBuf,
+    /// The other side.
+    pub to: SyncTo,
+    /// Only these tables; empty: all.
+    pub tables: Vec<String>,
+    /// The schema of the tables there; `None`: that of the connection.
+    pub schema: Option<String>,
+    /// Names of tables there.
+    pub names: BTreeMap<String, String>,
+    /// Types there, by `table.column`.
+    pub types: BTreeMap<String, String>,
+}
+
+/// The other side of a sync.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyncTo {
+    /// A URL of PostgreSQL, with its password.
+    Postgres(Secret),
 }
 
 /// Where a feed begins.

@@ -1,24 +1,20 @@
 //! From the log to a sink.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use litekeep_config::{FeedFrom, FeedUrl};
-use litekeep_env::{Clock, SystemClock, random_u64};
+use litekeep_env::{Clock, SystemClock};
 use litekeep_ltx::Txid;
 use litekeep_replicate::Instead;
 use litekeep_replicate::restore::Goal;
 use litekeep_rows::Selection;
 use litekeep_rows::feed::Feed;
+use litekeep_rows::retry::{Pauses, Trouble};
 use litekeep_store::{FileRef, Log, Store, plan};
 use tokio::sync::watch;
 
-use crate::state::{Position, State, Trouble};
+use crate::state::{Position, State};
 use crate::{Error, Event, Kind, Sink, sink};
-
-/// Between two tries after the first failure, and at most.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What is delivered where.
 #[derive(Clone, Debug)]
@@ -140,7 +136,7 @@ impl Delivery {
     /// Delivers until `stop` says so. What fails is tried again, is kept beside the position and is logged once. `news` waits
     /// until the log may have more than up to a transaction.
     pub async fn follow(mut self, mut stop: watch::Receiver<bool>, news: impl AsyncFn(Option<Txid>)) {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::default();
         loop {
             let stepped = tokio::select! {
                 biased;
@@ -150,7 +146,7 @@ impl Delivery {
             match stepped {
                 Ok(more) => {
                     if self.is_well() {
-                        pause = FIRST_PAUSE;
+                        pauses = Pauses::default();
                     }
                     if more {
                         continue;
@@ -168,9 +164,8 @@ impl Delivery {
                     self.failed(&error).await;
                     tokio::select! {
                         _ = stop.wait_for(|stop| *stop) => break,
-                        () = tokio::time::sleep(jittered(pause)) => {}
+                        () = tokio::time::sleep(pauses.next()) => {}
                     }
-                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }
@@ -189,15 +184,12 @@ impl Delivery {
     }
 
     async fn failed(&mut self, error: &Error) {
-        let (message, hint) = (error.to_string(), error.hint().map(str::to_owned));
-        let name = &self.settings.name;
         let known = self.position.state.trouble.as_ref();
-        if known.is_none_or(|known| known.message != message) {
-            let after = hint.as_ref().map_or(String::new(), |hint| format!("; {hint}"));
-            tracing::warn!(feed = name, "does not deliver: {message}{after}");
+        let (trouble, is_news) = Trouble::after(known, error, SystemClock.unix_ms());
+        if is_news {
+            tracing::warn!(feed = self.settings.name, "does not deliver: {}", trouble.line());
         }
-        let since_ms = known.map_or_else(|| SystemClock.unix_ms(), |known| known.since_ms);
-        self.position.state.trouble = Some(Trouble { message, hint, since_ms });
+        self.position.state.trouble = Some(trouble);
         // A disk that does not take it is the next thing that fails.
         let _ = self.position.keep().await;
     }
@@ -304,10 +296,4 @@ fn before(log: &Log, at: Txid, error: &Error) -> Option<Txid> {
     let Some(Instead::Txid(before)) = error.instead() else { return None };
     let leads_on = log.last().is_some_and(|last| at <= last) && plan::steps(log, before).is_ok();
     (before < at && leads_on).then_some(before)
-}
-
-/// Half to all of it, so that many do not come together.
-fn jittered(pause: Duration) -> Duration {
-    let half = pause / 2;
-    half + Duration::from_millis(random_u64() % (half.as_millis() as u64 + 1))
 }

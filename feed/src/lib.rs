@@ -26,4 +26,4 @@ pub use delivery::{Delivery, Settings, resume};
 pub use event::Event;
 pub use litekeep_rows::{Error, Kind};
 pub use sink::{Sink, open};
-pub use state::{State, Trouble};
+pub use state::State;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use litekeep_env::{Clock, SystemClock, file};
 use litekeep_ltx::Txid;
+use litekeep_rows::retry::Trouble;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Kind};
@@ -27,17 +28,6 @@ pub struct State {
     pub to: String,
     /// Why the last try failed, when it did.
     pub trouble: Option<Trouble>,
-}
-
-/// What keeps a feed from going on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trouble {
-    /// Place and cause.
-    pub message: String,
-    /// What to type next.
-    pub hint: Option<String>,
-    /// Since when, milliseconds since the epoch.
-    pub since_ms: i64,
 }
 
 impl State {

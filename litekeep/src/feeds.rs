@@ -1,34 +1,23 @@
 //! Feeds of the configuration, beside the replication.
 //!
-//! Promises: each is a task of its own that reads the backup like anybody else, so that neither one that hangs nor a server
-//! that is down delays the replication or another feed; how each stands is in a file that `status` reads without asking.
+//! Promise: how each stands is in a file that `status` reads without asking.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::Arc;
 
 use anyhow::Result;
 use litekeep_config::FeedConfig;
 use litekeep_feed::{Delivery, State};
 use litekeep_ltx::Txid;
 use litekeep_rows::Selection;
-use litekeep_store::Store;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use crate::dashboard::file_name;
+use crate::followers::{self, Followers, News};
 use crate::replication::Replication;
 use crate::report::text;
 use crate::settings::{Database, Settings};
 use crate::verification::canonical;
-
-/// Between two looks at what the replicator has confirmed, which cost nothing to speak of.
-const LOOK: Duration = Duration::from_millis(50);
-/// Between two questions to a bucket: each is a request.
-const BUCKET_PAUSE: Duration = Duration::from_secs(1);
-/// How long the end waits for a feed that is writing its position.
-const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A feed and the database that it tells of.
 #[derive(Clone, Debug)]
@@ -135,49 +124,19 @@ impl FeedStatus {
     }
 }
 
-/// Feeds that are being delivered.
-#[derive(Default)]
-pub(crate) struct Feeds {
-    stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Feeds {
-    /// Begins to deliver. One that cannot begin is only reported: it must not keep an application from starting.
-    pub(crate) fn start(feeds: &[Feed], replication: &Arc<Replication>) -> Feeds {
-        let mut started = Feeds::default();
-        for feed in feeds {
-            match deliver(feed, replication, started.stop.subscribe()) {
-                Ok(task) => started.tasks.push(task),
-                Err(error) => tracing::error!(feed = feed.config.name, "could not start: {error:#}"),
-            }
-        }
-        started
-    }
-
-    /// Ends them; what is not delivered by now is delivered after the next start.
-    pub(crate) async fn stop(self) {
-        self.stop.send_replace(true);
-        for task in self.tasks {
-            if tokio::time::timeout(LAST_WORDS, task).await.is_err() {
-                tracing::warn!("a feed could not write its position: its last events will come again");
-            }
+/// Begins to deliver. One that cannot begin is only reported: it must not keep an application from starting.
+pub(crate) fn start(feeds: &[Feed], replication: &Arc<Replication>, followers: &mut Followers) {
+    for feed in feeds {
+        if let Err(error) = deliver(feed, replication, followers) {
+            tracing::error!(feed = feed.config.name, "could not start: {error:#}");
         }
     }
 }
 
-fn deliver(
-    feed: &Feed,
-    replication: &Arc<Replication>,
-    stop: watch::Receiver<bool>,
-) -> Result<JoinHandle<()>> {
+fn deliver(feed: &Feed, replication: &Arc<Replication>, followers: &mut Followers) -> Result<()> {
     let Feed { config, database } = feed;
-    let opened: Result<Vec<Store>> =
-        database.destinations.iter().map(|destination| replication.stores().open(destination)).collect();
-    let mut stores = opened?;
-    // Asking a folder costs nothing.
-    stores.sort_by_key(|store| store.as_folder().is_none());
-    let in_folder = stores.first().is_some_and(|store| store.as_folder().is_some());
+    let stores = followers::stores(database, replication)?;
+    let news = News::new(database, replication, stores.first());
     let delivery = Delivery::new(litekeep_feed::Settings {
         name: config.name.clone(),
         database: file_name(&database.path),
@@ -194,18 +153,6 @@ fn deliver(
         database.path.display(),
         config.to
     );
-    let (path, replication) = (canonical(&database.path), Arc::downgrade(replication));
-    let pause = if in_folder { LOOK } else { BUCKET_PAUSE };
-    let news = async move |at: Option<Txid>| {
-        tokio::time::sleep(pause).await;
-        while !has_more(&replication, &path, at) {
-            tokio::time::sleep(LOOK).await;
-        }
-    };
-    Ok(tokio::spawn(delivery.follow(stop, news)))
-}
-
-/// Whether the replicator has confirmed more than up to a transaction. Asks no store.
-fn has_more(replication: &Weak<Replication>, path: &Path, at: Option<Txid>) -> bool {
-    replication.upgrade().and_then(|replication| replication.durable(path)) > at
+    followers.start(|stop| delivery.follow(stop, async move |at| news.after(at).await));
+    Ok(())
 }

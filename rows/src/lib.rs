@@ -5,6 +5,7 @@
 //! - [`feed`]: every transaction with its rows, as it comes.
 //! - [`undo`]: taking changes back on the live database.
 //! - [`json`]: a change as JSON.
+//! - [`retry`]: what follows the log goes on after errors.
 //!
 //! No triggers, no cooperation of the application, and no restored database: pages are read from the log as far as they
 //! are needed. The algorithm is [`litekeep_format::diff`].
@@ -12,6 +13,7 @@
 pub mod comparison;
 pub mod feed;
 pub mod json;
+pub mod retry;
 pub mod statements;
 pub mod undo;
 

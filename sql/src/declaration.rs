@@ -386,7 +386,8 @@ impl RowReader {
         count.map(i64::unsigned_abs).map_err(|e| Error::new("count rows", e))
     }
 
-    /// Gives the rows after a key to `each`, until it says `false`: these columns, then those of [`order`](Self::order).
+    /// Gives the rows to `each`, until it says `false`: these columns, then those that they are ordered by; of the rows only those
+    /// that come after these values.
     ///
     /// # Errors
     /// Those of SQLite, and those of `each`.
@@ -394,12 +395,13 @@ impl RowReader {
         &self,
         table: &Declaration,
         columns: &[usize],
+        order: &Order,
         after: Option<&[Value]>,
         mut each: impl FnMut(&[Value]) -> Result<bool, E>,
     ) -> Result<(), E> {
         const READ_ROWS: &str = "read the rows of a table";
         let failed = |e| E::from(Error::new(READ_ROWS, e));
-        let order = Self::order(table).join(", ");
+        let order = order.0.join(", ");
         let names: Vec<String> = columns.iter().map(|nth| quoted(&table.columns[*nth].name)).collect();
         let places = after.map_or(0, <[Value]>::len);
         let condition = match after {
@@ -430,19 +432,35 @@ impl RowReader {
         }
         Ok(())
     }
+}
 
-    /// What rows are read in the order of: the primary key of a WITHOUT ROWID table, the rowid of all others.
-    pub fn order(table: &Declaration) -> Vec<String> {
+/// What rows are read in the order of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order(Vec<String>);
+
+impl Order {
+    /// As they are stored: by the primary key of a WITHOUT ROWID table, by the rowid of all others.
+    pub fn stored(table: &Declaration) -> Order {
         if table.is_without_rowid {
-            return table.primary_key.iter().map(|nth| quoted(&table.columns[*nth].name)).collect();
+            return Order(table.primary_key.iter().map(|nth| quoted(&table.columns[*nth].name)).collect());
         }
         if let Some(alias) = table.rowid_alias {
-            return vec![quoted(&table.columns[alias].name)];
+            return Order(vec![quoted(&table.columns[alias].name)]);
         }
         // A column may have one of its names.
         let is_free =
             |name: &&str| !table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
         let name = ["rowid", "_rowid_", "oid"].into_iter().find(is_free);
-        vec![name.unwrap_or("rowid").to_owned()]
+        Order(vec![name.unwrap_or("rowid").to_owned()])
+    }
+
+    /// By these columns, text byte by byte.
+    pub fn by(table: &Declaration, columns: &[usize]) -> Order {
+        Order(
+            columns
+                .iter()
+                .map(|nth| format!("{} COLLATE BINARY", quoted(&table.columns[*nth].name)))
+                .collect(),
+        )
     }
 }

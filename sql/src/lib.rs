@@ -25,7 +25,7 @@ mod tuning;
 
 pub use application::{Application, Value};
 pub use declaration::{
-    Declaration, DeclaredColumn, DeclaredIndex, ForeignKey, Generated, IndexPart, Profile, RowReader,
+    Declaration, DeclaredColumn, DeclaredIndex, ForeignKey, Generated, IndexPart, Order, Profile, RowReader,
 };
 pub use examination::{Examiner, Layout, Stale, Unindexed};
 pub use migration::{

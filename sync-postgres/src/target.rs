@@ -8,7 +8,7 @@ use std::hash::Hasher as _;
 
 use async_trait::async_trait;
 use litekeep_schema::portable::Note;
-use litekeep_schema::portable::postgres::{Options, PgType, Table, map, quoted};
+use litekeep_schema::portable::postgres::{Column, Options, PgType, Table, map, quoted};
 use litekeep_sql::{Declaration, Profile};
 use litekeep_sync::target::{TargetTable, key_text};
 use litekeep_sync::{Change, Error, Kept, Kind, Refused, Stage, Target, Value};
@@ -20,11 +20,12 @@ use crate::{Address, error};
 
 /// Where it is kept how far syncs are.
 const STATE: &str = "_litekeep_sync";
-/// A statement without an end leaves the server at some time.
 const PLAN: &str = "plan";
 const STAGE: &str = "stage";
 const PAUSED: &str = "paused/";
 const REFUSED: &str = "refused/";
+/// Rows that are read at once.
+const FETCHED: usize = 5_000;
 
 /// A database of PostgreSQL.
 pub struct Postgres {
@@ -36,8 +37,10 @@ pub struct Postgres {
     tables: Vec<PgTable>,
     /// What the last commit left, as text.
     stage: Option<String>,
-    /// Rows that are refused, by their item.
+    /// Rows that are refused.
     refused: u64,
+    /// The table that is being read.
+    reading: Option<usize>,
 }
 
 /// A table as it is there.
@@ -75,7 +78,16 @@ impl Postgres {
     /// Connects to nothing yet. `name`: the sync's.
     pub fn new(address: Address, name: impl Into<String>, options: Options) -> Postgres {
         let name = name.into();
-        Postgres { address, name, options, session: None, tables: vec![], stage: None, refused: 0 }
+        Postgres {
+            address,
+            name,
+            options,
+            session: None,
+            tables: vec![],
+            stage: None,
+            refused: 0,
+            reading: None,
+        }
     }
 
     fn session(&self) -> Result<&Session, Error> {
@@ -172,18 +184,21 @@ impl Postgres {
         Ok(())
     }
 
-    async fn set(&self, item: &str, content: &str) -> Result<(), Error> {
+    /// Whether it is a new item.
+    async fn set(&self, item: &str, content: &str) -> Result<bool, Error> {
+        // A row that was there has been locked for the update.
         let sql = format!(
             "INSERT INTO {} (name, item, content) VALUES ($1, $2, $3) \
-             ON CONFLICT (name, item) DO UPDATE SET content = excluded.content, changed_at = now()",
+             ON CONFLICT (name, item) DO UPDATE SET content = excluded.content, changed_at = now() RETURNING xmax = 0",
             self.state()
         );
-        self.session()?.rows("keep how far the sync is", &sql, &[&self.name, item, content]).await?;
-        Ok(())
+        let rows =
+            self.session()?.rows("keep how far the sync is", &sql, &[&self.name, item, content]).await?;
+        Ok(rows.first().is_some_and(|row| row.get(0)))
     }
 
     async fn set_plan(&self) -> Result<(), Error> {
-        self.set(PLAN, &json(&self.tables)).await
+        self.set(PLAN, &json(&self.tables)).await.map(drop)
     }
 
     fn encode(&self, nth: usize, key: &[Value], row: &[Value]) -> Result<Encoded, Refused> {
@@ -315,9 +330,9 @@ impl Postgres {
         for row in refused {
             let key: Vec<String> = row.key.iter().map(key_text).collect();
             let content = serde_json::json!({ "table": self.tables[row.table].source(), "key": key, "reason": row.reason });
-            self.set(&self.item(row.table, &row.key), &content.to_string()).await?;
+            let is_new = self.set(&self.item(row.table, &row.key), &content.to_string()).await?;
+            self.refused += u64::from(is_new);
         }
-        self.refused += refused.len() as u64;
         Ok(())
     }
 
@@ -449,6 +464,10 @@ impl Target for Postgres {
         self.address.name().to_owned()
     }
 
+    fn refused(&self) -> u64 {
+        self.refused
+    }
+
     fn map(&self, declared: &Declaration, profiles: &[Profile]) -> (PgTable, Vec<Note>) {
         let (table, notes) = map(declared, profiles, &self.options);
         (PgTable(table), notes)
@@ -507,8 +526,15 @@ impl Target for Postgres {
         self.set_plan().await
     }
 
-    async fn pause(&mut self, table: &str, reason: &str) -> Result<(), Error> {
-        self.set(&format!("{PAUSED}{table}"), reason).await
+    async fn pause(&mut self, table: &str, reason: Option<&str>) -> Result<(), Error> {
+        let item = format!("{PAUSED}{table}");
+        match reason {
+            Some(reason) => self.set(&item, reason).await.map(drop),
+            None => {
+                let sql = format!("DELETE FROM {} WHERE name = $1 AND item = $2", self.state());
+                self.session()?.rows("let a table go on", &sql, &[&self.name, &item]).await.map(drop)
+            }
+        }
     }
 
     async fn begin(&mut self) -> Result<(), Error> {
@@ -562,6 +588,72 @@ impl Target for Postgres {
         };
         self.list(&refused, &fine).await?;
         Ok(refused)
+    }
+
+    async fn hold(&mut self, to_write: bool) -> Result<Option<Kept<PgTable>>, Error> {
+        let session = self.session()?;
+        session.run("begin a transaction", "BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
+        if !self.is_there(&self.state()).await? {
+            return Ok(None);
+        }
+        if to_write {
+            let sql = format!("SELECT 1 FROM {} WHERE name = $1 AND item = 'stage' FOR UPDATE", self.state());
+            session.rows("wait for others", &sql, &[&self.name]).await?;
+        }
+        self.read_kept().await
+    }
+
+    async fn open(&mut self, table: usize) -> Result<(), Error> {
+        let table = &self.tables[table].0;
+        let columns: Vec<String> = table
+            .columns
+            .iter()
+            .map(|column| match column.pg {
+                // Whatever the session's time zone is.
+                PgType::Timestamptz(_) => format!("({} AT TIME ZONE 'UTC')::text", quoted(&column.name)),
+                _ => format!("{}::text", quoted(&column.name)),
+            })
+            .collect();
+        let by: Vec<usize> =
+            if table.key.is_empty() { (0..table.columns.len()).collect() } else { table.key.clone() };
+        let order: Vec<String> = by
+            .iter()
+            .map(|nth| {
+                let column = &table.columns[*nth];
+                let name = quoted(&column.name);
+                match column.pg {
+                    PgType::Text => format!("{name} COLLATE \"C\""),
+                    _ if column.pg.is_comparable() => name,
+                    _ => format!("{name}::text COLLATE \"C\""),
+                }
+            })
+            .collect();
+        let sql = format!(
+            "CLOSE ALL; DECLARE compared NO SCROLL CURSOR FOR SELECT {} FROM {} ORDER BY {}",
+            columns.join(", "),
+            table.path(&self.options),
+            order.join(", ")
+        );
+        self.reading = self.tables.iter().position(|other| other.0 == *table);
+        self.session()?.run(&format!("read the table {}", table.name), &sql).await
+    }
+
+    async fn fetch(&mut self) -> Result<Vec<Vec<Value>>, Error> {
+        let Some(table) = self.reading.map(|nth| &self.tables[nth].0) else { return Ok(vec![]) };
+        let sql = format!("FETCH {FETCHED} FROM compared");
+        let rows = self.session()?.rows(&format!("read the table {}", table.name), &sql, &[]).await?;
+        let value = |column: &Column, text: Option<&str>| match text {
+            None => Value::Null,
+            Some(text) => column.pg.decode(text).unwrap_or_else(|| Value::Blob(text.into())),
+        };
+        let row = |row: &tokio_postgres::Row| {
+            table.columns.iter().enumerate().map(|(nth, column)| value(column, row.get(nth))).collect()
+        };
+        Ok(rows.iter().map(row).collect())
+    }
+
+    async fn roll_back(&mut self) -> Result<(), Error> {
+        self.session()?.run("end the transaction", "ROLLBACK").await
     }
 
     async fn finish(&mut self) -> Result<Vec<String>, Error> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use litekeep_sql::{Declaration, Examiner, Profile, RowReader};
+use litekeep_sql::{Declaration, Examiner, Order, Profile, RowReader};
 use tokio::sync::mpsc;
 
 use crate::target::{TargetTable, key_text, key_value};
@@ -53,11 +53,9 @@ pub fn read<T: TargetTable>(
     let mut after = after.map(|key| key.iter().map(|text| key_value(text)).collect::<Option<Vec<Value>>>());
     for (nth, table) in tables.iter().enumerate().skip(first) {
         let of_first = after.take().map(|key| key.ok_or_else(damaged)).transpose()?;
-        let declaration =
-            declared.iter().find(|declared| declared.name == table.source()).ok_or_else(|| {
-                Error::new(Kind::Invalid, format!("there is no table `{}` any more", table.source()))
-            })?;
-        if !read_table(&reader, declaration, (nth, table), of_first.as_deref(), chunks)? {
+        let (declaration, columns) = found(&declared, table)?;
+        let order = Order::stored(declaration);
+        if !read_table(&reader, (declaration, &columns, &order), nth, of_first.as_deref(), chunks)? {
             break;
         }
     }
@@ -68,37 +66,67 @@ fn damaged() -> Error {
     Error::new(Kind::Corrupt, "read how far the copy is: its key is damaged")
 }
 
+/// Tables in the order of their keys, each value on its way to be compared.
+///
+/// # Errors
+/// Those of SQLite.
+pub(crate) fn read_by_key<T: TargetTable>(
+    path: &Path,
+    tables: &[T],
+    chunks: &mpsc::Sender<Chunk>,
+) -> Result<(), Error> {
+    let reader = RowReader::hold(Examiner::open(path)?)?;
+    let declared = reader.examiner().declarations()?;
+    for (nth, table) in tables.iter().enumerate() {
+        let (declaration, columns) = found(&declared, table)?;
+        let by: Vec<usize> = match table.key() {
+            [] => columns.clone(),
+            key => key.iter().map(|nth| columns[*nth]).collect(),
+        };
+        let order = Order::by(declaration, &by);
+        if !read_table(&reader, (declaration, &columns, &order), nth, None, chunks)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What a table declares, and which of its columns are kept in step.
+fn found<'a, T: TargetTable>(
+    declared: &'a [Declaration],
+    table: &T,
+) -> Result<(&'a Declaration, Vec<usize>), Error> {
+    let gone = |what: String| Error::new(Kind::Invalid, what);
+    let declaration = declared.iter().find(|declared| declared.name == table.source());
+    let declaration =
+        declaration.ok_or_else(|| gone(format!("there is no table `{}` any more", table.source())))?;
+    let place = |name: &&str| declaration.columns.iter().position(|column| column.name == **name);
+    let columns: Option<Vec<usize>> = table.columns().iter().map(place).collect();
+    let lacks = || gone(format!("the table `{}` has not all of its columns any more", table.source()));
+    Ok((declaration, columns.ok_or_else(lacks)?))
+}
+
 /// `false`: nobody takes the chunks any more.
-fn read_table<T: TargetTable>(
+fn read_table(
     reader: &RowReader,
-    declaration: &Declaration,
-    (nth, table): (usize, &T),
+    (declaration, columns, order): (&Declaration, &[usize], &Order),
+    table: usize,
     after: Option<&[Value]>,
     chunks: &mpsc::Sender<Chunk>,
 ) -> Result<bool, Error> {
-    let place = |name: &&str| declaration.columns.iter().position(|column| column.name == **name);
-    let columns = table.columns();
-    let columns: Option<Vec<usize>> = columns.iter().map(place).collect();
-    let columns = columns.ok_or_else(|| {
-        Error::new(
-            Kind::Invalid,
-            format!("the table `{}` has not all of its columns any more", table.source()),
-        )
-    })?;
     let (mut rows, mut bytes, mut is_wanted) = (vec![], 0, true);
-    reader.read(declaration, &columns, after, |found| {
+    reader.read(declaration, columns, order, after, |found| {
         let (values, key) = found.split_at(columns.len());
         bytes += values.iter().map(size).sum::<usize>();
         rows.push(values.to_vec());
         if rows.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES {
             let after = Some(key.iter().map(key_text).collect());
             bytes = 0;
-            is_wanted =
-                chunks.blocking_send(Chunk { table: nth, rows: std::mem::take(&mut rows), after }).is_ok();
+            is_wanted = chunks.blocking_send(Chunk { table, rows: std::mem::take(&mut rows), after }).is_ok();
         }
         Ok::<bool, Error>(is_wanted)
     })?;
-    Ok(is_wanted && chunks.blocking_send(Chunk { table: nth, rows, after: None }).is_ok())
+    Ok(is_wanted && chunks.blocking_send(Chunk { table, rows, after: None }).is_ok())
 }
 
 fn size(value: &Value) -> usize {

@@ -3,6 +3,8 @@
 //! - [`target`]: what a database must be able to do to be kept in step; one crate implements it for each kind.
 //! - [`push`]: from the log to a target: first a copy of one state, then every transaction after it.
 //! - [`copy`]: the rows of one state, table by table.
+//! - [`compare`]: which rows differ, and how to mend them.
+//! - [`worker`]: a push that goes on by itself.
 //!
 //! Promises:
 //! - What was done and how far it is are committed in one transaction of the target, so whatever is killed, no row is lost and
@@ -13,9 +15,11 @@
 //! - Nothing reads or writes the application's database: rows come from the log.
 
 mod batch;
+pub mod compare;
 pub mod copy;
 pub mod push;
 pub mod target;
+pub mod worker;
 
 pub use batch::{Change, Refused};
 pub use litekeep_rows::{Error, Kind, Value};

@@ -38,6 +38,24 @@ impl Settings {
     fn wants(&self, table: &str) -> bool {
         self.tables.is_empty() || self.tables.iter().any(|name| name.eq_ignore_ascii_case(table))
     }
+
+    /// A copy of the state after a transaction, and the time of that.
+    pub(crate) async fn restored(&self, txid: Txid) -> Result<(TempDir, i64), Error> {
+        let scratch = &self.scratch;
+        // One that was killed has left its own behind.
+        let made = std::fs::remove_dir_all(scratch)
+            .or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
+            .and_then(|()| std::fs::create_dir_all(scratch))
+            .and_then(|()| tempfile::tempdir_in(scratch));
+        let database = made.map_err(|e| {
+            Error::new(Kind::Unavailable, format!("make a folder in `{}`: {e}", scratch.display()))
+        })?;
+        let path = database.path().join(DATABASE);
+        let goal = Goal::Txid(txid);
+        let restored = restore::to_path(&self.store, goal, &path, &restore::Options::default(), &()).await?;
+        let time_ms = restored.map_or(0, |restored| restored.time_ms);
+        Ok((database, time_ms))
+    }
 }
 
 /// How a step went.
@@ -114,7 +132,7 @@ impl<T: Target> Push<T> {
     async fn set_up(&mut self) -> Result<Step, Error> {
         let log = self.settings.store.list().await?;
         let Some(txid) = log.last() else { return Ok(Step::Current) };
-        let (database, time_ms) = self.restored(txid).await?;
+        let (database, time_ms) = self.settings.restored(txid).await?;
         let settings = self.settings.clone();
         let path = database.path().join(DATABASE);
         let survey = move || copy::survey(&path, |table| settings.wants(table));
@@ -153,25 +171,6 @@ impl<T: Target> Push<T> {
         Ok(tables)
     }
 
-    /// A copy of the state after a transaction, and the time of that.
-    async fn restored(&self, txid: Txid) -> Result<(TempDir, i64), Error> {
-        let scratch = &self.settings.scratch;
-        // One that was killed has left its own behind.
-        let made = std::fs::remove_dir_all(scratch)
-            .or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
-            .and_then(|()| std::fs::create_dir_all(scratch))
-            .and_then(|()| tempfile::tempdir_in(scratch));
-        let database = made.map_err(|e| {
-            Error::new(Kind::Unavailable, format!("make a folder in `{}`: {e}", scratch.display()))
-        })?;
-        let path = database.path().join(DATABASE);
-        let goal = Goal::Txid(txid);
-        let restored =
-            restore::to_path(&self.settings.store, goal, &path, &restore::Options::default(), &()).await?;
-        let time_ms = restored.map_or(0, |restored| restored.time_ms);
-        Ok((database, time_ms))
-    }
-
     fn reading(&self, database: TempDir, (first, after): (usize, Option<Vec<String>>)) -> Copying {
         let (send, chunks) = mpsc::channel(1);
         let path = database.path().join(DATABASE);
@@ -187,7 +186,7 @@ impl<T: Target> Push<T> {
         let Some(copying) = &mut self.copying else {
             // Begun before a restart: the same state again, from the last row that is there.
             let at = parsed(&txid)?;
-            let (database, restored_ms) = self.restored(at).await?;
+            let (database, restored_ms) = self.settings.restored(at).await?;
             self.is_same_history(at, (time_ms, restored_ms))?;
             self.copying = Some(self.reading(database, (table, after)));
             return Ok(());
@@ -199,7 +198,7 @@ impl<T: Target> Push<T> {
             return self.finish_copy(txid, time_ms).await;
         };
         self.target.begin().await?;
-        let refused = self.target.load(chunk.table, &chunk.rows).await?;
+        self.target.load(chunk.table, &chunk.rows).await?;
         let rows = rows + chunk.rows.len() as u64;
         let (table, after) = match chunk.after {
             Some(after) => (chunk.table, Some(after)),
@@ -207,10 +206,14 @@ impl<T: Target> Push<T> {
         };
         let stage = Stage::Copying { txid, time_ms, table, after, rows };
         self.target.commit(&stage).await?;
-        let kept = self.kept.as_mut().expect("a stage was kept");
-        kept.refused += refused.len() as u64;
-        kept.stage = stage;
+        self.committed(stage);
         Ok(())
+    }
+
+    /// The target has this now.
+    fn committed(&mut self, stage: Stage) {
+        let kept = self.kept.as_mut().expect("a stage was kept");
+        (kept.stage, kept.refused) = (stage, self.target.refused());
     }
 
     async fn finish_copy(&mut self, txid: String, time_ms: i64) -> Result<(), Error> {
@@ -220,7 +223,7 @@ impl<T: Target> Push<T> {
         }
         let stage = Stage::Following { txid, time_ms };
         self.target.commit(&stage).await?;
-        self.kept.as_mut().expect("a stage was kept").stage = stage;
+        self.committed(stage);
         Ok(())
     }
 
@@ -232,7 +235,6 @@ impl<T: Target> Push<T> {
         let mut batch = Batch::default();
         let mut is_begun = false;
         let mut last = None;
-        let mut refused = 0;
         loop {
             let feed = self.feed.as_mut().expect("opened above");
             // In the middle of a transaction the rest of it is there.
@@ -240,7 +242,7 @@ impl<T: Target> Push<T> {
             let stage = Stage::Following { txid: part.txid.to_string(), time_ms: part.time_ms };
             let is_last = part.is_last;
             if !part.schema.is_empty() {
-                refused += self.flush(&mut batch, &mut is_begun).await?;
+                self.flush(&mut batch, &mut is_begun).await?;
                 self.schema_changes(&part, &mut is_begun).await?;
             }
             self.take(part, &mut batch);
@@ -248,7 +250,7 @@ impl<T: Target> Push<T> {
                 last = Some(stage);
             }
             if batch.len() >= BATCH {
-                refused += self.flush(&mut batch, &mut is_begun).await?;
+                self.flush(&mut batch, &mut is_begun).await?;
                 if is_last {
                     break;
                 }
@@ -256,23 +258,21 @@ impl<T: Target> Push<T> {
         }
         let Some(stage) = last else { return Ok(Step::Current) };
         // Where nothing concerned the target, the position moves all the same, or the log would be read again after a restart.
-        refused += self.flush(&mut batch, &mut is_begun).await?;
+        self.flush(&mut batch, &mut is_begun).await?;
         if !is_begun {
             self.target.begin().await?;
         }
         self.target.commit(&stage).await?;
-        let kept = self.kept.as_mut().expect("a stage was kept");
-        kept.refused += refused;
-        kept.stage = stage;
+        self.committed(stage);
         Ok(Step::More)
     }
 
-    async fn flush(&mut self, batch: &mut Batch, is_begun: &mut bool) -> Result<u64, Error> {
+    async fn flush(&mut self, batch: &mut Batch, is_begun: &mut bool) -> Result<(), Error> {
         if batch.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         self.begin(is_begun).await?;
-        Ok(self.target.apply(&batch.take()).await?.len() as u64)
+        self.target.apply(&batch.take()).await.map(drop)
     }
 
     async fn begin(&mut self, is_begun: &mut bool) -> Result<(), Error> {
@@ -337,37 +337,32 @@ impl<T: Target> Push<T> {
                 continue;
             }
             self.begin(is_begun).await?;
-            self.schema_change(change, part.txid).await?;
+            self.schema_change(change, part).await?;
         }
         Ok(())
     }
 
-    async fn schema_change(&mut self, change: &SchemaChange, txid: Txid) -> Result<(), Error> {
+    async fn schema_change(&mut self, change: &SchemaChange, part: &Transaction) -> Result<(), Error> {
         let name = change.of_table().to_owned();
         let kept = self.kept.as_ref().expect("a stage was kept");
         let known = kept.tables.iter().position(|table| table.source() == name);
+        let txid = part.txid;
         let Some(after) = &change.after else {
-            return match known {
-                Some(_) => self.pause(name, format!("it was dropped in transaction {txid}")).await,
-                None => Ok(()),
+            let why = match renamed(change, &part.schema) {
+                Some((_, to)) => format!("it was renamed to `{to}` in transaction {txid}"),
+                None => format!("it was dropped in transaction {txid}"),
             };
+            return if known.is_some() { self.pause(name, why).await } else { Ok(()) };
         };
-        if after.root.is_none() {
+        let is_renamed =
+            part.schema.iter().any(|gone| renamed(gone, &part.schema).is_some_and(|(_, to)| to == name));
+        if after.root.is_none() || is_renamed {
             return Ok(());
         }
         let declared = Declaration::read(&after.name, &after.sql)?;
         let profiles = vec![Profile::default(); declared.columns.len()];
         let (mapped, notes) = self.target.map(&declared, &profiles);
         let Some(nth) = known else {
-            let was = change.before.as_ref().map(|before| before.name.clone());
-            if let Some(was) = was.filter(|was| *was != name) {
-                return match kept.tables.iter().any(|table| table.source() == was) {
-                    true => {
-                        self.pause(was, format!("it was renamed to `{name}` in transaction {txid}")).await
-                    }
-                    false => Ok(()),
-                };
-            }
             self.target.add_table(mapped.clone()).await?;
             self.kept.as_mut().expect("a stage was kept").tables.push(mapped);
             return Ok(());
@@ -401,15 +396,23 @@ impl<T: Target> Push<T> {
             return Ok(());
         }
         tracing::warn!(sync = self.settings.name, "the table `{table}` stands still: {reason}");
-        self.target.pause(&table, &reason).await?;
+        self.target.pause(&table, Some(&reason)).await?;
         kept.paused.push((table, reason));
         Ok(())
     }
 }
 
-const DATABASE: &str = "state.db";
+/// The names that a table had and has, where it is gone and stands again where it stood.
+fn renamed<'a>(gone: &'a SchemaChange, all: &'a [SchemaChange]) -> Option<(&'a str, &'a str)> {
+    let (Some(was), None) = (&gone.before, &gone.after) else { return None };
+    let new = all.iter().filter(|change| change.before.is_none()).filter_map(|change| change.after.as_ref());
+    let mut there = new.filter(|row| row.kind == "table" && row.root.is_some() && row.root == was.root);
+    there.next().map(|row| (was.name.as_str(), row.name.as_str()))
+}
 
-fn parsed(txid: &str) -> Result<Txid, Error> {
+pub(crate) const DATABASE: &str = "state.db";
+
+pub(crate) fn parsed(txid: &str) -> Result<Txid, Error> {
     txid.parse().map_err(|_| damaged())
 }
 

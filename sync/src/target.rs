@@ -81,6 +81,9 @@ pub trait Target: Send {
     /// The server and the database, without a password.
     fn name(&self) -> String;
 
+    /// How many rows are refused, by what was done last.
+    fn refused(&self) -> u64;
+
     /// The tables that would be made for declared ones, and what they lack.
     fn map(&self, declared: &Declaration, profiles: &[Profile]) -> (Self::Table, Vec<Note>);
 
@@ -108,11 +111,11 @@ pub trait Target: Send {
     /// When the server refuses.
     async fn add_columns(&mut self, nth: usize, table: Self::Table) -> Result<(), Error>;
 
-    /// Remembers that a table stands still, within a transaction.
+    /// Remembers that a table stands still, within a transaction; `None`: it does not any more.
     ///
     /// # Errors
     /// When there is no answer.
-    async fn pause(&mut self, table: &str, reason: &str) -> Result<(), Error>;
+    async fn pause(&mut self, table: &str, reason: Option<&str>) -> Result<(), Error>;
 
     /// Begins a transaction.
     ///
@@ -131,6 +134,31 @@ pub trait Target: Send {
     /// # Errors
     /// As [`load`](Self::load).
     async fn apply(&mut self, changes: &[Change]) -> Result<Vec<Refused>, Error>;
+
+    /// Begins a transaction in which nobody else's changes are seen, and tells what is kept in it; with `to_write` nobody else
+    /// commits anything of this sync until it ends.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    async fn hold(&mut self, to_write: bool) -> Result<Option<Kept<Self::Table>>, Error>;
+
+    /// Begins to read a table in the order of its key, text byte by byte, within a transaction.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    async fn open(&mut self, table: usize) -> Result<(), Error>;
+
+    /// The next rows of what was [opened](Self::open); none: it has no more. A value that is none of its type comes as a blob.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    async fn fetch(&mut self) -> Result<Vec<Vec<Value>>, Error>;
+
+    /// Ends the transaction without effect.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    async fn roll_back(&mut self) -> Result<(), Error>;
 
     /// Makes what is made after the rows: indexes, numbers to go on from.
     ///

@@ -1,4 +1,4 @@
-//! What the tests need beside Rust: OpenSSH's server, Chromium, Rails and Go with their drivers of SQLite, NATS, Redis and RabbitMQ, and Python with `venv` and npm,
+//! What the tests need beside Rust: OpenSSH's server, Chromium, Rails and Go with their drivers of SQLite, PostgreSQL, NATS, Redis and RabbitMQ, and Python with `venv` and npm,
 //! to install the real Litestream, a WebDAV server and Azurite (which the tests do themselves, on first use, into `.test-tools/`). Debian's and Ubuntu's packages are installed when one is missing and
 //! we may: as root, or by a sudo that asks for nothing.
 
@@ -44,6 +44,11 @@ const TOOLS: &[Tool] = &[
         packages: &["golang-go", "golang-github-mattn-go-sqlite3-dev"],
         probe: &["sh", "-c", "go version && test -d /usr/share/gocode/src/github.com/mattn/go-sqlite3"],
         purpose: "asking Go's driver for its settings",
+    },
+    Tool {
+        packages: &["postgresql"],
+        probe: &["sh", "-c", "ls /usr/lib/postgresql/*/bin/initdb"],
+        purpose: "the tests of syncs with PostgreSQL",
     },
     Tool {
         packages: &["nats-server"],

@@ -27,90 +27,13 @@ fn figures_are_measured_and_nothing_stays() {
     place.run(&["bench", "--dir", "gone"]).failed_with(&["measure SQLite in `gone`", "it does not exist"]);
 }
 
-/// A Postgres of its own, which goes with the test.
-#[cfg(feature = "postgres")]
-mod server {
-    use std::fs::File;
-    use std::net::TcpListener;
-    use std::os::unix::fs::chown;
-    use std::os::unix::process::CommandExt;
-    use std::path::PathBuf;
-    use std::process::{Child, Command};
-
-    use tempfile::TempDir;
-
-    pub(super) struct Server {
-        postgres: Child,
-        port: u16,
-        _dir: TempDir,
-    }
-
-    impl Server {
-        pub(super) fn start() -> Server {
-            let dir = tempfile::tempdir().unwrap();
-            // It refuses to run as root.
-            let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
-            let line =
-                passwd.lines().find(|line| line.starts_with("postgres:")).expect("there is a user postgres");
-            let id = |nth| line.split(':').nth(nth).unwrap().parse::<u32>().unwrap();
-            let (uid, gid) = (id(2), id(3));
-            chown(dir.path(), Some(uid), Some(gid)).unwrap();
-            let programs = programs();
-            let command = |program: &str| {
-                let mut command = Command::new(programs.join(program));
-                command.arg("-D").arg(dir.path().join("data")).uid(uid).gid(gid).current_dir(dir.path());
-                command
-            };
-            let log = || File::create(dir.path().join("log")).unwrap();
-            let made = command("initdb").args(["-A", "trust", "-U", "postgres"]).stdout(log()).status();
-            assert!(made.unwrap().success());
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let mut postgres = command("postgres");
-            postgres.arg("-k").arg(dir.path()).args(["-h", "127.0.0.1", "-p", &port.to_string()]);
-            let postgres = postgres.stderr(log()).spawn().unwrap();
-            Server { postgres, port, _dir: dir }
-        }
-
-        pub(super) fn url(&self) -> String {
-            format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
-        }
-    }
-
-    /// The folder of its programs; Debian keeps them out of PATH.
-    fn programs() -> PathBuf {
-        let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-        let folders = versions.map(|version| version.path().join("bin"));
-        let in_path = std::env::var_os("PATH").unwrap_or_default();
-        let mut all = folders.chain(std::env::split_paths(&in_path));
-        all.find(|dir| dir.join("initdb").exists()).expect("Postgres (Debian: apt-get install postgresql)")
-    }
-
-    impl Drop for Server {
-        fn drop(&mut self) {
-            let _ = self.postgres.kill();
-            let _ = self.postgres.wait();
-        }
-    }
-}
-
 #[cfg(feature = "postgres")]
 #[test]
 fn postgres_answers_the_same_question() {
-    use litekeep_testkit::process::eventually;
-
-    let server = server::Server::start();
+    let server = litekeep_testkit::postgres::Postgres::start().unwrap();
     let place = Place::new();
-    let arguments = ["bench", "--seconds", "5", "--json", "--postgres", &server.url()];
-    let mut figures = serde_json::Value::Null;
-    // It needs a moment to listen.
-    eventually("Postgres answers", crate::scene::LONG, || {
-        let ran = place.run(&arguments);
-        if ran.code == 0 {
-            figures = ran.json();
-        }
-        Ok(ran.code == 0)
-    })
-    .unwrap();
+    let url = server.url("postgres");
+    let figures = place.run(&["bench", "--seconds", "5", "--json", "--postgres", &url]).succeeded().json();
     shapes::matches("bench", &figures);
     assert!(figures["postgres"]["ratio"].as_f64().unwrap() > 1.0, "{figures:#}");
     drop(server);

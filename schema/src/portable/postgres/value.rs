@@ -72,20 +72,27 @@ impl fmt::Display for Refusal {
 }
 
 impl PgType {
+    /// Those that a configuration can ask for.
+    const ALL: [PgType; 9] = [
+        PgType::Bigint,
+        PgType::Double,
+        PgType::Numeric,
+        PgType::Text,
+        PgType::Bytea,
+        PgType::Boolean,
+        PgType::Date,
+        PgType::Json,
+        PgType::Tagged,
+    ];
+
+    /// Their names.
+    pub fn names() -> [&'static str; 9] {
+        PgType::ALL.map(PgType::name)
+    }
+
     /// By its name in a configuration.
     pub fn named(name: &str) -> Option<PgType> {
-        let plain = [
-            PgType::Bigint,
-            PgType::Double,
-            PgType::Numeric,
-            PgType::Text,
-            PgType::Bytea,
-            PgType::Boolean,
-            PgType::Date,
-            PgType::Json,
-            PgType::Tagged,
-        ];
-        plain.into_iter().find(|pg| pg.name() == name)
+        PgType::ALL.into_iter().find(|pg| pg.name() == name)
     }
 
     /// Its name in a configuration.

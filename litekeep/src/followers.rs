@@ -1,0 +1,90 @@
+//! What follows the backup beside the replication: feeds and syncs.
+//!
+//! Promise: each is a task of its own that reads the backup like anybody else.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use anyhow::Result;
+use litekeep_ltx::Txid;
+use litekeep_store::Store;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::replication::Replication;
+use crate::settings::Database;
+use crate::verification::canonical;
+
+/// Between two looks at what the replicator has confirmed, which cost nothing to speak of.
+const LOOK: Duration = Duration::from_millis(50);
+/// Between two questions to a bucket: each is a request.
+const BUCKET_PAUSE: Duration = Duration::from_secs(1);
+/// How long the end waits for one that is writing its position.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Those that follow.
+#[derive(Default)]
+pub(crate) struct Followers {
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Followers {
+    /// Begins one, which ends when it is told to.
+    pub(crate) fn start<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        follow: impl FnOnce(watch::Receiver<bool>) -> F,
+    ) {
+        self.tasks.push(tokio::spawn(follow(self.stop.subscribe())));
+    }
+
+    /// Ends them; what is not done by now is done after the next start.
+    pub(crate) async fn stop(self) {
+        self.stop.send_replace(true);
+        for task in self.tasks {
+            if tokio::time::timeout(LAST_WORDS, task).await.is_err() {
+                tracing::warn!("a feed or a sync could not write its position: its last part will come again");
+            }
+        }
+    }
+}
+
+/// The backups of a database, those first that cost nothing to ask.
+///
+/// # Errors
+/// When one cannot be opened.
+pub(crate) fn stores(database: &Database, replication: &Replication) -> Result<Vec<Store>> {
+    let opened: Result<Vec<Store>> =
+        database.destinations.iter().map(|destination| replication.stores().open(destination)).collect();
+    let mut stores = opened?;
+    stores.sort_by_key(|store| store.as_folder().is_none());
+    Ok(stores)
+}
+
+/// When a backup may have more.
+pub(crate) struct News {
+    replication: Weak<Replication>,
+    database: PathBuf,
+    pause: Duration,
+}
+
+impl News {
+    pub(crate) fn new(database: &Database, replication: &Arc<Replication>, store: Option<&Store>) -> News {
+        let in_folder = store.is_some_and(|store| store.as_folder().is_some());
+        News {
+            replication: Arc::downgrade(replication),
+            database: canonical(&database.path),
+            pause: if in_folder { LOOK } else { BUCKET_PAUSE },
+        }
+    }
+
+    /// Waits until the replicator has confirmed more than up to a transaction. Asks no store.
+    pub(crate) async fn after(&self, at: Option<Txid>) {
+        tokio::time::sleep(self.pause).await;
+        let durable = || self.replication.upgrade().and_then(|replication| replication.durable(&self.database));
+        while durable() <= at {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}

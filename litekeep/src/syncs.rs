@@ -1,0 +1,241 @@
+//! Syncs of the configuration, beside the replication.
+//!
+//! Promise: how each stands is in a file that `status` reads without asking.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use litekeep_config::{SyncConfig, SyncTo};
+use litekeep_ltx::Txid;
+use litekeep_schema::portable::postgres::{Options, PgType};
+use litekeep_store::Store;
+use litekeep_sync::worker::{State, Worker};
+use litekeep_sync::{Push, Stage};
+use litekeep_sync_postgres::{Address, Postgres};
+use serde::{Deserialize, Serialize};
+
+use crate::followers::{self, Followers, News};
+use crate::replication::Replication;
+use crate::report::{Failure, text};
+use crate::settings::{Database, Settings};
+use crate::verification::canonical;
+
+const SYNC_LINES: &str = "add [[sync]] with name = \"app-to-postgres\", from = \"app.db\" and to = \"${DATABASE_URL}\"";
+
+/// A sync and its database.
+#[derive(Clone, Debug)]
+pub(crate) struct Sync {
+    pub(crate) config: SyncConfig,
+    pub(crate) database: Database,
+}
+
+impl Sync {
+    /// A sync of the configuration by its name.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub(crate) fn named(settings: &Settings, name: Option<&str>) -> Result<Sync> {
+        let mut all = Sync::all(settings)?;
+        let names: Vec<String> = all.iter().map(|sync| format!("`{}`", sync.config.name)).collect();
+        let place = match name {
+            None if all.len() == 1 => Some(0),
+            _ => all.iter().position(|sync| Some(sync.config.name.as_str()) == name),
+        };
+        let Some(place) = place else {
+            let (message, hint) = match (name, names.is_empty()) {
+                (_, true) => ("there is no [[sync]] in the configuration".to_owned(), SYNC_LINES.to_owned()),
+                (Some(name), _) => (format!("there is no sync `{name}`"), format!("the syncs are {}", names.join(", "))),
+                (None, _) => ("there are several syncs".to_owned(), format!("say which: {}", names.join(", "))),
+            };
+            return Err(Failure::invalid(message).hint(hint).into());
+        };
+        Ok(all.swap_remove(place))
+    }
+
+    /// What the other side is asked for.
+    ///
+    /// # Errors
+    /// When a type is none.
+    #[cfg(feature = "postgres")]
+    fn postgres(&self) -> Result<Postgres> {
+        let SyncTo::Postgres(url) = &self.config.to;
+        let mut options = Options {
+            schema: self.config.schema.clone(),
+            names: self.config.names.clone(),
+            types: BTreeMap::new(),
+        };
+        for (column, name) in &self.config.types {
+            let pg = PgType::named(name).ok_or_else(|| {
+                Failure::invalid(format!("`types`: `{name}`, for `{column}`, is no type that a sync knows"))
+                    .hint(format!("the types are {}", PgType::names().join(", ")))
+            })?;
+            options.types.insert(column.clone(), pg);
+        }
+        Ok(Postgres::new(Address::parse(url.expose())?, &self.config.name, options))
+    }
+
+    /// Who pushes, from the first of the backups.
+    ///
+    /// # Errors
+    /// When there is no backup, or this build has no client for the other side.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn worker(&self, stores: Vec<Store>) -> Result<Worker<Postgres>> {
+        let Some(store) = stores.into_iter().next() else {
+            return Err(Failure::invalid("the database has no backup, and a sync is read from it").into());
+        };
+        let push = litekeep_sync::push::Settings {
+            name: self.config.name.clone(),
+            store,
+            tables: self.config.tables.clone(),
+            scratch: self.state().with_extension("copy"),
+        };
+        Ok(Worker::new(&self.config.name, Push::new(push, self.postgres()?), self.state()))
+    }
+
+    /// The syncs of a configuration.
+    ///
+    /// # Errors
+    /// When one is of a database that is not in it, or of something that cannot be.
+    pub(crate) fn all(settings: &Settings) -> Result<Vec<Sync>> {
+        let of = |config: &SyncConfig| {
+            let database = Database::named(settings, &config.database)?;
+            Ok(Sync { config: config.clone(), database })
+        };
+        settings.config.syncs.iter().map(of).collect()
+    }
+
+    /// Where it tells how it stands.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.database.meta_dir.join("sync").join(format!("{}.json", self.config.name))
+    }
+
+    /// How it stands, where the backup ends with a transaction.
+    pub(crate) fn status(&self, durable: Option<Txid>, now_ms: i64) -> SyncStatus {
+        let read = State::read(&self.state());
+        let error = read.as_ref().err().map(ToString::to_string);
+        let state = read.ok().flatten().unwrap_or_default();
+        let behind = state.at().map(|at| durable.map_or(0, Txid::get).saturating_sub(at.get()));
+        let trouble = state.trouble.as_ref();
+        SyncStatus {
+            name: self.config.name.clone(),
+            to: state.to.clone(),
+            copied_rows: match &state.stage {
+                Some(Stage::Copying { rows, .. }) => Some(*rows),
+                _ => None,
+            },
+            txid: state.at().map(|at| at.to_string()),
+            lag_transactions: behind,
+            lag_seconds_at_most: match (behind, &state.stage) {
+                (Some(0), _) => Some(0.0),
+                (Some(_), Some(Stage::Following { time_ms, .. })) => Some((now_ms - time_ms).max(0) as f64 / 1000.0),
+                _ => None,
+            },
+            refused_rows: state.refused,
+            paused_tables: state.paused.iter().map(|(table, reason)| Paused { table: table.clone(), reason: reason.clone() }).collect(),
+            confirmed_at: state.confirmed_ms.map(text::rfc3339),
+            error: error.or(trouble.map(|trouble| trouble.message.clone())),
+            hint: trouble.and_then(|trouble| trouble.hint.clone()),
+            error_since: trouble.map(|trouble| text::rfc3339(trouble.since_ms)),
+        }
+    }
+}
+
+/// How the syncs of a database stand, where its backup ends with a transaction.
+pub(crate) fn statuses(syncs: &[Sync], database: &Path, durable: Option<Txid>, now_ms: i64) -> Vec<SyncStatus> {
+    let path = canonical(database);
+    let of = syncs.iter().filter(|sync| canonical(&sync.database.path) == path);
+    of.map(|sync| sync.status(durable, now_ms)).collect()
+}
+
+/// How a sync stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SyncStatus {
+    pub(crate) name: String,
+    /// The other side, without a password; empty until it has run.
+    pub(crate) to: String,
+    /// Rows of the first copy that are there, while it is made.
+    pub(crate) copied_rows: Option<u64>,
+    /// The transaction up to which everything is there; `None` until the first copy is.
+    pub(crate) txid: Option<String>,
+    /// Transactions of the backup that are not there.
+    pub(crate) lag_transactions: Option<u64>,
+    /// How old the oldest of them can be.
+    pub(crate) lag_seconds_at_most: Option<f64>,
+    /// Rows that the other side cannot hold.
+    pub(crate) refused_rows: u64,
+    pub(crate) paused_tables: Vec<Paused>,
+    pub(crate) confirmed_at: Option<String>,
+    /// Why the last try failed, when it did.
+    pub(crate) error: Option<String>,
+    pub(crate) hint: Option<String>,
+    pub(crate) error_since: Option<String>,
+}
+
+/// A table that stands still.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Paused {
+    pub(crate) table: String,
+    pub(crate) reason: String,
+}
+
+impl SyncStatus {
+    /// What is wrong, in words.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let name = &self.name;
+        let error = self.error.iter().map(|error| {
+            let since = self.error_since.as_ref().map_or(String::new(), |since| format!(" since {since}"));
+            let hint = self.hint.as_ref().map_or(String::new(), |hint| format!("; {hint}"));
+            format!("the sync `{name}` does not push{since}: {error}{hint}")
+        });
+        let paused = self.paused_tables.iter().map(|paused| {
+            format!("the sync `{name}` leaves the table `{}` as it is: {}", paused.table, paused.reason)
+        });
+        let refused = (self.refused_rows > 0).then(|| {
+            let rows = text::count(usize::try_from(self.refused_rows).unwrap_or(usize::MAX), "row");
+            format!("the sync `{name}` could not write {rows}; `litekeep sync refused {name}` lists them with the reason")
+        });
+        error.chain(paused).chain(refused).collect()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let stands = match (&self.txid, self.copied_rows, self.lag_transactions) {
+            (None, Some(rows), _) => {
+                let rows = text::count(usize::try_from(rows).unwrap_or(usize::MAX), "row");
+                format!("makes the first copy, {rows} so far")
+            }
+            (None, None, _) => "has not begun".to_owned(),
+            (Some(txid), _, Some(0)) => format!("has everything, up to transaction {txid}"),
+            (Some(txid), _, behind) => {
+                let behind = usize::try_from(behind.unwrap_or(0)).unwrap_or(usize::MAX);
+                format!("stands at transaction {txid}, {} behind", text::count(behind, "transaction"))
+            }
+        };
+        let to = if self.to.is_empty() { String::new() } else { format!(" to {}", self.to) };
+        format!("    sync {}{to}: {stands}\n", self.name)
+    }
+}
+
+/// Begins to push. One that cannot begin is only reported: it must not keep an application from starting.
+pub(crate) fn start(syncs: &[Sync], replication: &Arc<Replication>, followers: &mut Followers) {
+    for sync in syncs {
+        if let Err(error) = push(sync, replication, followers) {
+            tracing::error!(sync = sync.config.name, "could not start: {error:#}");
+        }
+    }
+}
+
+fn push(sync: &Sync, replication: &Arc<Replication>, followers: &mut Followers) -> Result<()> {
+    let stores = followers::stores(&sync.database, replication)?;
+    let news = News::new(&sync.database, replication, stores.first());
+    let worker = sync.worker(stores)?;
+    tracing::info!(
+        sync = sync.config.name,
+        "pushing {} to {}",
+        sync.database.path.display(),
+        worker.state().to
+    );
+    followers.start(|stop| worker.follow(stop, async move |at| news.after(at).await));
+    Ok(())
+}

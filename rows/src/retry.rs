@@ -1,0 +1,70 @@
+//! What follows the log goes on after errors: when it tries again, and what is said meanwhile.
+
+use std::time::Duration;
+
+use litekeep_env::random_u64;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+const FIRST: Duration = Duration::from_millis(250);
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// The pauses between tries: each twice as long as the one before.
+#[derive(Debug)]
+pub struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Pauses {
+        Pauses(FIRST)
+    }
+}
+
+impl Pauses {
+    /// The next one: half to all of it, so that many do not come together.
+    pub fn next(&mut self) -> Duration {
+        let half = self.0 / 2;
+        self.0 = (self.0 * 2).min(LONGEST);
+        half + Duration::from_millis(random_u64() % (half.as_millis() as u64 + 1))
+    }
+}
+
+/// What keeps somebody from going on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// Place and cause.
+    pub message: String,
+    /// What to type next.
+    pub hint: Option<String>,
+    /// Since when, milliseconds since the epoch.
+    pub since_ms: i64,
+}
+
+impl Trouble {
+    /// After an error, where `known` was before; and whether that is news.
+    pub fn after(known: Option<&Trouble>, error: &Error, now_ms: i64) -> (Trouble, bool) {
+        let (message, hint) = (error.to_string(), error.hint().map(str::to_owned));
+        let is_news = known.is_none_or(|known| known.message != message);
+        let since_ms = known.map_or(now_ms, |known| known.since_ms);
+        (Trouble { message, hint, since_ms }, is_news)
+    }
+
+    /// With what to type next, in a line.
+    pub fn line(&self) -> String {
+        let hint = self.hint.as_ref().map_or(String::new(), |hint| format!("; {hint}"));
+        format!("{}{hint}", self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        let mut pauses = Pauses::default();
+        let all: Vec<Duration> = (0..20).map(|_| pauses.next()).collect();
+        assert!(all[0] >= FIRST / 2 && all[0] <= FIRST, "{all:?}");
+        assert!(all[19] >= LONGEST / 2 && all.iter().all(|pause| *pause <= LONGEST), "{all:?}");
+    }
+}

@@ -1,0 +1,202 @@
+//! Everything after the copy.
+
+use std::time::Duration;
+
+use litekeep_sync::push::Step;
+use litekeep_sync::{Kind, Stage};
+use litekeep_testkit::postgres::Postgres as Server;
+use rusqlite::Connection;
+
+use crate::scene::{Scene, server};
+
+const TABLES: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT UNIQUE, x REAL);
+    CREATE TABLE pairs(a TEXT, b INTEGER, x BLOB, PRIMARY KEY (a, b)) WITHOUT ROWID;
+    CREATE TABLE bare(a TEXT, b INTEGER);";
+
+/// A random transaction.
+fn churn(db: &mut Connection, random: &mut fastrand::Rng) {
+    let tx = db.transaction().unwrap();
+    for _ in 0..random.u32(1..30) {
+        let (id, text) = (random.i64(0..60), format!("n{}", random.u32(0..200)));
+        let _ = match random.u32(0..9) {
+            0 | 1 => tx.execute("INSERT OR REPLACE INTO t VALUES (?1, ?2, ?1 / 8.0)", (id, text)),
+            2 => tx.execute("UPDATE OR IGNORE t SET id = id + 100, name = ?2 WHERE id = ?1", (id, text)),
+            3 => tx.execute("DELETE FROM t WHERE id % 7 = ?1 % 7", [id]),
+            4 | 5 => tx.execute("INSERT OR REPLACE INTO pairs VALUES (?2, ?1, randomblob(?1))", (id, text)),
+            6 => tx.execute("UPDATE OR REPLACE pairs SET b = b + 1 WHERE b = ?1", [id]),
+            7 => tx.execute("INSERT INTO bare VALUES (?2, ?1 % 3)", (id, text)),
+            _ => tx.execute("DELETE FROM bare WHERE rowid % 5 = ?1 % 5", [id]),
+        };
+    }
+    tx.commit().unwrap();
+}
+
+#[test]
+fn transactions_arrive_one_after_the_other() {
+    let scene = Scene::new("follow", TABLES);
+    let mut push = scene.pushed();
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..25 {
+        scene.write(|db| churn(db, &mut random));
+        scene.push(&mut push).unwrap();
+        scene.assert_equal(&push.kept().unwrap().tables, &server());
+    }
+    // Many at once, and again from what the server keeps.
+    for _ in 0..15 {
+        scene.write(|db| churn(db, &mut random));
+    }
+    scene.commit("VACUUM");
+    let push = scene.pushed();
+    scene.assert_equal(&push.kept().unwrap().tables, &server());
+    assert_eq!(push.kept().unwrap().refused, 0);
+}
+
+#[test]
+fn a_transaction_is_seen_whole_or_not_at_all() {
+    let scene = Scene::new("whole", "CREATE TABLE t(id INTEGER PRIMARY KEY, x INT)");
+    let mut push = scene.pushed();
+    scene.commit(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60000) INSERT INTO t SELECT i, i FROM n",
+    );
+    let pushing = std::thread::spawn(move || {
+        scene.push(&mut push).unwrap();
+        scene
+    });
+    let mut seen = vec![];
+    while !pushing.is_finished() {
+        seen.push(server().query_in("whole", "SELECT count(*) FROM t").unwrap().remove(0).remove(0).unwrap());
+    }
+    pushing.join().unwrap();
+    assert!(seen.iter().all(|count| count == "0" || count == "60000"), "{seen:?}");
+}
+
+#[test]
+fn unique_values_can_be_exchanged() {
+    let scene = Scene::new(
+        "exchanged",
+        &format!("{TABLES} INSERT INTO t VALUES (1, 'a', 0), (2, 'b', 0), (3, 'c', 0)"),
+    );
+    let mut push = scene.pushed();
+    scene.write(|db| {
+        let tx = db.transaction().unwrap();
+        tx.execute_batch("UPDATE t SET name = 'x' WHERE id = 1; UPDATE t SET name = 'a' WHERE id = 2; UPDATE t SET name = 'b' WHERE id = 1")
+            .unwrap();
+        tx.commit().unwrap();
+    });
+    scene.push(&mut push).unwrap();
+    assert_eq!(push.kept().unwrap().refused, 0);
+    scene.assert_equal(&push.kept().unwrap().tables, &server());
+}
+
+#[test]
+fn new_tables_and_columns_follow_and_other_changes_stand_still() {
+    let scene = Scene::new("altered", &format!("{TABLES} INSERT INTO t VALUES (1, 'a', 0)"));
+    let mut push = scene.pushed();
+    scene.commit(
+        "ALTER TABLE t ADD COLUMN more TEXT NOT NULL DEFAULT 'none'; INSERT INTO t VALUES (2, 'b', 0, 'some');
+         CREATE TABLE later(id INTEGER PRIMARY KEY, made DATETIME, is_on BOOLEAN); CREATE INDEX later_made ON later(made);
+         INSERT INTO later VALUES (1, '2026-01-01', 1)",
+    );
+    scene.push(&mut push).unwrap();
+    let kept = push.kept().unwrap().clone();
+    assert_eq!((kept.tables.len(), kept.paused.len()), (4, 0));
+    scene.assert_equal(&kept.tables, &server());
+    scene.commit(
+        "ALTER TABLE t RENAME COLUMN more TO less; DROP TABLE bare; ALTER TABLE later RENAME TO later_still;
+         INSERT INTO t VALUES (3, 'c', 0, 'x'); INSERT INTO pairs VALUES ('still', 1, NULL)",
+    );
+    scene.push(&mut push).unwrap();
+    let paused = push.kept().unwrap().paused.clone();
+    let names: Vec<&str> = paused.iter().map(|(table, _)| table.as_str()).collect();
+    assert_eq!(names, ["bare", "later", "t"], "{paused:?}");
+    assert!(paused[1].1.starts_with("it was renamed to `later_still` in transaction"), "{paused:?}");
+    // Those that stand still are as they were; the others go on, also after a restart.
+    scene.commit("INSERT INTO t VALUES (4, 'd', 0, 'x'); INSERT INTO pairs VALUES ('still', 2, NULL)");
+    let push = scene.pushed();
+    assert_eq!(push.kept().unwrap().paused, paused);
+    let pairs: Vec<_> =
+        push.kept().unwrap().tables.iter().filter(|table| table.0.source == "pairs").cloned().collect();
+    let server = server();
+    scene.assert_equal(&pairs, &server);
+    assert_eq!(server.query_in("altered", "SELECT count(*) FROM t").unwrap()[0][0].as_deref(), Some("2"));
+}
+
+#[test]
+fn a_row_that_cannot_go_there_is_listed_until_it_can() {
+    let scene = Scene::new(
+        "refused",
+        &format!("{TABLES} INSERT INTO t VALUES (1, 'a', 1), (2, 'b' || char(0) || 'c', 2)"),
+    );
+    let mut push = scene.pushed();
+    assert_eq!(push.kept().unwrap().refused, 1);
+    scene.write(|db| {
+        db.execute_batch("INSERT INTO t VALUES (3, 'fine', 3), (4, 'no real', 'text'), (5, x'00', 5); UPDATE t SET name = x'01' WHERE id = 1").unwrap();
+    });
+    scene.push(&mut push).unwrap();
+    let refused = "SELECT content FROM _litekeep_sync WHERE item LIKE 'refused/%' ORDER BY content";
+    let listed: Vec<String> =
+        server().query_in("refused", refused).unwrap().into_iter().flatten().flatten().collect();
+    assert_eq!(listed.len(), 4, "{listed:#?}");
+    assert!(
+        listed[0].contains(r#""key":["i1"]"#)
+            && listed[0].contains("`name`: it is a blob, and the column holds text")
+    );
+    let there = server().query_in("refused", "SELECT id, name FROM t ORDER BY id").unwrap();
+    let there: Vec<String> = there.into_iter().flatten().flatten().collect();
+    assert_eq!(there, ["1", "a", "3", "fine"], "what was there of a refused row stays");
+    scene.commit("UPDATE t SET name = 'n' || id, x = id WHERE id <> 3; DELETE FROM t WHERE id = 5");
+    scene.push(&mut push).unwrap();
+    assert_eq!(push.kept().unwrap().refused, 0);
+    assert_eq!(server().query_in("refused", refused).unwrap().len(), 0);
+    scene.assert_equal(&push.kept().unwrap().tables, &server());
+}
+
+/// Goal: no row is lost and none comes twice, whenever the server is killed or the pusher begins anew.
+#[test]
+fn kills_lose_nothing_and_repeat_nothing() {
+    let mut server = Server::start().unwrap();
+    let scene = Scene::with_url(
+        server.url("postgres"),
+        &format!("{TABLES} INSERT INTO bare VALUES ('x', 1), ('x', 1)"),
+    );
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut push = scene.pushing();
+    for round in 0..12 {
+        for _ in 0..random.u32(1..4) {
+            scene.write(|db| churn(db, &mut random));
+        }
+        // Some steps, the last of which is cut off at a random moment.
+        let steps = random.u32(0..3);
+        let moment = Duration::from_micros(random.u64(100..20_000));
+        scene.runtime.block_on(async {
+            for _ in 0..steps {
+                let _ = push.step().await;
+            }
+            let _ = tokio::time::timeout(moment, push.step()).await;
+        });
+        match round % 3 {
+            0 => push = scene.pushing(),
+            1 => {
+                server.kill().unwrap();
+                let error = scene.push(&mut push).unwrap_err();
+                assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+                server.resume().unwrap();
+            }
+            _ => {
+                server.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'litekeep'").unwrap();
+                push = scene.pushing();
+            }
+        }
+    }
+    let push = scene.pushed();
+    let kept = push.kept().unwrap();
+    assert!(matches!(kept.stage, Stage::Following { .. }));
+    scene.assert_equal(&kept.tables, &server);
+}
+
+#[test]
+fn nothing_is_done_when_nothing_has_changed() {
+    let scene = Scene::new("idle", TABLES);
+    let mut push = scene.pushed();
+    assert_eq!(scene.runtime.block_on(push.step()).unwrap(), Step::Current);
+}

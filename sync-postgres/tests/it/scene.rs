@@ -1,0 +1,161 @@
+//! A database with its log in a folder, and a database of a server that it is pushed to.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use litekeep_replicate::local::MetaDir;
+use litekeep_replicate::replicator::{self, Replicator};
+use litekeep_schema::portable::postgres::{Options, Table};
+use litekeep_sql::{Examiner, Order, RowReader};
+use litekeep_store::Store;
+use litekeep_store::plan::Policy;
+use litekeep_sync::push::{Push, Settings, Step};
+use litekeep_sync::target::key_text;
+use litekeep_sync::{Error, Value};
+use litekeep_sync_postgres::target::PgTable;
+use litekeep_sync_postgres::{Address, Postgres};
+use litekeep_testkit::postgres::Postgres as Server;
+use rusqlite::Connection;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One server for all tests that do not kill it.
+static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| Mutex::new(Server::start().unwrap()));
+
+pub(crate) fn server() -> MutexGuard<'static, Server> {
+    SERVER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) struct Scene {
+    dir: TempDir,
+    store: Store,
+    pub(crate) runtime: Runtime,
+    /// Of the database on the server.
+    pub(crate) url: String,
+}
+
+impl Scene {
+    /// A database from these statements, and a new one of the shared server.
+    pub(crate) fn new(name: &str, sql: &str) -> Scene {
+        let server = server();
+        server.query(&format!("CREATE DATABASE {name}")).unwrap();
+        Scene::with_url(server.url(name), sql)
+    }
+
+    pub(crate) fn with_url(url: String, sql: &str) -> Scene {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&litekeep_store::Target::Folder(dir.path().join("log"))).unwrap();
+        let scene = Scene { dir, store, runtime: Runtime::new().unwrap(), url };
+        scene.commit(&format!("PRAGMA journal_mode = WAL; {sql}"));
+        scene
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.dir.path().join("app.db")
+    }
+
+    /// One transaction of the log.
+    pub(crate) fn commit(&self, sql: &str) {
+        self.write(|db| db.execute_batch(sql).unwrap());
+    }
+
+    /// What is written comes into the log together.
+    pub(crate) fn write(&self, body: impl FnOnce(&mut Connection)) {
+        let path = self.database();
+        body(&mut Connection::open(&path).unwrap());
+        let settings = replicator::Settings {
+            meta_dir: MetaDir::default_path(&path),
+            path,
+            stores: vec![self.store.clone()],
+            upload_interval: Duration::from_millis(10),
+            policy: Policy::default(),
+            wal_limit: 64 << 20,
+            spool_limit: 1 << 30,
+            new_timeline: false,
+            newcomer_watch: Duration::from_millis(100),
+        };
+        self.runtime.block_on(async {
+            let replicator = Replicator::start().unwrap();
+            replicator.add(settings).unwrap();
+            let left = replicator.shut_down(PATIENCE).await;
+            assert!(left.is_empty(), "{left:?}");
+        });
+    }
+
+    pub(crate) fn pushing(&self) -> Push<Postgres> {
+        self.pushing_to(&self.url, Options::default())
+    }
+
+    pub(crate) fn pushing_to(&self, url: &str, options: Options) -> Push<Postgres> {
+        let settings = Settings {
+            name: "orders".into(),
+            store: self.store.clone(),
+            tables: vec![],
+            scratch: self.dir.path().join("scratch"),
+        };
+        Push::new(settings, Postgres::new(Address::parse(url).unwrap(), "orders", options))
+    }
+
+    /// Until the server has everything.
+    pub(crate) fn push(&self, push: &mut Push<Postgres>) -> Result<(), Error> {
+        self.runtime.block_on(async {
+            while push.step().await? == Step::More {}
+            Ok(())
+        })
+    }
+
+    /// A push that begins anew, until the server has everything; with what is kept of it.
+    pub(crate) fn pushed(&self) -> Push<Postgres> {
+        let mut push = self.pushing();
+        self.push(&mut push).unwrap();
+        push
+    }
+
+    /// Holds every value that is there against the one that is here.
+    pub(crate) fn assert_equal(&self, tables: &[PgTable], server: &Server) {
+        let database = self.url.rsplit('/').next().unwrap();
+        let reader = RowReader::hold(Examiner::open(&self.database()).unwrap()).unwrap();
+        let declared = reader.examiner().declarations().unwrap();
+        for PgTable(table) in tables {
+            let declaration = declared.iter().find(|declared| declared.name == table.source).unwrap();
+            let columns: Vec<usize> = table.columns.iter().map(|column| column.source).collect();
+            let mut here = BTreeMap::new();
+            let count = |rows: &mut BTreeMap<Vec<String>, u32>, values: &[Value]| {
+                *rows.entry(values.iter().map(key_text).collect()).or_default() += 1;
+            };
+            reader
+                .read(declaration, &columns, &Order::stored(declaration), None, |row| {
+                    count(&mut here, &row[..columns.len()]);
+                    Ok::<bool, Error>(true)
+                })
+                .unwrap();
+            let mut there = BTreeMap::new();
+            for row in server.query_in(database, &select(table)).unwrap() {
+                let values = table.columns.iter().zip(row).map(|(column, text)| match text {
+                    None => Value::Null,
+                    Some(text) => column.pg.decode(&text).unwrap_or_else(|| panic!("{column:?}: {text}")),
+                });
+                count(&mut there, &values.collect::<Vec<Value>>());
+            }
+            let missing: Vec<_> = here.iter().filter(|(row, n)| there.get(*row) != Some(n)).take(5).collect();
+            let extra: Vec<_> = there.iter().filter(|(row, n)| here.get(*row) != Some(n)).take(5).collect();
+            assert!(
+                missing.is_empty() && extra.is_empty(),
+                "{}: missing {missing:?}, too many {extra:?}",
+                table.source
+            );
+        }
+    }
+}
+
+fn select(table: &Table) -> String {
+    let name = |column: &litekeep_schema::portable::postgres::Column| {
+        litekeep_schema::portable::postgres::quoted(&column.name)
+    };
+    let columns: Vec<String> = table.columns.iter().map(|column| format!("{}::text", name(column))).collect();
+    format!("SET TimeZone = 'UTC'; SELECT {} FROM {}", columns.join(", "), table.path(&Options::default()))
+}

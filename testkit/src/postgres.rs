@@ -1,0 +1,164 @@
+//! PostgreSQL as Debian has it, on a port of its own with data of its own. It can be killed and comes back with what it had.
+//! Dropping the handle kills the server.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio_postgres::{NoTls, SimpleQueryMessage};
+
+use crate::process::{Process, eventually};
+
+const START: Duration = Duration::from_secs(120);
+
+/// A server that runs, or is down for a while.
+#[derive(Debug)]
+pub struct Postgres {
+    dir: TempDir,
+    address: SocketAddr,
+    /// The user and the group that it runs as: it refuses to be root.
+    ids: Option<(u32, u32)>,
+    process: Option<Process>,
+    runtime: Runtime,
+}
+
+impl Postgres {
+    /// Starts one without data, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it is not installed.
+    pub fn start() -> Result<Self> {
+        let dir = tempfile::tempdir().context("make a folder for PostgreSQL")?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let ids = user("postgres")?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut server = Self { dir, address, ids, process: None, runtime };
+        if let Some((user, group)) = ids {
+            chown(server.dir.path(), Some(user), Some(group)).context("give the folder to `postgres`")?;
+        }
+        let mut initdb = server.command("initdb")?;
+        initdb.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale", "C", "--no-sync"]);
+        let mut made = Process::start(initdb, &server.log())?;
+        let status = made.wait(START)?;
+        ensure!(status.success(), "initdb failed:\n{}", made.output());
+        // Others than `postgres` need a password, as on a real server.
+        let rules = "host all postgres 127.0.0.1/32 trust\nhost replication postgres 127.0.0.1/32 trust\n\
+                     host all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256\n";
+        std::fs::write(server.dir.path().join("data/pg_hba.conf"), rules)?;
+        server.resume()?;
+        Ok(server)
+    }
+
+    /// SIGKILL to all of it, in the middle of whatever it does.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(process) = self.process.take() else { return Ok(()) };
+        process.kill()?;
+        // Its children end by themselves when they see that; until then a new one cannot begin.
+        Ok(())
+    }
+
+    /// Starts it again with what it has, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn resume(&mut self) -> Result<()> {
+        let port = self.address.port().to_string();
+        eventually("PostgreSQL answers", START, || {
+            if !self.process.as_mut().map_or(Ok(false), Process::is_running)? {
+                // The shared memory of one that was killed is in use until its last child has ended.
+                let mut command = self.command("postgres")?;
+                command
+                    .args(["-h", "127.0.0.1", "-p", &port, "-c", "wal_level=logical"])
+                    .arg("-k")
+                    .arg(self.dir.path());
+                self.process = Some(Process::start(command, &self.log())?);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            Ok(self.query("SELECT 1").is_ok())
+        })
+        .with_context(|| self.process.as_ref().map_or(String::new(), Process::output))
+    }
+
+    /// Its URL, for the administrator and the database of this name.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        self.url_with("postgres@", database)
+    }
+
+    /// The same with a user, and perhaps a password: `me:secret@`.
+    #[must_use]
+    pub fn url_with(&self, login: &str, database: &str) -> String {
+        format!("postgres://{login}{}/{database}", self.address)
+    }
+
+    /// Runs statements in the administrator's database; the rows of all of them as text.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn query(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        self.query_in("postgres", sql)
+    }
+
+    /// The same in another database.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn query_in(&self, database: &str, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        self.runtime.block_on(async {
+            let (client, connection) = tokio_postgres::connect(&self.url(database), NoTls).await?;
+            let connection = tokio::spawn(connection);
+            let answers = client.simple_query(sql).await;
+            connection.abort();
+            let rows = answers?.into_iter().filter_map(|answer| match answer {
+                SimpleQueryMessage::Row(row) => {
+                    Some((0..row.len()).map(|nth| row.get(nth).map(str::to_owned)).collect())
+                }
+                _ => None,
+            });
+            Ok(rows.collect())
+        })
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    fn command(&self, program: &str) -> Result<Command> {
+        let mut command = Command::new(programs()?.join(program));
+        command.arg("-D").arg(self.dir.path().join("data")).current_dir(self.dir.path());
+        if let Some((user, group)) = self.ids {
+            command.uid(user).gid(group);
+        }
+        Ok(command)
+    }
+}
+
+/// The numbers of a user and its group when we are root; else `None`, for we may not become it.
+fn user(name: &str) -> Result<Option<(u32, u32)>> {
+    let own = std::fs::metadata("/proc/self")?;
+    if std::os::unix::fs::MetadataExt::uid(&own) != 0 {
+        return Ok(None);
+    }
+    let users = std::fs::read_to_string("/etc/passwd")?;
+    let line = users.lines().find(|line| line.starts_with(&format!("{name}:")));
+    let fields: Vec<&str> = line.with_context(|| format!("find the user {name}"))?.split(':').collect();
+    Ok(Some((fields[2].parse()?, fields[3].parse()?)))
+}
+
+/// The folder of its programs; Debian keeps them out of PATH.
+fn programs() -> Result<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let folders = versions.map(|version| version.path().join("bin"));
+    let in_path = std::env::var_os("PATH").unwrap_or_default();
+    let mut all = folders.chain(std::env::split_paths(&in_path));
+    all.find(|dir| dir.join("initdb").exists()).context("find PostgreSQL (Debian: postgresql)")
+}
