@@ -191,7 +191,7 @@ impl Replicator {
         // What is not put now is put by the next start.
         let _ = tokio::time::timeout(timeout.min(LAST_PACKS), packs).await;
         self.shared.stopping.store(true, SeqCst);
-        let all = std::mem::take(&mut *lock(&self.databases)).all;
+        drop(std::mem::take(&mut *lock(&self.databases)));
         let closed: Vec<_> = all.iter().map(Arc::downgrade).collect();
         for database in all {
             database.close().await;
