@@ -415,6 +415,7 @@ fn an_idle_database_costs_the_store_no_request() {
     let litekeep = scene.replicate().unwrap();
     let mut bank = Bank::start(&busy(&scene)).unwrap();
     more(&mut bank, 50);
+    wait_for_first_copy(&scene, &litekeep);
     // It stays open, as an application does.
     bank.process().signal(libc::SIGSTOP).unwrap();
     let expected = Digest::of(&scene.db()).unwrap();

@@ -122,6 +122,8 @@ const QUIET: Duration = Duration::from_millis(5);
 const MAINTENANCE_TICK: Duration = Duration::from_secs(10);
 /// At the end, packs are put within this time, or left to the next start.
 const LAST_PACKS: Duration = Duration::from_secs(3);
+/// And so long whatever is still under way is waited for.
+const LAST_STEPS: Duration = Duration::from_secs(1);
 /// One database's maintenance that takes longer goes on beside that of the others: its folder may hang.
 const MAINTENANCE_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -189,9 +191,15 @@ impl Replicator {
         // What is not put now is put by the next start.
         let _ = tokio::time::timeout(timeout.min(LAST_PACKS), packs).await;
         self.shared.stopping.store(true, SeqCst);
-        let all = std::mem::take(&mut lock(&self.databases).all);
+        drop(std::mem::take(&mut *lock(&self.databases)));
+        let closed: Vec<_> = all.iter().map(Arc::downgrade).collect();
         for database in all {
             database.close().await;
+        }
+        // Whoever still has one is about to see that it ends; until then it may write beside the database.
+        let until = Instant::now() + LAST_STEPS;
+        while closed.iter().any(|database| database.strong_count() > 0) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         unsafe_ones
     }
