@@ -27,7 +27,7 @@ use crate::reader::{Dialect, Reader};
 use crate::settings::{Config, DatabaseConfig, Input, Log, LogFormat, LogLevel, Metrics, Preset, Source};
 use crate::units;
 
-const ROOT_KEYS: [&str; 9] =
+const ROOT_KEYS: [&str; 10] =
     ["database", "defaults", "metrics", "dashboard", "log", "feed", "sync", "process", "job", "supervisor"];
 /// What `[defaults]` has, and each `[[database]]` too.
 const SETTING_KEYS: [&str; 13] = [

@@ -4,6 +4,7 @@
 //! before clap sees them.
 
 mod single_dash;
+pub(crate) mod sync;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Undo(Undo),
     /// Print every changed row as it comes, one JSON object a line
     Changes(Changes),
+    /// Keep another database in step: PostgreSQL
+    Sync(sync::Sync),
     /// Say how far the backup is behind; exit code 1 when something is wrong
     Status(Status),
     /// Watch everything in the terminal, second by second

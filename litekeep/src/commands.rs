@@ -17,6 +17,7 @@ mod row_history;
 mod run;
 mod service;
 pub(crate) mod status;
+mod sync;
 mod top;
 mod tune;
 mod undo;
@@ -51,6 +52,7 @@ pub(crate) async fn run(args: Args) -> Result<Outcome> {
         Command::Diff(args) => diff::run(&args, format).await,
         Command::Undo(args) => undo::run(&args, format).await,
         Command::Changes(args) => changes::run(&args, format).await,
+        Command::Sync(args) => sync::run(&args, format).await,
         Command::Doctor(args) => doctor::run(&args, format).await,
         Command::Tune(args) => tune::run(&args, format),
         Command::Bench(args) => bench::run(&args, format).await,

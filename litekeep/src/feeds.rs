@@ -135,7 +135,7 @@ pub(crate) fn start(feeds: &[Feed], replication: &Arc<Replication>, followers: &
 
 fn deliver(feed: &Feed, replication: &Arc<Replication>, followers: &mut Followers) -> Result<()> {
     let Feed { config, database } = feed;
-    let stores = followers::stores(database, replication)?;
+    let stores = followers::opened(database, replication.stores())?;
     let news = News::new(database, replication, stores.first());
     let delivery = Delivery::new(litekeep_feed::Settings {
         name: config.name.clone(),

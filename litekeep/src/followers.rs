@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::replication::Replication;
-use crate::settings::Database;
+use crate::settings::{Database, Stores};
 use crate::verification::canonical;
 
 /// Between two looks at what the replicator has confirmed, which cost nothing to speak of.
@@ -44,7 +44,9 @@ impl Followers {
         self.stop.send_replace(true);
         for task in self.tasks {
             if tokio::time::timeout(LAST_WORDS, task).await.is_err() {
-                tracing::warn!("a feed or a sync could not write its position: its last part will come again");
+                tracing::warn!(
+                    "a feed or a sync could not write its position: its last part will come again"
+                );
             }
         }
     }
@@ -54,9 +56,9 @@ impl Followers {
 ///
 /// # Errors
 /// When one cannot be opened.
-pub(crate) fn stores(database: &Database, replication: &Replication) -> Result<Vec<Store>> {
+pub(crate) fn opened(database: &Database, stores: &Stores) -> Result<Vec<Store>> {
     let opened: Result<Vec<Store>> =
-        database.destinations.iter().map(|destination| replication.stores().open(destination)).collect();
+        database.destinations.iter().map(|destination| stores.open(destination)).collect();
     let mut stores = opened?;
     stores.sort_by_key(|store| store.as_folder().is_none());
     Ok(stores)
@@ -82,7 +84,8 @@ impl News {
     /// Waits until the replicator has confirmed more than up to a transaction. Asks no store.
     pub(crate) async fn after(&self, at: Option<Txid>) {
         tokio::time::sleep(self.pause).await;
-        let durable = || self.replication.upgrade().and_then(|replication| replication.durable(&self.database));
+        let durable =
+            || self.replication.upgrade().and_then(|replication| replication.durable(&self.database));
         while durable() <= at {
             tokio::time::sleep(LOOK).await;
         }

@@ -10,6 +10,7 @@ mod commands;
 mod control;
 mod dashboard;
 mod feeds;
+mod followers;
 mod metrics;
 mod point_in_time;
 mod proof;
@@ -20,6 +21,7 @@ mod scratch;
 mod served;
 mod settings;
 mod stack;
+mod syncs;
 mod verification;
 
 use std::process::ExitCode;

@@ -12,32 +12,33 @@ use litekeep_ltx::Txid;
 use litekeep_schema::portable::postgres::{Options, PgType};
 use litekeep_store::Store;
 use litekeep_sync::worker::{State, Worker};
-use litekeep_sync::{Push, Stage};
+use litekeep_sync::{Push, Stage, push};
 use litekeep_sync_postgres::{Address, Postgres};
 use serde::{Deserialize, Serialize};
 
 use crate::followers::{self, Followers, News};
 use crate::replication::Replication;
 use crate::report::{Failure, text};
-use crate::settings::{Database, Settings};
+use crate::settings::{Database, Settings, Stores};
 use crate::verification::canonical;
 
-const SYNC_LINES: &str = "add [[sync]] with name = \"app-to-postgres\", from = \"app.db\" and to = \"${DATABASE_URL}\"";
+const SYNC_LINES: &str =
+    "add [[sync]] with name = \"app-to-postgres\", from = \"app.db\" and to = \"${DATABASE_URL}\"";
 
 /// A sync and its database.
 #[derive(Clone, Debug)]
-pub(crate) struct Sync {
+pub(crate) struct DatabaseSync {
     pub(crate) config: SyncConfig,
     pub(crate) database: Database,
 }
 
-impl Sync {
+impl DatabaseSync {
     /// A sync of the configuration by its name.
     ///
     /// # Errors
     /// When there is none of this name.
-    pub(crate) fn named(settings: &Settings, name: Option<&str>) -> Result<Sync> {
-        let mut all = Sync::all(settings)?;
+    pub(crate) fn named(settings: &Settings, name: Option<&str>) -> Result<DatabaseSync> {
+        let mut all = DatabaseSync::all(settings)?;
         let names: Vec<String> = all.iter().map(|sync| format!("`{}`", sync.config.name)).collect();
         let place = match name {
             None if all.len() == 1 => Some(0),
@@ -46,8 +47,12 @@ impl Sync {
         let Some(place) = place else {
             let (message, hint) = match (name, names.is_empty()) {
                 (_, true) => ("there is no [[sync]] in the configuration".to_owned(), SYNC_LINES.to_owned()),
-                (Some(name), _) => (format!("there is no sync `{name}`"), format!("the syncs are {}", names.join(", "))),
-                (None, _) => ("there are several syncs".to_owned(), format!("say which: {}", names.join(", "))),
+                (Some(name), _) => {
+                    (format!("there is no sync `{name}`"), format!("the syncs are {}", names.join(", ")))
+                }
+                (None, _) => {
+                    ("there are several syncs".to_owned(), format!("say which: {}", names.join(", ")))
+                }
             };
             return Err(Failure::invalid(message).hint(hint).into());
         };
@@ -58,8 +63,7 @@ impl Sync {
     ///
     /// # Errors
     /// When a type is none.
-    #[cfg(feature = "postgres")]
-    fn postgres(&self) -> Result<Postgres> {
+    pub(crate) fn postgres(&self) -> Result<Postgres> {
         let SyncTo::Postgres(url) = &self.config.to;
         let mut options = Options {
             schema: self.config.schema.clone(),
@@ -76,32 +80,47 @@ impl Sync {
         Ok(Postgres::new(Address::parse(url.expose())?, &self.config.name, options))
     }
 
-    /// Who pushes, from the first of the backups.
+    /// The backups of its database.
     ///
     /// # Errors
-    /// When there is no backup, or this build has no client for the other side.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn worker(&self, stores: Vec<Store>) -> Result<Worker<Postgres>> {
+    /// When one cannot be opened.
+    pub(crate) fn stores(&self, stores: &Stores) -> Result<Vec<Store>> {
+        followers::opened(&self.database, stores)
+    }
+
+    /// What is pushed, from the first of the backups.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn push(&self, stores: Vec<Store>) -> Result<push::Settings> {
         let Some(store) = stores.into_iter().next() else {
             return Err(Failure::invalid("the database has no backup, and a sync is read from it").into());
         };
-        let push = litekeep_sync::push::Settings {
+        Ok(push::Settings {
             name: self.config.name.clone(),
             store,
             tables: self.config.tables.clone(),
             scratch: self.state().with_extension("copy"),
-        };
-        Ok(Worker::new(&self.config.name, Push::new(push, self.postgres()?), self.state()))
+        })
+    }
+
+    /// Who pushes.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push) and [`postgres`](Self::postgres).
+    pub(crate) fn worker(&self, stores: Vec<Store>) -> Result<Worker<Postgres>> {
+        let push = Push::new(self.push(stores)?, self.postgres()?);
+        Ok(Worker::new(&self.config.name, push, self.state()))
     }
 
     /// The syncs of a configuration.
     ///
     /// # Errors
     /// When one is of a database that is not in it, or of something that cannot be.
-    pub(crate) fn all(settings: &Settings) -> Result<Vec<Sync>> {
+    pub(crate) fn all(settings: &Settings) -> Result<Vec<DatabaseSync>> {
         let of = |config: &SyncConfig| {
             let database = Database::named(settings, &config.database)?;
-            Ok(Sync { config: config.clone(), database })
+            Ok(DatabaseSync { config: config.clone(), database })
         };
         settings.config.syncs.iter().map(of).collect()
     }
@@ -129,11 +148,17 @@ impl Sync {
             lag_transactions: behind,
             lag_seconds_at_most: match (behind, &state.stage) {
                 (Some(0), _) => Some(0.0),
-                (Some(_), Some(Stage::Following { time_ms, .. })) => Some((now_ms - time_ms).max(0) as f64 / 1000.0),
+                (Some(_), Some(Stage::Following { time_ms, .. })) => {
+                    Some((now_ms - time_ms).max(0) as f64 / 1000.0)
+                }
                 _ => None,
             },
             refused_rows: state.refused,
-            paused_tables: state.paused.iter().map(|(table, reason)| Paused { table: table.clone(), reason: reason.clone() }).collect(),
+            paused_tables: state
+                .paused
+                .iter()
+                .map(|(table, reason)| Paused { table: table.clone(), reason: reason.clone() })
+                .collect(),
             confirmed_at: state.confirmed_ms.map(text::rfc3339),
             error: error.or(trouble.map(|trouble| trouble.message.clone())),
             hint: trouble.and_then(|trouble| trouble.hint.clone()),
@@ -143,7 +168,12 @@ impl Sync {
 }
 
 /// How the syncs of a database stand, where its backup ends with a transaction.
-pub(crate) fn statuses(syncs: &[Sync], database: &Path, durable: Option<Txid>, now_ms: i64) -> Vec<SyncStatus> {
+pub(crate) fn statuses(
+    syncs: &[DatabaseSync],
+    database: &Path,
+    durable: Option<Txid>,
+    now_ms: i64,
+) -> Vec<SyncStatus> {
     let path = canonical(database);
     let of = syncs.iter().filter(|sync| canonical(&sync.database.path) == path);
     of.map(|sync| sync.status(durable, now_ms)).collect()
@@ -218,16 +248,16 @@ impl SyncStatus {
 }
 
 /// Begins to push. One that cannot begin is only reported: it must not keep an application from starting.
-pub(crate) fn start(syncs: &[Sync], replication: &Arc<Replication>, followers: &mut Followers) {
+pub(crate) fn start(syncs: &[DatabaseSync], replication: &Arc<Replication>, followers: &mut Followers) {
     for sync in syncs {
-        if let Err(error) = push(sync, replication, followers) {
+        if let Err(error) = begin(sync, replication, followers) {
             tracing::error!(sync = sync.config.name, "could not start: {error:#}");
         }
     }
 }
 
-fn push(sync: &Sync, replication: &Arc<Replication>, followers: &mut Followers) -> Result<()> {
-    let stores = followers::stores(&sync.database, replication)?;
+fn begin(sync: &DatabaseSync, replication: &Arc<Replication>, followers: &mut Followers) -> Result<()> {
+    let stores = sync.stores(replication.stores())?;
     let news = News::new(&sync.database, replication, stores.first());
     let worker = sync.worker(stores)?;
     tracing::info!(

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use litekeep_schema::portable::Note;
 use litekeep_schema::portable::postgres::{Column, Options, PgType, Table, map, quoted};
 use litekeep_sql::{Declaration, Profile};
-use litekeep_sync::target::{TargetTable, key_text};
+use litekeep_sync::target::{Listed, TargetTable, key_text};
 use litekeep_sync::{Change, Error, Kept, Kind, Refused, Stage, Target, Value};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
@@ -88,6 +88,12 @@ impl Postgres {
             refused: 0,
             reading: None,
         }
+    }
+
+    /// The statements that make a table, its indexes last.
+    pub fn statements(&self, table: &PgTable) -> Vec<String> {
+        let create = table.0.create(&self.options);
+        std::iter::once(create).chain(table.0.indexes.iter().cloned()).collect()
     }
 
     fn session(&self) -> Result<&Session, Error> {
@@ -329,8 +335,9 @@ impl Postgres {
         }
         for row in refused {
             let key: Vec<String> = row.key.iter().map(key_text).collect();
-            let content = serde_json::json!({ "table": self.tables[row.table].source(), "key": key, "reason": row.reason });
-            let is_new = self.set(&self.item(row.table, &row.key), &content.to_string()).await?;
+            let table = self.tables[row.table].source().to_owned();
+            let content = json(&Listed { table, key, reason: row.reason.clone() });
+            let is_new = self.set(&self.item(row.table, &row.key), &content).await?;
             self.refused += u64::from(is_new);
         }
         Ok(())
@@ -466,6 +473,17 @@ impl Target for Postgres {
 
     fn refused(&self) -> u64 {
         self.refused
+    }
+
+    async fn listed(&self) -> Result<Vec<Listed>, Error> {
+        let sql = format!(
+            "SELECT content FROM {} WHERE name = $1 AND item LIKE 'refused/%' ORDER BY item",
+            self.state()
+        );
+        let rows = self.session()?.rows("list refused rows", &sql, &[&self.name]).await?;
+        let listed = rows.iter().map(|row| serde_json::from_str(row.get(0)));
+        let damaged = |e| Error::new(Kind::Corrupt, format!("read the list of refused rows: {e}"));
+        listed.collect::<Result<_, _>>().map_err(damaged)
     }
 
     fn map(&self, declared: &Declaration, profiles: &[Profile]) -> (PgTable, Vec<Note>) {

@@ -294,7 +294,7 @@ impl<T: Target> Push<T> {
         }
     }
 
-    async fn open_feed(&self) -> Result<Feed, Error> {
+    async fn open_feed(&mut self) -> Result<Feed, Error> {
         let kept = self.kept.as_ref().expect("a stage was kept");
         let (at, time_ms) = kept.stage.at();
         let at = at.ok_or_else(damaged)?;

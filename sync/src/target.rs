@@ -59,6 +59,17 @@ pub struct Kept<Table> {
     pub refused: u64,
 }
 
+/// A row that is refused, as the target lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// The table, as SQLite names it.
+    pub table: String,
+    /// Its key, or all of its values, each as [`key_text`] has it.
+    pub key: Vec<String>,
+    /// Why.
+    pub reason: String,
+}
+
 /// A table as a target has it.
 pub trait TargetTable: Clone + Send + Sync + Serialize + DeserializeOwned + 'static {
     /// Its name in SQLite.
@@ -83,6 +94,12 @@ pub trait Target: Send {
 
     /// How many rows are refused, by what was done last.
     fn refused(&self) -> u64;
+
+    /// The rows that are refused.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    async fn listed(&self) -> Result<Vec<Listed>, Error>;
 
     /// The tables that would be made for declared ones, and what they lack.
     fn map(&self, declared: &Declaration, profiles: &[Profile]) -> (Self::Table, Vec<Note>);

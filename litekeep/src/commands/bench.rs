@@ -5,7 +5,6 @@
 //! them.
 
 mod load;
-#[cfg(feature = "postgres")]
 mod postgres;
 
 use std::path::{Path, PathBuf};
@@ -98,7 +97,7 @@ pub(super) async fn run(args: &args::Bench, format: Format) -> Result<Outcome> {
     let (dir, time) = (args.dir.clone(), Duration::from_secs(args.seconds));
     // First, so that a wrong URL costs no time.
     let postgres = match &args.postgres {
-        Some(url) => Some(postgres_reads(url, time / PHASES).await.context("measure Postgres")?),
+        Some(url) => Some(postgres::reads(url, time / PHASES).await.context("measure Postgres")?),
         None => None,
     };
     let doing = format!("measure SQLite in `{}`", dir.display());
@@ -108,18 +107,6 @@ pub(super) async fn run(args: &args::Bench, format: Format) -> Result<Outcome> {
     let figures = figures.context(doing)?;
     report::result(format, &figures, || figures.text());
     Ok(Outcome::Done)
-}
-
-#[cfg(feature = "postgres")]
-async fn postgres_reads(url: &str, time: Duration) -> Result<Pace> {
-    postgres::reads(url, time).await
-}
-
-#[cfg(not(feature = "postgres"))]
-async fn postgres_reads(_url: &str, _time: Duration) -> Result<Pace> {
-    Err(Failure::invalid("this litekeep was built without a client for Postgres")
-        .hint("build it with `--features postgres`")
-        .into())
 }
 
 fn measure(dir: &Path, time: Duration, postgres: Option<Pace>, format: Format) -> Result<Figures> {

@@ -13,12 +13,14 @@ use litekeep_sql::Observer;
 use crate::args::{self, ConfigArgs};
 use crate::child::{self, Signals};
 use crate::dashboard::Board;
-use crate::feeds::{Feed, Feeds};
+use crate::feeds::{self, Feed};
+use crate::followers::Followers;
 use crate::replication::{Choices, Replication};
 use crate::report::{Failure, Format, Outcome, log};
 use crate::served::Pages;
 use crate::settings::{Database, Settings, database, env};
 use crate::stack::Stack;
+use crate::syncs::{self, DatabaseSync};
 use crate::verification::Schedule;
 
 pub(super) async fn run(args: &args::Replicate, format: Format) -> Result<Outcome> {
@@ -64,6 +66,7 @@ pub(super) struct Scope {
     pub(super) log: Log,
     exec: Option<String>,
     feeds: Vec<Feed>,
+    syncs: Vec<DatabaseSync>,
     /// The configuration that was read.
     config: ConfigArgs,
 }
@@ -82,8 +85,11 @@ impl Scope {
         let config = settings.args(config);
         let mut feeds = Feed::all(&settings)?;
         feeds.retain(|feed| feed.database.path == database.path);
+        let mut syncs = DatabaseSync::all(&settings)?;
+        syncs.retain(|sync| sync.database.path == database.path);
         Ok(Scope {
             feeds,
+            syncs,
             metrics: settings.config.metrics,
             dashboard: settings.config.dashboard,
             log: settings.config.log,
@@ -101,9 +107,9 @@ impl Scope {
     pub(super) fn of_settings(settings: Settings, config: &ConfigArgs) -> Result<Scope> {
         let databases = database::all(&settings)?;
         let config = settings.args(config);
-        let feeds = Feed::all(&settings)?;
+        let (feeds, syncs) = (Feed::all(&settings)?, DatabaseSync::all(&settings)?);
         let Config { databases: folders, metrics, dashboard, log, exec, .. } = settings.config;
-        Ok(Scope { databases, folders, metrics, dashboard, log, exec, feeds, config })
+        Ok(Scope { databases, folders, metrics, dashboard, log, exec, feeds, syncs, config })
     }
 }
 
@@ -142,10 +148,13 @@ impl Run {
             tracing::info!(path = %database.path.display(), "replicating to {}", urls.join(", "));
         }
         // A run that ends by itself is no time to follow anything.
-        let feeds = if self.once { &[] } else { self.scope.feeds.as_slice() };
-        let feeds = Feeds::start(feeds, &replication);
+        let mut followers = Followers::default();
+        if !self.once {
+            feeds::start(&self.scope.feeds, &replication, &mut followers);
+            syncs::start(&self.scope.syncs, &replication, &mut followers);
+        }
         let outcome = self.until_the_end(&replication, &mut signals).await;
-        feeds.stop().await;
+        followers.stop().await;
         let confirmed = shut_down(replication).await;
         if confirmed.is_ok() && !matches!(self.beside, Beside::Nothing) {
             self.scope.databases.iter().for_each(checkpoint);
@@ -169,11 +178,12 @@ impl Run {
 
     /// Puts up the board, and serves the pages where that is wanted: for as long as what is given back, or the stack, lives.
     async fn show(&self, replication: &Arc<Replication>) -> Result<Option<Pages>> {
-        let Scope { databases, folders, config, dashboard, metrics, feeds, .. } = &self.scope;
+        let Scope { databases, folders, config, dashboard, metrics, feeds, syncs, .. } = &self.scope;
         let stack = self.stack();
         let of_stack = stack.map(Arc::downgrade);
         let replication = Arc::downgrade(replication);
-        let board = Board::new(replication.clone(), of_stack.clone(), (databases, folders, feeds), config);
+        let board =
+            Board::new(replication.clone(), of_stack.clone(), (databases, folders), (feeds, syncs), config);
         let board = Arc::new(board);
         let mut pages = Pages::new(board.clone(), replication, of_stack);
         pages.metrics(metrics.as_ref()).await?;

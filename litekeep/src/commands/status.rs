@@ -24,6 +24,7 @@ use crate::feeds::{self, Feed, FeedStatus};
 use crate::report::{self, Format, Outcome, text};
 use crate::settings::{Database, Settings, Stores, database};
 use crate::stack::StackStatus;
+use crate::syncs::{self, DatabaseSync, SyncStatus};
 
 use backup::Backup;
 use live::{Live, Watch};
@@ -60,21 +61,29 @@ struct DatabaseStatus {
     live: Live,
     backups: Vec<Backup>,
     feeds: Vec<FeedStatus>,
+    syncs: Vec<SyncStatus>,
     /// How many of the reasons are the backup's.
     #[serde(skip)]
     red_backup: usize,
 }
 
 impl DatabaseStatus {
-    fn new(database: &Database, live: Live, backups: Vec<Backup>, feeds: &[Feed]) -> DatabaseStatus {
+    fn new(
+        database: &Database,
+        live: Live,
+        backups: Vec<Backup>,
+        (feeds, syncs): (&[Feed], &[DatabaseSync]),
+    ) -> DatabaseStatus {
         let mut red = live.red();
         let furthest = backups.iter().filter_map(Backup::last).max();
         red.extend(backups.iter().flat_map(|backup| backup.red(live.durable(), furthest, live.at_ms())));
         let red_backup = red.len();
         let feeds = feeds::statuses(feeds, &database.path, live.durable(), live.at_ms());
         red.extend(feeds.iter().filter_map(FeedStatus::problem));
+        let syncs = syncs::statuses(syncs, &database.path, live.durable(), live.at_ms());
+        red.extend(syncs.iter().flat_map(SyncStatus::problems));
         let path = database.path.clone();
-        DatabaseStatus { path, ok: red.is_empty(), red, live, backups, feeds, red_backup }
+        DatabaseStatus { path, ok: red.is_empty(), red, live, backups, feeds, syncs, red_backup }
     }
 
     fn text(&self, now_ms: i64) -> String {
@@ -88,6 +97,7 @@ impl DatabaseStatus {
             out.push_str(&backup.text(now_ms));
         }
         out.extend(self.feeds.iter().map(FeedStatus::text));
+        out.extend(self.syncs.iter().map(SyncStatus::text));
         out
     }
 }
@@ -129,14 +139,14 @@ pub(super) async fn view(config: &args::ConfigArgs, format: Format) -> Result<Vi
 }
 
 async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Result<Status> {
-    let (databases, feeds, stack, down, hangs) = match &args.target {
+    let (databases, followers, stack, down, hangs) = match &args.target {
         Some(target) => {
             let path = Path::new(target);
-            let (databases, feeds) = match Settings::find(&args.config, format)? {
-                Some(settings) => (vec![Database::named(&settings, path)?], Feed::all(&settings)?),
-                None => (database::databases(Some(path), &args.config, format)?, Vec::new()),
+            let (databases, followers) = match Settings::find(&args.config, format)? {
+                Some(settings) => (vec![Database::named(&settings, path)?], followers(&settings)?),
+                None => (database::databases(Some(path), &args.config, format)?, (vec![], vec![])),
             };
-            (databases, feeds, None, false, false)
+            (databases, followers, None, false, false)
         }
         None => {
             // Also where only a litestream.yml is there.
@@ -147,11 +157,11 @@ async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Resul
                 Err(_) => (None, true),
             };
             let has_any = !settings.config.processes.is_empty() || !settings.config.jobs.is_empty();
-            let feeds = Feed::all(&settings)?;
-            (database::all(&settings)?, feeds, stack.clone(), stack.is_none() && !hangs && has_any, hangs)
+            let followers = followers(&settings)?;
+            (database::all(&settings)?, followers, stack.clone(), stack.is_none() && !hangs && has_any, hangs)
         }
     };
-    let databases = statuses(&databases, &feeds, clock).await?;
+    let databases = statuses(&databases, (&followers.0, &followers.1), clock).await?;
     let is_red = down || hangs || stack.as_ref().is_some_and(StackStatus::is_red);
     Ok(Status {
         ok: !is_red && databases.iter().all(|database| database.ok),
@@ -163,11 +173,20 @@ async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Resul
     })
 }
 
-async fn statuses(databases: &[Database], feeds: &[Feed], clock: &dyn Clock) -> Result<Vec<DatabaseStatus>> {
+/// What follows the backups.
+fn followers(settings: &Settings) -> Result<(Vec<Feed>, Vec<DatabaseSync>)> {
+    Ok((Feed::all(settings)?, DatabaseSync::all(settings)?))
+}
+
+async fn statuses(
+    databases: &[Database],
+    followers: (&[Feed], &[DatabaseSync]),
+    clock: &dyn Clock,
+) -> Result<Vec<DatabaseStatus>> {
     let live = watch(databases, clock).await;
     let backups = backups(databases, clock.unix_ms()).await?;
     let each = databases.iter().zip(live).zip(backups);
-    let status = |((database, live), backups)| DatabaseStatus::new(database, live, backups, feeds);
+    let status = |((database, live), backups)| DatabaseStatus::new(database, live, backups, followers);
     Ok(each.map(status).collect())
 }
 
@@ -176,7 +195,7 @@ async fn statuses(databases: &[Database], feeds: &[Feed], clock: &dyn Clock) -> 
 /// # Errors
 /// For a destination that cannot be opened.
 pub(super) async fn red(databases: &[Database], clock: &dyn Clock) -> Result<Vec<String>> {
-    let statuses = statuses(databases, &[], clock).await?;
+    let statuses = statuses(databases, (&[], &[]), clock).await?;
     Ok(statuses.into_iter().flat_map(|database| database.red).collect())
 }
 

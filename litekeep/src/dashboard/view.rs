@@ -29,6 +29,7 @@ use crate::replication::Replication;
 use crate::report::text;
 use crate::settings::Database;
 use crate::stack::{Deploy, Stack, StackStatus};
+use crate::syncs::{self, DatabaseSync, SyncStatus};
 use crate::verification::{canonical, covers};
 
 /// Databases that are shown and whose backups are listed, those in trouble first; of the others only the sentence tells.
@@ -100,6 +101,7 @@ pub(crate) struct DatabaseView {
     pub(crate) backups: Vec<BackupView>,
     /// What is told of its rows, and to whom.
     pub(crate) feeds: Vec<FeedStatus>,
+    pub(crate) syncs: Vec<SyncStatus>,
     /// As `litekeep migrate status --json` says it; with `error` when it could not.
     pub(crate) migrations: Option<Value>,
 }
@@ -143,6 +145,7 @@ pub(crate) struct Board {
     /// Where new ones may appear.
     folders: Vec<DatabaseConfig>,
     feeds: Vec<Feed>,
+    syncs: Vec<DatabaseSync>,
     config: ConfigArgs,
     listings: Mutex<HashMap<PathBuf, Seldom<Listing>>>,
     migrations: Mutex<HashMap<PathBuf, Seldom<Value>>>,
@@ -155,7 +158,8 @@ impl Board {
     pub(crate) fn new(
         replication: Weak<Replication>,
         stack: Option<Weak<Stack>>,
-        (databases, folders, feeds): (&[Database], &[DatabaseConfig], &[Feed]),
+        (databases, folders): (&[Database], &[DatabaseConfig]),
+        (feeds, syncs): (&[Feed], &[DatabaseSync]),
         config: &ConfigArgs,
     ) -> Board {
         Board {
@@ -164,6 +168,7 @@ impl Board {
             databases: databases.to_vec(),
             folders: folders.to_vec(),
             feeds: feeds.to_vec(),
+            syncs: syncs.to_vec(),
             config: config.clone(),
             listings: Mutex::default(),
             migrations: Mutex::default(),
@@ -254,6 +259,7 @@ impl Board {
             oldest_reader: self.readers.oldest(&status.path, now_ms),
             backups,
             feeds: feeds::statuses(&self.feeds, &status.path, status.durable, now_ms),
+            syncs: syncs::statuses(&self.syncs, &status.path, status.durable, now_ms),
             migrations: database.as_ref().and_then(|database| self.migrations(database)),
         };
         (fact, view)
@@ -372,6 +378,7 @@ pub(crate) fn view(
     let mut problems: Vec<String> = facts.iter().flat_map(named).collect();
     let feeds = databases.iter().flat_map(|database| &database.feeds);
     problems.extend(feeds.filter_map(FeedStatus::problem));
+    problems.extend(databases.iter().flat_map(|database| &database.syncs).flat_map(SyncStatus::problems));
     problems.extend(stack.iter().flat_map(StackStatus::problems));
     View {
         at: text::rfc3339(now_ms),

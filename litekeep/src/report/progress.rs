@@ -81,6 +81,47 @@ impl Steps {
     }
 }
 
+/// So many lines are enough for a log.
+const ROWS_A_LINE: u64 = 1_000_000;
+
+/// How many rows are done, of nobody knows how many.
+pub(crate) struct Rows {
+    shown: Steps,
+    told: std::cell::Cell<u64>,
+}
+
+impl Rows {
+    pub(crate) fn new(format: Format) -> Rows {
+        let shown = match Steps::new(format, 0) {
+            Steps::Bar(bar) => {
+                let style = ProgressStyle::with_template("{spinner} {pos} rows {per_sec} {elapsed}");
+                bar.set_style(style.expect("the template is constant"));
+                Steps::Bar(bar)
+            }
+            other => other,
+        };
+        Rows { shown, told: 0.into() }
+    }
+
+    /// So many are done.
+    pub(crate) fn at(&self, rows: u64) {
+        match &self.shown {
+            Steps::Nothing => {}
+            Steps::Lines if rows >= self.told.get() + ROWS_A_LINE => {
+                self.told.set(rows);
+                report::line(&format_args!("{rows} rows"));
+            }
+            Steps::Lines => {}
+            Steps::Bar(bar) => bar.set_position(rows),
+        }
+    }
+
+    /// Takes it away.
+    pub(crate) fn end(&self) {
+        self.shown.end();
+    }
+}
+
 fn name(phase: Phase) -> &'static str {
     match phase {
         Phase::Fetch => "fetching",

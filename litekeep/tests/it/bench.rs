@@ -27,7 +27,6 @@ fn figures_are_measured_and_nothing_stays() {
     place.run(&["bench", "--dir", "gone"]).failed_with(&["measure SQLite in `gone`", "it does not exist"]);
 }
 
-#[cfg(feature = "postgres")]
 #[test]
 fn postgres_answers_the_same_question() {
     let server = litekeep_testkit::postgres::Postgres::start().unwrap();
@@ -39,15 +38,4 @@ fn postgres_answers_the_same_question() {
     drop(server);
     let ran = place.run(&["bench", "--seconds", "5", "--postgres", "postgres://nobody@127.0.0.1:1/x"]);
     ran.failed_with(&["could not measure Postgres", "connect to Postgres"]);
-}
-
-#[cfg(not(feature = "postgres"))]
-#[test]
-fn a_build_without_a_client_for_postgres_says_so() {
-    let ran = Place::new().run(&["bench", "--postgres", "postgres://nobody@127.0.0.1:1/x"]);
-    ran.failed_with(&[
-        "could not measure Postgres",
-        "without a client",
-        "hint: build it with `--features postgres`",
-    ]);
 }

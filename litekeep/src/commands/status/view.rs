@@ -62,6 +62,7 @@ impl DatabaseStatus {
             oldest_reader: live.wal_reader_pid.map(reader),
             backups: self.backups.iter().map(|backup| backup_view(backup, now_ms)).collect(),
             feeds: self.feeds.clone(),
+            syncs: self.syncs.clone(),
             migrations: None,
         };
         (fact, shown)

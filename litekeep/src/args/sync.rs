@@ -1,0 +1,45 @@
+//! `litekeep sync`.
+
+use clap::Subcommand;
+
+use super::ConfigArgs;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Sync {
+    #[command(subcommand)]
+    pub(crate) action: SyncAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SyncAction {
+    /// Show the tables that are made there, their types, and what is not there as it is here; exit code 1 when one cannot go there
+    Plan(Named),
+    /// Bring the other side up to date, and end
+    Run(Named),
+    /// Say how far each sync is; exit code 1 when something is wrong
+    Status(Named),
+    /// Compare every row with the other side; exit code 1 when one differs
+    Verify(Verify),
+    /// Go on from the present state, by comparing every row: after a log that was begun anew, or for tables that stand still
+    Resync(Named),
+    /// List the rows that the other side cannot hold, with the reason
+    Refused(Named),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Named {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The sync [default: the only one]
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Write the rows that differ
+    #[arg(long)]
+    pub(crate) repair: bool,
+}

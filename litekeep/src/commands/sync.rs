@@ -1,0 +1,304 @@
+//! `litekeep sync`: other databases kept in step, by hand.
+
+use anyhow::{Context as _, Result};
+use litekeep_env::{Clock as _, SystemClock};
+use litekeep_schema::portable::{Level, Note};
+use litekeep_sync::compare::{self, Found};
+use litekeep_sync::push::Step;
+use litekeep_sync::target::Listed;
+use litekeep_sync::{Stage, Target as _, copy};
+use serde::Serialize;
+
+use crate::args::sync::{Named, Sync as Args, SyncAction, Verify};
+use crate::report::progress::Rows;
+use crate::report::{self, Failure, Format, Outcome, text};
+use crate::settings::{Settings, Stores};
+use crate::syncs::{DatabaseSync, SyncStatus};
+
+pub(super) async fn run(args: &Args, format: Format) -> Result<Outcome> {
+    match &args.action {
+        SyncAction::Plan(named) => plan(named, format).await.context("plan a sync"),
+        SyncAction::Run(named) => push(named, format).await.context("run a sync"),
+        SyncAction::Status(named) => status(named, format).await.context("tell the status of a sync"),
+        SyncAction::Verify(args) => verify(args, format).await.context("compare both sides of a sync"),
+        SyncAction::Resync(named) => {
+            resync(named, format).await.context("bring both sides of a sync together")
+        }
+        SyncAction::Refused(named) => refused(named, format).await.context("list refused rows"),
+    }
+}
+
+fn found(named: &Named, format: Format) -> Result<DatabaseSync> {
+    DatabaseSync::named(&Settings::load(&named.config, format)?, named.name.as_deref())
+}
+
+#[derive(Serialize)]
+struct Plan {
+    name: String,
+    to: String,
+    tables: Vec<PlannedTable>,
+    ok: bool,
+}
+
+#[derive(Serialize)]
+struct PlannedTable {
+    table: String,
+    /// The statements that make it, its indexes last.
+    sql: Vec<String>,
+    notes: Vec<PlannedNote>,
+}
+
+#[derive(Serialize)]
+struct PlannedNote {
+    column: Option<String>,
+    level: &'static str,
+    message: String,
+}
+
+impl PlannedNote {
+    fn of(note: Note) -> PlannedNote {
+        PlannedNote { column: note.column, level: note.level.word(), message: note.message }
+    }
+}
+
+async fn plan(named: &Named, format: Format) -> Result<Outcome> {
+    let sync = found(named, format)?;
+    let target = sync.postgres()?;
+    let (path, wanted) = (sync.database.path.clone(), sync.config.tables.clone());
+    let wants =
+        move |table: &str| wanted.is_empty() || wanted.iter().any(|name| name.eq_ignore_ascii_case(table));
+    let surveyed = tokio::task::spawn_blocking(move || copy::survey(&path, wants)).await??;
+    let mut tables = vec![];
+    let mut ok = true;
+    for (declared, profiles) in &surveyed {
+        let (table, notes) = target.map(declared, profiles);
+        ok &= notes.iter().all(|note| note.level < Level::Table);
+        let notes = notes.into_iter().map(PlannedNote::of).collect();
+        tables.push(PlannedTable { table: declared.name.clone(), sql: target.statements(&table), notes });
+    }
+    let plan = Plan { name: sync.config.name.clone(), to: target.name(), tables, ok };
+    report::result(format, &plan, || plan.text());
+    Ok(if ok { Outcome::Done } else { Outcome::No })
+}
+
+impl Plan {
+    fn text(&self) -> String {
+        let mut out = format!("-- {} to {}\n", self.name, self.to);
+        for table in &self.tables {
+            out.push('\n');
+            for note in &table.notes {
+                let column = note.column.as_ref().map_or(String::new(), |column| format!(".{column}"));
+                out.push_str(&format!("-- {}: {}{column} {}\n", note.level, table.table, note.message));
+            }
+            out.extend(table.sql.iter().map(|statement| format!("{statement};\n")));
+        }
+        out
+    }
+}
+
+/// How far a run came.
+#[derive(Serialize)]
+struct Ran {
+    name: String,
+    to: String,
+    txid: Option<String>,
+    refused_rows: u64,
+    paused_tables: Vec<String>,
+}
+
+async fn push(named: &Named, format: Format) -> Result<Outcome> {
+    let sync = found(named, format)?;
+    let mut worker = sync.worker(sync.stores(&Stores::default())?)?;
+    let shown = Rows::new(format);
+    let ran = loop {
+        match worker.step().await {
+            Ok(Step::More) => {}
+            Ok(Step::Current) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+        if let Some(Stage::Copying { rows, .. }) = &worker.state().stage {
+            shown.at(*rows);
+        }
+    };
+    shown.end();
+    worker.tell().await;
+    ran?;
+    let state = worker.state();
+    let ran = Ran {
+        name: sync.config.name.clone(),
+        to: state.to.clone(),
+        txid: state.at().map(|at| at.to_string()),
+        refused_rows: state.refused,
+        paused_tables: state.paused.iter().map(|(table, _)| table.clone()).collect(),
+    };
+    report::result(format, &ran, || match &ran.txid {
+        Some(txid) => format!("{} has everything, up to transaction {txid}\n", ran.to),
+        None => "the backup has nothing yet\n".to_owned(),
+    });
+    let problems = sync.status(state.at(), SystemClock.unix_ms()).problems();
+    problems.iter().for_each(|problem| report::warning(problem, format));
+    Ok(if problems.is_empty() { Outcome::Done } else { Outcome::No })
+}
+
+#[derive(Serialize)]
+struct Statuses {
+    ok: bool,
+    syncs: Vec<SyncStatus>,
+}
+
+async fn status(named: &Named, format: Format) -> Result<Outcome> {
+    let settings = Settings::load(&named.config, format)?;
+    let all = match &named.name {
+        Some(name) => vec![DatabaseSync::named(&settings, Some(name))?],
+        None => DatabaseSync::all(&settings)?,
+    };
+    let now_ms = SystemClock.unix_ms();
+    let stores = Stores::default();
+    let mut syncs: Vec<SyncStatus> = vec![];
+    for sync in &all {
+        let durable = match sync.stores(&stores)?.first() {
+            Some(store) => store.list().await?.last(),
+            None => None,
+        };
+        syncs.push(sync.status(durable, now_ms));
+    }
+    let status = Statuses { ok: syncs.iter().all(|sync| sync.problems().is_empty()), syncs };
+    report::result(format, &status, || {
+        let one = |sync: &SyncStatus| {
+            let problems: String =
+                sync.problems().iter().map(|problem| format!("    ! {problem}\n")).collect();
+            format!("{}{problems}", sync.text())
+        };
+        status.syncs.iter().map(one).collect()
+    });
+    Ok(if status.ok { Outcome::Done } else { Outcome::No })
+}
+
+#[derive(Serialize)]
+struct Compared {
+    name: String,
+    ok: bool,
+    txid: Option<String>,
+    rows: u64,
+    missing: u64,
+    extra: u64,
+    different: u64,
+    /// Both sides are the same now.
+    repaired: bool,
+    refused_rows: u64,
+    differences: Vec<OneDifference>,
+}
+
+#[derive(Serialize)]
+struct OneDifference {
+    table: String,
+    key: Vec<serde_json::Value>,
+    what: String,
+}
+
+async fn verify(args: &Verify, format: Format) -> Result<Outcome> {
+    compared(&args.named, args.repair, format).await
+}
+
+async fn resync(named: &Named, format: Format) -> Result<Outcome> {
+    compared(named, true, format).await
+}
+
+async fn compared(named: &Named, repair: bool, format: Format) -> Result<Outcome> {
+    let sync = found(named, format)?;
+    let settings = sync.push(sync.stores(&Stores::default())?)?;
+    let mut target = sync.postgres()?;
+    let found = compare::run(&settings, &mut target, repair).await?;
+    let ok = repair || found.is_equal();
+    let compared = Compared::new(&sync, found, repair, ok);
+    report::result(format, &compared, || compared.text());
+    Ok(if ok { Outcome::Done } else { Outcome::No })
+}
+
+impl Compared {
+    fn new(sync: &DatabaseSync, found: Found, repaired: bool, ok: bool) -> Compared {
+        let key = |key: &[String]| key.iter().map(|text| shown(text)).collect();
+        let told = found.told.iter().map(|one| OneDifference {
+            table: one.table.clone(),
+            key: key(&one.key),
+            what: one.what.clone(),
+        });
+        Compared {
+            name: sync.config.name.clone(),
+            ok,
+            txid: found.txid.map(|txid| txid.to_string()),
+            rows: found.rows,
+            missing: found.missing,
+            extra: found.extra,
+            different: found.different,
+            repaired,
+            refused_rows: found.refused,
+            differences: told.collect(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let rows = |count: u64| text::count(usize::try_from(count).unwrap_or(usize::MAX), "row");
+        let mut out: String = self
+            .differences
+            .iter()
+            .map(|one| {
+                let key: Vec<String> = one.key.iter().map(ToString::to_string).collect();
+                format!("{} {}: {}\n", one.table, key.join(", "), one.what)
+            })
+            .collect();
+        let at = self.txid.as_ref().map_or(String::new(), |txid| format!(" at transaction {txid}"));
+        let compared = format!("{} compared{at}", rows(self.rows));
+        out.push_str(&match self.missing + self.extra + self.different {
+            0 => format!("{compared}: both sides have the same\n"),
+            _ => format!(
+                "{compared}: {} missing, {} too many, {} different there{}\n",
+                self.missing,
+                self.extra,
+                self.different,
+                if self.repaired { "; mended" } else { "" }
+            ),
+        });
+        out
+    }
+}
+
+/// A value of a key, for people and JSON.
+fn shown(key: &str) -> serde_json::Value {
+    litekeep_sync::target::key_value(key)
+        .map_or(serde_json::Value::Null, |value| litekeep_rows::json::value(&value))
+}
+
+#[derive(Serialize)]
+struct RefusedRow {
+    table: String,
+    key: Vec<serde_json::Value>,
+    reason: String,
+}
+
+async fn refused(named: &Named, format: Format) -> Result<Outcome> {
+    let sync = found(named, format)?;
+    let mut target = sync.postgres()?;
+    if target.connect().await?.is_none() {
+        let message = format!("the sync `{}` has not begun", sync.config.name);
+        let hint = format!("`litekeep sync run {}` makes the first copy", sync.config.name);
+        return Err(Failure::invalid(message).hint(hint).into());
+    }
+    let row = |Listed { table, key, reason }: Listed| RefusedRow {
+        table,
+        key: key.iter().map(|text| shown(text)).collect(),
+        reason,
+    };
+    let rows: Vec<RefusedRow> = target.listed().await?.into_iter().map(row).collect();
+    report::result(format, &rows, || {
+        let line = |row: &RefusedRow| {
+            let key: Vec<String> = row.key.iter().map(ToString::to_string).collect();
+            format!("{} {}: {}\n", row.table, key.join(", "), row.reason)
+        };
+        match rows.is_empty() {
+            true => "no row is refused\n".to_owned(),
+            false => rows.iter().map(line).collect(),
+        }
+    });
+    Ok(if rows.is_empty() { Outcome::Done } else { Outcome::No })
+}
