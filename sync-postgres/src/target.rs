@@ -628,29 +628,22 @@ impl Target for Postgres {
             .iter()
             .map(|column| match column.pg {
                 // Whatever the session's time zone is.
-                PgType::Timestamptz(_) => format!("({} AT TIME ZONE 'UTC')::text", quoted(&column.name)),
-                _ => format!("{}::text", quoted(&column.name)),
+                PgType::Timestamptz(_) => format!("(t.{} AT TIME ZONE 'UTC')::text", quoted(&column.name)),
+                _ => format!("t.{}::text", quoted(&column.name)),
             })
             .collect();
-        let by: Vec<usize> =
-            if table.key.is_empty() { (0..table.columns.len()).collect() } else { table.key.clone() };
-        let order: Vec<String> = by
-            .iter()
-            .map(|nth| {
-                let column = &table.columns[*nth];
-                let name = quoted(&column.name);
-                match column.pg {
-                    PgType::Text => format!("{name} COLLATE \"C\""),
-                    _ if column.pg.is_comparable() => name,
-                    _ => format!("{name}::text COLLATE \"C\""),
-                }
-            })
-            .collect();
+        let order = table.key.iter().map(|nth| {
+            let column = &table.columns[*nth];
+            let collation = if column.pg == PgType::Text { " COLLATE \"C\"" } else { "" };
+            // Without the alias it would be the text of the same name.
+            format!("t.{}{collation}", quoted(&column.name))
+        });
+        let order: Vec<String> = order.collect();
+        let order = if order.is_empty() { String::new() } else { format!(" ORDER BY {}", order.join(", ")) };
         let sql = format!(
-            "CLOSE ALL; DECLARE compared NO SCROLL CURSOR FOR SELECT {} FROM {} ORDER BY {}",
+            "CLOSE ALL; DECLARE compared NO SCROLL CURSOR FOR SELECT {} FROM {} t{order}",
             columns.join(", "),
             table.path(&self.options),
-            order.join(", ")
         );
         self.reading = self.tables.iter().position(|other| other.0 == *table);
         self.session()?.run(&format!("read the table {}", table.name), &sql).await

@@ -5,7 +5,7 @@
 //! difference. What is mended is mended in one transaction, from the present state of the log.
 
 use std::cmp::Ordering;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use litekeep_ltx::Txid;
 use tokio::sync::mpsc;
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::batch::Change;
 use crate::copy::{self, Chunk};
 use crate::push::{DATABASE, Settings, parsed};
-use crate::target::{Stage, Target, TargetTable, key_text};
+use crate::target::{Stage, Target, TargetTable, key_text, key_value};
 use crate::{Error, Kind, Value};
 
 /// Changes that go at once.
@@ -65,6 +65,15 @@ impl Found {
 /// Those of the log and of the target; nothing has changed then.
 pub async fn run<T: Target>(settings: &Settings, target: &mut T, mend: bool) -> Result<Found, Error> {
     target.connect().await?;
+    let found = compare_all(settings, target, mend).await;
+    if found.is_err() {
+        // Others wait for it.
+        let _ = target.roll_back().await;
+    }
+    found
+}
+
+async fn compare_all<T: Target>(settings: &Settings, target: &mut T, mend: bool) -> Result<Found, Error> {
     let Some(kept) = target.hold(mend).await? else {
         let message = format!("the sync `{}` has not begun in {}", settings.name, target.name());
         return Err(Error::with_hint(
@@ -130,6 +139,9 @@ struct Comparison<'a, T> {
 impl<T: Target> Comparison<'_, T> {
     async fn table(&mut self, nth: usize, table: &T::Table) -> Result<(), Error> {
         self.target.open(nth).await?;
+        if table.key().is_empty() {
+            return self.whole_rows(nth, table).await;
+        }
         let mut is_more = true;
         let mut there: VecDeque<Vec<Value>> = VecDeque::new();
         loop {
@@ -150,6 +162,38 @@ impl<T: Target> Comparison<'_, T> {
             let there = if order.is_ge() { there.pop_front() } else { None };
             self.found.rows += u64::from(here.is_some());
             self.pair((nth, table), here, there).await?;
+        }
+        self.mend_now().await
+    }
+
+    /// Of a table without a key, how often each row is there, in memory: nothing else says which rows belong together.
+    async fn whole_rows(&mut self, nth: usize, table: &T::Table) -> Result<(), Error> {
+        let mut surplus: BTreeMap<Vec<String>, i64> = BTreeMap::new();
+        let name = |row: &[Value]| row.iter().map(key_text).collect();
+        let mut is_more = true;
+        while is_more {
+            is_more = self.next_chunk(nth).await?;
+            for row in self.here.drain(..) {
+                self.found.rows += 1;
+                *surplus.entry(name(&row)).or_default() += 1;
+            }
+        }
+        loop {
+            let rows = self.target.fetch().await?;
+            if rows.is_empty() {
+                break;
+            }
+            for row in rows {
+                *surplus.entry(name(&row)).or_default() -= 1;
+            }
+        }
+        for (row, surplus) in surplus {
+            let values: Vec<Value> = row.iter().filter_map(|text| key_value(text)).collect();
+            for _ in 0..surplus.abs() {
+                let row = Some(values.clone());
+                let (here, there) = if surplus > 0 { (row, None) } else { (None, row) };
+                self.pair((nth, table), here, there).await?;
+            }
         }
         self.mend_now().await
     }

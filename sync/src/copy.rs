@@ -66,7 +66,7 @@ fn damaged() -> Error {
     Error::new(Kind::Corrupt, "read how far the copy is: its key is damaged")
 }
 
-/// Tables in the order of their keys, each value on its way to be compared.
+/// Tables in the order of their keys, on their way to be compared; those without a key as they are stored.
 ///
 /// # Errors
 /// Those of SQLite.
@@ -79,11 +79,10 @@ pub(crate) fn read_by_key<T: TargetTable>(
     let declared = reader.examiner().declarations()?;
     for (nth, table) in tables.iter().enumerate() {
         let (declaration, columns) = found(&declared, table)?;
-        let by: Vec<usize> = match table.key() {
-            [] => columns.clone(),
-            key => key.iter().map(|nth| columns[*nth]).collect(),
+        let order = match table.key() {
+            [] => Order::stored(declaration),
+            key => Order::by(declaration, &key.iter().map(|nth| columns[*nth]).collect::<Vec<_>>()),
         };
-        let order = Order::by(declaration, &by);
         if !read_table(&reader, (declaration, &columns, &order), nth, None, chunks)? {
             break;
         }

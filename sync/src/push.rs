@@ -74,6 +74,8 @@ pub struct Push<T: Target> {
     kept: Option<Kept<T::Table>>,
     /// `false`: the target is connected to anew, and what it keeps is read again.
     is_connected: bool,
+    /// The last step was not awaited to its end.
+    is_under_way: bool,
     copying: Option<Copying>,
     feed: Option<Feed>,
 }
@@ -88,7 +90,15 @@ struct Copying {
 impl<T: Target> Push<T> {
     /// Opens nothing yet.
     pub fn new(settings: Settings, target: T) -> Push<T> {
-        Push { settings, target, kept: None, is_connected: false, copying: None, feed: None }
+        Push {
+            settings,
+            target,
+            kept: None,
+            is_connected: false,
+            is_under_way: false,
+            copying: None,
+            feed: None,
+        }
     }
 
     /// What the target keeps, as it was last read or written; `None`: nothing was read, or it has not begun.
@@ -101,18 +111,27 @@ impl<T: Target> Push<T> {
         &self.target
     }
 
-    /// Does what is next: connects, begins, copies a chunk, or applies what has come. After an error it can be asked again, and
-    /// goes on with what is not committed.
+    /// Does what is next: connects, begins, copies a chunk, or applies what has come. After an error, or when it was not awaited to
+    /// its end, it can be asked again, and goes on with what is not committed.
     ///
     /// # Errors
     /// Those of the log and of the target.
     pub async fn step(&mut self) -> Result<Step, Error> {
+        if self.is_under_way {
+            self.forget();
+        }
+        self.is_under_way = true;
         let stepped = self.try_step().await;
+        self.is_under_way = false;
         if stepped.is_err() {
-            // What is committed is not known, and what was read beyond it must come again.
-            (self.is_connected, self.copying, self.feed) = (false, None, None);
+            self.forget();
         }
         stepped
+    }
+
+    /// What is committed is not known, and what was read beyond it must come again.
+    fn forget(&mut self) {
+        (self.is_connected, self.copying, self.feed) = (false, None, None);
     }
 
     async fn try_step(&mut self) -> Result<Step, Error> {

@@ -159,7 +159,7 @@ pub trait Target: Send {
     /// When there is no answer.
     async fn hold(&mut self, to_write: bool) -> Result<Option<Kept<Self::Table>>, Error>;
 
-    /// Begins to read a table in the order of its key, text byte by byte, within a transaction.
+    /// Begins to read a table in the order of its key, text byte by byte, within a transaction; one without a key in any order.
     ///
     /// # Errors
     /// When the server refuses.

@@ -63,6 +63,11 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Test("litekeep", "power_cuts::the_backup_outlives_power_cuts"),
     },
     Campaign {
+        name: "syncs",
+        about: "kill -9 of litekeep, PostgreSQL or the connection beside a writer: in the end both sides have the same rows",
+        how: How::Test("litekeep", "sync::kills_lose_no_row_and_repeat_none"),
+    },
+    Campaign {
         name: "rows",
         about: "random schemas and transactions: the rows that a diff of pages reports are those that differ by SQL, and those that SQLite's sessions heard of",
         how: How::Test("litekeep-rows", "churn::rows_differ_as_sql_sees_it"),

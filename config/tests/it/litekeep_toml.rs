@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use litekeep_config::{
     ConditionalWrites, Credentials, ErrorKind, FeedFrom, FeedUrl, LogFormat, LogLevel, Secret, Source,
-    StoreUrl,
+    StoreUrl, SyncTo,
 };
 use proptest::prelude::*;
 
@@ -442,6 +442,64 @@ fn feeds() {
         (rabbit.tables.as_slice(), rabbit.from),
         (["orders".to_owned()].as_slice(), FeedFrom::Txid(42))
     );
+}
+
+#[test]
+fn syncs() {
+    let config = toml(
+        r#"
+        [[database]]
+        path = "app.db"
+        backup = "./backup"
+        [[sync]]
+        name = "pg"
+        to = "postgres://me:${SECRET}@host/app"
+        direction = "push"
+        tables = ["orders"]
+        schema = "lite"
+        rename = { orders = "Orders" }
+        types = { "orders.note" = "tagged" }
+        "#,
+    )
+    .unwrap();
+    let [sync] = config.syncs.as_slice() else { panic!("{:?}", config.syncs) };
+    let SyncTo::Postgres(url) = &sync.to;
+    assert_eq!(url.expose(), "postgres://me:s3cr3t-hunter2@host/app");
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert_eq!((sync.database.as_path(), sync.schema.as_deref()), (Path::new("/etc/app.db"), Some("lite")));
+    assert_eq!(sync.names["orders"], "Orders");
+    assert_eq!(sync.types["orders.note"], "tagged");
+}
+
+#[test]
+fn mistakes_in_syncs_are_told_with_what_would_be_right() {
+    let database = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\n";
+    for (sync, said) in [
+        ("to = \"postgres://h/d\"", "this sync has no `name`"),
+        ("name = \"a\"", "this sync has no `to`"),
+        ("name = \"a\"\nto = \"mysql://h/d\"", "`to`: there is no sync with `mysql://`"),
+        ("name = \"a\"\nto = \"hunter2\"", "`to`: it is no URL such as"),
+        (
+            "name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"both\"",
+            "`direction`: `both` is not there yet",
+        ),
+        (
+            "name = \"a\"\nto = \"postgres://h/d\"\nfrom = \"o.db\"",
+            "`/etc/o.db` is not in a [[database]]: a sync reads",
+        ),
+        (
+            "name = \"a\"\nto = \"postgres://h/d\"\ndatabase = \"app.db\"",
+            "unknown key `database`: here it is `from`",
+        ),
+        (
+            "name = \"a\"\nto = \"postgres://h/d\"\nrenames = {}",
+            "unknown key `renames`: did you mean `rename`?",
+        ),
+        ("name = \"a\"\nto = \"postgres://h/d\"\ntypes = 7", "`types`"),
+    ] {
+        let error = toml(&format!("{database}[[sync]]\n{sync}\n")).unwrap_err();
+        assert!(brief(&error).iter().any(|found| found.contains(said)), "{said}: {:?}", brief(&error));
+    }
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn scene_with(feeds: &str) -> Scene {
     scene
 }
 
-fn add(scene: &Scene, toml: &str) {
+pub(crate) fn add(scene: &Scene, toml: &str) {
     let path = scene.place.path("litekeep.toml");
     let before = std::fs::read_to_string(&path).unwrap();
     std::fs::write(path, before + toml).unwrap();
@@ -89,7 +89,7 @@ fn feed(name: &str, url: &str) -> String {
 }
 
 /// Inserts, updates and deletes until it is told to stop.
-fn write(db: &Connection, stop: &AtomicBool, random: &mut fastrand::Rng) {
+pub(crate) fn write(db: &Connection, stop: &AtomicBool, random: &mut fastrand::Rng) {
     let mut next = 1;
     while !stop.load(SeqCst) {
         let some = random.i64(1..=next);

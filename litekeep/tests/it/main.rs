@@ -23,6 +23,7 @@ mod row_changes;
 mod scene;
 mod set_back;
 mod shapes;
+mod sync;
 mod tune;
 mod up;
 mod wrapped_restart;

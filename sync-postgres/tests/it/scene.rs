@@ -91,13 +91,22 @@ impl Scene {
     }
 
     pub(crate) fn pushing_to(&self, url: &str, options: Options) -> Push<Postgres> {
-        let settings = Settings {
+        Push::new(self.settings(), Postgres::new(Address::parse(url).unwrap(), "orders", options))
+    }
+
+    /// For a comparison.
+    pub(crate) fn sides(&self) -> (Settings, Postgres) {
+        let target = Postgres::new(Address::parse(&self.url).unwrap(), "orders", Options::default());
+        (self.settings(), target)
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
             name: "orders".into(),
             store: self.store.clone(),
             tables: vec![],
             scratch: self.dir.path().join("scratch"),
-        };
-        Push::new(settings, Postgres::new(Address::parse(url).unwrap(), "orders", options))
+        }
     }
 
     /// Until the server has everything.
