@@ -164,7 +164,7 @@ impl Delivery {
                     self.failed(&error).await;
                     tokio::select! {
                         _ = stop.wait_for(|stop| *stop) => break,
-                        () = tokio::time::sleep(pauses.next()) => {}
+                        () = tokio::time::sleep(pauses.longer()) => {}
                     }
                 }
             }

@@ -22,7 +22,7 @@ impl Default for Pauses {
 
 impl Pauses {
     /// The next one: half to all of it, so that many do not come together.
-    pub fn next(&mut self) -> Duration {
+    pub fn longer(&mut self) -> Duration {
         let half = self.0 / 2;
         self.0 = (self.0 * 2).min(LONGEST);
         half + Duration::from_millis(random_u64() % (half.as_millis() as u64 + 1))
@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_bound() {
         let mut pauses = Pauses::default();
-        let all: Vec<Duration> = (0..20).map(|_| pauses.next()).collect();
+        let all: Vec<Duration> = (0..20).map(|_| pauses.longer()).collect();
         assert!(all[0] >= FIRST / 2 && all[0] <= FIRST, "{all:?}");
         assert!(all[19] >= LONGEST / 2 && all.iter().all(|pause| *pause <= LONGEST), "{all:?}");
     }

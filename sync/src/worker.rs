@@ -152,7 +152,7 @@ impl<T: Target> Worker<T> {
                     self.tell().await;
                     tokio::select! {
                         _ = stop.wait_for(|stop| *stop) => break,
-                        () = tokio::time::sleep(pauses.next()) => {}
+                        () = tokio::time::sleep(pauses.longer()) => {}
                     }
                 }
             }

@@ -234,11 +234,8 @@ fn numeric(f: f64) -> Result<String, Refusal> {
     if f == 0.0 && f.is_sign_negative() {
         return Err(Refusal::NoLike("a negative zero"));
     }
-    Ok(format!("{f:.1}")).and_then(
-        |rounded| {
-            if rounded.parse() == Ok(f) { Ok(rounded) } else { Ok(format!("{f:?}")) }
-        },
-    )
+    let rounded = format!("{f:.1}");
+    Ok(if rounded.parse() == Ok(f) { rounded } else { format!("{f:?}") })
 }
 
 fn number(text: &str) -> Option<Value> {
