@@ -277,17 +277,28 @@ impl<'a> RowRef<'a> {
         let layout = &self.table.layout;
         crate::record::Fields::of(self.record)?.up_to(layout.columns.len(), scratch)?;
         out.clear();
-        out.extend(layout.columns.iter().enumerate().map(|(nth, column)| {
-            if layout.rowid_alias == Some(nth) {
-                return Field::Integer(self.rowid);
-            }
-            match scratch.get(layout.field_of[nth]) {
-                None => column.default.as_field(),
-                Some(Field::Integer(i)) if column.is_real => Field::Real(*i as f64),
-                Some(field) => *field,
-            }
-        }));
+        let stored = |nth: usize| scratch.get(layout.field_of[nth]).copied();
+        out.extend((0..layout.columns.len()).map(|nth| self.field(nth, stored(nth))));
         Ok(())
+    }
+
+    /// What a column has whose field is this one.
+    fn field(&self, nth: usize, stored: Option<Field<'a>>) -> Field<'a> {
+        let layout = &self.table.layout;
+        let column = &layout.columns[nth];
+        match stored {
+            _ if layout.rowid_alias == Some(nth) => Field::Integer(self.rowid),
+            None => column.default.as_field(),
+            Some(Field::Integer(i)) if column.is_real => Field::Real(i as f64),
+            Some(field) => field,
+        }
+    }
+
+    /// The fields one by one, where the record has them in the order of the columns: mostly.
+    pub(crate) fn in_order(&self) -> Result<Option<InOrder<'a>>, Error> {
+        let is_so = self.table.layout.field_of.iter().enumerate().all(|(nth, field)| nth == *field);
+        let fields = || Ok(InOrder { row: *self, fields: crate::record::Fields::of(self.record)?, nth: 0 });
+        is_so.then(fields).transpose()
     }
 
     /// The values in the order of the table's columns.
@@ -295,6 +306,13 @@ impl<'a> RowRef<'a> {
     /// # Errors
     /// [`Error::Record`] for bytes that are no record.
     pub fn values(&self) -> Result<Vec<Value>, Error> {
+        if let Some(mut fields) = self.in_order()? {
+            let mut values = Vec::with_capacity(self.table.layout.columns.len());
+            while let Some(field) = fields.next()? {
+                values.push(field.to_value(self.table.encoding));
+            }
+            return Ok(values);
+        }
         let (mut scratch, mut fields) = (vec![], vec![]);
         self.fields(&mut scratch, &mut fields)?;
         Ok(fields.into_iter().map(|field| field.to_value(self.table.encoding)).collect())
@@ -303,6 +321,25 @@ impl<'a> RowRef<'a> {
     /// Bytes of the record.
     pub fn size(&self) -> usize {
         self.record.len()
+    }
+}
+
+/// The fields of a row, in the order of its table's columns.
+pub(crate) struct InOrder<'a> {
+    row: RowRef<'a>,
+    fields: crate::record::Fields<'a>,
+    nth: usize,
+}
+
+impl<'a> InOrder<'a> {
+    /// The next field; `None` after the last column's.
+    pub(crate) fn next(&mut self) -> Result<Option<Field<'a>>, Error> {
+        let nth = self.nth;
+        if nth == self.row.table.layout.columns.len() {
+            return Ok(None);
+        }
+        self.nth += 1;
+        Ok(Some(self.row.field(nth, self.fields.next()?)))
     }
 }
 

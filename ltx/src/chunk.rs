@@ -120,6 +120,24 @@ pub fn decode_page(page_size: PageSize, bytes: &[u8], page: &mut [u8]) -> Result
     }
 }
 
+/// Decodes a file that is whole in memory, calling `each` with every page in order, and verifies it.
+///
+/// The pages are not verified before this has succeeded.
+///
+/// # Errors
+/// Those of [`decode_chunk`] and [`verify_parts`].
+pub fn decode_file(bytes: &[u8], each: impl FnMut(Pgno, &[u8])) -> Result<(Header, PageIndex), Error> {
+    let IndexTail::Index(index) = PageIndex::from_tail(bytes.len() as u64, bytes)? else {
+        return Err(Error::corrupt(bytes.len() as u64, "the file ends before its page index"));
+    };
+    let (header_bytes, rest) = bytes.split_at(Header::LEN);
+    let (blocks, tail) = rest.split_at(index.blocks_end() as usize - Header::LEN);
+    let header = Header::parse(header_bytes)?;
+    let part = decode_chunk(header.page_size, blocks, each)?;
+    verify_parts(header_bytes, &[part], tail)?;
+    Ok((header, index))
+}
+
 /// Verifies a file that was decoded in pieces: `header` its first 100 bytes, `parts` all its pieces in order,
 /// `tail` everything after the blocks ([`PageIndex::tail_range`]).
 ///

@@ -100,17 +100,20 @@ impl PageIndex {
 
     /// The bytes of the page's block with its header, for [`crate::decode_page`].
     pub fn get(&self, pgno: Pgno) -> Option<Range<u64>> {
-        let run = self.runs.partition_point(|(first, _)| *first <= pgno.get()).checked_sub(1)?;
-        let (first, before) = self.runs[run];
-        let nth = before as usize + (pgno.get() - first) as usize;
-        let end = self.runs.get(run + 1).map_or(self.lens.len(), |(_, before)| *before as usize);
-        if nth >= end {
-            return None;
-        }
+        let nth = self.nth(pgno)?;
         let known = nth - nth % STRIDE;
         let between: u64 = self.lens[known..nth].iter().map(|len| u64::from(*len)).sum();
         let begin = self.begins[nth / STRIDE] + between;
         Some(begin..begin + u64::from(self.lens[nth]))
+    }
+
+    /// How many pages stand before the page.
+    pub fn nth(&self, pgno: Pgno) -> Option<usize> {
+        let run = self.runs.partition_point(|(first, _)| *first <= pgno.get()).checked_sub(1)?;
+        let (first, before) = self.runs[run];
+        let nth = before as usize + (pgno.get() - first) as usize;
+        let end = self.runs.get(run + 1).map_or(self.lens.len(), |(_, before)| *before as usize);
+        (nth < end).then_some(nth)
     }
 
     /// All pages, ascending, with the bytes of their blocks.

@@ -29,7 +29,7 @@ mod pack;
 mod uvarint;
 mod vocabulary;
 
-pub use chunk::{PartialChecksum, decode_chunk, decode_page, verify_parts};
+pub use chunk::{PartialChecksum, decode_chunk, decode_file, decode_page, verify_parts};
 pub use crc::page_checksum;
 pub use decoder::Decoder;
 pub use encoder::{Encoded, Encoder};

@@ -141,6 +141,23 @@ pub(crate) async fn packs(store: &Store, log: &Log) -> Result<Vec<PackRef>, Erro
     Ok(packs)
 }
 
+/// How many commits of a transaction can be told apart: more than one only where a pack has them.
+///
+/// # Errors
+/// Those of the store.
+pub async fn commits_of(store: &Store, txid: Txid) -> Result<u32, Error> {
+    let log = store.list().await?;
+    for pack in packs(store, &log).await?.into_iter().filter(|pack| pack.has(txid)) {
+        let bytes = store.get_pack(&pack).await?;
+        let found = Pack::scan(&bytes).ok();
+        let mut entries = found.iter().flat_map(|pack| &pack.entries);
+        if let Some((entry, _)) = entries.find(|(entry, _)| entry.txid == txid) {
+            return Ok(entry.parts);
+        }
+    }
+    Ok(1)
+}
+
 fn rest_of(file: &File, from: u64) -> io::Result<Vec<u8>> {
     let len = file.metadata()?.len().saturating_sub(from);
     let mut bytes = vec![0; len as usize];
@@ -259,22 +276,14 @@ impl Overlay {
         overlay.filter(|_| is_end).ok_or_else(|| store.pack_is_gone(pack).into())
     }
 
-    /// Adds what comes after.
-    pub(crate) fn append(&mut self, later: Overlay) {
-        self.pages.extend(later.pages);
-        self.pages.retain(|pgno, _| pgno.get() <= later.page_count);
-        (self.page_count, self.end, self.time_ms) = (later.page_count, later.end, later.time_ms);
-        self.only_different |= later.only_different;
-    }
-
-    /// Bytes of its pages.
-    pub(crate) fn bytes(&self) -> usize {
-        self.pages.len() * self.page_size.bytes()
-    }
-
     /// The pages.
     pub fn pages(&self) -> impl Iterator<Item = (Pgno, &PageBytes)> {
         self.pages.iter().map(|(pgno, page)| (*pgno, page))
+    }
+
+    /// The pages themselves.
+    pub(crate) fn into_pages(self) -> impl Iterator<Item = (Pgno, PageBytes)> {
+        self.pages.into_iter()
     }
 
     /// A page that was written.

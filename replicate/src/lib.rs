@@ -17,5 +17,5 @@ pub mod replicator;
 pub mod restore;
 pub mod verify;
 
-pub use commits::{CommitReader, Overlay, Single};
+pub use commits::{CommitReader, Overlay, Single, commits_of};
 pub use error::{Error, Instead, Kind};

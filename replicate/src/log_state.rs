@@ -4,17 +4,19 @@
 //! - A page is the one that a restore of the same transaction writes.
 //! - Only the pages that are asked for are read, by range requests where the log is not in a folder; files that are small
 //!   are read and verified whole. Pages of larger ones are not verified: the format has no checksum for a page.
-//! - Memory is bounded by the page indexes of the files and a cache.
+//! - Memory is bounded by the page indexes of large files, the newest version of each page that small ones have, and a
+//!   cache. What newer files replace is let go as they come.
 
 use crate::restore::{self, Goal, RestorePlan};
 use crate::{Error, Kind, Overlay, Single, commits};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use litekeep_format::{PageBytes, PageSource, diff::Written};
 use litekeep_ltx::{PageSize, Pgno, Point, Txid};
 use litekeep_store::plan::Step;
 use litekeep_store::{FileRef, PageFile, Store, plan as log_plan};
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::runtime::Handle;
 
 /// Files that are opened at the same time.
@@ -27,7 +29,10 @@ const LISTINGS: usize = 4;
 /// A state of the database.
 #[derive(Clone, Debug)]
 pub struct LogState {
-    files: Files,
+    /// The snapshot that it begins with.
+    base: Arc<PageFile>,
+    /// What was written since.
+    written: Pages,
     /// The transaction that it is after, or within.
     pub txid: Txid,
     /// So many commits of that transaction; `None`: all of it.
@@ -41,7 +46,7 @@ pub struct LogState {
 /// What a state has over an earlier one.
 #[derive(Clone, Debug)]
 pub struct Later {
-    files: Files,
+    written: Pages,
     /// The transaction that it is after, or within.
     pub txid: Txid,
     /// So many commits of that transaction; `None`: all of it.
@@ -59,16 +64,48 @@ impl Later {
         Point { txid: self.txid, seq: self.seq }
     }
 
+    /// Bytes of its pages in memory.
+    pub fn bytes(&self) -> usize {
+        self.written.bytes
+    }
+
     /// What was written in between.
     pub fn written(&self) -> Written<'_> {
         Written { pages: &self.pages, only_different: self.only_different }
+    }
+
+    fn add(&mut self, layer: Layer, page_size: PageSize) -> Result<(), Error> {
+        if layer.page_size() != page_size {
+            let (before, since) = (page_size.get(), layer.page_size().get());
+            let from = match &layer {
+                Layer::File(file) => file.header().min_txid,
+                Layer::Commits(_) => self.txid,
+            };
+            return Err(Error::new(
+                Kind::Invalid,
+                format!(
+                    "the pages had {before} bytes until transaction {} and have {since} since: look at one side of it only",
+                    from.prev().unwrap_or(Txid::FIRST),
+                ),
+            ));
+        }
+        self.only_different |= layer.has_only_different();
+        self.pages.extend(layer.pages());
+        self.written.add(layer);
+        Ok(())
+    }
+
+    fn sorted(mut self) -> Later {
+        self.pages.sort_unstable();
+        self.pages.dedup();
+        self
     }
 }
 
 /// Pages over those of the layers before.
 #[derive(Debug)]
 enum Layer {
-    File(PageFile),
+    File(Arc<PageFile>),
     Commits(Overlay),
 }
 
@@ -77,20 +114,6 @@ impl Layer {
         match self {
             Layer::File(file) => file.header().page_size,
             Layer::Commits(overlay) => overlay.page_size,
-        }
-    }
-
-    fn page_count(&self) -> u32 {
-        match self {
-            Layer::File(file) => file.header().commit,
-            Layer::Commits(overlay) => overlay.page_count,
-        }
-    }
-
-    fn contains(&self, pgno: Pgno) -> bool {
-        match self {
-            Layer::File(file) => file.contains(pgno),
-            Layer::Commits(overlay) => overlay.page(pgno).is_some(),
         }
     }
 
@@ -111,58 +134,92 @@ impl Layer {
     }
 }
 
-/// Layers of the log, each over those before it.
+/// Where a page is.
 #[derive(Clone, Debug)]
-struct Files {
-    all: Vec<Arc<Layer>>,
-    /// The last file that has a page, but for those that only the first one has.
-    last: HashMap<Pgno, usize>,
-    page_size: PageSize,
+enum Place {
+    Memory(PageBytes),
+    File(Arc<PageFile>),
+}
+
+impl Place {
+    /// What it takes in memory of its own.
+    fn bytes(&self) -> usize {
+        match self {
+            Place::Memory(page) => page.len(),
+            Place::File(_) => 0,
+        }
+    }
+}
+
+/// The newest version of each page that some layers have.
+#[derive(Clone, Debug)]
+struct Pages {
+    places: FxHashMap<Pgno, Place>,
+    /// Bytes of those that are in memory.
+    bytes: usize,
+    /// The files that the others are in.
+    files: Vec<Weak<PageFile>>,
+    /// Pages of the database after the layers.
     page_count: u32,
 }
 
-impl Files {
-    fn new(all: Vec<Layer>) -> Option<Files> {
-        let mut all = all.into_iter().map(Arc::new);
-        let first = all.next()?;
-        let (page_size, page_count) = (first.page_size(), first.page_count());
-        let mut files = Files { all: vec![first], last: HashMap::new(), page_size, page_count };
-        all.for_each(|file| files.push(file));
-        Some(files)
+impl Pages {
+    fn none(page_count: u32) -> Pages {
+        Pages { places: FxHashMap::default(), bytes: 0, files: vec![], page_count }
     }
 
-    /// Adds a layer; commits become one with those before.
-    fn add(&mut self, layer: Arc<Layer>) {
-        let at = self.all.len() - 1;
-        let last = self.all.last_mut().and_then(Arc::get_mut);
-        match (last, Arc::try_unwrap(layer)) {
-            (Some(Layer::Commits(before)), Ok(Layer::Commits(overlay))) => {
-                self.page_count = overlay.page_count;
-                self.last.extend(overlay.pages().map(|(pgno, _)| (pgno, at)));
-                before.append(overlay);
+    fn add(&mut self, layer: Layer) {
+        match layer {
+            Layer::Commits(overlay) => {
+                self.resize(overlay.page_count);
+                overlay.into_pages().for_each(|(pgno, page)| self.put(pgno, Place::Memory(page)));
             }
-            (_, Ok(layer)) => self.push(Arc::new(layer)),
-            (_, Err(layer)) => self.push(layer),
+            Layer::File(file) => {
+                self.resize(file.header().commit);
+                if let Some(pages) = file.decoded() {
+                    pages.for_each(|(pgno, page)| self.put(pgno, Place::Memory(page.clone())));
+                } else {
+                    file.pages().for_each(|pgno| self.put(pgno, Place::File(file.clone())));
+                    self.add_files(vec![Arc::downgrade(&file)]);
+                }
+            }
         }
     }
 
-    fn push(&mut self, layer: Arc<Layer>) {
-        self.page_count = layer.page_count();
-        self.last.extend(layer.pages().into_iter().map(|pgno| (pgno, self.all.len())));
-        self.all.push(layer);
+    fn append(&mut self, later: Pages) {
+        self.resize(later.page_count);
+        later.places.into_iter().for_each(|(pgno, place)| self.put(pgno, place));
+        self.add_files(later.files);
     }
 
-    fn layer_of(&self, pgno: Pgno) -> Option<&Layer> {
-        let layer = &self.all[self.last.get(&pgno).copied().unwrap_or(0)];
-        layer.contains(pgno).then_some(layer)
+    fn put(&mut self, pgno: Pgno, place: Place) {
+        self.bytes += place.bytes();
+        let before = self.places.insert(pgno, place);
+        self.bytes -= before.map_or(0, |place| place.bytes());
+    }
+
+    fn add_files(&mut self, files: Vec<Weak<PageFile>>) {
+        if !files.is_empty() {
+            self.files.extend(files);
+            self.files.retain(|file| file.strong_count() > 0);
+        }
+    }
+
+    /// Pages beyond the end are of no use to anybody: should the database grow again, it writes them anew.
+    fn resize(&mut self, page_count: u32) {
+        if page_count < self.page_count {
+            self.places.retain(|pgno, _| pgno.get() <= page_count);
+            self.bytes = self.places.values().map(Place::bytes).sum();
+        }
+        self.page_count = page_count;
     }
 }
 
 /// Pages by the file that they are from: the newer half, and the half before.
 #[derive(Debug, Default)]
 struct Cache {
-    newer: HashMap<(FileRef, Pgno), PageBytes>,
-    older: HashMap<(FileRef, Pgno), PageBytes>,
+    newer: FxHashMap<(FileRef, Pgno), PageBytes>,
+    older: FxHashMap<(FileRef, Pgno), PageBytes>,
 }
 
 impl Cache {
@@ -229,38 +286,36 @@ async fn open_both_once(store: &Store, from: Goal, to: Goal) -> Result<(LogState
         ));
     }
     let old = state(store, plan).await?;
-    let layers = layers_between(store, earlier.whole(), point).await?;
-    let later = old.with(layers, point, to.time_ms)?;
+    let later = old.to(store, earlier.whole(), point, to.time_ms).await?;
     Ok((old, later))
 }
 
+/// Layers of the log, in their order.
+type Layers = BoxStream<'static, Result<Layer, Error>>;
+
 /// What was written after a transaction, up to another one or into it.
-async fn layers_between(store: &Store, from: Option<Txid>, to: Point) -> Result<Vec<Layer>, Error> {
+async fn layers_between(store: &Store, from: Option<Txid>, to: Point) -> Result<Layers, Error> {
     let log = store.list().await?;
     let txid = to.txid;
     if let Some(from) = from.filter(|_| to.seq.is_none()) {
         match log_plan::between(&log, from, txid) {
-            Ok(files) => return open_layers(store, files).await,
+            Ok(files) => return Ok(open_layers(store, files)),
             Err(e) if !matches!(e, litekeep_store::Error::Hole { .. }) => return Err(e.into()),
             Err(_) => {}
         }
     }
     let steps = log_plan::steps_to(&log, &commits::packs(store, &log).await?, from, to)?;
-    read_steps(store, steps, from, to).await
+    Ok(read_steps(store, steps, from, to))
 }
 
-async fn read_steps(
-    store: &Store,
-    steps: Vec<Step>,
-    mut reached: Option<Txid>,
-    to: Point,
-) -> Result<Vec<Layer>, Error> {
-    let reading = steps.into_iter().map(|step| {
+fn read_steps(store: &Store, steps: Vec<Step>, mut reached: Option<Txid>, to: Point) -> Layers {
+    let store = store.clone();
+    let reading = steps.into_iter().map(move |step| {
         let (store, after) = (store.clone(), reached);
         reached = Some(step.end(to.txid));
         async move {
-            Ok::<_, Error>(match (step, after) {
-                (Step::File(file), _) => Layer::File(store.open_pages(&file).await?),
+            Ok(match (step, after) {
+                (Step::File(file), _) => Layer::File(Arc::new(store.open_pages(&file).await?)),
                 (pack, Some(after)) => Layer::Commits(Overlay::of_step(&store, &pack, after, to).await?),
                 (Step::Pack(_), None) => {
                     return Err(Error::new(Kind::Internal, "a restore begins with a pack"));
@@ -268,8 +323,16 @@ async fn read_steps(
             })
         }
     });
-    let reading: Vec<_> = reading.collect();
-    stream::iter(reading).buffered(PARALLEL).try_collect().await
+    stream::iter(reading).buffered(PARALLEL).boxed()
+}
+
+fn open_layers(store: &Store, files: Vec<FileRef>) -> Layers {
+    let store = store.clone();
+    let opening = files.into_iter().map(move |file| {
+        let store = store.clone();
+        async move { Ok(Layer::File(Arc::new(store.open_pages(&file).await?))) }
+    });
+    stream::iter(opening).buffered(PARALLEL).boxed()
 }
 
 /// Compaction has taken a file away since the listing.
@@ -278,36 +341,35 @@ fn is_gone(error: &Error) -> bool {
 }
 
 async fn state(store: &Store, plan: RestorePlan) -> Result<LogState, Error> {
-    let (point, whole) = (plan.point(), plan.whole());
-    let mut layers = open_layers(store, plan.files).await?;
-    layers.extend(read_steps(store, plan.steps, whole, point).await?);
-    let (point, time_ms) = match layers.last() {
-        Some(Layer::Commits(overlay)) => (overlay.end, overlay.time_ms),
-        _ => (point, plan.time_ms),
+    let planned = (plan.point(), plan.time_ms);
+    let steps = read_steps(store, plan.steps.clone(), plan.whole(), plan.point());
+    let mut layers = open_layers(store, plan.files).chain(steps);
+    let Some(Layer::File(base)) = layers.try_next().await? else {
+        return Err(Error::new(Kind::Internal, "a restore begins with no file"));
     };
-    let files = Files::new(layers).ok_or_else(|| Error::new(Kind::Internal, "a restore takes no file"))?;
-    let Point { txid, seq } = point;
-    Ok(LogState { files, txid, seq, time_ms, runtime: Handle::current(), cache: Arc::default() })
-}
-
-async fn open_layers(store: &Store, files: Vec<FileRef>) -> Result<Vec<Layer>, Error> {
-    // Owned by each task: a stream of borrowing ones is not `Send` for every lifetime.
-    let opening = files.into_iter().map(|file| {
-        let store = store.clone();
-        async move { store.open_pages(&file).await.map(Layer::File) }
-    });
-    Ok(stream::iter(opening).buffered(PARALLEL).try_collect().await?)
+    let (mut written, mut reached) = (Pages::none(base.header().commit), planned);
+    while let Some(layer) = layers.try_next().await? {
+        reached = match &layer {
+            Layer::Commits(overlay) => (overlay.end, overlay.time_ms),
+            Layer::File(_) => planned,
+        };
+        written.add(layer);
+    }
+    let (Point { txid, seq }, time_ms) = reached;
+    let (runtime, cache) = (Handle::current(), Arc::default());
+    Ok(LogState { base, written, txid, seq, time_ms, runtime, cache })
 }
 
 impl LogState {
     /// The state after a file that follows it.
     ///
     /// # Errors
-    /// Those of the store, and `Invalid` when the pages have another size from there on.
-    pub async fn after(&self, store: &Store, file: &FileRef) -> Result<Later, Error> {
-        let file = store.open_pages(file).await?;
+    /// `Invalid` when the pages have another size from there on.
+    pub fn after_file(&self, file: PageFile) -> Result<Later, Error> {
         let (txid, time_ms) = (file.header().max_txid, file.header().timestamp_ms);
-        self.with(vec![Layer::File(file)], txid.into(), time_ms)
+        let mut later = self.later(txid.into(), time_ms);
+        later.add(Layer::File(Arc::new(file)), self.page_size())?;
+        Ok(later.sorted())
     }
 
     /// The state after a commit that follows it.
@@ -317,53 +379,43 @@ impl LogState {
     pub fn after_commit(&self, page_size: PageSize, single: Single) -> Result<Later, Error> {
         let overlay = Overlay::of(page_size, single);
         let (end, time_ms) = (overlay.end, overlay.time_ms);
-        self.with(vec![Layer::Commits(overlay)], end, time_ms)
+        let mut later = self.later(end, time_ms);
+        later.add(Layer::Commits(overlay), self.page_size())?;
+        Ok(later.sorted())
     }
 
     /// The state of the snapshot that this one begins with.
     pub(crate) fn base(&self) -> LogState {
-        let base = &self.files.all[0];
-        let (page_size, page_count) = (base.page_size(), base.page_count());
-        let (txid, time_ms) = match &**base {
-            Layer::File(file) => (file.header().max_txid, file.header().timestamp_ms),
-            Layer::Commits(_) => (self.txid, self.time_ms),
-        };
-        let files = Files { all: vec![base.clone()], last: HashMap::new(), page_size, page_count };
+        let header = self.base.header();
+        let written = Pages::none(header.commit);
+        let (txid, time_ms) = (header.max_txid, header.timestamp_ms);
         let (runtime, cache) = (self.runtime.clone(), self.cache.clone());
-        LogState { files, txid, seq: None, time_ms, runtime, cache }
+        LogState { base: self.base.clone(), written, txid, seq: None, time_ms, runtime, cache }
     }
 
     /// What this state has over an earlier one of the same log.
     pub(crate) async fn since(&self, store: &Store, earlier: Txid) -> Result<Later, Error> {
-        let layers = layers_between(store, Some(earlier), self.point()).await?;
-        self.with(layers, self.point(), self.time_ms)
+        self.to(store, Some(earlier), self.point(), self.time_ms).await
     }
 
-    fn with(&self, layers: Vec<Layer>, to: Point, time_ms: i64) -> Result<Later, Error> {
-        let Point { txid, seq } = to;
-        let (pages, only_different) = written(layers.iter());
-        let page_size = self.files.page_size;
-        if let Some(other) = layers.iter().find(|layer| layer.page_size() != page_size) {
-            let (before, since) = (page_size.get(), other.page_size().get());
-            let from = match other {
-                Layer::File(file) => file.header().min_txid,
-                Layer::Commits(_) => txid,
-            };
-            return Err(Error::new(
-                Kind::Invalid,
-                format!(
-                    "the pages had {before} bytes until transaction {} and have {since} since: look at one side of it only",
-                    from.prev().unwrap_or(Txid::FIRST),
-                ),
-            ));
+    /// What a later state has, of which the log up to a transaction is in this one, or none of it.
+    async fn to(&self, store: &Store, from: Option<Txid>, to: Point, time_ms: i64) -> Result<Later, Error> {
+        let mut layers = layers_between(store, from, to).await?;
+        let mut later = self.later(to, time_ms);
+        while let Some(layer) = layers.try_next().await? {
+            later.add(layer, self.page_size())?;
         }
-        let files = Files::new(layers).unwrap_or_else(|| Files {
-            all: vec![],
-            last: HashMap::new(),
-            page_size,
-            page_count: self.files.page_count,
-        });
-        Ok(Later { files, txid, seq, time_ms, pages, only_different })
+        Ok(later.sorted())
+    }
+
+    /// A later state, without what was written in between.
+    fn later(&self, to: Point, time_ms: i64) -> Later {
+        let written = Pages::none(self.written.page_count);
+        Later { written, txid: to.txid, seq: to.seq, time_ms, pages: vec![], only_different: false }
+    }
+
+    fn page_size(&self) -> PageSize {
+        self.base.header().page_size
     }
 
     /// Where it stands in the log.
@@ -383,22 +435,18 @@ impl LogState {
 
     /// Becomes the later state.
     pub fn advance(&mut self, later: Later) {
-        later.files.all.into_iter().for_each(|layer| self.files.add(layer));
+        self.written.append(later.written);
         (self.txid, self.seq, self.time_ms) = (later.txid, later.seq, later.time_ms);
     }
 
-    /// How many files it is made of.
+    /// How many files it keeps open over the snapshot.
     pub fn files(&self) -> usize {
-        self.files.all.len()
+        self.written.files.iter().filter(|file| file.strong_count() > 0).count()
     }
 
-    /// Bytes of the single commits that it has in memory.
-    pub fn commit_bytes(&self) -> usize {
-        let of = |layer: &Arc<Layer>| match &**layer {
-            Layer::Commits(overlay) => overlay.bytes(),
-            Layer::File(_) => 0,
-        };
-        self.files.all.iter().map(of).sum()
+    /// Bytes of pages that it has in memory, but for the cache.
+    pub fn bytes(&self) -> usize {
+        self.written.bytes
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
@@ -414,19 +462,6 @@ impl LogState {
     }
 }
 
-/// All pages of these layers, and whether free pages may have come to life that are not among them.
-fn written<'a>(layers: impl Iterator<Item = &'a Layer>) -> (Vec<Pgno>, bool) {
-    let mut pages: Vec<Pgno> = vec![];
-    let mut only_different = false;
-    for layer in layers {
-        pages.extend(layer.pages());
-        only_different |= layer.has_only_different();
-    }
-    pages.sort_unstable();
-    pages.dedup();
-    (pages, only_different)
-}
-
 /// The pages of a state, to be read on a blocking thread.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
@@ -435,14 +470,21 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    fn layer_of(&self, pgno: Pgno) -> Result<&Layer, Error> {
-        let later = self.later.filter(|later| !later.files.all.is_empty());
-        let layer = later.and_then(|later| later.files.layer_of(pgno));
-        let layer = layer.or_else(|| self.state.files.layer_of(pgno));
-        layer.ok_or_else(|| {
-            let txid = self.later.map_or(self.state.txid, |later| later.txid);
-            Error::new(Kind::Corrupt, format!("no file of the log has page {pgno} of transaction {txid}"))
-        })
+    /// The file that has the page, or the page itself.
+    fn place(&self, pgno: Pgno) -> Result<std::result::Result<&Arc<PageFile>, &PageBytes>, Error> {
+        let later = self.later.and_then(|later| later.written.places.get(&pgno));
+        match later.or_else(|| self.state.written.places.get(&pgno)) {
+            Some(Place::Memory(page)) => Ok(Err(page)),
+            Some(Place::File(file)) => Ok(Ok(file)),
+            None if self.state.base.contains(pgno) => Ok(Ok(&self.state.base)),
+            None => {
+                let txid = self.later.map_or(self.state.txid, |later| later.txid);
+                Err(Error::new(
+                    Kind::Corrupt,
+                    format!("no file of the log has page {pgno} of transaction {txid}"),
+                ))
+            }
+        }
     }
 }
 
@@ -450,16 +492,13 @@ impl PageSource for View<'_> {
     type Error = Error;
 
     fn page_count(&self) -> u32 {
-        self.later.map_or(self.state.files.page_count, |later| later.files.page_count)
+        self.later.map_or(self.state.written.page_count, |later| later.written.page_count)
     }
 
     fn page(&self, pgno: Pgno) -> Result<PageBytes, Error> {
-        let file = match self.layer_of(pgno)? {
-            Layer::Commits(overlay) => {
-                let page = overlay.page(pgno).cloned();
-                return page.ok_or_else(|| Error::new(Kind::Internal, format!("page {pgno} is gone")));
-            }
-            Layer::File(file) => file,
+        let file = match self.place(pgno)? {
+            Err(page) => return Ok(page.clone()),
+            Ok(file) => file,
         };
         let key = (file.file().clone(), pgno);
         let cached = self.state.cache().get(&key);
@@ -479,10 +518,9 @@ impl PageSource for View<'_> {
     fn prefetch(&self, pages: &[Pgno]) -> Result<(), Error> {
         let mut by_file: BTreeMap<usize, (&PageFile, Vec<Pgno>)> = BTreeMap::new();
         for &pgno in pages {
-            let Layer::File(file) = self.layer_of(pgno)? else { continue };
+            let Ok(file) = self.place(pgno)? else { continue };
             if file.is_remote() && self.state.cache().get(&(file.file().clone(), pgno)).is_none() {
-                let place = std::ptr::from_ref(file).addr();
-                by_file.entry(place).or_insert_with(|| (file, vec![])).1.push(pgno);
+                by_file.entry(Arc::as_ptr(file).addr()).or_insert_with(|| (file, vec![])).1.push(pgno);
             }
         }
         by_file.values().try_for_each(|(file, pages)| self.state.fetch(file, pages))

@@ -2,7 +2,7 @@
 //!
 //! Promises: transactions come in order, none is left out, and each position can be gone on from. Where the log has merged
 //! transactions (beyond `any_second`), they come as one, which says so. A large transaction comes in parts, so that no more
-//! than two of them are in memory.
+//! than two of them are in memory. Small ones are opened and read many at a time where many are there.
 //!
 //! A transaction is a file of the log; of [`Feed::of_commits`] a single commit of the application, where a pack has it.
 
@@ -16,18 +16,23 @@ use litekeep_replicate::log_state::{self, Later, LogState};
 use litekeep_replicate::parents;
 use litekeep_replicate::restore::Goal;
 use litekeep_sql::TableReader;
-use litekeep_store::{FileRef, Store, plan};
+use litekeep_store::{FileRef, PageFile, Store, plan};
 use packs::Packs;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// A state of twice as many files as it was opened with, and so many more, is opened anew: by now the log has fewer. Where it has
-/// not, all are opened again, which must be seldom.
-const MORE_FILES: usize = 500;
-/// And so is one that has so many bytes of single commits in memory.
-const MOST_BYTES: usize = 64 << 20;
+/// A state that has twice as many bytes of pages in memory as it was opened with, and so many more, is opened anew: by now the
+/// log has merged most of them into large files. Where it has not, all are read again, which must be seldom.
+const MORE_BYTES: usize = 16 << 20;
+/// And so is one that keeps so many more files open.
+const MORE_FILES: usize = 100;
+/// Commits of packs that are read together, and about the bytes of their pages.
+const COMMITS: usize = 256;
+const COMMIT_BYTES: usize = 4 << 20;
+/// Whoever takes the rows waits no longer for those of further transactions.
+const TOGETHER: Duration = Duration::from_millis(10);
 /// Between two listings of a log that has nothing new.
 const LISTING_PAUSE: Duration = Duration::from_secs(30);
 /// Rows of one part, and about its bytes, unless one row alone is larger.
@@ -90,26 +95,43 @@ pub struct Feed {
     position: Option<Position>,
     /// Files of the log that were listed.
     due: VecDeque<FileRef>,
+    /// How many of its files were found one after the other since one was not there yet.
+    found: usize,
+    /// What comes after the position, opened.
+    ahead: Vec<Step>,
+    /// Why no more of it could be opened.
+    failed: Option<Error>,
     /// When the log was listed last.
     listed_at: Option<Instant>,
     /// Where single commits come from, if they are wanted.
     packs: Option<Packs>,
-    /// The transaction that is being read.
+    /// The transactions that are being read.
     reading: Option<Reading>,
+    /// What was read of them.
+    ready: VecDeque<Transaction>,
 }
 
 #[derive(Debug)]
 struct Reading {
-    parts: mpsc::Receiver<Transaction>,
-    /// Has the state after it. Ends early when nobody takes the parts any more.
+    parts: mpsc::Receiver<Vec<Transaction>>,
+    /// Has the state after them. Ends early when nobody takes the parts any more.
     task: JoinHandle<Result<Position, Error>>,
+}
+
+/// A transaction to read.
+#[derive(Debug)]
+struct Step {
+    later: Later,
+    first: Txid,
+    seq: Option<u32>,
 }
 
 #[derive(Debug)]
 struct Position {
     state: LogState,
-    /// How many files it was opened with.
+    /// How many files it was opened with, and bytes of pages.
     files: usize,
+    bytes: usize,
     parents: ParentMap,
     catalog: Catalog,
     layouts: TableReader,
@@ -131,9 +153,13 @@ impl Feed {
             time_ms,
             position,
             due: VecDeque::new(),
+            found: 0,
+            ahead: vec![],
+            failed: None,
             listed_at: None,
             packs: None,
             reading: None,
+            ready: VecDeque::new(),
         })
     }
 
@@ -167,6 +193,7 @@ impl Feed {
         if next.is_err() {
             // Everything is looked up anew: retention may have taken files away.
             (self.due, self.listed_at, self.reading) = (VecDeque::new(), None, None);
+            (self.ahead, self.failed) = (vec![], None);
             self.list_packs_again();
         }
         next
@@ -178,17 +205,21 @@ impl Feed {
 
     async fn try_next(&mut self) -> Result<Option<Transaction>, Error> {
         loop {
+            if let Some(part) = self.ready.pop_front() {
+                if part.is_last {
+                    self.at = part.end;
+                }
+                return Ok(Some(part));
+            }
             let Some(reading) = &mut self.reading else {
                 if self.begin().await? {
                     continue;
                 }
                 return Ok(None);
             };
-            if let Some(part) = reading.parts.recv().await {
-                if part.is_last {
-                    self.at = part.end;
-                }
-                return Ok(Some(part));
+            if let Some(parts) = reading.parts.recv().await {
+                self.ready = parts.into();
+                continue;
             }
             let read = (&mut reading.task).await;
             self.reading = None;
@@ -197,82 +228,113 @@ impl Feed {
         }
     }
 
-    /// Begins to read the next transaction; `false` when there is none yet.
+    /// Begins to read the next transactions; `false` when there are none yet.
     async fn begin(&mut self) -> Result<bool, Error> {
         if self.position.is_none() {
             self.position = Some(Position::open(&self.store, self.at.into()).await?);
         }
-        let mut has_looked = false;
-        loop {
-            // Nothing is awaited between what it gives and the reading of it.
-            if let Some(packs) = &mut self.packs
-                && let Some((page_size, single)) = packs.next(self.at).await?
-            {
-                let position = self.position.take().expect("opened above");
-                let seq = (single.entry.parts > 1).then_some(single.seq);
-                let later = position.state.after_commit(page_size, single)?;
-                let first = later.txid;
-                self.read(position, later, (first, seq));
-                return Ok(true);
-            }
-            // A file holds all of its commits.
-            let Point { txid: at, seq: None } = self.at else { return Err(rest_is_gone(self.at)) };
-            let Some(file) = self.next_file(at).await? else { return Ok(false) };
-            if !has_looked && self.packs.as_mut().is_some_and(|packs| packs.look_again(at.next())) {
-                has_looked = true;
-                continue;
-            }
-            let state = &self.position.as_ref().expect("opened above").state;
-            let later = state.after(&self.store, &file).await?;
-            let position = self.position.take().expect("opened above");
-            self.read(position, later, (file.min().max(at.next()), None));
-            return Ok(true);
+        if self.failed.is_none() {
+            // Those before it come first.
+            self.failed = self.open_ahead().await.err();
         }
+        if self.ahead.is_empty() {
+            return self.failed.take().map_or(Ok(false), Err);
+        }
+        let position = self.position.take().expect("opened above");
+        let steps = std::mem::take(&mut self.ahead);
+        self.read(position, steps);
+        Ok(true)
     }
 
-    /// Reads what a later state has, which begins with a transaction or is one of its commits.
-    fn read(&mut self, mut position: Position, later: Later, (first, seq): (Txid, Option<u32>)) {
+    /// Opens what comes after the position, as far as it is there. Nothing of it is lost when this is not awaited to its end.
+    async fn open_ahead(&mut self) -> Result<(), Error> {
+        if self.packs.is_some() && self.open_commits().await? {
+            return Ok(());
+        }
+        // A file holds all of its commits.
+        let Point { txid: at, seq: None } = self.at else { return Err(rest_is_gone(self.at)) };
+        let mut files = self.open_files(at).await?;
+        let Some(first) = files.first().map(|file| file.header().max_txid) else { return Ok(()) };
+        if let Some(packs) = &mut self.packs {
+            if packs.look_again(at.next()) && self.open_commits().await? {
+                return Ok(());
+            }
+            // A pack tells more than a file. One that cannot be read has been forgotten.
+            let packs = self.packs.as_ref();
+            let is_packed = |file: &PageFile| packs.is_some_and(|packs| packs.has(file.header().max_txid));
+            let to = files.iter().position(|file| file.header().max_txid != first && is_packed(file));
+            files.truncate(to.unwrap_or(files.len()));
+        }
+        let state = &self.position.as_ref().expect("there is one").state;
+        let mut reached = at;
+        for file in files {
+            let first = file.header().min_txid.max(reached.next());
+            reached = file.header().max_txid;
+            match state.after_file(file) {
+                Ok(later) => self.ahead.push(Step { later, first, seq: None }),
+                Err(e) if self.ahead.is_empty() => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the commits of packs that come next; whether there are any.
+    async fn open_commits(&mut self) -> Result<bool, Error> {
+        let Some(packs) = &mut self.packs else { return Ok(false) };
+        let mut bytes: usize = self.ahead.iter().map(|step| step.later.bytes()).sum();
+        while self.ahead.len() < COMMITS && bytes < COMMIT_BYTES {
+            let at = self.ahead.last().map_or(self.at, |step| step.later.point());
+            let Some((page_size, single)) = packs.next(at).await? else { break };
+            let seq = (single.entry.parts > 1).then_some(single.seq);
+            let state = &self.position.as_ref().expect("there is one").state;
+            let later = state.after_commit(page_size, single)?;
+            bytes += later.bytes();
+            self.ahead.push(Step { first: later.txid, later, seq });
+        }
+        Ok(!self.ahead.is_empty())
+    }
+
+    /// Reads what later states have, each of which is over the one before.
+    fn read(&mut self, mut position: Position, steps: Vec<Step>) {
         let (out, parts) = mpsc::channel(1);
-        let part = Transaction {
-            txid: later.txid,
-            seq,
-            end: later.point(),
-            first,
-            time_ms: later.time_ms,
-            schema: vec![],
-            rows: vec![],
-            before: 0,
-            is_last: false,
-        };
-        let (wanted, events) = (self.wanted.clone(), Events { out, part, bytes: 0 });
+        let wanted = self.wanted.clone();
         let task = tokio::task::spawn_blocking(move || {
-            position.read(later, &wanted, events)?;
-            Ok(position)
+            let mut events = Events::new(out);
+            let read = position.read(steps, &wanted, &mut events);
+            events.send()?;
+            read.map(|()| position)
         });
         self.reading = Some(Reading { parts, task });
     }
 
-    async fn next_file(&mut self, at: Txid) -> Result<Option<FileRef>, Error> {
-        self.due.retain(|file| file.max() > at);
-        if let Some(file) = self.due.front() {
-            return Ok(Some(file.clone()));
-        }
+    /// Opens the files that follow a transaction, as far as they are there.
+    async fn open_files(&mut self, at: Txid) -> Result<Vec<PageFile>, Error> {
+        while self.due.pop_front_if(|file| file.max() <= at).is_some() {}
         let next = FileName { min: at.next(), max: at.next() };
-        if let Some(file) = self.store.find(0, next).await? {
-            return Ok(Some(file));
+        if let Some(file) = self.due.front().filter(|file| (file.level, file.name) != (0, next)) {
+            return Ok(vec![self.store.open_pages(file).await?]);
         }
+        let files = self.store.open_following(at, self.found).await?;
+        self.found = if files.is_empty() { 0 } else { self.found + files.len() };
         // Compaction may have merged it, which is minutes ago then.
-        if self.listed_at.is_some_and(|listed_at| listed_at.elapsed() < LISTING_PAUSE) {
-            return Ok(None);
+        let is_due = self.due.is_empty()
+            && self.listed_at.is_some_and(|listed_at| listed_at.elapsed() < LISTING_PAUSE);
+        if !files.is_empty() || is_due {
+            return Ok(files);
         }
         let log = self.store.list().await?;
         self.listed_at = Some(Instant::now());
+        self.due.clear();
         if log.last().is_none_or(|last| last <= at) {
-            return Ok(None);
+            return Ok(vec![]);
         }
         self.due = plan::steps(&log, at)?.into();
         self.list_packs_again();
-        Ok(self.due.front().cloned())
+        match self.due.front() {
+            Some(file) => Ok(vec![self.store.open_pages(file).await?]),
+            None => Ok(vec![]),
+        }
     }
 }
 
@@ -297,52 +359,110 @@ impl Position {
         let opened = tokio::task::spawn_blocking(move || {
             let layouts = TableReader::new()?;
             let catalog = diff::catalog(&state.view(), &layouts)?;
-            let files = state.files();
-            Ok(Position { state, files, parents, catalog, layouts })
+            let (files, bytes) = (state.files(), state.bytes());
+            Ok(Position { state, files, bytes, parents, catalog, layouts })
         });
         opened.await.map_err(|e| Error::new(crate::Kind::Internal, format!("read the log: {e}")))?
     }
 
     fn is_long(&self) -> bool {
-        self.state.files() > 2 * self.files + MORE_FILES || self.state.commit_bytes() > MOST_BYTES
+        self.state.files() > 2 * self.files + MORE_FILES || self.state.bytes() > 2 * self.bytes + MORE_BYTES
     }
 
-    /// Gives what the later state has; it is the position then.
-    fn read(&mut self, later: Later, wanted: &Selection, mut events: Events) -> Result<(), Error> {
+    /// Gives what later states have, one after the other; it is the last one's position then.
+    fn read(&mut self, steps: Vec<Step>, wanted: &Selection, events: &mut Events) -> Result<(), Error> {
+        for step in steps {
+            events.begin(&step);
+            self.read_one(step.later, wanted, events)?;
+            events.end()?;
+        }
+        Ok(())
+    }
+
+    fn read_one(&mut self, later: Later, wanted: &Selection, events: &mut Events) -> Result<(), Error> {
         let (old, new) = (self.state.view(), self.state.view_of(&later));
         let states = (&old, &self.parents, &self.catalog);
         let written = later.written();
-        let catalog = wanted.differences(states, &new, written, &self.layouts, &mut events)?;
+        let catalog = wanted.differences(states, &new, written, &self.layouts, events)?;
         self.parents.advance((&old, self.catalog.roots()), (&new, catalog.roots()), written)?;
         self.catalog = catalog;
         self.state.advance(later);
-        events.give(true)
+        Ok(())
     }
 }
 
-/// Gives rows part by part.
+/// Gives rows part by part, and small transactions together.
 struct Events {
-    out: mpsc::Sender<Transaction>,
-    part: Transaction,
-    /// About the bytes of its rows.
+    out: mpsc::Sender<Vec<Transaction>>,
+    /// Parts that are whole.
+    whole: Vec<Transaction>,
+    /// Their rows, and about the bytes of these.
+    rows: usize,
     bytes: usize,
+    sent_at: Instant,
+    /// The part that is being made, and about the bytes of its rows.
+    part: Option<Transaction>,
+    part_bytes: usize,
 }
 
 impl Events {
-    /// Waits until somebody takes the part before.
-    fn give(&mut self, is_last: bool) -> Result<(), Error> {
-        let before = self.part.before + self.part.schema.len() + self.part.rows.len();
-        let next = Transaction { schema: vec![], rows: vec![], before, ..self.part };
-        let part = Transaction { is_last, ..std::mem::replace(&mut self.part, next) };
-        self.bytes = 0;
+    fn new(out: mpsc::Sender<Vec<Transaction>>) -> Events {
+        let sent_at = Instant::now();
+        Events { out, whole: vec![], rows: 0, bytes: 0, sent_at, part: None, part_bytes: 0 }
+    }
+
+    fn begin(&mut self, step: &Step) {
+        let Step { later, first, seq } = step;
+        self.part_bytes = 0;
+        self.part = Some(Transaction {
+            txid: later.txid,
+            seq: *seq,
+            end: later.point(),
+            first: *first,
+            time_ms: later.time_ms,
+            schema: vec![],
+            rows: vec![],
+            before: 0,
+            is_last: false,
+        });
+    }
+
+    /// The transaction has no more rows.
+    fn end(&mut self) -> Result<(), Error> {
+        self.finish_part(true);
+        let is_much = self.rows >= PART_ROWS || self.bytes >= PART_BYTES;
+        if is_much || self.sent_at.elapsed() >= TOGETHER { self.send() } else { Ok(()) }
+    }
+
+    fn part(&mut self) -> &mut Transaction {
+        self.part.as_mut().expect("a transaction has begun")
+    }
+
+    fn finish_part(&mut self, is_last: bool) {
+        let part = self.part();
+        let before = part.before + part.schema.len() + part.rows.len();
+        let next = Transaction { schema: vec![], rows: vec![], before, ..*part };
+        let part = Transaction { is_last, ..std::mem::replace(part, next) };
+        self.rows += part.rows.len();
+        self.bytes += std::mem::take(&mut self.part_bytes);
+        self.whole.push(part);
+    }
+
+    /// Waits until somebody takes what was sent before.
+    fn send(&mut self) -> Result<(), Error> {
+        (self.rows, self.bytes, self.sent_at) = (0, 0, Instant::now());
+        let whole = std::mem::take(&mut self.whole);
+        if whole.is_empty() {
+            return Ok(());
+        }
         let gone = |_| Error::new(crate::Kind::Unavailable, "nobody takes the changes any more");
-        self.out.blocking_send(part).map_err(gone)
+        self.out.blocking_send(whole).map_err(gone)
     }
 }
 
 impl Reader for Events {
     fn schema(&mut self, changes: &[SchemaChange]) -> Result<(), Error> {
-        self.part.schema = changes.to_vec();
+        self.part().schema = changes.to_vec();
         Ok(())
     }
 
@@ -359,12 +479,14 @@ impl Reader for Events {
             before: named(before)?,
             after: named(after)?,
         };
-        self.bytes += event.bytes();
-        self.part.rows.push(event);
-        if self.part.rows.len() < PART_ROWS && self.bytes < PART_BYTES {
+        self.part_bytes += event.bytes();
+        let rows = &mut self.part().rows;
+        rows.push(event);
+        if rows.len() < PART_ROWS && self.part_bytes < PART_BYTES {
             return Ok(());
         }
-        self.give(false)
+        self.finish_part(false);
+        self.send()
     }
 }
 

@@ -68,7 +68,7 @@ impl Folder {
     }
 
     /// Runs file work where it may block. Its turn ends with the work, also when nobody waits for it any more.
-    async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> object_store::Result<T> + Send + 'static,
     ) -> object_store::Result<T> {

@@ -1,25 +1,36 @@
 //! Single pages of a file of the log, without reading all of it.
 //!
-//! A small file is read whole and verified. Of a large one, pages come by range requests through the page index, and the
-//! file's checksum cannot be verified: the format has none for a page. What is decoded has the right length and number.
+//! A small file is read whole and verified; those that follow one another can be read together. Of a large one, pages come
+//! by range requests through the page index, and the file's checksum cannot be verified: the format has none for a page.
+//! What is decoded has the right length and number.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Cursor;
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use litekeep_ltx::{Decoder, Header, IndexTail, PageIndex, Pgno, decode_page};
+use litekeep_ltx::{FileName, Header, IndexTail, PageIndex, Pgno, Txid, decode_file, decode_page};
+use object_store::{GetOptions, GetRange, ObjectStore};
 
+use crate::counters::Request;
 use crate::error::{Error, Result};
+use crate::folder::{self, Folder};
 use crate::log::FileRef;
-use crate::store::Store;
+use crate::store::{Store, within};
 
 /// Files up to this size are read whole.
 const SMALL: u64 = 256 << 10;
+/// Their pages stay decoded if they take no more: a page of zeros is a few bytes in the file.
+const DECODED: usize = 1 << 20;
+/// The most that is read together, but for the last file.
+const FILES: usize = 256;
+const BYTES: u64 = 4 << 20;
 /// The least and the most that is read of a large file's end at first.
 const TAIL: Range<u64> = 64 << 10..4 << 20;
 /// Pages so far apart are fetched together: a request costs more than the bytes between them.
@@ -41,6 +52,8 @@ pub struct PageFile {
 
 #[derive(Debug)]
 enum Source {
+    /// Its pages, in the order of the index.
+    Decoded(Vec<Arc<[u8]>>),
     Whole(Bytes),
     OnDisk(File),
     Remote,
@@ -57,14 +70,122 @@ impl Store {
         opened.map_err(|e| e.or_corrupt(|cause| self.damaged(file, cause)))
     }
 
+    /// Opens the files of level 0 that follow a transaction, each of which has one, as far as they are there. What cannot be
+    /// read ends them, and is an error only when it is the first.
+    ///
+    /// Of a folder, many small ones are read together. Elsewhere `at_once` are asked for, of which each one costs a request,
+    /// also those that are not there.
+    ///
+    /// # Errors
+    /// As [`open_pages`](Self::open_pages).
+    pub async fn open_following(&self, after: Txid, at_once: usize) -> Result<Vec<PageFile>> {
+        let found = match &self.client.folder {
+            Some(folder) => {
+                let (store, place) = (self.clone(), folder.clone());
+                let reading = folder.blocking(move || Ok(store.read_following(&place, after)));
+                self.failing(within(BYTES, reading).await, || format!("read `{}`", self.place()))?
+            }
+            None => self.get_following(after, at_once.clamp(1, PARALLEL)).await,
+        };
+        let mut files = vec![];
+        for found in found {
+            let opened = match found {
+                Ok(Found::Small(file)) => Ok(*file),
+                Ok(Found::Large(file)) => self.open_pages(&file).await,
+                Err(e) => Err(e),
+            };
+            match opened {
+                Ok(file) => files.push(file),
+                Err(e) if files.is_empty() => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok(files)
+    }
+
+    /// As far as the files are there and small, and the first that is not.
+    fn read_following(&self, folder: &Folder, after: Txid) -> Vec<Result<Found>> {
+        let folder = folder.root().join(self.level_key(0).as_ref());
+        let (mut found, mut bytes, mut next) = (vec![], 0, after);
+        while found.len() < FILES && bytes < BYTES {
+            next = next.next();
+            let name = FileName { min: next, max: next };
+            self.client.counters.request(Request::Get, 1);
+            let read = match read_small(&folder.join(name.to_string()), name) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => break,
+                read => read.map_err(|e| folder::store_error(&self.key(0, name), e)),
+            };
+            let read = self.failing(read, || format!("read `{}`", self.place_of_file(0, name)));
+            let read = read.and_then(|(file, bytes)| self.found(file, bytes));
+            let is_last = !matches!(read, Ok(Found::Small(_)));
+            bytes += read.as_ref().map_or(0, Found::size);
+            found.push(read);
+            if is_last {
+                break;
+            }
+        }
+        found
+    }
+
+    async fn get_following(&self, after: Txid, at_once: usize) -> Vec<Result<Found>> {
+        let names = std::iter::successors(Some(after.next()), |txid| Some(txid.next())).take(at_once);
+        let asking = names.map(|txid| {
+            let store = self.clone();
+            async move { store.get_named(FileName { min: txid, max: txid }).await }
+        });
+        let asking: Vec<_> = asking.collect();
+        let answers: Vec<Result<Option<Found>>> = stream::iter(asking).buffered(PARALLEL).collect().await;
+        answers.into_iter().map_while(Result::transpose).collect()
+    }
+
+    /// A file of level 0 by its name, `None` where there is none: one request, unless it is large.
+    async fn get_named(&self, name: FileName) -> Result<Option<Found>> {
+        let key = self.key(0, name);
+        self.client.counters.request(Request::Get, 1);
+        let options = GetOptions { range: Some(GetRange::Bounded(0..SMALL)), ..GetOptions::default() };
+        let get = async {
+            let got = self.client.objects.get_opts(&key, options).await?;
+            Ok((got.meta.clone(), got.bytes().await?))
+        };
+        match within(SMALL, get).await {
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            got => {
+                let (meta, bytes) = self.failing(got, || format!("read `{}`", self.place_of(&key)))?;
+                let modified_ms = meta.last_modified.timestamp_millis();
+                let file = FileRef { level: 0, name, size: meta.size, modified_ms };
+                let bytes = (file.size <= SMALL).then_some(bytes);
+                self.found(file, bytes).map(Some)
+            }
+        }
+    }
+
+    /// A file, and what it has if it is small.
+    fn found(&self, file: FileRef, bytes: Option<Bytes>) -> Result<Found> {
+        let Some(bytes) = bytes else { return Ok(Found::Large(file)) };
+        self.client.counters.bytes_in(bytes.len() as u64);
+        let decoded = self.decode_small(&file, bytes);
+        decoded.map(|file| Found::Small(Box::new(file))).map_err(|cause| self.damaged(&file, cause))
+    }
+
     async fn open_small(&self, file: &FileRef) -> std::result::Result<PageFile, Failure> {
         let bytes = self.get(file).await?;
-        Decoder::new(Cursor::new(&bytes)).and_then(|mut decoder| decoder.verify())?;
-        let header = Header::parse(&bytes[..Header::LEN])?;
-        let IndexTail::Index(index) = PageIndex::from_tail(file.size, &bytes)? else {
-            return Err(Failure::Damaged("it has no page index".into()));
-        };
-        Ok(PageFile { store: self.clone(), file: file.clone(), header, index, bytes: Source::Whole(bytes) })
+        self.decode_small(file, bytes).map_err(Failure::Damaged)
+    }
+
+    fn decode_small(&self, file: &FileRef, bytes: Bytes) -> std::result::Result<PageFile, String> {
+        let mut pages = vec![];
+        let (header, index) = decode_file(&bytes, |_, page| {
+            if pages.len() * page.len() < DECODED {
+                pages.push(Arc::from(page));
+            }
+        })
+        .map_err(|e| e.to_string())?;
+        if FileName::from(&header) != file.name {
+            return Err(format!("it tells of transactions {} to {}", header.min_txid, header.max_txid));
+        }
+        let is_whole = pages.len() as u64 == index.pages();
+        let bytes = if is_whole { Source::Decoded(pages) } else { Source::Whole(bytes) };
+        Ok(PageFile { store: self.clone(), file: file.clone(), header, index, bytes })
     }
 
     async fn open_large(&self, file: &FileRef) -> std::result::Result<PageFile, Failure> {
@@ -87,6 +208,35 @@ impl Store {
     fn damaged(&self, file: &FileRef, cause: String) -> Error {
         Error::Corrupt { action: format!("read `{}`", self.place_of_file(file.level, file.name)), cause }
     }
+}
+
+/// A file that was looked for.
+enum Found {
+    Small(Box<PageFile>),
+    Large(FileRef),
+}
+
+impl Found {
+    fn size(&self) -> u64 {
+        match self {
+            Found::Small(file) => file.file.size,
+            Found::Large(_) => 0,
+        }
+    }
+}
+
+/// A file of level 0 in a folder, with its bytes if it is small.
+fn read_small(path: &Path, name: FileName) -> io::Result<(FileRef, Option<Bytes>)> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    let since_epoch = metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let found = FileRef { level: 0, name, size: metadata.len(), modified_ms: since_epoch.as_millis() as i64 };
+    if found.size > SMALL {
+        return Ok((found, None));
+    }
+    let mut bytes = vec![0; found.size as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok((found, Some(bytes.into())))
 }
 
 /// Why a file cannot be read.
@@ -134,7 +284,13 @@ impl PageFile {
 
     /// Whether it holds the page.
     pub fn contains(&self, pgno: Pgno) -> bool {
-        self.index.get(pgno).is_some()
+        self.index.nth(pgno).is_some()
+    }
+
+    /// Its pages, ascending, if they are all in memory.
+    pub fn decoded(&self) -> Option<impl Iterator<Item = (Pgno, &Arc<[u8]>)>> {
+        let Source::Decoded(pages) = &self.bytes else { return None };
+        Some(self.pages().zip(pages))
     }
 
     /// The pages that it holds, ascending.
@@ -150,6 +306,7 @@ impl PageFile {
         let range = self.index.get(pgno)?;
         match &self.bytes {
             Source::Remote => None,
+            Source::Decoded(pages) => Some(Ok(pages[self.index.nth(pgno)?].clone())),
             Source::Whole(bytes) => Some(self.decode(pgno, &bytes[range.start as usize..range.end as usize])),
             Source::OnDisk(file) => {
                 let mut block = vec![0; (range.end - range.start) as usize];
@@ -167,6 +324,10 @@ impl PageFile {
     /// # Errors
     /// As [`read_here`](Self::read_here); [`Error::is_missing`] when the file is gone.
     pub async fn read(&self, pages: &[Pgno]) -> Result<HashMap<Pgno, Arc<[u8]>>> {
+        if matches!(self.bytes, Source::Decoded(_) | Source::Whole(_)) {
+            let read = pages.iter().filter_map(|pgno| Some((*pgno, self.read_here(*pgno)?)));
+            return read.map(|(pgno, page)| Ok((pgno, page?))).collect();
+        }
         let mut blocks: Vec<(Pgno, Range<u64>)> =
             pages.iter().filter_map(|pgno| Some((*pgno, self.index.get(*pgno)?))).collect();
         blocks.sort_by_key(|(_, range)| range.start);

@@ -74,7 +74,7 @@ pub(crate) struct Client {
     pub(crate) objects: Arc<dyn ObjectStore>,
     /// The same store's listing by pages.
     pages: Option<Arc<dyn PaginatedListStore>>,
-    folder: Option<Folder>,
+    pub(crate) folder: Option<Folder>,
     layout: Layout,
     stamp: Stamp,
     name: String,
@@ -179,7 +179,7 @@ impl Store {
         child(&self.level_key(level), &name.to_string())
     }
 
-    fn level_key(&self, level: u8) -> Key {
+    pub(crate) fn level_key(&self, level: u8) -> Key {
         self.client
             .layout
             .level_dir(level)
@@ -633,7 +633,7 @@ pub fn time_limit(bytes: u64) -> Duration {
 }
 
 /// Bounds a request that moves so many bytes; beyond it nobody knows whether it landed.
-async fn within<T>(
+pub(crate) async fn within<T>(
     bytes: u64,
     request: impl Future<Output = object_store::Result<T>>,
 ) -> object_store::Result<T> {

@@ -15,9 +15,22 @@ use crate::btree::{Tree, in_runs};
 use crate::error::Error;
 use litekeep_ltx::Pgno;
 use rustc_hash::FxHashMap;
+use std::collections::hash_map::Entry;
 
-/// The pages of a tree to go over; `true`: all cells, `false`: those whose overflow pages are touched.
-pub(super) type Plan = FxHashMap<Pgno, bool>;
+/// The pages of a tree to go over.
+pub(super) type Plan = FxHashMap<Pgno, Part>;
+
+/// What of a page.
+#[derive(Clone, Debug)]
+pub(super) enum Part {
+    /// All cells, and all children.
+    All,
+    /// Cells whose overflow pages are touched, and the children that are touched: these, in their order.
+    Touched(Vec<Pgno>),
+}
+
+/// Pages that were reached, and their touched children.
+type Reached = FxHashMap<Pgno, Vec<Pgno>>;
 
 /// The two states, and what was written between them.
 pub(super) struct Scope<'a, S> {
@@ -43,8 +56,8 @@ pub(super) fn plan<S: PageSource>(
     if old_root == new_root && !old_root.is_some_and(|root| scope.touched.contains(&root)) {
         return Ok(None);
     }
-    let old_reached = reach(&scope.old, old_root, scope.touched)?;
-    let new_reached = reach(&scope.new, new_root, scope.touched)?;
+    let old_reached = reach(scope, &scope.old, old_root, None)?;
+    let new_reached = reach(scope, &scope.new, new_root, Some(&old_reached))?;
     let (mut old, old_border) = side(scope, &scope.old, old_root, &old_reached, &new_reached)?;
     let (mut new, new_border) = side(scope, &scope.new, new_root, &new_reached, &old_reached)?;
     let mut moved = PageSet::default();
@@ -61,28 +74,48 @@ pub(super) fn plan<S: PageSource>(
     Ok(Some((old, new)))
 }
 
-/// The pages of a tree that are reached from its root through touched pages.
+/// The pages of a tree that are reached from its root through touched pages. `known`: those of the other state, where pages
+/// that were not written have the same children.
 fn reach<S: PageSource>(
+    scope: &Scope<'_, S>,
     tree: &Tree<'_, S>,
     root: Option<Pgno>,
-    touched: &PageSet,
-) -> Result<PageSet, S::Error> {
-    let mut reached = PageSet::default();
-    let mut level: Vec<Pgno> = root.into_iter().filter(|root| touched.contains(root)).collect();
-    reached.extend(&level);
+    known: Option<&Reached>,
+) -> Result<Reached, S::Error> {
+    let mut reached = Reached::default();
+    let mut level: Vec<Pgno> = root.into_iter().filter(|root| scope.touched.contains(root)).collect();
+    reached.extend(level.iter().map(|pgno| (*pgno, vec![])));
     while !level.is_empty() {
         for pgno in in_runs(tree, std::mem::take(&mut level)) {
             let pgno = pgno?;
-            let page = tree.page(pgno)?;
-            for nth in 0..page.children() {
-                let child = page.child(nth)?;
-                if touched.contains(&child) && reached.insert(child) {
+            let same = known.filter(|_| !scope.written.contains(&pgno)).and_then(|known| known.get(&pgno));
+            let children = match same {
+                Some(children) => children.clone(),
+                None => touched_children(tree, pgno, scope.touched)?,
+            };
+            for &child in &children {
+                if let Entry::Vacant(place) = reached.entry(child) {
+                    place.insert(vec![]);
                     level.push(child);
                 }
             }
+            reached.insert(pgno, children);
         }
     }
     Ok(reached)
+}
+
+fn touched_children<S: PageSource>(
+    tree: &Tree<'_, S>,
+    pgno: Pgno,
+    touched: &PageSet,
+) -> Result<Vec<Pgno>, S::Error> {
+    let page = tree.page(pgno)?;
+    let mut children = vec![];
+    for nth in 0..page.children() {
+        children.extend(Some(page.child(nth)?).filter(|child| touched.contains(child)));
+    }
+    Ok(children)
 }
 
 /// The plan of one side so far, and its border: the untouched subtrees below unstable pages.
@@ -90,19 +123,20 @@ fn side<S: PageSource>(
     scope: &Scope<'_, S>,
     tree: &Tree<'_, S>,
     root: Option<Pgno>,
-    reached: &PageSet,
-    other: &PageSet,
+    reached: &Reached,
+    other: &Reached,
 ) -> Result<(Plan, PageSet), S::Error> {
     let mut plan = Plan::with_capacity_and_hasher(reached.len(), Default::default());
     let mut border: PageSet = root.into_iter().filter(|root| !scope.touched.contains(root)).collect();
-    for &pgno in reached {
-        let is_unstable = scope.written.contains(&pgno) || !other.contains(&pgno);
-        plan.insert(pgno, is_unstable);
-        if is_unstable {
-            let page = tree.page(pgno)?;
-            for nth in 0..page.children() {
-                border.extend(Some(page.child(nth)?).filter(|child| !scope.touched.contains(child)));
-            }
+    for (&pgno, children) in reached {
+        if !scope.written.contains(&pgno) && other.contains_key(&pgno) {
+            plan.insert(pgno, Part::Touched(children.clone()));
+            continue;
+        }
+        plan.insert(pgno, Part::All);
+        let page = tree.page(pgno)?;
+        for nth in 0..page.children() {
+            border.extend(Some(page.child(nth)?).filter(|child| !scope.touched.contains(child)));
         }
     }
     Ok((plan, border))
@@ -118,7 +152,7 @@ fn subtrees<S: PageSource>(
     while !level.is_empty() {
         for pgno in in_runs(tree, std::mem::take(&mut level)) {
             let pgno = pgno?;
-            if plan.insert(pgno, true).is_some() {
+            if plan.insert(pgno, Part::All).is_some() {
                 return Err(Error::Page { pgno, what: TWO_LEAD_TO_IT }.into());
             }
             let page = tree.page(pgno)?;

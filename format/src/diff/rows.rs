@@ -2,12 +2,12 @@
 
 use super::columns::Matching;
 use super::parents::{PageSet, TWO_LEAD_TO_IT};
-use super::plan::{Plan, Scope};
+use super::plan::{Part, Plan, Scope};
 use super::{Change, Pair, Sink};
 use crate::btree::{BtreePage, Cell, PageSource, Tree};
 use crate::error::Error;
 use crate::record::{Field, Fields, Value, compare, has_fields};
-use crate::table::{RowRef, Table, TableLayout};
+use crate::table::{InOrder, RowRef, Table, TableLayout};
 use crate::{TextEncoding, record};
 use litekeep_ltx::Pgno;
 use rustc_hash::FxHashMap;
@@ -23,15 +23,15 @@ struct Walk<'a, S> {
     touched: &'a PageSet,
     seen: PageSet,
     /// The pages from the root down.
-    stack: Vec<Stop>,
+    stack: Vec<Stop<'a>>,
 }
 
 /// A page on the way.
-struct Stop {
+struct Stop<'a> {
     page: BtreePage,
-    /// The next step: child 0, cell 0, child 1 ... of an interior page.
+    /// The next step: child 0, cell 0, child 1 ... of an interior page; of its touched children where cells are no rows.
     step: usize,
-    all: bool,
+    part: &'a Part,
     /// What its cells may still take, so that a damaged page cannot give one cell a thousand times.
     room: usize,
 }
@@ -51,23 +51,29 @@ impl<'a, S: PageSource> Walk<'a, S> {
     }
 
     fn enter(&mut self, pgno: Pgno) -> Result<(), S::Error> {
-        if let Some(&all) = self.plan.get(&pgno) {
+        if let Some(part) = self.plan.get(&pgno) {
             if self.stack.len() == MAX_DEPTH || !self.seen.insert(pgno) {
                 return Err(Error::Page { pgno, what: TWO_LEAD_TO_IT }.into());
             }
             let page = self.tree.page(pgno)?;
             let room = page.room();
-            self.stack.push(Stop { page, step: 0, all, room });
+            self.stack.push(Stop { page, step: 0, part, room });
         }
         Ok(())
     }
 
     fn next(&mut self) -> Result<Option<Cell>, S::Error> {
-        while let Some(Stop { page, step, all, room }) = self.stack.last_mut() {
+        while let Some(Stop { page, step, part, room }) = self.stack.last_mut() {
             let at = *step;
             *step += 1;
             let nth = if page.is_leaf() {
                 Some(at).filter(|nth| *nth < page.cells())
+            } else if let (Part::Touched(children), false) = (*part, page.has_payload()) {
+                if let Some(child) = children.get(at).copied() {
+                    self.enter(child)?;
+                    continue;
+                }
+                None
             } else if at > 2 * page.cells() {
                 None
             } else if at % 2 == 0 {
@@ -85,7 +91,8 @@ impl<'a, S: PageSource> Walk<'a, S> {
                 let cell = page.cell(nth)?;
                 let overlap = Error::Page { pgno: page.pgno(), what: "its cells overlap" };
                 *room = room.checked_sub(cell.local().len()).ok_or(overlap)?;
-                if *all || cell.overflow.is_some_and(|first| self.touched.contains(&first)) {
+                let is_whole = matches!(part, Part::All);
+                if is_whole || cell.overflow.is_some_and(|first| self.touched.contains(&first)) {
                     return Ok(Some(cell));
                 }
             }
@@ -182,10 +189,20 @@ impl<'a> Comparison<'a> {
         self.layout().key.len()
     }
 
+    /// Whether the columns are those of the old table, each in its place.
+    fn has_same_columns(&self) -> bool {
+        let count = self.pair.old.map(|table| table.layout.columns.len());
+        let from = &self.matching.from;
+        count == Some(from.len()) && from.iter().enumerate().all(|(nth, from)| *from == Some(nth))
+    }
+
     /// Whether two rows of the same key are the same.
     fn is_same(&self, old: &RowRef<'_>, new: &RowRef<'_>) -> Result<bool, Error> {
         if self.bytes_decide && old.record == new.record {
             return Ok(true);
+        }
+        if let (true, Some(old), Some(new)) = (self.has_same_columns(), old.in_order()?, new.in_order()?) {
+            return is_same_in_order(old, new);
         }
         let (mut scratch, mut before, mut after) = (vec![], vec![], vec![]);
         old.fields(&mut scratch, &mut before)?;
@@ -195,6 +212,16 @@ impl<'a> Comparison<'a> {
             None => new.table.layout.columns[nth].default.as_field(),
         };
         Ok(after.iter().enumerate().all(|(nth, field)| *field == expected(nth)))
+    }
+}
+
+fn is_same_in_order(mut old: InOrder<'_>, mut new: InOrder<'_>) -> Result<bool, Error> {
+    loop {
+        match (old.next()?, new.next()?) {
+            (None, None) => return Ok(true),
+            (old, new) if old != new => return Ok(false),
+            _ => {}
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use litekeep_ltx::Point;
+use litekeep_ltx::{Point, Txid};
+use litekeep_replicate::commits_of;
 use litekeep_replicate::restore::Goal;
 use litekeep_rows::undo::{Conflict, Done, Options, Undo};
 use litekeep_rows::{Comparison, Error, Selection, json};
@@ -30,6 +31,9 @@ struct Report {
     conflicts: Vec<Refused>,
     conflict_count: u64,
     notes: Vec<String>,
+    /// Into how many commits the transaction could be told apart, when one is taken back whole.
+    #[serde(skip)]
+    commits: u32,
 }
 
 #[derive(Serialize)]
@@ -81,9 +85,9 @@ async fn undo(args: &args::Undo, format: Format) -> Result<Outcome> {
     };
     let selection = Selection { tables: args.table.clone(), condition: args.condition.clone() };
     let consent = Consent { yes: args.yes, dry_run: args.dry_run };
-    TakeBack { database: &args.database, config: &args.config, from, to, selection, keep_new: false, consent }
-        .run(format)
-        .await
+    let whole = args.txid.filter(|point| point.seq.is_none()).map(|point| point.txid);
+    let (database, config) = (&args.database, &args.config);
+    TakeBack { database, config, from, to, whole, selection, keep_new: false, consent }.run(format).await
 }
 
 /// The state before a transaction, or before the last of some of its commits.
@@ -109,7 +113,8 @@ pub(super) async fn restore_rows(args: &args::Restore, from: Goal, format: Forma
     let selection = Selection { tables: args.table.clone(), condition: args.condition.clone() };
     let consent = Consent { yes: args.yes, dry_run: args.dry_run };
     let (to, keep_new) = (Goal::Latest, !args.exact);
-    TakeBack { database, config: &args.config, from, to, selection, keep_new, consent }.run(format).await
+    let config = &args.config;
+    TakeBack { database, config, from, to, whole: None, selection, keep_new, consent }.run(format).await
 }
 
 #[derive(Clone, Copy)]
@@ -123,6 +128,8 @@ struct TakeBack<'a> {
     config: &'a args::ConfigArgs,
     from: Goal,
     to: Goal,
+    /// It is this transaction, with all of its commits.
+    whole: Option<Txid>,
     selection: Selection,
     keep_new: bool,
     consent: Consent,
@@ -145,7 +152,13 @@ impl TakeBack<'_> {
             })
             .await?
         };
-        let report = |done: &Done, applied| Report::of(done, applied, self.database, from, to);
+        let commits = match self.whole {
+            // Nothing depends on it.
+            Some(txid) => commits_of(&store, txid).await.unwrap_or(1),
+            None => 1,
+        };
+        let report =
+            |done: &Done, applied| Report { commits, ..Report::of(done, applied, self.database, from, to) };
         let changes: u64 = preview.tables.values().map(|counts| counts.changed()).sum();
         let is_nothing = changes == 0 && preview.notes.is_empty();
         if self.consent.dry_run || is_nothing {
@@ -210,6 +223,7 @@ impl Report {
             conflicts: done.conflicts.iter().map(refused).collect(),
             conflict_count: done.conflict_count,
             notes: done.notes.clone(),
+            commits: 1,
         }
     }
 
@@ -244,6 +258,12 @@ impl Report {
         }
         for note in &self.notes {
             out.push_str(&format!("  {note}\n"));
+        }
+        if self.commits > 1 {
+            let (txid, count) = (&self.to.txid, self.commits);
+            out.push_str(&format!(
+                "  it is {count} commits, {txid}.1 to {txid}.{count}: --txid takes back one of them, too\n"
+            ));
         }
         if self.conflict_count > 0 {
             let rows = text::count(self.conflict_count as usize, "row");

@@ -480,6 +480,12 @@ fn single_commits_of_one_upload_are_told_apart() {
     follower.kill().unwrap();
     scene.stop(litekeep).unwrap();
     prove(&scene.url());
+    // Whoever names the upload learns that it is several commits; whoever names one knows.
+    let txid = &inserted[..16];
+    for (position, is_told) in [(txid, true), (&deleted, false)] {
+        let dry = scene.litekeep(&["undo", "app.db", "--txid", position, "--dry-run"]).unwrap();
+        assert_eq!(dry.contains(&format!("{txid}.1 to {txid}.")), is_told, "{dry}");
+    }
     scene.litekeep(&["undo", "app.db", "--txid", &deleted, "--yes"]).unwrap();
     assert_eq!(values(&scene.db()), ["changed", "b", "c", "later"]);
     // The last one of an upload, too, is by itself: without its number it would be all of them.
@@ -487,7 +493,6 @@ fn single_commits_of_one_upload_are_told_apart() {
     assert_eq!(last[..17], inserted[..17], "{last}");
     scene.litekeep(&["undo", "app.db", "--txid", &last, "--yes"]).unwrap();
     assert_eq!(values(&scene.db()), ["changed", "b", "c"]);
-    let txid = &inserted[..16];
     for (position, message) in [(format!("{txid}.99"), "there is no"), (format!("{txid}.x"), "invalid value")]
     {
         let refused = scene.place.run(&["undo", "app.db", "--txid", &position, "--dry-run"]);

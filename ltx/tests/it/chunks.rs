@@ -1,7 +1,8 @@
 //! Decoding in pieces gives what decoding front to back gives, and verifies as much.
 
 use litekeep_ltx::{
-    Error, IndexTail, PageIndex, PageSize, Pgno, Trailer, decode_chunk, decode_page, verify_parts,
+    Decoder, Error, IndexTail, PageIndex, PageSize, Pgno, Trailer, decode_chunk, decode_file, decode_page,
+    verify_parts,
 };
 use proptest::prelude::*;
 
@@ -51,7 +52,21 @@ proptest! {
         let bytes = sample.encode();
         let (pages, trailer) = decode_in_chunks(&bytes, max_bytes).unwrap();
         prop_assert!(pages == sample.pages);
-        prop_assert_eq!(trailer, litekeep_ltx::Decoder::new(&bytes[..]).unwrap().verify().unwrap());
+        prop_assert_eq!(trailer, Decoder::new(&bytes[..]).unwrap().verify().unwrap());
+    }
+
+    #[test]
+    fn a_file_in_memory_equals_the_stream(sample in samples(40), damaged in any::<prop::sample::Index>(), bit in 0..8) {
+        let mut bytes = sample.encode();
+        let mut pages = Pages::new();
+        let (header, index) = decode_file(&bytes, |pgno, page| drop(pages.insert(pgno.get(), page.to_vec()))).unwrap();
+        prop_assert!(pages == sample.pages);
+        prop_assert_eq!((header, index), (sample.header, index_of(&bytes).unwrap()));
+        prop_assert!(decode_file(&bytes[..bytes.len() - 1], |_, _| ()).is_err());
+        let at = damaged.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        let decoder = Decoder::new(&bytes[..]).and_then(|mut decoder| decoder.verify());
+        prop_assert_eq!(decode_file(&bytes, |_, _| ()).is_ok(), decoder.is_ok());
     }
 
     #[test]

@@ -270,6 +270,42 @@ mod tests {
         }
     }
 
+    /// Whoever reads the time ends litekeep.
+    struct Ending(Mutex<Option<Arc<Database>>>);
+
+    impl Clock for Ending {
+        fn unix_ms(&self) -> i64 {
+            if let Some(db) = &*lock(&self.0) {
+                db.shared.stopping.store(true, SeqCst);
+            }
+            0
+        }
+
+        fn boottime(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    /// That of a large database takes minutes.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_shutdown_does_not_wait_for_the_end_of_a_comparison() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = Connection::open(dir.path().join("app.db")).unwrap();
+        app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x)").unwrap();
+        let clock = Arc::new(Ending(Mutex::default()));
+        let db = database(dir.path(), clock.clone(), Policy::default());
+        start::begin(&db).await.unwrap();
+        assert!(db.sync().await);
+        app.execute("INSERT INTO t VALUES(1)", []).unwrap();
+        db.work().capture.as_mut().unwrap().forget_position();
+        *lock(&clock.0) = Some(db.clone());
+        let ended = db.look().err().map(|e| (e.kind(), e.to_string()));
+        *lock(&clock.0) = None;
+        assert_eq!(ended, Some((Kind::Unavailable, "litekeep stops".to_owned())));
+        assert_eq!(db.status().breaks, 1);
+        assert!(db.destinations()[0].queue.is_empty());
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_segment_of_a_reset_that_fails_is_queued() {
         let dir = tempfile::tempdir().unwrap();

@@ -85,6 +85,11 @@ impl Packs {
         has_one
     }
 
+    /// Whether a pack that was not tried yet has the transaction, as far as is known.
+    pub(super) fn has(&self, txid: Txid) -> bool {
+        self.known.iter().flatten().any(|pack| pack.has(txid))
+    }
+
     async fn open_one(&mut self, wanted: Txid, at: Point) -> Result<bool, Error> {
         if self.known.is_none() {
             self.known = Some(self.store.list_packs().await?);

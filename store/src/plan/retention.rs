@@ -21,7 +21,7 @@ use crate::log::{FileRef, Log, SNAPSHOT_LEVEL, Times};
 use crate::packs::PackRef;
 
 /// So many files stay for the sake of their single commits at most: a log that grows without bound serves nobody.
-const MOST_HELD: usize = 100_000;
+pub(super) const MOST_HELD: usize = 100_000;
 
 /// Packs that begin before a transaction and may still have it: one after a restart may repeat what the one before has.
 const MOST_OVERLAPPING: usize = 4;

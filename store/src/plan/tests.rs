@@ -9,6 +9,7 @@ use futures::executor::block_on;
 use litekeep_ltx::{FileName, Point, Txid};
 use proptest::prelude::*;
 
+use super::retention::MOST_HELD;
 use super::*;
 use crate::error::Error;
 use crate::log::{Log, Times};
@@ -428,4 +429,20 @@ fn a_steady_log_stays_small() {
     assert!(count(2) <= 24, "{} windows", count(2));
     assert!(count(1) <= 45 * 60, "{} seconds", count(1));
     assert!(count(0) <= 4 * 1650 + 1, "{} captures", count(0));
+}
+
+/// A writer of one file for each commit, whose packs are never put.
+#[test]
+fn files_that_are_held_for_their_commits_do_not_pile_up_without_bound() {
+    let policy = Policy { any_second: Duration::from_secs(1), ..Policy::default() };
+    let now_ms = 3_600_000;
+    for (files, may_go) in [(MOST_HELD, 0), (MOST_HELD + 1, MOST_HELD)] {
+        let last = files as u64 + 1;
+        let mut log = Log::new((2..=last).map(|n| file(0, n, n, 1000)));
+        log.insert(file(9, 1, 1, 0));
+        log.insert(file(2, 2, last, 1000));
+        let gone = retention(&log, &Times::default(), &[], now_ms, &policy);
+        assert_eq!(gone.len(), may_go, "of {files}");
+        assert!(gone.iter().all(|file| file.level == 0 && file.max().get() != last));
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
+use litekeep_ltx::FileName;
 use litekeep_store::{Conditional, ErrorKind, Layout, Put, Store, Target};
 use object_store::memory::InMemory;
 
@@ -39,6 +40,7 @@ pub(crate) async fn run_sequential(store: &Store) {
     files_are_put_once(&store.join("once").unwrap()).await;
     files_are_listed_and_read(&store.join("read").unwrap()).await;
     levels_are_told_from_what_stands_beside(&store.join("levels").unwrap()).await;
+    files_that_follow_are_opened_together(&store.join("following").unwrap()).await;
     uploads_of_any_size(&store.join("upload").unwrap()).await;
     records_stand_beside(&store.join("records").unwrap()).await;
     assert_eq!(store.probe().await.unwrap(), Conditional::Honoured);
@@ -93,6 +95,44 @@ async fn files_are_listed_and_read(store: &Store) {
     let left = store.list().await.unwrap();
     assert_eq!(left.files().count(), 2);
     assert!(store.get(&gone[0]).await.unwrap_err().is_missing());
+}
+
+/// Small and large ones up to the first that is not there. What is damaged ends them, and is told once it is the first.
+async fn files_that_follow_are_opened_together(store: &Store) {
+    let mut database = Database::new(5);
+    for n in 1..=9u32 {
+        let (writes, pages) = if n == 4 { (0, 4000) } else { (5, 20) };
+        let (name, mut bytes) = database.commit(writes, pages, n.into());
+        if n == 7 {
+            let mut damaged = bytes.to_vec();
+            damaged[150] ^= 1;
+            bytes = damaged.into();
+        }
+        if n != 6 {
+            store.put(0, name, bytes, n.into()).await.unwrap();
+        }
+    }
+    let first = |n: u64| name(n, n).min;
+    for at_once in [0, 1, 3, 100] {
+        let (mut found, mut at) = (vec![], first(1));
+        loop {
+            let files = store.open_following(at, at_once).await.unwrap();
+            let Some(last) = files.last() else { break };
+            at = last.header().max_txid;
+            for file in files {
+                assert_eq!((file.file().level, file.file().name), (0, FileName::from(file.header())));
+                let pages: Vec<_> = file.pages().collect();
+                assert_eq!(file.read(&pages).await.unwrap().len(), pages.len());
+                found.push((file.header().max_txid.get(), file.decoded().is_some()));
+            }
+        }
+        assert_eq!(found, [(2, true), (3, true), (4, false), (5, true)], "{at_once}");
+    }
+    let error = store.open_following(first(6), 3).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let last = store.open_following(first(7), 3).await.unwrap();
+    assert_eq!(last.iter().map(|file| file.header().max_txid.get()).collect::<Vec<_>>(), [8, 9]);
+    assert_eq!(store.open_following(first(9), 3).await.unwrap().len(), 0);
 }
 
 async fn levels_are_told_from_what_stands_beside(store: &Store) {
