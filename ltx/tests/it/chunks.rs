@@ -64,7 +64,7 @@ proptest! {
         prop_assert_eq!((header, index), (sample.header, index_of(&bytes).unwrap()));
         prop_assert!(decode_file(&bytes[..bytes.len() - 1], |_, _| ()).is_err());
         let at = damaged.index(bytes.len());
-        bytes[at] ^= 1 << bit;
+        bytes[at] ^= 1u8 << bit;
         let decoder = Decoder::new(&bytes[..]).and_then(|mut decoder| decoder.verify());
         prop_assert_eq!(decode_file(&bytes, |_, _| ()).is_ok(), decoder.is_ok());
     }
