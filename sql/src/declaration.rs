@@ -21,8 +21,6 @@ pub struct Declaration {
     pub primary_key: Vec<usize>,
     /// The column that is another name of the rowid.
     pub rowid_alias: Option<usize>,
-    /// Numbers of deleted rows are not given again.
-    pub is_autoincrement: bool,
     /// Rows are found by their key.
     pub is_without_rowid: bool,
     /// The indexes but that of the primary key.
@@ -191,7 +189,6 @@ impl Examiner {
             [only] if !is_without_rowid && has_key_index.is_empty() => Some(only),
             _ => None,
         };
-        let is_autoincrement = rowid_alias.is_some() && self.is_autoincrement(&table)?;
         Ok(Declaration {
             indexes: self.indexes_of(&table, &columns, false)?,
             foreign_keys: self.foreign_keys_of(&table, &columns)?,
@@ -200,28 +197,8 @@ impl Examiner {
             columns,
             primary_key,
             rowid_alias,
-            is_autoincrement,
             is_without_rowid,
         })
-    }
-
-    /// SQLite's own account of its columns, for the word may also stand in a comment or a name.
-    fn is_autoincrement(&self, table: &str) -> Result<bool, Error> {
-        let sequence = "SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_sequence'";
-        if self.rows(READ, sequence, |row| row.get::<_, i64>(0))?.first() == Some(&0) {
-            return Ok(false);
-        }
-        let table = table.replace("''", "'");
-        self.connection
-            .column_metadata(Some("main"), &table, &self.first_key_column(&table)?)
-            .map(|(.., is_autoincrement)| is_autoincrement)
-            .map_err(|e| Error::new(READ, e))
-    }
-
-    fn first_key_column(&self, table: &str) -> Result<String, Error> {
-        self.connection
-            .query_row("SELECT name FROM pragma_table_info(?1) WHERE pk = 1", [table], |row| row.get(0))
-            .map_err(|e| Error::new(READ, e))
     }
 
     fn indexes_of(

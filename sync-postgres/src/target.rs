@@ -181,6 +181,9 @@ impl Postgres {
         if let Some((name, _)) = found.iter().find(|(name, (_, must))| *must && !is_ours(name)) {
             return refused(format!("its column `{name}` wants a value, and none comes"));
         }
+        if !table.key.is_empty() && !self.has_key(table).await? {
+            return refused("has no primary key, and no unique index, on the columns of the key".to_owned());
+        }
         let any = session.rows("look into a table", &format!("SELECT 1 FROM {path} LIMIT 1"), &[]).await?;
         if !any.is_empty() {
             let hint = format!("if its rows can go: TRUNCATE {path};");
@@ -188,6 +191,18 @@ impl Postgres {
             return Err(Error::with_hint(Kind::Invalid, message, hint));
         }
         Ok(())
+    }
+
+    /// Whether exactly the columns of its key are unique in a table that is there.
+    async fn has_key(&self, table: &Table) -> Result<bool, Error> {
+        let unique = "SELECT 1 FROM pg_index i WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indpred IS NULL \
+                      AND i.indexprs IS NULL AND (SELECT string_agg(a.attname::text, chr(1) ORDER BY a.attname::text COLLATE \"C\") \
+                      FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey)) = $2";
+        let mut names: Vec<&str> = table.key.iter().map(|nth| table.columns[*nth].name.as_str()).collect();
+        names.sort_unstable();
+        let path = table.path(&self.options);
+        let found = self.session()?.rows("read the indexes of a table", unique, &[&path, &names.join("\u{1}")]).await?;
+        Ok(!found.is_empty())
     }
 
     /// Whether it is a new item.

@@ -100,6 +100,38 @@ impl Postgres {
         format!("postgres://{login}{}/{database}", self.address)
     }
 
+    /// Puts a PgBouncer in transaction mode in front of it, with one connection for all clients.
+    ///
+    /// # Errors
+    /// When it is not installed.
+    pub fn pooler(&self) -> Result<Pooler> {
+        let dir = tempfile::tempdir().context("make a folder for PgBouncer")?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let config = format!(
+            "[databases]\n* = host={} port={} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\nauth_type = any\n\
+             pool_mode = transaction\ndefault_pool_size = 1\nserver_reset_query_always = 0\nunix_socket_dir =\n",
+            self.address.ip(),
+            self.address.port(),
+            address.port()
+        );
+        let file = dir.path().join("pgbouncer.ini");
+        std::fs::write(&file, config)?;
+        let mut command = Command::new("/usr/sbin/pgbouncer");
+        command.arg(&file).current_dir(dir.path());
+        if let Some((user, group)) = self.ids {
+            chown(dir.path(), Some(user), Some(group))?;
+            command.uid(user).gid(group);
+        }
+        let log = dir.path().join("log");
+        let mut pooler = Pooler { address, process: Process::start(command, &log)?, _dir: dir };
+        eventually("PgBouncer answers", START, || {
+            ensure!(pooler.process.is_running()?, "PgBouncer ended:\n{}", pooler.process.output());
+            std::thread::sleep(Duration::from_millis(20));
+            Ok(std::net::TcpStream::connect(address).is_ok())
+        })?;
+        Ok(pooler)
+    }
+
     /// Runs statements in the administrator's database; the rows of all of them as text.
     ///
     /// # Errors
@@ -139,6 +171,22 @@ impl Postgres {
             command.uid(user).gid(group);
         }
         Ok(command)
+    }
+}
+
+/// A PgBouncer that runs.
+#[derive(Debug)]
+pub struct Pooler {
+    address: SocketAddr,
+    process: Process,
+    _dir: TempDir,
+}
+
+impl Pooler {
+    /// The URL of a database behind it.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@{}/{database}", self.address)
     }
 }
 

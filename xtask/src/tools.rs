@@ -46,8 +46,8 @@ const TOOLS: &[Tool] = &[
         purpose: "asking Go's driver for its settings",
     },
     Tool {
-        packages: &["postgresql"],
-        probe: &["sh", "-c", "ls /usr/lib/postgresql/*/bin/initdb"],
+        packages: &["postgresql", "pgbouncer"],
+        probe: &["sh", "-c", "ls /usr/lib/postgresql/*/bin/initdb && test -x /usr/sbin/pgbouncer"],
         purpose: "the tests of syncs with PostgreSQL",
     },
     Tool {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use litekeep_schema::portable::postgres::Options;
 use litekeep_sync::push::Step;
 use litekeep_sync::{Kind, Stage};
 use litekeep_testkit::postgres::Postgres as Server;
@@ -199,4 +200,29 @@ fn nothing_is_done_when_nothing_has_changed() {
     let scene = Scene::new("idle", TABLES);
     let mut push = scene.pushed();
     assert_eq!(scene.runtime.block_on(push.step()).unwrap(), Step::Current);
+}
+
+/// Goal: everything works through a pooler that gives the server's connection to another client after each transaction.
+#[test]
+fn a_pooler_in_transaction_mode_is_enough() {
+    let mut scene = Scene::new("pooled", &format!("{TABLES} INSERT INTO t VALUES (1, 'a', 1), (2, 'no real', 'text')"));
+    let pooler = server().pooler().unwrap();
+    scene.url = pooler.url("pooled");
+    let mut random = fastrand::Rng::with_seed(3);
+    let mut push = scene.pushed();
+    for _ in 0..6 {
+        scene.write(|db| churn(db, &mut random));
+        scene.push(&mut push).unwrap();
+        // Another client, whose statements must not meet ours on the one connection of the server.
+        let (settings, mut target) = scene.sides();
+        let found = scene.runtime.block_on(litekeep_sync::compare::run(&settings, &mut target, false)).unwrap();
+        assert_eq!((found.missing, found.extra, found.different), (1, 0, 0), "{found:?}");
+    }
+    // A copy beside a push.
+    let second = Scene::new("pooled_too", TABLES);
+    second.write(|db| churn(db, &mut random));
+    let mut copying = second.pushing_to(&pooler.url("pooled"), Options { schema: Some("second".into()), ..Options::default() });
+    second.push(&mut copying).unwrap();
+    scene.write(|db| churn(db, &mut random));
+    scene.push(&mut push).unwrap();
 }

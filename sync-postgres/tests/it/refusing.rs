@@ -52,6 +52,9 @@ fn what_is_there_is_not_overwritten() {
     told(&error(&scene, &scene.url), "its column `y` wants a value", "CREATE TABLE \"t\"");
     query("ALTER TABLE t ALTER y DROP NOT NULL; INSERT INTO t VALUES (7, 'theirs')");
     told(&error(&scene, &scene.url), "is there and has rows", "TRUNCATE \"t\"");
+    query("ALTER TABLE t DROP CONSTRAINT t_pkey; CREATE UNIQUE INDEX ON t(id, x)");
+    told(&error(&scene, &scene.url), "has no primary key, and no unique index", "CREATE TABLE \"t\"");
+    query("CREATE UNIQUE INDEX ON t(id)");
     assert_eq!(query("SELECT to_regclass('_litekeep_sync')"), [[None]], "nothing was begun");
     query("TRUNCATE t");
     scene.pushed();
