@@ -201,7 +201,10 @@ impl Postgres {
         let mut names: Vec<&str> = table.key.iter().map(|nth| table.columns[*nth].name.as_str()).collect();
         names.sort_unstable();
         let path = table.path(&self.options);
-        let found = self.session()?.rows("read the indexes of a table", unique, &[&path, &names.join("\u{1}")]).await?;
+        let found = self
+            .session()?
+            .rows("read the indexes of a table", unique, &[&path, &names.join("\u{1}")])
+            .await?;
         Ok(!found.is_empty())
     }
 

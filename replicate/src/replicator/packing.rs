@@ -142,12 +142,16 @@ impl Database {
 mod tests {
     use super::*;
     use crate::log_state;
+    use crate::replicator::PACKS;
     use crate::replicator::database::tests::begun;
+    use crate::replicator::start;
     use crate::restore::{Goal, Options, to_path};
     use litekeep_format::PageSource;
     use litekeep_ltx::{Pgno, Pos};
     use litekeep_store::plan::{Merge, Policy};
     use rusqlite::Connection;
+    use std::sync::atomic::Ordering::SeqCst;
+    use std::time::Duration;
 
     /// The database after each of its commits, in the order of the log.
     struct Story {
@@ -194,7 +198,12 @@ mod tests {
             }
         }
         assert!(db.sync().await);
-        let here = store.clone().with_packs_in(&db.local().unwrap().meta.file("packs"));
+        // From here on nobody else has its local state, or lets go of it.
+        while db.awake.load(SeqCst) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let local = start::open_local(&db).await.unwrap();
+        let here = store.clone().with_packs_in(&local.meta.file(PACKS));
         let mut places = vec![];
         for pack in here.list_packs().await.unwrap() {
             for (entry, _) in Pack::scan(&here.get_pack(&pack).await.unwrap()).unwrap().entries {
@@ -322,7 +331,7 @@ mod tests {
         std::fs::remove_dir_all(dir.join("meta")).unwrap();
         story.db.work().capture = None;
         story.db.work().local = None;
-        crate::replicator::start::begin(&story.db).await.unwrap();
+        start::begin(&story.db).await.unwrap();
         assert_eq!(story.store.list_packs().await.unwrap(), []);
     }
 
