@@ -665,6 +665,14 @@ pub(super) mod tests {
         (dir, app, db)
     }
 
+    /// Waits until its task has ended, which lets go of the local state, and opens that again: nobody else has it then.
+    pub(in super::super) async fn rested(db: &Arc<Database>) -> Arc<Local> {
+        while db.awake.load(SeqCst) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        start::open_local(db).await.unwrap()
+    }
+
     /// `app.db` in a folder, with a bucket beside it.
     pub(in super::super) fn database(dir: &Path, clock: Arc<dyn Clock>, policy: Policy) -> Arc<Database> {
         let shared = Arc::new(Shared::new(clock, Watcher::new().unwrap()));

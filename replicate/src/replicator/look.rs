@@ -239,7 +239,7 @@ impl Database {
 mod tests {
     use super::*;
     use crate::replicator::{
-        database::tests::{begun, database},
+        database::tests::{begun, database, rested},
         start,
     };
     use crate::restore::{Goal, Options, to_path};
@@ -296,6 +296,7 @@ mod tests {
         let db = database(dir.path(), clock.clone(), Policy::default());
         start::begin(&db).await.unwrap();
         assert!(db.sync().await);
+        rested(&db).await;
         app.execute("INSERT INTO t VALUES(1)", []).unwrap();
         db.work().capture.as_mut().unwrap().forget_position();
         *lock(&clock.0) = Some(db.clone());

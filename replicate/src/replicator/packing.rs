@@ -143,15 +143,13 @@ mod tests {
     use super::*;
     use crate::log_state;
     use crate::replicator::PACKS;
-    use crate::replicator::database::tests::begun;
+    use crate::replicator::database::tests::{begun, rested};
     use crate::replicator::start;
     use crate::restore::{Goal, Options, to_path};
     use litekeep_format::PageSource;
     use litekeep_ltx::{Pgno, Pos};
     use litekeep_store::plan::{Merge, Policy};
     use rusqlite::Connection;
-    use std::sync::atomic::Ordering::SeqCst;
-    use std::time::Duration;
 
     /// The database after each of its commits, in the order of the log.
     struct Story {
@@ -198,11 +196,7 @@ mod tests {
             }
         }
         assert!(db.sync().await);
-        // From here on nobody else has its local state, or lets go of it.
-        while db.awake.load(SeqCst) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        let local = start::open_local(&db).await.unwrap();
+        let local = rested(&db).await;
         let here = store.clone().with_packs_in(&local.meta.file(PACKS));
         let mut places = vec![];
         for pack in here.list_packs().await.unwrap() {
