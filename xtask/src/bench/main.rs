@@ -18,6 +18,8 @@ mod commit_to_durable;
 mod first_snapshot;
 mod huge_transaction;
 mod idle;
+mod log_lines;
+mod manager;
 mod outage;
 mod outcome;
 mod point_in_time;
@@ -78,6 +80,9 @@ pub(crate) struct Options {
     /// Size of the big database; the huge transaction has half of it.
     #[arg(long, default_value_t = 0.25)]
     pub(crate) gib: f64,
+    /// Lines that `log-lines` prints.
+    #[arg(long, default_value_t = 10_000_000)]
+    pub(crate) lines: u64,
 }
 
 impl Options {
@@ -119,6 +124,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { s3_only: true, ..scenario("outage", BOTH, outage::play) },
     scenario("huge-transaction", BOTH, huge_transaction::play),
     scenario("processes", &[System::Litekeep, System::Pm2], processes::play),
+    scenario("log-lines", &[System::Litekeep, System::Pm2], log_lines::play),
 ];
 
 const fn scenario(
