@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -170,7 +170,7 @@ impl Kept {
         Ok(kept)
     }
 
-    fn count(&mut self, path: &PathBuf) -> Result<()> {
+    fn count(&mut self, path: &Path) -> Result<()> {
         if path.extension().is_none_or(|extension| extension != "gz") {
             return self.count_lines(File::open(path).with_context(|| format!("open {path:?}"))?);
         }

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: litekeep beside Litestream, and beside PM2 where processes are concerned, measured in one run.
+//! `cargo xtask bench`: litekeep beside Litestream, and beside PM2 where processes are concerned, measured in one run; migrations
+//! of many databases alone.
 //!
 //! Method: each scenario (a module of its own, whose head says what is measured and how) is played by each system in
 //! turn, in an order that rotates from repetition to repetition, so that whatever else the machine does meets all of
@@ -16,6 +17,7 @@ mod active;
 mod arrivals;
 mod commit_to_durable;
 mod first_snapshot;
+mod fleet;
 mod huge_transaction;
 mod idle;
 mod log_lines;
@@ -125,6 +127,7 @@ const SCENARIOS: &[Scenario] = &[
     scenario("huge-transaction", BOTH, huge_transaction::play),
     scenario("processes", &[System::Litekeep, System::Pm2], processes::play),
     scenario("log-lines", &[System::Litekeep, System::Pm2], log_lines::play),
+    scenario("fleet", &[System::Litekeep], fleet::play),
 ];
 
 const fn scenario(

@@ -103,8 +103,8 @@ fn required(go_mod: &str) -> Option<(&'static str, &'static str)> {
     let requirements = requirements(go_mod);
     let find = |is_direct: bool| {
         DRIVERS.into_iter().find(|(module, _)| {
-            let is_it = |line: &&str| line.split_whitespace().next() == Some(module);
-            requirements.iter().filter(is_it).any(|line| line.contains("// indirect") != is_direct)
+            let is_it = |line: &str| line.split_whitespace().next() == Some(*module);
+            requirements.iter().any(|line| is_it(line) && line.contains("// indirect") != is_direct)
         })
     };
     find(true).or_else(|| find(false))
