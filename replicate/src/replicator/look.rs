@@ -298,7 +298,7 @@ mod tests {
         start::begin(&db).await.unwrap();
         assert!(db.sync().await);
         app.execute("INSERT INTO t VALUES(1)", []).unwrap();
-        db.work().capture.as_mut().unwrap().forget_position();
+        db.work().capture.as_mut().unwrap().forget_position(Broken::Unknown);
         *lock(&clock.0) = Some(db.clone());
         let ended = db.look().err().map(|e| (e.kind(), e.to_string()));
         *lock(&clock.0) = None;
