@@ -45,7 +45,13 @@ fn turn_of_litekeep(scene: &Scene, options: &Options) {
         eventually("litekeep goes on with the log", LONG, goes_on)
             .unwrap_or_else(|error| panic!("{error}\n{}", litekeep.output()));
     }
-    work(options, 150);
+    // In parts, so that a bank that is faster than the first copy does not come to one file.
+    for _ in 0..5 {
+        let before = scene.last_txid().ok();
+        work(options, 30);
+        eventually("a part is confirmed", LONG, || Ok(scene.last_txid().ok() > before))
+            .unwrap_or_else(|error| panic!("{error}\n{}", litekeep.output()));
+    }
     scene.stop(litekeep).unwrap();
 }
 
