@@ -69,9 +69,12 @@ const METRICS: [Metric; 10] = [
     }),
     ("wal_bytes", "gauge", "Size of the WAL.", |status, _| Some(status.wal_bytes as f64)),
     ("wal_resets_total", "counter", "Resets of the WAL.", |status, _| Some(status.resets as f64)),
-    ("wal_breaks_total", "counter", "Times when page checksums had to be compared.", |status, _| {
-        Some(status.breaks as f64)
-    }),
+    (
+        "wal_breaks_total",
+        "counter",
+        "Times when the WAL did not lead on and page checksums were compared; without starts on an empty WAL.",
+        |status, _| Some(status.breaks as f64),
+    ),
     ("commits_total", "counter", "Commits of the application that were shipped.", |status, _| {
         Some(status.commits as f64)
     }),

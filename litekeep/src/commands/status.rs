@@ -86,13 +86,20 @@ impl DatabaseStatus {
         DatabaseStatus { path, ok: red.is_empty(), red, live, backups, feeds, syncs, red_backup }
     }
 
+    /// Whether a backup that is configured now has what was confirmed, perhaps to another one; unless one of them that
+    /// cannot be read may have it.
+    fn is_kept(&self) -> bool {
+        let durable = self.live.durable();
+        self.backups.iter().any(|backup| backup.error.is_some() || backup.last() >= durable)
+    }
+
     fn text(&self, now_ms: i64) -> String {
         let state = if self.ok { "ok " } else { "RED" };
         let mut out = format!("{state} {}\n", self.path.display());
         for reason in &self.red {
             out.push_str(&format!("    ! {reason}\n"));
         }
-        out.push_str(&self.live.text(now_ms));
+        out.push_str(&self.live.text(self.is_kept(), now_ms));
         for backup in &self.backups {
             out.push_str(&backup.text(now_ms));
         }

@@ -293,10 +293,76 @@ fn a_go_module_is_asked_with_the_dsn_of_its_source() {
     found.has("transactions", "ok", &["immediate"]);
     let both = format!("{open}; ro, _ := sql.Open(\"sqlite3\", \"file:app.db?mode=ro\")");
     with(&both).has("connection", "not_checked", &["in several ways", "main.go:4", "--command"]);
-    // What is not here is not downloaded.
+    // What is not here is not downloaded, and the user is told how else to ask.
     let absent = "module shop\n\ngo 1.19\n\nrequire modernc.org/sqlite v1.40.0\n";
     write_all(&place, &[("go.mod", absent)]);
-    diagnose().has("connection", "not_checked", &["modernc.org/sqlite"]);
+    diagnose().has("connection", "not_checked", &["modernc.org/sqlite", "--command"]);
+}
+
+/// What stands in for modernc.org/sqlite, which no package of Debian has: the same name for `database/sql` and the same
+/// parameters, over the driver that is here.
+const STAND_IN: &str = r#"package sqlite
+
+import (
+	"database/sql"
+	"database/sql/driver"
+	"net/url"
+	"strings"
+
+	"github.com/mattn/go-sqlite3"
+)
+
+type stand struct{ sqlite3.SQLiteDriver }
+
+func (s *stand) Open(dsn string) (driver.Conn, error) {
+	path, query, _ := strings.Cut(dsn, "?")
+	parameters, err := url.ParseQuery(query)
+	if err != nil {
+		return nil, err
+	}
+	// modernc.org/sqlite sets no timeout by itself, mattn/go-sqlite3 does.
+	connection, err := s.SQLiteDriver.Open(path + "?_busy_timeout=0")
+	for _, pragma := range parameters["_pragma"] {
+		if err == nil {
+			_, err = connection.(*sqlite3.SQLiteConn).Exec("PRAGMA "+pragma, nil)
+		}
+	}
+	return connection, err
+}
+
+func init() { sql.Register("sqlite", &stand{}) }
+"#;
+
+#[test]
+fn the_other_driver_of_go_is_asked_by_its_own_name_and_parameters() {
+    let place = Place::new();
+    let mattn = "require github.com/mattn/go-sqlite3 v1.14.16\n\n\
+                 replace github.com/mattn/go-sqlite3 => /usr/share/gocode/src/github.com/mattn/go-sqlite3\n";
+    let go_mod = format!(
+        "module shop\n\ngo 1.19\n\nrequire modernc.org/sqlite v1.40.0\n\n\
+         {}\nreplace modernc.org/sqlite => ./driver\n",
+        mattn.replacen("v1.14.16", "v1.14.16 // indirect", 1)
+    );
+    let driver = format!("module modernc.org/sqlite\n\ngo 1.19\n\n{mattn}");
+    std::fs::create_dir(place.path("driver")).unwrap();
+    write_all(&place, &[("go.mod", &go_mod), ("driver/go.mod", &driver), ("driver/driver.go", STAND_IN)]);
+    place.database("app.db", 3);
+    let diagnose = || {
+        let mut command = place.command(&["doctor", "app.db", "--json"]);
+        command.env("HOME", std::env::var_os("HOME").unwrap());
+        Diagnosis::of(command)
+    };
+    let found = diagnose();
+    found.has("busy_timeout", "warning", &["_pragma=busy_timeout(5000)"]);
+    found.has("transactions", "warning", &["_txlock=immediate"]);
+    let dsn = "file:app.db?_pragma=busy_timeout(7000)&_pragma=foreign_keys(1)&_txlock=immediate";
+    let main = format!("package main\n\nfunc main() {{\n\tsql.Open(\"sqlite\", \"{dsn}\")\n}}\n");
+    write_all(&place, &[("main.go", &main)]);
+    let found = diagnose();
+    found.has("busy_timeout", "ok", &["7000 ms"]);
+    found.has("foreign_keys", "ok", &["ON"]);
+    found.has("transactions", "ok", &["immediate"]);
+    assert_eq!(found.check("busy_timeout")["of"], "go, by main.go:4");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 use litekeep_env::lock;
 use litekeep_format::locks::read_lock;
@@ -340,4 +341,38 @@ fn a_hole_in_the_backup_is_named_and_followed_by_a_snapshot() {
     }
     let lost = names[names.len() - 2].file_name().unwrap().to_str().unwrap()[17..33].to_owned();
     scene.place.run(&["restore", "-o", "lost.db", "-txid", &lost, "app.db"]).failed_with(&["missing"]);
+}
+
+/// Local state knows of another backup only.
+#[test]
+fn of_a_backup_that_lacks_everything_nobody_says_that_everything_is_there() {
+    let scene = Scene::new(Store::Folder, "");
+    scene.place.database("app.db", 3);
+    scene.replicate_once().unwrap();
+    let told = scene.place.run(&["status"]).stdout;
+    assert!(told.contains("everything is in the backup, up to transaction"), "{told}");
+    let toml = "[[database]]\npath = \"app.db\"\nbackup = \"./elsewhere\"\n";
+    std::fs::write(scene.place.path("litekeep.toml"), toml).unwrap();
+    let told = scene.place.run(&["status"]).stdout;
+    assert!(told.contains("is empty, although transaction"), "{told}");
+    assert!(told.contains("no backup that is configured now has it"), "{told}");
+    assert!(!told.contains("everything is in the backup"), "{told}");
+}
+
+/// It was told as an error, which the next try took back.
+#[test]
+fn an_application_that_is_just_creating_its_database_is_waited_for_quietly() {
+    let scene = Scene::new(Store::Folder, "");
+    let app = Connection::open(scene.db()).unwrap();
+    // A moment of each commit while it is not in WAL mode yet, and of the switch to it.
+    app.execute_batch("CREATE TABLE t(x); BEGIN EXCLUSIVE; INSERT INTO t VALUES(1)").unwrap();
+    let litekeep = scene.replicate().unwrap();
+    eventually("litekeep is there", LONG, || Ok(scene.log().contains("replicating to"))).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let status = scene.status().unwrap();
+    assert!(!status["red"].to_string().contains("locked"), "{status:#}");
+    app.execute_batch("COMMIT").unwrap();
+    wait_until_restored(&scene, &litekeep);
+    scene.stop(litekeep).unwrap();
+    assert!(!scene.log().contains("locked"), "{}", scene.log());
 }

@@ -1,6 +1,8 @@
 //! Goal: an application runs from one file, with its database, its backup and its operations. Method: the real binary
 //! with real servers (Python) as its processes, asked by the commands that a user types.
 
+mod flood;
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;

@@ -48,6 +48,9 @@ pub enum Broken {
     /// The place was never known.
     #[error("the position in the WAL is unknown")]
     Unknown,
+    /// The WAL was empty when the log ended, so there never was a place. Nothing need have happened since.
+    #[error("the WAL was empty at the end of the log")]
+    NoPlace,
 }
 
 /// Reads everything after `place` into `out` and returns the new place, or says why that is impossible.

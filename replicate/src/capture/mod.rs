@@ -58,7 +58,8 @@ pub struct Capture {
     /// `None` when the WAL held nothing at the end of the log.
     place: Option<Place>,
     /// Whether `place` says where the log ends at all.
-    is_place_known: bool,
+    /// Why nobody knows what the log contains of the database.
+    unknown: Option<Broken>,
     page_count: u32,
     /// The end of the WAL when [`Hold::Backfilled`] was taken: a log that has come this far has everything of the
     /// generation, so the next one continues it from its first frame.
@@ -105,7 +106,7 @@ impl Capture {
             files,
             page_size: header.page_size,
             place: None,
-            is_place_known: false,
+            unknown: Some(Broken::Unknown),
             page_count: 0,
             backfilled_at: None,
             held_at: 0,
@@ -138,15 +139,19 @@ impl Capture {
     /// is while the WAL is empty.
     pub fn set_position(&mut self, place: Option<Place>, page_count: u32) {
         self.place = place;
-        self.is_place_known = true;
+        self.unknown = None;
         self.page_count = page_count;
     }
 
-    /// Tells the capture that nobody knows what the log contains of the database: the next look is
-    /// [`Broken::Unknown`].
-    pub fn forget_position(&mut self) {
+    /// Tells the capture that nobody knows what the log contains of the database, and why: so says the next look.
+    pub fn forget_position(&mut self, why: Broken) {
         self.place = None;
-        self.is_place_known = false;
+        self.unknown = Some(why);
+    }
+
+    /// Whether somebody knows what the log contains of the database.
+    pub fn is_position_known(&self) -> bool {
+        self.unknown.is_none()
     }
 
     fn observer(&mut self) -> Result<&Observer, Error> {
@@ -254,7 +259,7 @@ impl Capture {
     /// Whether the log has everything up to where [`Hold::Backfilled`] was taken.
     fn next_generation_continues(&self) -> bool {
         match (self.files.hold(), self.backfilled_at, self.place) {
-            _ if !self.is_place_known => false,
+            _ if self.unknown.is_some() => false,
             (Hold::Backfilled, Some(at), Some(p)) => at == (p.salt, p.frames),
             (Hold::Backfilled, Some((_, frames)), None) => frames == 0,
             _ => false,
@@ -264,8 +269,8 @@ impl Capture {
     /// Looks for commits after the place and reads them into `out`.
     pub fn look(&mut self, out: &mut Frames) -> Result<Look, Error> {
         out.clear();
-        if !self.is_place_known {
-            return Ok(Look::Broken(Broken::Unknown));
+        if let Some(why) = self.unknown {
+            return Ok(Look::Broken(why));
         }
         if self.files.hold() == Hold::Nothing {
             // What is found may be read a second time.

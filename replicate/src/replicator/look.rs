@@ -125,9 +125,10 @@ impl Database {
             capture.let_go()?;
             return Ok(Step::MustDrain);
         }
+        let is_start = !capture.is_position_known();
         let look = capture.look(frames)?;
-        // Each start on an empty WAL.
-        let is_usual = matches!(look, Look::Broken(Broken::Unknown));
+        // Nothing leads on from an empty WAL, whether or not anything was written since.
+        let is_break = !(is_start && matches!(look, Look::Broken(Broken::NoPlace | Broken::Gone)));
         // After the look: everything that it found was committed before.
         let now = || Stamp { timestamp_ms: self.next_time(), ..stamp };
         let captured = match look {
@@ -144,11 +145,11 @@ impl Database {
             Err(_) if !drained => return Ok(Step::MustDrain),
             Err(why) => {
                 let path = self.settings.path.display();
-                match is_usual {
+                match is_start {
                     true => tracing::info!(%path, "{why}; comparing page checksums"),
                     false => tracing::warn!(%path, "{why}; comparing page checksums"),
                 }
-                self.set_status(|s| s.breaks += 1);
+                self.set_status(|s| s.breaks += u64::from(is_break));
                 capture.difference(&local.sums, now, (&local.spool, packs), || self.may_go_on())?
             }
         };
@@ -298,7 +299,7 @@ mod tests {
         assert!(db.sync().await);
         rested(&db).await;
         app.execute("INSERT INTO t VALUES(1)", []).unwrap();
-        db.work().capture.as_mut().unwrap().forget_position();
+        db.work().capture.as_mut().unwrap().forget_position(Broken::Unknown);
         *lock(&clock.0) = Some(db.clone());
         let ended = db.look().err().map(|e| (e.kind(), e.to_string()));
         *lock(&clock.0) = None;

@@ -23,6 +23,7 @@ use litekeep_store::plan::{self, Goal};
 use litekeep_store::{FileRef, Log, SNAPSHOT_LEVEL, Store, StreamWriter};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// Bytes of one request when a file of the log is read from front to back.
 const READ_AHEAD: u64 = 1 << 20;
@@ -38,6 +39,11 @@ enum Kinship {
     /// It is the log's last state: another replicator has overtaken it.
     Same,
 }
+
+/// How long a start waits for a database that is locked before that counts as a failure: an application that is just creating
+/// it, and switches it to WAL mode, lets go soon.
+const LOCKED_PATIENCE: Duration = Duration::from_secs(10);
+const LOCKED_PAUSE: Duration = Duration::from_millis(20);
 
 /// Attaches to the database and brings local state to the end of the log.
 pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
@@ -154,8 +160,7 @@ pub(super) async fn open_local(db: &Arc<Database>) -> Result<Arc<Local>, Error> 
 }
 
 async fn attach(db: &Arc<Database>) -> Result<Capture, Error> {
-    let path = db.settings.path.clone();
-    let (capture, found) = db.run_blocking(move || Capture::attach(&path)).await?;
+    let (capture, found) = unlocked(db).await?;
     if !capture.files().claim()? {
         // Asking opens and closes the file, which would drop the locks of a capture.
         drop(capture);
@@ -171,6 +176,22 @@ async fn attach(db: &Arc<Database>) -> Result<Capture, Error> {
         tracing::warn!(path = %db.settings.path.display(), "the database was not in WAL mode; litekeep has switched it");
     }
     Ok(capture)
+}
+
+/// Waits until nobody's lock is in the way.
+async fn unlocked(db: &Arc<Database>) -> Result<(Capture, Found), Error> {
+    let until = Instant::now() + LOCKED_PATIENCE;
+    loop {
+        let path = db.settings.path.clone();
+        match db.run_blocking(move || Capture::attach(&path)).await {
+            Err(Error::Sqlite(e)) if e.is_busy() && Instant::now() < until => {
+                tracing::debug!(path = %db.settings.path.display(), "{e}; waiting for that to end");
+                tokio::time::sleep(LOCKED_PAUSE).await;
+                db.may_go_on()?;
+            }
+            attached => return attached,
+        }
+    }
 }
 
 /// Up to where the local page checksums can be believed.
@@ -404,9 +425,9 @@ async fn settle(
     let settled = move || {
         let mut capture = capture;
         let page_count = local.sums.page_count()?;
-        let place = match known.filter(|s| s.txid == head) {
-            Some(s) => s.place,
-            None => locate(&mut capture, &local, newest, head)?,
+        let (place, without) = match known.filter(|s| s.txid == head) {
+            Some(s) => (s.place, Broken::NoPlace),
+            None => (locate(&mut capture, &local, newest, head)?, Broken::Unknown),
         };
         capture.set_position(place, page_count);
         let mut frames = Frames::default();
@@ -416,7 +437,7 @@ async fn settle(
             if why == Broken::Behind || why == Broken::Differs {
                 tracing::warn!(%path, "{why}: the log keeps them up to transaction {head}, and goes on with what the file has now");
             }
-            capture.forget_position();
+            capture.forget_position(if place.is_none() { without } else { why });
         }
         let header = newest.filter(|h| h.max_txid == head);
         if known.is_none_or(|s| s.txid != head) {
@@ -445,7 +466,7 @@ async fn settle(
             let sums: HashMap<Pgno, Checksum> = pending.iter().flat_map(|s| s.sums.iter().copied()).collect();
             match capture.locate_all(&last.header, &sums, &mut frames)? {
                 Some(place) => capture.set_position(Some(place), last.header.commit),
-                None => capture.forget_position(),
+                None => capture.forget_position(Broken::Unknown),
             }
         }
         for d in this.destinations().iter_mut() {
@@ -625,14 +646,14 @@ mod tests {
         let this = db.clone();
         let beginning = tokio::spawn(async move { begin(&this).await });
         while db.status().phase != Phase::Snapshot {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         db.fenced(&fence()).await;
         let e = beginning.await.unwrap().unwrap_err();
         assert_eq!(e.kind(), Kind::Fenced);
         db.failed(&e, 0);
         // The encoder ends at its next page.
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         is_let_go(&db, &app);
         assert!(db.destinations()[0].log.is_empty());
     }

@@ -86,7 +86,7 @@ pub struct Status {
     pub wal_bytes: u64,
     /// Resets of the WAL since the start.
     pub resets: u64,
-    /// Times when the WAL did not lead on and page checksums were compared.
+    /// Times when the WAL did not lead on and page checksums were compared. A start on an empty WAL compares, too, and is none.
     pub breaks: u64,
     /// Application commits shipped since the start.
     pub commits: u64,

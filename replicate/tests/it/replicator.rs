@@ -60,7 +60,8 @@ impl Scene {
     async fn running(&self) -> Replicator {
         let replicator = Replicator::start().unwrap();
         replicator.add(self.settings()).unwrap();
-        assert!(replicator.sync(PATIENCE).await.is_empty());
+        let left = replicator.sync(PATIENCE).await;
+        assert!(left.is_empty(), "{left:?}");
         replicator
     }
 
@@ -103,6 +104,36 @@ async fn commits_while_nobody_watches_are_found_when_the_wal_is_gone() {
         scene.replicate().await;
         assert_eq!(scene.restored(0, ALL).await, query_of(&scene.database(), ALL));
     }
+}
+
+/// Each start counted as one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_on_an_empty_wal_is_no_break_and_one_after_resets_is() {
+    let scene = Scene::new(1);
+    scene.app(SETUP);
+    scene.replicate().await;
+    let breaks = async || {
+        let replicator = scene.running().await;
+        let breaks = replicator.statuses()[0].breaks;
+        assert!(replicator.shut_down(PATIENCE).await.is_empty());
+        // What is left of it lets go a moment later, which the end of a process would not leave to chance.
+        let settings = scene.settings();
+        while MetaDir::claimed_by(&settings.meta_dir, &settings.path).is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        breaks
+    };
+    assert_eq!(breaks().await, 0, "nothing happened");
+    scene.app("INSERT INTO t VALUES('b')");
+    assert_eq!(breaks().await, 0, "the only connection has closed, so there is no WAL");
+    let app = Connection::open(scene.database()).unwrap();
+    app.execute_batch("INSERT INTO t VALUES('c')").unwrap();
+    assert_eq!(breaks().await, 0, "the WAL began");
+    for _ in 0..2 {
+        app.execute_batch("PRAGMA wal_checkpoint(RESTART); INSERT INTO t VALUES('d')").unwrap();
+    }
+    assert_eq!(breaks().await, 1);
+    assert_eq!(scene.restored(0, ALL).await, query_of(&scene.database(), ALL));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: litekeep beside Litestream, and beside PM2 where processes are concerned, measured in one run.
+//! `cargo xtask bench`: litekeep beside Litestream, and beside PM2 where processes are concerned, measured in one run; migrations
+//! of many databases alone.
 //!
 //! Method: each scenario (a module of its own, whose head says what is measured and how) is played by each system in
 //! turn, in an order that rotates from repetition to repetition, so that whatever else the machine does meets all of
@@ -16,8 +17,11 @@ mod active;
 mod arrivals;
 mod commit_to_durable;
 mod first_snapshot;
+mod fleet;
 mod huge_transaction;
 mod idle;
+mod log_lines;
+mod manager;
 mod outage;
 mod outcome;
 mod point_in_time;
@@ -78,6 +82,9 @@ pub(crate) struct Options {
     /// Size of the big database; the huge transaction has half of it.
     #[arg(long, default_value_t = 0.25)]
     pub(crate) gib: f64,
+    /// Lines that `log-lines` prints.
+    #[arg(long, default_value_t = 10_000_000)]
+    pub(crate) lines: u64,
 }
 
 impl Options {
@@ -119,6 +126,8 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { s3_only: true, ..scenario("outage", BOTH, outage::play) },
     scenario("huge-transaction", BOTH, huge_transaction::play),
     scenario("processes", &[System::Litekeep, System::Pm2], processes::play),
+    scenario("log-lines", &[System::Litekeep, System::Pm2], log_lines::play),
+    scenario("fleet", &[System::Litekeep], fleet::play),
 ];
 
 const fn scenario(

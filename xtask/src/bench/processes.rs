@@ -4,14 +4,16 @@
 //! down`, `pm2 kill`, until the last process is gone.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use litekeep_testkit::Usage;
 use litekeep_testkit::process::eventually;
-use litekeep_testkit::{Usage, installed};
+use serde_json::json;
 
+use crate::manager::Manager;
 use crate::outcome::{Outcome, quantile};
 use crate::stage::{LONG, Stage};
 use crate::system::System;
@@ -26,12 +28,22 @@ pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
     let dir = stage.path("processes");
     std::fs::create_dir_all(dir.join("pids"))?;
     let manager = match stage.system {
-        System::Litekeep => Manager::litekeep(stage, &dir)?,
-        System::Pm2 => Manager::pm2(&dir)?,
+        System::Litekeep => {
+            let toml = (0..PROCESSES).fold(String::new(), |mut toml, process| {
+                let script = script(&dir, process);
+                let _ = write!(toml, "[process.p{process}]\ncommand = [\"sh\", \"-c\", {script:?}]\n");
+                toml
+            });
+            Manager::litekeep(stage, &dir, &toml)?
+        }
+        System::Pm2 => {
+            let app = |process: usize| json!({ "name": format!("p{process}"), "script": "sh", "args": ["-c", script(&dir, process)], "interpreter": "none" });
+            Manager::pm2(&dir, (0..PROCESSES).map(app).collect())?
+        }
         system => bail!("{} runs no processes", system.name()),
     };
     let begin = Instant::now();
-    manager.run(&manager.start)?;
+    manager.start()?;
     let mut pids = Vec::new();
     for process in 0..PROCESSES {
         pids.push(pid(&dir, process, None)?);
@@ -63,85 +75,6 @@ pub(crate) fn play(stage: &Stage<'_>) -> Result<Outcome> {
     outcome.less("all ended after", "ms", begin.elapsed().as_secs_f64() * 1e3);
     ensure!(ending.wait()?.success(), "{:?} failed", manager.end);
     Ok(outcome)
-}
-
-/// Who runs the processes.
-struct Manager {
-    program: PathBuf,
-    dir: PathBuf,
-    /// Arguments that start everything in the background, and end it.
-    start: Vec<String>,
-    end: Vec<String>,
-    /// A file whose first line is the process id of what stays.
-    pid: PathBuf,
-}
-
-impl Manager {
-    fn litekeep(stage: &Stage<'_>, dir: &Path) -> Result<Manager> {
-        let database = stage.databases(1)?.remove(0);
-        let database = stage.path(&database);
-        let mut toml = format!("[[database]]\npath = {database:?}\nbackup = \"./backup\"\n");
-        for process in 0..PROCESSES {
-            let _ = write!(
-                toml,
-                "[process.p{process}]\ncommand = [\"sh\", \"-c\", {:?}]\n",
-                script(dir, process)
-            );
-        }
-        let config = dir.join("litekeep.toml");
-        std::fs::write(&config, toml)?;
-        let verb = |verb: &str| vec![verb.to_owned(), "--config".into(), config.display().to_string()];
-        let mut start = verb("up");
-        start.push("--detach".into());
-        Ok(Manager {
-            program: stage.bench.litekeep.clone(),
-            dir: dir.to_owned(),
-            start,
-            end: verb("down"),
-            pid: dir.join(".litekeep/lock"),
-        })
-    }
-
-    fn pm2(dir: &Path) -> Result<Manager> {
-        let app = |process: usize| {
-            let script = script(dir, process);
-            serde_json::json!({ "name": format!("p{process}"), "script": "sh", "args": ["-c", script], "interpreter": "none" })
-        };
-        let apps: Vec<_> = (0..PROCESSES).map(app).collect();
-        let config = dir.join("ecosystem.config.json");
-        std::fs::write(&config, serde_json::json!({ "apps": apps }).to_string())?;
-        Ok(Manager {
-            program: installed::pm2()?,
-            dir: dir.to_owned(),
-            start: vec!["start".into(), config.display().to_string()],
-            end: vec!["kill".into()],
-            pid: dir.join("pm2/pm2.pid"),
-        })
-    }
-
-    fn command(&self, arguments: &[String]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(arguments).env("PM2_HOME", self.dir.join("pm2")).current_dir(&self.dir);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[String]) -> Result<()> {
-        let status = self.command(arguments).status().with_context(|| format!("start {:?}", self.program))?;
-        ensure!(status.success(), "{:?} {arguments:?} ended with {status}", self.program);
-        Ok(())
-    }
-
-    fn pid(&self) -> Result<u32> {
-        let text = std::fs::read_to_string(&self.pid).with_context(|| format!("read {:?}", self.pid))?;
-        text.trim().parse().with_context(|| format!("{:?} has no process id", self.pid))
-    }
-}
-
-impl Drop for Manager {
-    fn drop(&mut self) {
-        _ = self.command(&self.end).stderr(Stdio::null()).status();
-    }
 }
 
 /// Appears whole, so that it is never read half.

@@ -268,9 +268,14 @@ impl Live {
         red
     }
 
-    pub(super) fn text(&self, now_ms: i64) -> String {
+    /// `is_kept`: what was confirmed is where it is looked for now.
+    pub(super) fn text(&self, is_kept: bool, now_ms: i64) -> String {
         let mut out = String::new();
         match (&self.confirmed, self.pending_frames) {
+            (Some(confirmed), _) if !is_kept => out.push_str(&format!(
+                "    transaction {} was confirmed at {}, and no backup that is configured now has it\n",
+                confirmed.txid, confirmed.at
+            )),
             (Some(confirmed), Some(0)) => {
                 out.push_str(&format!(
                     "    everything is in the backup, up to transaction {}\n",

@@ -32,7 +32,7 @@ impl DatabaseStatus {
         let fact = Fact {
             name: file_name(&self.path),
             red: self.red[..self.red_backup].to_vec(),
-            is_begun: durable.is_some(),
+            is_begun: durable.is_some() && self.backups.iter().any(may_have_any),
             behind_since_ms: behind_ms.map(|confirmed| confirmed.captured_ms),
             places: whole.map(|backup| backup.url.to_string()).collect(),
             proven_ms: self.backups.iter().map(|backup| last_proof(backup)?.proven_ms()).min().flatten(),
@@ -67,6 +67,11 @@ impl DatabaseStatus {
         };
         (fact, shown)
     }
+}
+
+/// Something is there; what local state says to be confirmed may be in a backup that is configured no more.
+fn may_have_any(backup: &Backup) -> bool {
+    backup.error.is_some() || backup.last().is_some()
 }
 
 fn last_proof(backup: &Backup) -> Option<&Proof> {

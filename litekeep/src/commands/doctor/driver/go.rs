@@ -100,15 +100,30 @@ pub(super) fn prepare(dir: &Path, database: &Path) -> Result<Probe, String> {
 
 /// The driver that a `go.mod` requires; one that is only indirect last.
 fn required(go_mod: &str) -> Option<(&'static str, &'static str)> {
-    let requires = |line: &str, module: &str| {
-        !line.trim_start().starts_with("//") && line.split_whitespace().any(|word| word == module)
-    };
+    let requirements = requirements(go_mod);
     let find = |is_direct: bool| {
         DRIVERS.into_iter().find(|(module, _)| {
-            go_mod.lines().any(|line| requires(line, module) && line.contains("// indirect") != is_direct)
+            let is_it = |line: &str| line.split_whitespace().next() == Some(*module);
+            requirements.iter().any(|line| is_it(line) && line.contains("// indirect") != is_direct)
         })
     };
     find(true).or_else(|| find(false))
+}
+
+/// What follows `require`, a module a line: what is replaced or excluded is named elsewhere, too.
+fn requirements(go_mod: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut is_inside = false;
+    for line in go_mod.lines().map(str::trim) {
+        match line.strip_prefix("require").map(str::trim_start) {
+            Some(rest) if rest.starts_with('(') => is_inside = true,
+            Some(rest) => found.push(rest),
+            None if line.starts_with(')') => is_inside = false,
+            None if is_inside => found.push(line),
+            None => {}
+        }
+    }
+    found
 }
 
 /// The only DSN by which the source opens this database, and where it stands.
@@ -211,6 +226,9 @@ mod tests {
             required("require github.com/mattn/go-sqlite3-fork v1\n// github.com/mattn/go-sqlite3"),
             None
         );
+        let replaced = "require modernc.org/sqlite v1.40.0\nrequire (\n\tgithub.com/mattn/go-sqlite3 v1.14.22 // indirect\n)\n\
+                        replace github.com/mattn/go-sqlite3 => ../go-sqlite3\nexclude (\n\tgithub.com/mattn/go-sqlite3 v1.14.0\n)\n";
+        assert_eq!(required(replaced), Some(("modernc.org/sqlite", "sqlite")));
     }
 
     #[test]
