@@ -15,8 +15,8 @@ use litekeep_testkit::Usage;
 use litekeep_testkit::process::eventually;
 use serde_json::json;
 
-use crate::manager::Manager;
 use crate::outcome::Outcome;
+use crate::process_managers::Manager;
 use crate::stage::{LONG, Stage};
 use crate::system::System;
 
