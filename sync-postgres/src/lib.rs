@@ -3,8 +3,8 @@
 //! - [`address`]: where a server is and how it is trusted.
 //! - [`target`]: tables that are kept in step.
 //!
-//! Works through a pooler in transaction mode (PgBouncer, Neon's `-pooler`): no session state outlives a transaction, and no
-//! statement is prepared under a name. Everything goes as text, which the server reads with each type's own function.
+//! Works through a pooler in transaction mode (PgBouncer, Neon's `-pooler`): no session state outlives a transaction, and only
+//! COPY is prepared under a name, within its transaction. Everything goes as text, which the server reads with each type's own function.
 
 pub mod address;
 mod error;
