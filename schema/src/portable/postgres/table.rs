@@ -226,8 +226,12 @@ fn choose(column: &DeclaredColumn, profile: &Profile, notes: &mut Notes<'_>) -> 
             pg
         }
         _ => {
-            let message =
-                "holds values of several types: each becomes JSON with its type, {\"t\":\"i\",\"v\":\"7\"}";
+            let is = if values == 0 {
+                "declares no type and has no value yet"
+            } else {
+                "holds values of several types"
+            };
+            let message = format!(r#"{is}: each becomes JSON with its type, {{"t":"i","v":"7"}}"#);
             notes.add(name, Level::Info, message);
             PgType::Tagged
         }
