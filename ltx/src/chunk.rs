@@ -65,10 +65,20 @@ impl PartialChecksum {
 pub fn decode_chunk(
     page_size: PageSize,
     bytes: &[u8],
+    each: impl FnMut(Pgno, &[u8]),
+) -> Result<PartialChecksum, Error> {
+    decode_after(Crc::new(), page_size, bytes, each)
+}
+
+/// As [`decode_chunk`], with the checksum going on from what stands before the blocks.
+fn decode_after(
+    before: Crc,
+    page_size: PageSize,
+    bytes: &[u8],
     mut each: impl FnMut(Pgno, &[u8]),
 ) -> Result<PartialChecksum, Error> {
     let mut page = vec![0; page_size.bytes()];
-    let mut part = PartialChecksum::empty();
+    let mut part = PartialChecksum { crc: before, ..PartialChecksum::empty() };
     let mut rest = bytes;
     while !rest.is_empty() {
         let corrupt = |what: String| Error::corrupt((bytes.len() - rest.len()) as u64, what);
@@ -133,8 +143,11 @@ pub fn decode_file(bytes: &[u8], each: impl FnMut(Pgno, &[u8])) -> Result<(Heade
     let (header_bytes, rest) = bytes.split_at(Header::LEN);
     let (blocks, tail) = rest.split_at(index.blocks_end() as usize - Header::LEN);
     let header = Header::parse(header_bytes)?;
-    let part = decode_chunk(header.page_size, blocks, each)?;
-    verify_parts(header_bytes, &[part], tail)?;
+    let mut before = Crc::new();
+    before.update(header_bytes);
+    // In one go: joining two checksums costs more than the whole of a small file.
+    let whole = decode_after(before, header.page_size, blocks, each)?;
+    verify(&header, &whole, tail)?;
     Ok((header, index))
 }
 
@@ -148,7 +161,16 @@ pub fn verify_parts(header: &[u8], parts: &[PartialChecksum], tail: &[u8]) -> Re
         return Err(Error::invalid(format!("a header of {} bytes", header.len())));
     }
     let parsed = Header::parse(header)?;
-    let blocks = parts.iter().try_fold(PartialChecksum::empty(), PartialChecksum::combine)?;
+    let mut whole = parts.iter().try_fold(PartialChecksum::empty(), PartialChecksum::combine)?;
+    let mut file = Crc::new();
+    file.update(header);
+    file.append(&whole.crc);
+    whole.crc = file;
+    verify(&parsed, &whole, tail)
+}
+
+/// Verifies a file by all its blocks, with the header in their checksum, and what comes after them.
+fn verify(header: &Header, blocks: &PartialChecksum, tail: &[u8]) -> Result<Trailer, Error> {
     let blocks_end = Header::LEN as u64 + blocks.bytes;
     let corrupt = |what: &str| Error::corrupt(blocks_end, what);
     let index = match PageIndex::from_tail(blocks_end + tail.len() as u64, tail)? {
@@ -158,9 +180,7 @@ pub fn verify_parts(header: &[u8], parts: &[PartialChecksum], tail: &[u8]) -> Re
     let trailer_at = tail.len() - TRAILER_LEN;
     let trailer = Trailer::parse(tail[trailer_at..].try_into().expect("16 bytes"));
 
-    let mut file = Crc::new();
-    file.update(header);
-    file.append(&blocks.crc);
+    let mut file = blocks.crc;
     file.update(&tail[..trailer_at + 8]);
     if file.checksum() != trailer.file {
         return Err(Error::Checksum { expected: trailer.file, found: file.checksum() });
@@ -170,11 +190,11 @@ pub fn verify_parts(header: &[u8], parts: &[PartialChecksum], tail: &[u8]) -> Re
     if layout.value() != blocks.layout.value() || index.pages() != blocks.pages {
         return Err(corrupt("the page index does not match the pages"));
     }
-    let lock_page = parsed.page_size.lock_page();
-    if index.get(lock_page).is_some() || blocks.ends.is_some_and(|(_, last)| last.get() > parsed.commit) {
+    let lock_page = header.page_size.lock_page();
+    if index.get(lock_page).is_some() || blocks.ends.is_some_and(|(_, last)| last.get() > header.commit) {
         return Err(corrupt("a page that the database cannot have"));
     }
-    if parsed.is_snapshot() && blocks.pages != pages_of_snapshot(parsed.page_size, parsed.commit) {
+    if header.is_snapshot() && blocks.pages != pages_of_snapshot(header.page_size, header.commit) {
         return Err(corrupt("a snapshot that lacks pages"));
     }
     Ok(trailer)

@@ -19,8 +19,8 @@
 #![allow(missing_docs, reason = "the functions are libc's own")]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use libc::{mode_t, off_t, size_t, ssize_t};
 
@@ -182,11 +182,55 @@ unsafe fn wrote(descriptor: c_int, begin: i64, data: *const c_void, written: ssi
     }
 }
 
-/// Where a write of `written` bytes began that moved the file's own offset.
-fn before(descriptor: c_int, written: ssize_t) -> off_t {
+/// Writes by `done` at a descriptor's own offset, and says where that was and how much was written.
+///
+/// Threads that share the descriptor take turns, since each write moves the offset that is asked for after it. Only at
+/// files: a pipe may block, and a forked child writes to one before it has its own program.
+fn written_at_own_offset(fd: c_int, done: impl FnOnce() -> ssize_t) -> (ssize_t, off_t) {
+    static TURN: Mutex<()> = Mutex::new(());
+    if of_descriptor(fd).is_none() {
+        return (done(), 0);
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let done = done();
     // SAFETY: takes numbers only.
-    let end = unsafe { libc::lseek(descriptor, 0, libc::SEEK_CUR) };
-    end - written as off_t
+    let end = if done > 0 { unsafe { libc::lseek(fd, 0, libc::SEEK_CUR) } } else { 0 };
+    (done, end - done as off_t)
+}
+
+/// # Safety
+/// As libc's function of this name.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn write(fd: c_int, data: *const c_void, length: size_t) -> ssize_t {
+    let begin = now();
+    let (done, offset) = written_at_own_offset(
+        fd,
+        || real!(write(fd => c_int, data => *const c_void, length => size_t) -> ssize_t),
+    );
+    // SAFETY: so many bytes of the caller's were written.
+    unsafe { wrote(fd, begin, data, done, offset) };
+    done
+}
+
+/// # Safety
+/// As libc's function of this name.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn writev(fd: c_int, parts: *const libc::iovec, count: c_int) -> ssize_t {
+    let begin = now();
+    let (done, mut offset) = written_at_own_offset(
+        fd,
+        || real!(writev(fd => c_int, parts => *const libc::iovec, count => c_int) -> ssize_t),
+    );
+    let mut left = done;
+    // SAFETY: the caller's parts, since their writing succeeded.
+    let parts = if done > 0 { unsafe { std::slice::from_raw_parts(parts, count as usize) } } else { &[] };
+    for part in parts {
+        let length = left.min(part.iov_len as ssize_t);
+        // SAFETY: so many bytes of the part were written.
+        unsafe { wrote(fd, begin, part.iov_base, length, offset) };
+        (offset, left) = (offset + length as off_t, left - length);
+    }
+    done
 }
 
 macro_rules! stand_in {
@@ -216,21 +260,10 @@ stand_in! {
         |begin, fd| opened(dir, path, flags, begin, fd);
     fn openat64(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int,
         |begin, fd| opened(dir, path, flags, begin, fd);
-    fn write(fd: c_int, data: *const c_void, length: size_t) -> ssize_t,
-        |begin, done| wrote(fd, begin, data, done, before(fd, done));
     fn pwrite(fd: c_int, data: *const c_void, length: size_t, offset: off_t) -> ssize_t,
         |begin, done| wrote(fd, begin, data, done, offset);
     fn pwrite64(fd: c_int, data: *const c_void, length: size_t, offset: off_t) -> ssize_t,
         |begin, done| wrote(fd, begin, data, done, offset);
-    fn writev(fd: c_int, parts: *const libc::iovec, count: c_int) -> ssize_t,
-        |begin, done| {
-            let (mut offset, mut left) = (before(fd, done), done);
-            for part in std::slice::from_raw_parts(parts, count as usize) {
-                let length = left.min(part.iov_len as ssize_t);
-                wrote(fd, begin, part.iov_base, length, offset);
-                (offset, left) = (offset + length as off_t, left - length);
-            }
-        };
     fn ftruncate(fd: c_int, size: off_t) -> c_int, |begin, _done| resized(fd, begin, size);
     fn ftruncate64(fd: c_int, size: off_t) -> c_int, |begin, _done| resized(fd, begin, size);
     fn rename(from: *const c_char, to: *const c_char) -> c_int,

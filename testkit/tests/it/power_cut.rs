@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use litekeep_testkit::bank::{self, Acks, Bank, Options, Synchronous};
@@ -67,6 +68,27 @@ fn a_whole_recording_reproduces_the_disk() {
             }
         }
     }
+}
+
+#[test]
+fn threads_that_share_a_descriptor_are_recorded_in_place() {
+    const WRITERS: &str = "
+import os, sys, threading
+file = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+write = lambda n: [os.write(file, b'%d %d\\n' % (n, i)) for i in range(5000)]
+threads = [threading.Thread(target=write, args=[n]) for n in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+";
+    let (dir, root) = scene().unwrap();
+    let recording = Recording::start(&root).unwrap();
+    let mut python = Command::new("python3");
+    python.args(["-c", WRITERS]).arg(root.join("lines"));
+    recording.record(&mut python).unwrap();
+    assert!(python.status().unwrap().success());
+    let left = dir.path().join("left");
+    recording.cut(Survival::Everything, &left).unwrap();
+    assert!(files(&left) == files(&root));
 }
 
 #[test]
