@@ -414,15 +414,17 @@ pub struct FeedConfig {
     pub from: FeedFrom,
 }
 
-/// One `[[sync]]`: a database that another one is kept in step with.
+/// One `[[sync]]`: two databases, of which one is kept as the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncConfig {
-    /// Its name, under which the other side keeps how far it is.
+    /// Its name, under which the side that is written to keeps how far it is.
     pub name: String,
     /// The database.
     pub database: PathBuf,
     /// The other side.
-    pub to: SyncTo,
+    pub other: OtherSide,
+    /// Which of the two is written to.
+    pub direction: Direction,
     /// Only these tables; empty: all.
     pub tables: Vec<String>,
     /// The schema of the tables there; `None`: that of the connection.
@@ -435,9 +437,18 @@ pub struct SyncConfig {
 
 /// The other side of a sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SyncTo {
+pub enum OtherSide {
     /// A URL of PostgreSQL, with its password.
     Postgres(Secret),
+}
+
+/// Where the changes of a sync go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From SQLite to the other side.
+    Push,
+    /// From the other side to SQLite.
+    Pull,
 }
 
 /// Where a feed begins.

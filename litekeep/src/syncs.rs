@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use litekeep_config::{SyncConfig, SyncTo};
+use litekeep_config::{Direction, OtherSide, SyncConfig};
 use litekeep_ltx::Txid;
 use litekeep_schema::portable::postgres::{Options, PgType};
 use litekeep_store::Store;
 use litekeep_sync::worker::{State, Worker};
-use litekeep_sync::{Push, Stage, push};
-use litekeep_sync_postgres::{Address, Postgres};
+use litekeep_sync::{Flow, Pull, Push, pull, push};
+use litekeep_sync_postgres::source::Wanted;
+use litekeep_sync_postgres::{Address, Postgres, PostgresSource};
 use serde::{Deserialize, Serialize};
 
 use crate::followers::{self, Followers, News};
@@ -59,12 +60,21 @@ impl DatabaseSync {
         Ok(all.swap_remove(place))
     }
 
-    /// What the other side is asked for.
+    /// Whether SQLite is written to.
+    pub(crate) fn is_pull(&self) -> bool {
+        self.config.direction == Direction::Pull
+    }
+
+    fn address(&self) -> Result<Address> {
+        let OtherSide::Postgres(url) = &self.config.other;
+        Ok(Address::parse(url.expose())?)
+    }
+
+    /// Where a push goes.
     ///
     /// # Errors
     /// When a type is none.
     pub(crate) fn postgres(&self) -> Result<Postgres> {
-        let SyncTo::Postgres(url) = &self.config.to;
         let mut options = Options {
             schema: self.config.schema.clone(),
             names: self.config.names.clone(),
@@ -77,7 +87,34 @@ impl DatabaseSync {
             })?;
             options.types.insert(column.clone(), pg);
         }
-        Ok(Postgres::new(Address::parse(url.expose())?, &self.config.name, options))
+        Ok(Postgres::new(self.address()?, &self.config.name, options))
+    }
+
+    /// Where a pull comes from.
+    ///
+    /// # Errors
+    /// When it cannot come from there.
+    pub(crate) fn source(&self) -> Result<PostgresSource> {
+        if let Some((column, _)) = self.config.types.iter().next() {
+            let message =
+                format!("`types` is for a sync to another server; this one comes from there: `{column}`");
+            return Err(Failure::invalid(message).hint("take `types` out").into());
+        }
+        let wanted = Wanted {
+            tables: self.config.tables.clone(),
+            schema: self.config.schema.clone(),
+            names: self.config.names.clone(),
+        };
+        Ok(PostgresSource::new(self.address()?, wanted))
+    }
+
+    /// A pull.
+    ///
+    /// # Errors
+    /// As [`source`](Self::source).
+    pub(crate) fn pull(&self) -> Result<Pull<PostgresSource>> {
+        let (name, database) = (self.config.name.clone(), self.database.path.clone());
+        Ok(Pull::new(pull::Settings { name, database }, self.source()?))
     }
 
     /// The backups of its database.
@@ -104,13 +141,16 @@ impl DatabaseSync {
         })
     }
 
-    /// Who pushes.
+    /// Who does it.
     ///
     /// # Errors
-    /// As [`push`](Self::push) and [`postgres`](Self::postgres).
-    pub(crate) fn worker(&self, stores: Vec<Store>) -> Result<Worker<Postgres>> {
-        let push = Push::new(self.push(stores)?, self.postgres()?);
-        Ok(Worker::new(&self.config.name, push, self.state()))
+    /// As [`push`](Self::push), [`postgres`](Self::postgres) and [`pull`](Self::pull).
+    pub(crate) fn worker(&self, stores: Vec<Store>) -> Result<Worker> {
+        let flow: Box<dyn Flow> = match self.config.direction {
+            Direction::Push => Box::new(Push::new(self.push(stores)?, self.postgres()?)),
+            Direction::Pull => Box::new(self.pull()?),
+        };
+        Ok(Worker::new(&self.config.name, flow, self.state()))
     }
 
     /// The syncs of a configuration.
@@ -135,26 +175,25 @@ impl DatabaseSync {
         let read = State::read(&self.state());
         let error = read.as_ref().err().map(ToString::to_string);
         let state = read.ok().flatten().unwrap_or_default();
-        let behind = state.at().map(|at| durable.map_or(0, Txid::get).saturating_sub(at.get()));
+        let progress = state.progress.clone().unwrap_or_default();
+        let at = state.at().filter(|_| !self.is_pull());
+        let behind = at.map(|at| durable.map_or(0, Txid::get).saturating_sub(at.get()));
         let trouble = state.trouble.as_ref();
         SyncStatus {
             name: self.config.name.clone(),
-            to: state.to.clone(),
-            copied_rows: match &state.stage {
-                Some(Stage::Copying { rows, .. }) => Some(*rows),
-                _ => None,
-            },
-            txid: state.at().map(|at| at.to_string()),
+            direction: if self.is_pull() { "pull" } else { "push" }.to_owned(),
+            other: state.to.clone(),
+            copied_rows: progress.copied_rows,
+            txid: at.map(|at| at.to_string()),
+            position: progress.position.filter(|_| self.is_pull()),
             lag_transactions: behind,
-            lag_seconds_at_most: match (behind, &state.stage) {
+            lag_seconds_at_most: match (behind, progress.time_ms) {
                 (Some(0), _) => Some(0.0),
-                (Some(_), Some(Stage::Following { time_ms, .. })) => {
-                    Some((now_ms - time_ms).max(0) as f64 / 1000.0)
-                }
+                (Some(_), Some(time_ms)) => Some((now_ms - time_ms).max(0) as f64 / 1000.0),
                 _ => None,
             },
-            refused_rows: state.refused,
-            paused_tables: state
+            refused_rows: progress.refused,
+            paused_tables: progress
                 .paused
                 .iter()
                 .map(|(table, reason)| Paused { table: table.clone(), reason: reason.clone() })
@@ -183,12 +222,16 @@ pub(crate) fn statuses(
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SyncStatus {
     pub(crate) name: String,
+    /// `push` or `pull`.
+    pub(crate) direction: String,
     /// The other side, without a password; empty until it has run.
-    pub(crate) to: String,
+    pub(crate) other: String,
     /// Rows of the first copy that are there, while it is made.
     pub(crate) copied_rows: Option<u64>,
-    /// The transaction up to which everything is there; `None` until the first copy is.
+    /// Of a push: the transaction up to which everything is there; `None` until the first copy is.
     pub(crate) txid: Option<String>,
+    /// Of a pull: up to where everything is here, as the other side counts; `None` until the first copy is.
+    pub(crate) position: Option<String>,
     /// Transactions of the backup that are not there.
     pub(crate) lag_transactions: Option<u64>,
     /// How old the oldest of them can be.
@@ -217,7 +260,7 @@ impl SyncStatus {
         let error = self.error.iter().map(|error| {
             let since = self.error_since.as_ref().map_or(String::new(), |since| format!(" since {since}"));
             let hint = self.hint.as_ref().map_or(String::new(), |hint| format!("; {hint}"));
-            format!("the sync `{name}` does not push{since}: {error}{hint}")
+            format!("the sync `{name}` does not {}{since}: {error}{hint}", self.direction)
         });
         let paused = self.paused_tables.iter().map(|paused| {
             format!("the sync `{name}` leaves the table `{}` as it is: {}", paused.table, paused.reason)
@@ -230,24 +273,26 @@ impl SyncStatus {
     }
 
     pub(crate) fn text(&self) -> String {
-        let stands = match (&self.txid, self.copied_rows, self.lag_transactions) {
-            (None, Some(rows), _) => {
+        let stands = match (&self.txid, &self.position, self.copied_rows, self.lag_transactions) {
+            (None, None, Some(rows), _) => {
                 let rows = text::count(usize::try_from(rows).unwrap_or(usize::MAX), "row");
                 format!("makes the first copy, {rows} so far")
             }
-            (None, None, _) => "has not begun".to_owned(),
-            (Some(txid), _, Some(0)) => format!("has everything, up to transaction {txid}"),
-            (Some(txid), _, behind) => {
+            (None, None, None, _) => "has not begun".to_owned(),
+            (None, Some(position), ..) => format!("follows, stands at {position}"),
+            (Some(txid), _, _, Some(0)) => format!("has everything, up to transaction {txid}"),
+            (Some(txid), _, _, behind) => {
                 let behind = usize::try_from(behind.unwrap_or(0)).unwrap_or(usize::MAX);
                 format!("stands at transaction {txid}, {} behind", text::count(behind, "transaction"))
             }
         };
-        let to = if self.to.is_empty() { String::new() } else { format!(" to {}", self.to) };
-        format!("    sync {}{to}: {stands}\n", self.name)
+        let way = if self.direction == "pull" { "from" } else { "to" };
+        let other = if self.other.is_empty() { String::new() } else { format!(" {way} {}", self.other) };
+        format!("    sync {}{other}: {stands}\n", self.name)
     }
 }
 
-/// Begins to push. One that cannot begin is only reported: it must not keep an application from starting.
+/// Begins them. One that cannot begin is only reported: it must not keep an application from starting.
 pub(crate) fn start(syncs: &[DatabaseSync], replication: &Arc<Replication>, followers: &mut Followers) {
     for sync in syncs {
         if let Err(error) = begin(sync, replication, followers) {
@@ -257,15 +302,18 @@ pub(crate) fn start(syncs: &[DatabaseSync], replication: &Arc<Replication>, foll
 }
 
 fn begin(sync: &DatabaseSync, replication: &Arc<Replication>, followers: &mut Followers) -> Result<()> {
+    let database = sync.database.path.display();
+    if sync.is_pull() {
+        let worker = sync.worker(vec![])?;
+        tracing::info!(sync = sync.config.name, "pulling {database} from {}", worker.state().to);
+        // It waits at the server.
+        followers.start(|stop| worker.follow(stop, async |_| ()));
+        return Ok(());
+    }
     let stores = sync.stores(replication.stores())?;
     let news = News::new(&sync.database, replication, stores.first());
     let worker = sync.worker(stores)?;
-    tracing::info!(
-        sync = sync.config.name,
-        "pushing {} to {}",
-        sync.database.path.display(),
-        worker.state().to
-    );
+    tracing::info!(sync = sync.config.name, "pushing {database} to {}", worker.state().to);
     followers.start(|stop| worker.follow(stop, async move |at| news.after(at).await));
     Ok(())
 }

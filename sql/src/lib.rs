@@ -6,6 +6,7 @@
 //! - An [`Application`] is an ordinary connection, for databases that are litekeep's own.
 //! - An [`Examiner`] answers questions about a database and writes nothing; a [`RowReader`] reads all rows of one moment with it.
 //! - A [`RowEditor`] changes single rows of the user's database, when it is told to.
+//! - A [`Mirror`] writes into the user's database what another server has.
 //! - A [`TableReader`] reads CREATE TABLE statements, a [`RowFilter`] looks at single rows; they open no file.
 //! - A [`Tuner`] changes what persists in the user's database besides its tables, when it is told to.
 //! - A [`Migrator`] changes the user's database, in transactions that are held against what they said they would do.
@@ -16,6 +17,7 @@ mod application;
 mod declaration;
 mod examination;
 mod migration;
+mod mirror;
 mod observer;
 mod parameter;
 mod row_editor;
@@ -31,6 +33,7 @@ pub use examination::{Examiner, Layout, Stale, Unindexed};
 pub use migration::{
     Aims, Census, Migrator, Object, Stopped, Transaction as MigrationTransaction, statements,
 };
+pub use mirror::{Mirror, MirrorColumn, MirrorTable, SYNC_TABLE};
 pub use observer::{Checkpoint, Observer, Snapshot};
 pub use row_editor::{Dangling, RowEditor, TableKind, Written, is_full_text};
 pub use row_filter::RowFilter;

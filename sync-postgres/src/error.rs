@@ -7,24 +7,37 @@ use crate::Address;
 
 /// With what was being done.
 pub(crate) fn server(address: &Address, doing: &str, error: &tokio_postgres::Error) -> Error {
-    let name = address.name();
-    let Some(db) = error.as_db_error() else {
-        let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
-        let kind = if is_about_trust(&cause) { Kind::Invalid } else { Kind::Unavailable };
-        let message = format!("{doing} in {name}: {cause}");
-        return match kind {
-            Kind::Invalid => Error::with_hint(kind, message, TRUST),
-            _ => Error::new(kind, message),
-        };
-    };
-    let mut message = format!("{doing} in {name}: {}", db.message());
-    if let Some(detail) = db.detail() {
-        message.push_str(&format!(" ({detail})"));
+    match error.as_db_error() {
+        Some(db) => said(address, doing, db.code(), db.message(), db.detail()),
+        None => {
+            let cause = std::error::Error::source(error);
+            lost(address, doing, &cause.map_or_else(|| error.to_string(), ToString::to_string))
+        }
     }
-    let hint = hint(address, db.code());
-    match hint {
-        Some(hint) => Error::with_hint(kind(db.code()), message, hint),
-        None => Error::new(kind(db.code()), message),
+}
+
+/// The same without an answer of the server's.
+pub(crate) fn lost(address: &Address, doing: &str, cause: &str) -> Error {
+    let message = format!("{doing} in {}: {cause}", address.name());
+    match is_about_trust(cause) {
+        true => Error::with_hint(Kind::Invalid, message, TRUST),
+        false => Error::new(Kind::Unavailable, message),
+    }
+}
+
+/// The same with the parts of its answer.
+pub(crate) fn said(
+    address: &Address,
+    doing: &str,
+    code: &SqlState,
+    message: &str,
+    detail: Option<&str>,
+) -> Error {
+    let detail = detail.map_or(String::new(), |detail| format!(" ({detail})"));
+    let message = format!("{doing} in {}: {message}{detail}", address.name());
+    match hint(address, code) {
+        Some(hint) => Error::with_hint(kind(code), message, hint),
+        None => Error::new(kind(code), message),
     }
 }
 
@@ -39,7 +52,9 @@ fn kind(code: &SqlState) -> Kind {
     // A server that starts, ends, fails over or has no place; a conflict with another transaction.
     match class {
         "08" | "40" | "53" | "57" | "58" => Kind::Unavailable,
-        _ if *code == SqlState::READ_ONLY_SQL_TRANSACTION => Kind::Unavailable,
+        _ if [SqlState::READ_ONLY_SQL_TRANSACTION, SqlState::OBJECT_IN_USE].contains(code) => {
+            Kind::Unavailable
+        }
         _ => Kind::Invalid,
     }
 }

@@ -1,5 +1,6 @@
 //! A connection, and what travels over it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -10,7 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::task::JoinHandle;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::{Client, CopyOutStream, NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{Address, error};
@@ -43,7 +44,8 @@ impl Session {
             let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
             (client, tokio::spawn(async move { drop(connection.await) }))
         } else {
-            let (client, connection) = config.connect(tls(address)?).await.map_err(failed)?;
+            let (client, connection) =
+                config.connect(MakeRustlsConnect::new(tls(address)?)).await.map_err(failed)?;
             (client, tokio::spawn(async move { drop(connection.await) }))
         };
         Ok(Session { address: address.clone(), client, connection })
@@ -93,6 +95,11 @@ impl Session {
         self.client.execute_typed(sql, &typed).await
     }
 
+    /// What `COPY ... TO STDOUT` gives, in its text format.
+    pub(crate) async fn copy_out(&self, doing: &str, sql: &str) -> Result<CopyOutStream, Error> {
+        self.client.copy_out(sql).await.map_err(|e| self.failed(doing, &e))
+    }
+
     /// Sends rows by `COPY ... FROM STDIN` in its text format.
     pub(crate) async fn copy(&self, sql: &str, rows: &[Vec<Text>]) -> Result<u64, tokio_postgres::Error> {
         let sink = self.client.copy_in::<_, Bytes>(sql).await?;
@@ -135,7 +142,8 @@ fn write_row(block: &mut BytesMut, row: &[Text]) {
     block.extend_from_slice(b"\n");
 }
 
-fn tls(address: &Address) -> Result<MakeRustlsConnect, Error> {
+/// What is trusted.
+pub(crate) fn tls(address: &Address) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
     let invalid = |message: String| Error::new(Kind::Invalid, message);
     match &address.ca_file {
@@ -163,7 +171,35 @@ fn tls(address: &Address) -> Result<MakeRustlsConnect, Error> {
         .map_err(|e| invalid(format!("set TLS up: {e}")))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
+    Ok(config)
+}
+
+/// The values of a line of COPY's text format, without its end.
+pub(crate) fn read_row(line: &[u8]) -> impl Iterator<Item = Option<Cow<'_, [u8]>>> {
+    line.split(|byte| *byte == b'\t').map(|field| match field {
+        br"\N" => None,
+        plain if !plain.contains(&b'\\') => Some(Cow::Borrowed(plain)),
+        escaped => {
+            let mut value = Vec::with_capacity(escaped.len());
+            let mut rest = escaped.iter();
+            while let Some(byte) = rest.next() {
+                value.push(match byte {
+                    b'\\' => match rest.next() {
+                        Some(b'b') => 8,
+                        Some(b'f') => 12,
+                        Some(b'n') => b'\n',
+                        Some(b'r') => b'\r',
+                        Some(b't') => b'\t',
+                        Some(b'v') => 11,
+                        Some(other) => *other,
+                        None => b'\\',
+                    },
+                    other => *other,
+                });
+            }
+            Some(Cow::Owned(value))
+        }
+    })
 }
 
 #[cfg(test)]
@@ -174,6 +210,10 @@ mod tests {
     fn copy_escapes_what_ends_a_field() {
         let mut block = BytesMut::new();
         write_row(&mut block, &[Some("a\\b\tc\nd\re".into()), None, Some(String::new()), Some(r"\N".into())]);
+        let line = block.strip_suffix(b"\n").unwrap();
+        let read: Vec<_> = read_row(line).map(|field| field.map(Cow::into_owned)).collect();
+        let texts = [Some("a\\b\tc\nd\re"), None, Some(""), Some(r"\N")];
+        assert_eq!(read, texts.map(|text| text.map(|text| text.as_bytes().to_vec())));
         assert_eq!(block, &b"a\\\\b\\tc\\nd\\re\t\\N\t\t\\\\N\n"[..]);
     }
 }

@@ -4,26 +4,23 @@
 //! with the rows. Two litekeeps cannot push the same sync: each commit expects to find what its last one left.
 
 use std::collections::BTreeMap;
-use std::hash::Hasher as _;
 
 use async_trait::async_trait;
 use litekeep_schema::portable::Note;
 use litekeep_schema::portable::postgres::{Column, Options, PgType, Table, map, quoted};
 use litekeep_sql::{Declaration, Profile};
-use litekeep_sync::target::{Listed, TargetTable, key_text};
+use litekeep_sync::target::{Listed, TargetTable, key_text, refused_item};
 use litekeep_sync::{Change, Error, Kept, Kind, Refused, Stage, Target, Value};
 use serde::{Deserialize, Serialize};
-use siphasher::sip::SipHasher13;
 
 use crate::session::{Session, Text};
-use crate::{Address, error};
+use crate::{Address, error, literal};
 
 /// Where it is kept how far syncs are.
-const STATE: &str = "_litekeep_sync";
+pub(crate) const STATE: &str = "_litekeep_sync";
 const PLAN: &str = "plan";
 const STAGE: &str = "stage";
 const PAUSED: &str = "paused/";
-const REFUSED: &str = "refused/";
 /// Rows that are read at once.
 const FETCHED: usize = 5_000;
 
@@ -361,14 +358,8 @@ impl Postgres {
         Ok(())
     }
 
-    /// A short name, for an index has no room for a long key.
     fn item(&self, nth: usize, key: &[Value]) -> String {
-        let mut hasher = SipHasher13::new();
-        for value in key {
-            hasher.write(key_text(value).as_bytes());
-            hasher.write_u8(0);
-        }
-        format!("{REFUSED}{}/{:016x}", self.tables[nth].source(), hasher.finish())
+        refused_item(self.tables[nth].source(), key)
     }
 
     fn copy_sql(&self, table: &Table) -> String {
@@ -470,11 +461,6 @@ fn full_name(pg: PgType) -> &'static str {
         PgType::Timestamptz(_) => "timestamp with time zone",
         other => other.sql(),
     }
-}
-
-/// Text in a statement.
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 fn json(value: &impl Serialize) -> String {

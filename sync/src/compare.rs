@@ -56,6 +56,36 @@ impl Found {
     pub fn is_equal(&self) -> bool {
         self.missing + self.extra + self.different == 0
     }
+
+    /// Counts a row that is not as it should be, and tells it when it is one of the first.
+    pub(crate) fn count(
+        &mut self,
+        table: &str,
+        columns: &[&str],
+        key: &[Value],
+        (should, is): (Option<&Vec<Value>>, Option<&Vec<Value>>),
+    ) {
+        let what = match (should, is) {
+            (Some(_), None) => {
+                self.missing += 1;
+                "missing".to_owned()
+            }
+            (None, _) => {
+                self.extra += 1;
+                "extra".to_owned()
+            }
+            (Some(should), Some(is)) => {
+                self.different += 1;
+                let differ =
+                    columns.iter().zip(should.iter().zip(is)).filter(|(_, (should, is))| should != is);
+                differ.map(|(column, _)| *column).collect::<Vec<_>>().join(", ")
+            }
+        };
+        if self.told.len() < TOLD {
+            let key = key.iter().map(key_text).collect();
+            self.told.push(Difference { table: table.to_owned(), key, what });
+        }
+    }
 }
 
 /// Compares everything that the target has with the state that it should have. With `mend`, with the present state of the log, which
@@ -217,29 +247,9 @@ impl<T: Target> Comparison<'_, T> {
         if here == there {
             return Ok(());
         }
-        let (what, row) = match (&here, &there) {
-            (Some(here), None) => {
-                self.found.missing += 1;
-                ("missing".to_owned(), here)
-            }
-            (None, Some(there)) => {
-                self.found.extra += 1;
-                ("extra".to_owned(), there)
-            }
-            (Some(here), Some(there)) => {
-                self.found.different += 1;
-                let columns = table.columns();
-                let differ =
-                    columns.iter().zip(here.iter().zip(there)).filter(|(_, (here, there))| here != there);
-                (differ.map(|(column, _)| *column).collect::<Vec<_>>().join(", "), here)
-            }
-            (None, None) => return Ok(()),
-        };
+        let Some(row) = here.as_ref().or(there.as_ref()) else { return Ok(()) };
         let key = key_of(table, row);
-        if self.found.told.len() < TOLD {
-            let key = key.iter().map(key_text).collect();
-            self.found.told.push(Difference { table: table.source().to_owned(), key, what });
-        }
+        self.found.count(table.source(), &table.columns(), &key, (here.as_ref(), there.as_ref()));
         if self.mend {
             self.changes.push(Change { table: nth, key, after: here });
             if self.changes.len() >= BATCH {

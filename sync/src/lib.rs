@@ -4,24 +4,31 @@
 //! - [`push`]: from the log to a target: first a copy of one state, then every transaction after it.
 //! - [`copy`]: the rows of one state, table by table.
 //! - [`compare`]: which rows differ, and how to mend them.
-//! - [`worker`]: a push that goes on by itself.
+//! - [`source`]: what a database must be able to do so that SQLite is kept as it is.
+//! - [`pull`]: from a source to SQLite: first its rows, then every transaction after that.
+//! - [`worker`]: a push or a pull that goes on by itself.
 //!
 //! Promises:
-//! - What was done and how far it is are committed in one transaction of the target, so whatever is killed, no row is lost and
+//! - What was done and how far it is are committed in one transaction of the database that is written to, so whatever is killed, no row is lost and
 //!   none comes twice.
-//! - A transaction of the application is seen there whole or not at all.
-//! - A row that the target cannot hold exactly is *refused*: the target keeps what it had of it, it is listed there with the
+//! - A transaction is seen on the other side whole or not at all.
+//! - A row that the other side cannot hold exactly is *refused*: that side keeps what it had of it, it is listed there with the
 //!   reason, and the others go on.
-//! - Nothing reads or writes the application's database: rows come from the log.
+//! - A push neither reads nor writes the application's database: rows come from the log. A pull writes it in ordinary transactions.
 
 mod batch;
 pub mod compare;
 pub mod copy;
+pub mod pull;
 pub mod push;
+pub mod source;
 pub mod target;
 pub mod worker;
 
 pub use batch::{Change, Refused};
 pub use litekeep_rows::{Error, Kind, Value};
+pub use pull::Pull;
 pub use push::{Push, Settings};
+pub use source::Source;
 pub use target::{Kept, Stage, Target};
+pub use worker::Flow;

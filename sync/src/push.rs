@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use async_trait::async_trait;
 use litekeep_ltx::Txid;
 use litekeep_replicate::restore::{self, Goal};
 use litekeep_rows::feed::{Feed, Transaction};
@@ -16,6 +17,7 @@ use tokio::task::JoinHandle;
 use crate::batch::Batch;
 use crate::copy::{self, Chunk};
 use crate::target::{Kept, Stage, Target, TargetTable};
+use crate::worker::{Flow, Progress};
 use crate::{Error, Kind};
 
 /// Changes that are put together at most, unless one transaction alone has more.
@@ -109,42 +111,6 @@ impl<T: Target> Push<T> {
     /// The target.
     pub fn target(&self) -> &T {
         &self.target
-    }
-
-    /// Does what is next: connects, begins, copies a chunk, or applies what has come. After an error, or when it was not awaited to
-    /// its end, it can be asked again, and goes on with what is not committed.
-    ///
-    /// # Errors
-    /// Those of the log and of the target.
-    pub async fn step(&mut self) -> Result<Step, Error> {
-        if self.is_under_way {
-            self.forget();
-        }
-        self.is_under_way = true;
-        let stepped = self.try_step().await;
-        self.is_under_way = false;
-        if stepped.is_err() {
-            self.forget();
-        }
-        stepped
-    }
-
-    /// What is committed is not known, and what was read beyond it must come again.
-    fn forget(&mut self) {
-        (self.is_connected, self.copying, self.feed) = (false, None, None);
-    }
-
-    async fn try_step(&mut self) -> Result<Step, Error> {
-        if !self.is_connected {
-            self.kept = self.target.connect().await?;
-            self.is_connected = true;
-            return Ok(Step::More);
-        }
-        let Some(kept) = &self.kept else { return self.set_up().await };
-        match kept.stage.clone() {
-            Stage::Copying { .. } => self.copy_chunk().await.map(|()| Step::More),
-            Stage::Following { .. } => self.follow().await,
-        }
     }
 
     /// Chooses the state to begin with, and makes the tables.
@@ -418,6 +384,47 @@ impl<T: Target> Push<T> {
         self.target.pause(&table, Some(&reason)).await?;
         kept.paused.push((table, reason));
         Ok(())
+    }
+}
+
+#[async_trait]
+impl<T: Target> Flow for Push<T> {
+    fn other_side(&self) -> String {
+        self.target.name()
+    }
+
+    async fn try_step(&mut self) -> Result<Step, Error> {
+        if !self.is_connected {
+            self.kept = self.target.connect().await?;
+            self.is_connected = true;
+            return Ok(Step::More);
+        }
+        let Some(kept) = &self.kept else { return self.set_up().await };
+        match kept.stage.clone() {
+            Stage::Copying { .. } => self.copy_chunk().await.map(|()| Step::More),
+            Stage::Following { .. } => self.follow().await,
+        }
+    }
+
+    fn begin_anew(&mut self) {
+        (self.is_connected, self.copying, self.feed) = (false, None, None);
+    }
+
+    fn is_under_way(&mut self) -> &mut bool {
+        &mut self.is_under_way
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        let kept = self.kept.as_ref()?;
+        let mut progress =
+            Progress { refused: kept.refused, paused: kept.paused.clone(), ..Progress::default() };
+        match &kept.stage {
+            Stage::Copying { rows, .. } => progress.copied_rows = Some(*rows),
+            Stage::Following { txid, time_ms } => {
+                (progress.position, progress.time_ms) = (Some(txid.clone()), Some(*time_ms));
+            }
+        }
+        Some(progress)
     }
 }
 

@@ -1,11 +1,14 @@
 //! What a database must be able to do to be kept in step.
 
+use std::hash::Hasher as _;
+
 use async_trait::async_trait;
 use litekeep_ltx::Txid;
 use litekeep_schema::portable::Note;
 use litekeep_sql::{Declaration, Profile};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher13;
 
 use crate::{Change, Error, Refused, Value};
 
@@ -216,6 +219,16 @@ pub fn key_value(text: &str) -> Option<Value> {
         b'b' => Value::Blob(unhex(rest)?),
         _ => return None,
     })
+}
+
+/// Under what a refused row is listed: short, for an index has no room for a long key.
+pub fn refused_item(table: &str, key: &[Value]) -> String {
+    let mut hasher = SipHasher13::new();
+    for value in key {
+        hasher.write(key_text(value).as_bytes());
+        hasher.write_u8(0);
+    }
+    format!("refused/{table}/{:016x}", hasher.finish())
 }
 
 fn hex(bytes: &[u8]) -> String {

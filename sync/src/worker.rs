@@ -1,9 +1,10 @@
-//! A push that goes on by itself, and how it stands.
+//! A push or a pull that goes on by itself, and how it stands.
 //!
-//! Where it stands is kept by the target; the file beside the database only tells those who look.
+//! Where it stands is kept by the database that is written to; the file beside the database only tells those who look.
 
 use std::path::{Path, PathBuf};
 
+use async_trait::async_trait;
 use litekeep_env::{Clock, SystemClock, file};
 use litekeep_ltx::Txid;
 use litekeep_rows::retry::{Pauses, Trouble};
@@ -11,7 +12,61 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::push::Step;
-use crate::{Error, Kind, Push, Stage, Target};
+use crate::{Error, Kind};
+
+/// What goes on step by step.
+#[async_trait]
+pub trait Flow: Send {
+    /// The other side, without a password.
+    fn other_side(&self) -> String;
+
+    /// Does what is next: connects, begins, copies some rows, or applies what has come. After an error, or when it was not awaited to
+    /// its end, it can be asked again, and goes on with what is not committed.
+    ///
+    /// # Errors
+    /// Those of both sides.
+    async fn step(&mut self) -> Result<Step, Error> {
+        if std::mem::replace(self.is_under_way(), true) {
+            self.begin_anew();
+        }
+        let stepped = self.try_step().await;
+        *self.is_under_way() = false;
+        if stepped.is_err() {
+            self.begin_anew();
+        }
+        stepped
+    }
+
+    /// Does what is next, after an error or a step that was not awaited to its end only once [begun anew](Self::begin_anew).
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    async fn try_step(&mut self) -> Result<Step, Error>;
+
+    /// Lets go of everything: what is committed is not known, and what was read beyond it must come again.
+    fn begin_anew(&mut self);
+
+    /// Whether a step was not awaited to its end.
+    fn is_under_way(&mut self) -> &mut bool;
+
+    /// How far it is, as it was last read or written; `None`: nothing was read, or it has not begun.
+    fn progress(&self) -> Option<Progress>;
+}
+
+/// How far a sync is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Rows of the first copy that are there, while it is made.
+    pub copied_rows: Option<u64>,
+    /// Where it stands once that is made: a transaction of the log, or what the other side has for it.
+    pub position: Option<String>,
+    /// When the last transaction that has come was made, milliseconds since the epoch.
+    pub time_ms: Option<i64>,
+    /// Rows that are refused.
+    pub refused: u64,
+    /// Tables that stand still, with the reason.
+    pub paused: Vec<(String, String)>,
+}
 
 /// How a sync stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,12 +74,8 @@ pub struct State {
     /// The other side, without a password.
     pub to: String,
     /// How far it is; `None`: it has not begun.
-    pub stage: Option<Stage>,
-    /// Rows that are refused.
-    pub refused: u64,
-    /// Tables that stand still, with the reason.
-    pub paused: Vec<(String, String)>,
-    /// When the target has last confirmed something, milliseconds since the epoch.
+    pub progress: Option<Progress>,
+    /// When something has last been confirmed, milliseconds since the epoch.
     pub confirmed_ms: Option<i64>,
     /// Why the last try failed, when it did.
     pub trouble: Option<Trouble>,
@@ -46,31 +97,28 @@ impl State {
         }
     }
 
-    /// The transaction up to which the target has everything.
+    /// Of a push: the transaction up to which the other side has everything.
     pub fn at(&self) -> Option<Txid> {
-        match &self.stage {
-            Some(Stage::Following { txid, .. }) => txid.parse().ok(),
-            _ => None,
-        }
+        self.progress.as_ref()?.position.as_ref()?.parse().ok()
     }
 }
 
-/// A push, and the file that tells how it stands.
-pub struct Worker<T: Target> {
+/// A push or a pull, and the file that tells how it stands.
+pub struct Worker {
     name: String,
-    push: Push<T>,
+    flow: Box<dyn Flow>,
     path: PathBuf,
     state: State,
     written: State,
 }
 
-impl<T: Target> Worker<T> {
+impl Worker {
     /// Opens nothing yet.
-    pub fn new(name: &str, push: Push<T>, path: PathBuf) -> Worker<T> {
+    pub fn new(name: &str, flow: Box<dyn Flow>, path: PathBuf) -> Worker {
         // What it was like is worth nothing here, but that trouble goes on.
         let written = State::read(&path).ok().flatten().unwrap_or_default();
-        let state = State { to: push.target().name(), ..written.clone() };
-        Worker { name: name.to_owned(), push, path, state, written }
+        let state = State { to: flow.other_side(), ..written.clone() };
+        Worker { name: name.to_owned(), flow, path, state, written }
     }
 
     /// How it stands.
@@ -78,23 +126,21 @@ impl<T: Target> Worker<T> {
         &self.state
     }
 
-    /// The next step; see [`Push::step`].
+    /// The next step; see [`Flow::step`].
     ///
     /// # Errors
     /// As there.
     pub async fn step(&mut self) -> Result<Step, Error> {
-        let stepped = self.push.step().await;
-        if let Some(kept) = self.push.kept() {
-            if self.state.stage.as_ref() != Some(&kept.stage) {
-                self.state.confirmed_ms = Some(SystemClock.unix_ms());
-            }
-            self.state.stage = Some(kept.stage.clone());
-            (self.state.refused, self.state.paused) = (kept.refused, kept.paused.clone());
+        let stepped = self.flow.step().await;
+        let progress = self.flow.progress();
+        if progress.is_some() && progress != self.state.progress {
+            self.state.confirmed_ms = Some(SystemClock.unix_ms());
+            self.state.progress = progress;
         }
         match &stepped {
             Ok(Step::Current) => {
                 if self.state.trouble.take().is_some() {
-                    tracing::info!(sync = self.name, "pushes again to {}", self.state.to);
+                    tracing::info!(sync = self.name, "goes on again with {}", self.state.to);
                 }
             }
             Ok(Step::More) => {}
@@ -102,7 +148,7 @@ impl<T: Target> Worker<T> {
                 let known = self.state.trouble.as_ref();
                 let (trouble, is_news) = Trouble::after(known, error, SystemClock.unix_ms());
                 if is_news {
-                    tracing::warn!(sync = self.name, "does not push: {}", trouble.line());
+                    tracing::warn!(sync = self.name, "does not go on: {}", trouble.line());
                 }
                 self.state.trouble = Some(trouble);
             }
@@ -128,7 +174,7 @@ impl<T: Target> Worker<T> {
         }
     }
 
-    /// Pushes until `stop` says so. What fails is tried again. `news` waits until the log may have more than up to a transaction.
+    /// Goes on until `stop` says so. What fails is tried again. `news` waits until there may be more than up to a transaction.
     pub async fn follow(mut self, mut stop: watch::Receiver<bool>, news: impl AsyncFn(Option<Txid>)) {
         let mut pauses = Pauses::default();
         loop {

@@ -78,6 +78,7 @@ impl Postgres {
                 let mut command = self.command("postgres")?;
                 command
                     .args(["-h", "127.0.0.1", "-p", &port, "-c", "wal_level=logical"])
+                    .args(["-c", "max_replication_slots=50", "-c", "max_wal_senders=50"])
                     .arg("-k")
                     .arg(self.dir.path());
                 self.process = Some(Process::start(command, &self.log())?);

@@ -68,6 +68,11 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Test("litekeep", "sync::kills_lose_no_row_and_repeat_none"),
     },
     Campaign {
+        name: "pulls",
+        about: "kill -9 of litekeep, PostgreSQL or the connection while both sides are written to: in the end SQLite has the server's rows",
+        how: How::Test("litekeep", "sync::kills_lose_no_row_of_the_server"),
+    },
+    Campaign {
         name: "rows",
         about: "random schemas and transactions: the rows that a diff of pages reports are those that differ by SQL, and those that SQLite's sessions heard of",
         how: How::Test("litekeep-rows", "churn::rows_differ_as_sql_sees_it"),

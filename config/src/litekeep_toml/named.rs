@@ -69,7 +69,8 @@ impl Reader<'_> {
         };
         let path = self.path(found)?;
         if !databases.iter().any(|database| covers(&database.source, &path)) {
-            let message = format!("`{}` is not in a [[database]]: a {what} reads its backup", path.display());
+            let message =
+                format!("`{}` is not in a [[database]]: a {what} is of one that is", path.display());
             self.refuse(found, message);
             return None;
         }

@@ -1,12 +1,13 @@
 //! `[[sync]]`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::run::each;
 use crate::node::{Entry, Node, Value, entry};
 use crate::reader::Reader;
 use crate::secret::Secret;
-use crate::settings::{DatabaseConfig, SyncConfig, SyncTo};
+use crate::settings::{DatabaseConfig, Direction, OtherSide, SyncConfig};
 
 const KEYS: [&str; 8] = ["name", "from", "to", "direction", "tables", "schema", "rename", "types"];
 
@@ -30,24 +31,7 @@ impl Reader<'_> {
                 "this sync has no `name`, under which its position is kept: add name = \"app-to-postgres\"";
             self.report.error(&node.span, message);
         }
-        let database = self.database_of(get("from"), node, ("sync", "from"), databases);
-        let to = match get("to") {
-            Some(found) => self.sync_to(found),
-            None => {
-                let message = "this sync has no `to`: add to = \"${DATABASE_URL}\", or a URL such as postgres://user@host/database";
-                self.report.error(&node.span, message);
-                None
-            }
-        };
-        if let Some(found) = get("direction") {
-            let text = self.non_empty(found)?;
-            if text != "push" {
-                self.refuse(
-                    found,
-                    format!("`{text}` is not there yet: \"push\" sends the changes of SQLite"),
-                );
-            }
-        }
+        let (database, other, direction) = self.sides(entries, node, databases)?;
         let tables = get("tables").map(each).unwrap_or_default();
         let tables = tables.iter().map(|table| self.non_empty(table)).collect::<Option<Vec<_>>>();
         let schema = match get("schema") {
@@ -58,8 +42,9 @@ impl Reader<'_> {
         let types = get("types").map_or(Some(BTreeMap::new()), |found| self.texts(found));
         Some(SyncConfig {
             name: name??,
-            database: database?,
-            to: to?,
+            database,
+            other,
+            direction,
             tables: tables?,
             schema,
             names: names?,
@@ -67,10 +52,61 @@ impl Reader<'_> {
         })
     }
 
-    fn sync_to(&mut self, found: &Entry) -> Option<SyncTo> {
+    /// The database, the other side, and which of them is written to: one of `from` and `to` is a URL.
+    fn sides(
+        &mut self,
+        entries: &[Entry],
+        node: &Node,
+        databases: &[DatabaseConfig],
+    ) -> Option<(PathBuf, OtherSide, Direction)> {
+        let (from, to) = (entry(entries, "from"), entry(entries, "to"));
+        let is_pull = match from {
+            Some(found) => self.non_empty(found)?.contains("://"),
+            None => false,
+        };
+        let direction = if is_pull { Direction::Pull } else { Direction::Push };
+        let ((database, key), other) = match direction {
+            Direction::Pull => ((to, "to"), from),
+            Direction::Push => ((from, "from"), to),
+        };
+        let database = self.database_of(database, node, ("sync", key), databases);
+        let other = match other {
+            Some(found) => self.other_side(found),
+            None => {
+                let message = "this sync has no `to`: add to = \"${DATABASE_URL}\", or a URL such as postgres://user@host/database \
+                               (as `from` where SQLite is to get its rows)";
+                self.report.error(&node.span, message);
+                None
+            }
+        };
+        if let Some(found) = entry(entries, "direction") {
+            let is = match direction {
+                Direction::Push => "push",
+                Direction::Pull => "pull",
+            };
+            match self.non_empty(found)?.as_str() {
+                text if text == is => {}
+                text @ ("push" | "pull") => {
+                    let message = format!(
+                        "`{text}` is the other way: from `from` to `to` it is \"{is}\"; exchange the two, or leave `direction` out"
+                    );
+                    self.refuse(found, message);
+                }
+                text => {
+                    let message = format!(
+                        "`{text}` is not there: it is \"push\" or \"pull\", by which of `from` and `to` is the URL"
+                    );
+                    self.refuse(found, message);
+                }
+            }
+        }
+        Some((database?, other?, direction))
+    }
+
+    fn other_side(&mut self, found: &Entry) -> Option<OtherSide> {
         let url = self.non_empty(found)?;
         match url.split_once("://") {
-            Some(("postgres" | "postgresql", _)) => Some(SyncTo::Postgres(Secret::new(url))),
+            Some(("postgres" | "postgresql", _)) => Some(OtherSide::Postgres(Secret::new(url))),
             Some((scheme, _)) => {
                 let message =
                     format!("there is no sync with `{scheme}://`: it is postgres://user@host/database");

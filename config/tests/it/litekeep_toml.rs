@@ -2,8 +2,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use litekeep_config::{
-    ConditionalWrites, Credentials, ErrorKind, FeedFrom, FeedUrl, LogFormat, LogLevel, Secret, Source,
-    StoreUrl, SyncTo,
+    ConditionalWrites, Credentials, Direction, ErrorKind, FeedFrom, FeedUrl, LogFormat, LogLevel, OtherSide,
+    Secret, Source, StoreUrl,
 };
 use proptest::prelude::*;
 
@@ -463,12 +463,25 @@ fn syncs() {
     )
     .unwrap();
     let [sync] = config.syncs.as_slice() else { panic!("{:?}", config.syncs) };
-    let SyncTo::Postgres(url) = &sync.to;
+    let OtherSide::Postgres(url) = &sync.other;
+    assert_eq!(sync.direction, Direction::Push);
     assert_eq!(url.expose(), "postgres://me:s3cr3t-hunter2@host/app");
     assert!(!format!("{config:?}").contains("hunter2"));
     assert_eq!((sync.database.as_path(), sync.schema.as_deref()), (Path::new("/etc/app.db"), Some("lite")));
     assert_eq!(sync.names["orders"], "Orders");
     assert_eq!(sync.types["orders.note"], "tagged");
+}
+
+/// The URL says which side is the other one.
+#[test]
+fn a_sync_from_a_url_pulls() {
+    let database = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\n";
+    let sync = "[[sync]]\nname = \"pg\"\nfrom = \"postgres://me:${SECRET}@host/app\"\nto = \"app.db\"\n";
+    for direction in ["", "direction = \"pull\"\n"] {
+        let config = toml(&format!("{database}{sync}{direction}")).unwrap();
+        let [sync] = config.syncs.as_slice() else { panic!("{:?}", config.syncs) };
+        assert_eq!((sync.direction, sync.database.as_path()), (Direction::Pull, Path::new("/etc/app.db")));
+    }
 }
 
 #[test]
@@ -479,13 +492,18 @@ fn mistakes_in_syncs_are_told_with_what_would_be_right() {
         ("name = \"a\"", "this sync has no `to`"),
         ("name = \"a\"\nto = \"mysql://h/d\"", "`to`: there is no sync with `mysql://`"),
         ("name = \"a\"\nto = \"hunter2\"", "`to`: it is no URL such as"),
+        ("name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"both\"", "`direction`: `both` is not there"),
         (
-            "name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"both\"",
-            "`direction`: `both` is not there yet",
+            "name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"pull\"",
+            "`direction`: `pull` is the other way",
+        ),
+        (
+            "name = \"a\"\nfrom = \"postgres://h/d\"\nto = \"o.db\"",
+            "`/etc/o.db` is not in a [[database]]: a sync",
         ),
         (
             "name = \"a\"\nto = \"postgres://h/d\"\nfrom = \"o.db\"",
-            "`/etc/o.db` is not in a [[database]]: a sync reads",
+            "`/etc/o.db` is not in a [[database]]: a sync",
         ),
         (
             "name = \"a\"\nto = \"postgres://h/d\"\ndatabase = \"app.db\"",

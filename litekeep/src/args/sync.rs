@@ -12,9 +12,9 @@ pub(crate) struct Sync {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SyncAction {
-    /// Show the tables that are made there, their types, and what is not there as it is here; exit code 1 when one cannot go there
+    /// Show the tables that are made, their types, and what is not as it is on the other side; exit code 1 when one cannot be made
     Plan(Named),
-    /// Bring the other side up to date, and end
+    /// Bring the side that is written to up to date, and end
     Run(Named),
     /// Say how far each sync is; exit code 1 when something is wrong
     Status(Named),
@@ -22,8 +22,10 @@ pub(crate) enum SyncAction {
     Verify(Verify),
     /// Go on from the present state, by comparing every row: after a log that was begun anew, or for tables that stand still
     Resync(Named),
-    /// List the rows that the other side cannot hold, with the reason
+    /// List the rows that the side that is written to cannot hold, with the reason
     Refused(Named),
+    /// End a sync from a server, which then keeps no changes for it any more; rows stay
+    Forget(Named),
 }
 
 #[derive(Debug, clap::Args)]

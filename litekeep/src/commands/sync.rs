@@ -6,7 +6,7 @@ use litekeep_schema::portable::{Level, Note};
 use litekeep_sync::compare::{self, Found};
 use litekeep_sync::push::Step;
 use litekeep_sync::target::Listed;
-use litekeep_sync::{Stage, Target as _, copy};
+use litekeep_sync::{Source as _, Target as _, copy};
 use serde::Serialize;
 
 use crate::args::sync::{Named, Sync as Args, SyncAction, Verify};
@@ -18,12 +18,13 @@ use crate::syncs::{DatabaseSync, SyncStatus};
 pub(super) async fn run(args: &Args, format: Format) -> Result<Outcome> {
     match &args.action {
         SyncAction::Plan(named) => plan(named, format).await.context("plan a sync"),
-        SyncAction::Run(named) => push(named, format).await.context("run a sync"),
+        SyncAction::Run(named) => go_on(named, format).await.context("run a sync"),
         SyncAction::Status(named) => status(named, format).await.context("tell the status of a sync"),
         SyncAction::Verify(args) => verify(args, format).await.context("compare both sides of a sync"),
         SyncAction::Resync(named) => {
             resync(named, format).await.context("bring both sides of a sync together")
         }
+        SyncAction::Forget(named) => forget(named, format).await.context("end a sync"),
         SyncAction::Refused(named) => refused(named, format).await.context("list refused rows"),
     }
 }
@@ -35,7 +36,7 @@ fn found(named: &Named, format: Format) -> Result<DatabaseSync> {
 #[derive(Serialize)]
 struct Plan {
     name: String,
-    to: String,
+    other: String,
     tables: Vec<PlannedTable>,
     ok: bool,
 }
@@ -63,6 +64,9 @@ impl PlannedNote {
 
 async fn plan(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
+    if sync.is_pull() {
+        return plan_pull(&sync, format).await;
+    }
     let target = sync.postgres()?;
     let (path, wanted) = (sync.database.path.clone(), sync.config.tables.clone());
     let wants =
@@ -76,14 +80,32 @@ async fn plan(named: &Named, format: Format) -> Result<Outcome> {
         let notes = notes.into_iter().map(PlannedNote::of).collect();
         tables.push(PlannedTable { table: declared.name.clone(), sql: target.statements(&table), notes });
     }
-    let plan = Plan { name: sync.config.name.clone(), to: target.name(), tables, ok };
+    Ok(told(Plan { name: sync.config.name.clone(), other: target.name(), tables, ok }, format))
+}
+
+/// The tables that a pull makes in SQLite.
+async fn plan_pull(sync: &DatabaseSync, format: Format) -> Result<Outcome> {
+    let mut source = sync.source()?;
+    source.connect().await?;
+    let mut tables = vec![];
+    let mut ok = true;
+    for (table, notes) in source.survey().await? {
+        ok &= notes.iter().all(|note| note.level < Level::Table);
+        let sql = std::iter::once(table.mirror.create()).chain(table.mirror.create_indexes()).collect();
+        let notes = notes.into_iter().map(PlannedNote::of).collect();
+        tables.push(PlannedTable { table: table.mirror.name, sql, notes });
+    }
+    Ok(told(Plan { name: sync.config.name.clone(), other: source.name(), tables, ok }, format))
+}
+
+fn told(plan: Plan, format: Format) -> Outcome {
     report::result(format, &plan, || plan.text());
-    Ok(if ok { Outcome::Done } else { Outcome::No })
+    if plan.ok { Outcome::Done } else { Outcome::No }
 }
 
 impl Plan {
     fn text(&self) -> String {
-        let mut out = format!("-- {} to {}\n", self.name, self.to);
+        let mut out = format!("-- {}, {}\n", self.name, self.other);
         for table in &self.tables {
             out.push('\n');
             for note in &table.notes {
@@ -100,15 +122,17 @@ impl Plan {
 #[derive(Serialize)]
 struct Ran {
     name: String,
-    to: String,
+    other: String,
     txid: Option<String>,
+    position: Option<String>,
     refused_rows: u64,
     paused_tables: Vec<String>,
 }
 
-async fn push(named: &Named, format: Format) -> Result<Outcome> {
+async fn go_on(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
-    let mut worker = sync.worker(sync.stores(&Stores::default())?)?;
+    let stores = if sync.is_pull() { vec![] } else { sync.stores(&Stores::default())? };
+    let mut worker = sync.worker(stores)?;
     let shown = Rows::new(format);
     let ran = loop {
         match worker.step().await {
@@ -116,26 +140,32 @@ async fn push(named: &Named, format: Format) -> Result<Outcome> {
             Ok(Step::Current) => break Ok(()),
             Err(error) => break Err(error),
         }
-        if let Some(Stage::Copying { rows, .. }) = &worker.state().stage {
-            shown.at(*rows);
+        if let Some(rows) = worker.state().progress.as_ref().and_then(|progress| progress.copied_rows) {
+            shown.at(rows);
         }
     };
     shown.end();
     worker.tell().await;
     ran?;
     let state = worker.state();
+    let stands = sync.status(state.at(), SystemClock.unix_ms());
     let ran = Ran {
         name: sync.config.name.clone(),
-        to: state.to.clone(),
-        txid: state.at().map(|at| at.to_string()),
-        refused_rows: state.refused,
-        paused_tables: state.paused.iter().map(|(table, _)| table.clone()).collect(),
+        other: state.to.clone(),
+        txid: stands.txid.clone(),
+        position: stands.position.clone(),
+        refused_rows: stands.refused_rows,
+        paused_tables: stands.paused_tables.iter().map(|paused| paused.table.clone()).collect(),
     };
-    report::result(format, &ran, || match &ran.txid {
-        Some(txid) => format!("{} has everything, up to transaction {txid}\n", ran.to),
-        None => "the backup has nothing yet\n".to_owned(),
+    report::result(format, &ran, || match (&ran.txid, &ran.position) {
+        (Some(txid), _) => format!("{} has everything, up to transaction {txid}\n", ran.other),
+        (None, Some(position)) => {
+            let database = sync.database.path.display();
+            format!("{database} has everything of {}, up to {position}\n", ran.other)
+        }
+        (None, None) => "the backup has nothing yet\n".to_owned(),
     });
-    let problems = sync.status(state.at(), SystemClock.unix_ms()).problems();
+    let problems = stands.problems();
     problems.iter().for_each(|problem| report::warning(problem, format));
     Ok(if problems.is_empty() { Outcome::Done } else { Outcome::No })
 }
@@ -157,8 +187,8 @@ async fn status(named: &Named, format: Format) -> Result<Outcome> {
     let mut syncs: Vec<SyncStatus> = vec![];
     for sync in &all {
         let durable = match sync.stores(&stores)?.first() {
-            Some(store) => store.list().await?.last(),
-            None => None,
+            Some(store) if !sync.is_pull() => store.list().await?.last(),
+            _ => None,
         };
         syncs.push(sync.status(durable, now_ms));
     }
@@ -201,11 +231,42 @@ async fn verify(args: &Verify, format: Format) -> Result<Outcome> {
 }
 
 async fn resync(named: &Named, format: Format) -> Result<Outcome> {
-    compared(named, true, format).await
+    let sync = found(named, format)?;
+    if !sync.is_pull() {
+        return compared(named, true, format).await;
+    }
+    let mut pull = sync.pull()?;
+    pull.resync().await?;
+    let resynced = Resynced { name: sync.config.name.clone(), other: pull.source().name() };
+    report::result(format, &resynced, || begun_anew(&sync));
+    Ok(Outcome::Done)
+}
+
+async fn forget(named: &Named, format: Format) -> Result<Outcome> {
+    let sync = found(named, format)?;
+    if !sync.is_pull() {
+        let message = format!(
+            "the sync `{}` goes to {}, which keeps nothing for it",
+            sync.config.name,
+            sync.postgres()?.name()
+        );
+        let hint = "take it out of the configuration; its rows, and how far they are (`_litekeep_sync`), stay there until you drop them";
+        return Err(Failure::invalid(message).hint(hint).into());
+    }
+    let mut pull = sync.pull()?;
+    pull.forget().await?;
+    let forgotten = Resynced { name: sync.config.name.clone(), other: pull.source().name() };
+    report::result(format, &forgotten, || {
+        format!("{} keeps nothing for the sync any more; the rows in SQLite stay\n", forgotten.other)
+    });
+    Ok(Outcome::Done)
 }
 
 async fn compared(named: &Named, repair: bool, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
+    if sync.is_pull() {
+        return compare_pull(&sync, repair, format).await;
+    }
     let settings = sync.push(sync.stores(&Stores::default())?)?;
     let mut target = sync.postgres()?;
     let found = compare::run(&settings, &mut target, repair).await?;
@@ -213,6 +274,38 @@ async fn compared(named: &Named, repair: bool, format: Format) -> Result<Outcome
     let compared = Compared::new(&sync, found, repair, ok);
     report::result(format, &compared, || compared.text());
     Ok(if ok { Outcome::Done } else { Outcome::No })
+}
+
+/// The same for a pull; with `repair` all rows that differ come again, from the litekeep that runs, or from the next one.
+async fn compare_pull(sync: &DatabaseSync, repair: bool, format: Format) -> Result<Outcome> {
+    let mut pull = sync.pull()?;
+    let found = pull.compare().await?;
+    let is_equal = found.is_equal();
+    if repair && !is_equal {
+        pull.resync().await?;
+    }
+    let compared = Compared::new(sync, found, false, is_equal);
+    report::result(format, &compared, || {
+        let next = match (repair, is_equal) {
+            (true, false) => begun_anew(sync),
+            _ => String::new(),
+        };
+        format!("{}{next}", compared.text())
+    });
+    Ok(if is_equal { Outcome::Done } else { Outcome::No })
+}
+
+fn begun_anew(sync: &DatabaseSync) -> String {
+    format!(
+        "all rows are compared anew, and what differs comes again: by the litekeep that runs, or by `litekeep sync run {}`\n",
+        sync.config.name
+    )
+}
+
+#[derive(Serialize)]
+struct Resynced {
+    name: String,
+    other: String,
 }
 
 impl Compared {
@@ -278,18 +371,26 @@ struct RefusedRow {
 
 async fn refused(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
-    let mut target = sync.postgres()?;
-    if target.connect().await?.is_none() {
+    let listed = if sync.is_pull() {
+        sync.pull()?.listed().await?
+    } else {
+        let mut target = sync.postgres()?;
+        match target.connect().await? {
+            Some(_) => Some(target.listed().await?),
+            None => None,
+        }
+    };
+    let Some(listed) = listed else {
         let message = format!("the sync `{}` has not begun", sync.config.name);
         let hint = format!("`litekeep sync run {}` makes the first copy", sync.config.name);
         return Err(Failure::invalid(message).hint(hint).into());
-    }
+    };
     let row = |Listed { table, key, reason }: Listed| RefusedRow {
         table,
         key: key.iter().map(|text| shown(text)).collect(),
         reason,
     };
-    let rows: Vec<RefusedRow> = target.listed().await?.into_iter().map(row).collect();
+    let rows: Vec<RefusedRow> = listed.into_iter().map(row).collect();
     report::result(format, &rows, || {
         let line = |row: &RefusedRow| {
             let key: Vec<String> = row.key.iter().map(ToString::to_string).collect();

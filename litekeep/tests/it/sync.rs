@@ -1,5 +1,5 @@
-//! Goal: a sync of the configuration keeps PostgreSQL in step with the database, whoever is killed in between, and says how it
-//! stands. Method: the real binary beside a writer, a real server, SIGKILL at random moments; every row is compared afterwards, by the
+//! Goal: a sync of the configuration keeps PostgreSQL in step with the database, or the database with PostgreSQL, whoever is killed in
+//! between, and says how it stands. Method: the real binary beside a writer, a real server, SIGKILL at random moments; every row is compared afterwards, by the
 //! product and by plain SQL.
 
 use std::sync::Arc;
@@ -116,7 +116,7 @@ fn mistakes_are_told() {
     with("types = { \"t.v\" = \"int4\" }\n", "tables = [\"gone\"]\n");
     scene.place.run(&["sync", "run"]).failed_with(&["connect in"]);
     with("[[sync]]", "[[sync]]\ndirection = \"pull\"");
-    scene.place.run(&["sync", "run"]).failed_with(&["`pull` is not there yet"]);
+    scene.place.run(&["sync", "run"]).failed_with(&["`pull` is the other way"]);
     with("postgres://", "mysql://");
     scene.place.run(&["sync", "run"]).failed_with(&["there is no sync with `mysql://`"]);
 }
@@ -162,5 +162,129 @@ fn kills_lose_no_row_and_repeat_none() {
         .unwrap_or_else(|error| panic!("seed {seed}: {error}\n{status}"));
         scene.place.run(&["sync", "verify"]).succeeded();
         scene.stop(litekeep)
+    });
+}
+
+/// A database with rows of its own, into which those of a server come.
+fn pulling_from(server: &Postgres, sql: &str) -> Scene {
+    server.query(sql).unwrap();
+    let scene = Scene::new(Store::Folder, "upload_interval = \"20ms\"");
+    let db = Connection::open(scene.db()).unwrap();
+    db.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE own(n INTEGER PRIMARY KEY)").unwrap();
+    drop(db);
+    scene.replicate_once().unwrap();
+    add(&scene, &format!("[[sync]]\nname = \"pg\"\nfrom = {:?}\n", server.url("postgres")));
+    scene
+}
+
+const PULLED: &str = "CREATE TABLE t(n int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 0), (2, NULL)";
+
+#[test]
+fn rows_of_a_server_come_into_the_database() {
+    let server = Postgres::start().unwrap();
+    let scene = pulling_from(&server, PULLED);
+    let run = |args: &[&str]| scene.place.run(args);
+    let plan = run(&["sync", "plan", "--json"]).succeeded().json();
+    shapes::matches("sync plan", &plan);
+    assert_eq!(plan["tables"][0]["sql"][0], "CREATE TABLE \"t\"(\"n\" INTEGER PRIMARY KEY, \"v\" INTEGER)");
+    run(&["sync", "verify"]).failed_with(&["the sync `pg` has not begun", "litekeep sync run pg"]);
+    run(&["sync", "refused"]).failed_with(&["the sync `pg` has not begun"]);
+
+    let ran = run(&["sync", "run", "--json"]).succeeded().json();
+    shapes::matches("sync run", &ran);
+    assert!(ran["position"].is_string() && ran["txid"].is_null(), "{ran:#}");
+    let same = run(&["sync", "verify", "--json"]).succeeded().json();
+    shapes::matches("sync verify", &same);
+    assert_eq!((same["rows"].as_u64(), same["ok"].as_bool()), (Some(2), Some(true)), "{same:#}");
+    let status = run(&["sync", "status", "--json"]).succeeded().json();
+    shapes::matches("sync status", &status);
+    let said = run(&["sync", "status"]).succeeded().stdout;
+    assert!(said.contains("sync pg from postgres://") && said.contains("follows, stands at"), "{said}");
+
+    // Somebody writes here what is the server's.
+    let db = Connection::open(scene.db()).unwrap();
+    db.execute_batch("UPDATE t SET v = 7 WHERE n = 1; INSERT INTO t VALUES (100, 1)").unwrap();
+    let differs = run(&["sync", "verify", "--repair", "--json"]);
+    assert_eq!(differs.code, 1, "{}", differs.stderr);
+    let differs = differs.json();
+    shapes::matches("sync verify", &differs);
+    assert_eq!(["missing", "extra", "different"].map(|key| differs[key].as_u64().unwrap()), [0, 1, 1]);
+    run(&["sync", "run"]).succeeded();
+    run(&["sync", "verify"]).succeeded();
+    shapes::matches("sync resync", &run(&["sync", "resync", "--json"]).succeeded().json());
+    run(&["sync", "run"]).succeeded();
+    assert_eq!(rows_here(&scene), "1:0");
+    shapes::matches("sync forget", &run(&["sync", "forget", "--json"]).succeeded().json());
+    assert_eq!(server.query("SELECT 1 FROM pg_replication_slots").unwrap().len(), 0);
+    run(&["sync", "verify"]).failed_with(&["has not begun"]);
+    run(&["sync", "run"]).failed_with(&["the table `t` is there and has rows", "DROP TABLE \"t\""]);
+}
+
+/// Kills litekeep, the server or the connection while the server changes and the application writes; in the end both have the same, and
+/// the backup has all of it.
+#[test]
+fn kills_lose_no_row_of_the_server() {
+    campaign::rounds("pulls", 2, |seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut server = Postgres::start().unwrap();
+        let scene = pulling_from(&server, PULLED);
+        server.query("INSERT INTO t SELECT i, i FROM generate_series(1000, 20000) i").unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let writing = {
+            let (db, stop) = (scene.db(), stop.clone());
+            std::thread::spawn(move || {
+                let db = Connection::open(db).unwrap();
+                db.busy_timeout(LONG).unwrap();
+                while !stop.load(SeqCst) {
+                    db.execute("INSERT INTO own DEFAULT VALUES", ()).unwrap();
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            })
+        };
+        for _ in 0..5 {
+            let litekeep = scene.replicate().unwrap();
+            for _ in 0..random.u32(5..40) {
+                let (n, v) = (random.u32(0..500), random.u32(..));
+                let sql = match random.u8(0..4) {
+                    0 => format!("DELETE FROM t WHERE n BETWEEN {n} AND {}", n + 20),
+                    1 => format!(
+                        "UPDATE t SET n = n + 100000 WHERE n = {n} AND NOT EXISTS (SELECT 1 FROM t WHERE n = {n} + 100000)"
+                    ),
+                    _ => format!(
+                        "INSERT INTO t SELECT i, {v} % 1000 FROM generate_series({n}, {}) i ON CONFLICT(n) DO UPDATE SET v = excluded.v",
+                        n + 50
+                    ),
+                };
+                server.query(&sql).unwrap();
+            }
+            match random.u8(0..3) {
+                0 => {
+                    server.kill().unwrap();
+                    server.resume().unwrap();
+                }
+                1 => drop(server.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'litekeep'")),
+                _ => {}
+            }
+            std::thread::sleep(Duration::from_millis(random.u64(0..700)));
+            litekeep.kill().unwrap();
+        }
+        let litekeep = scene.replicate().unwrap();
+        eventually("both sides are the same", LONG, || Ok(rows_there(&server) == rows_here(&scene)))
+            .unwrap_or_else(|error| panic!("seed {seed}: {error}\n{}", litekeep.output()));
+        stop.store(true, SeqCst);
+        writing.join().unwrap();
+        scene.place.run(&["sync", "verify"]).succeeded();
+        scene.stop(litekeep)?;
+        let restored = scene.restore(&[])?;
+        let rows = |db: &std::path::Path| -> anyhow::Result<(i64, i64)> {
+            let db = Connection::open(db)?;
+            Ok(db.query_row(
+                "SELECT (SELECT count(*) FROM own), (SELECT sum(n + coalesce(v, 0)) FROM t)",
+                (),
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )?)
+        };
+        anyhow::ensure!(rows(&restored)? == rows(&scene.db())?, "seed {seed}: the backup has not all");
+        Ok(())
     });
 }

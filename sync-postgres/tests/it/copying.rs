@@ -2,7 +2,7 @@
 
 use litekeep_schema::portable::Level;
 use litekeep_schema::portable::postgres::Options;
-use litekeep_sync::{Stage, Target, copy};
+use litekeep_sync::{Flow as _, Stage, Target, copy};
 use litekeep_sync_postgres::{Address, Postgres};
 
 use crate::scene::{Scene, server};

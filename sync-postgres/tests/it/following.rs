@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use litekeep_schema::portable::postgres::Options;
 use litekeep_sync::push::Step;
-use litekeep_sync::{Kind, Stage};
+use litekeep_sync::{Flow as _, Kind, Stage};
 use litekeep_testkit::postgres::Postgres as Server;
 use rusqlite::Connection;
 

@@ -4,5 +4,6 @@
 mod comparing;
 mod copying;
 mod following;
+mod pulling;
 mod refusing;
 mod scene;

@@ -13,7 +13,7 @@ use litekeep_store::Store;
 use litekeep_store::plan::Policy;
 use litekeep_sync::push::{Push, Settings, Step};
 use litekeep_sync::target::key_text;
-use litekeep_sync::{Error, Value};
+use litekeep_sync::{Error, Flow as _, Value};
 use litekeep_sync_postgres::target::PgTable;
 use litekeep_sync_postgres::{Address, Postgres};
 use litekeep_testkit::postgres::Postgres as Server;

@@ -1,0 +1,455 @@
+//! A database some of whose tables are kept as another server has them.
+//!
+//! Promises:
+//! - What it writes are ordinary transactions: triggers run, other connections see each whole or not at all, and one that is committed
+//!   outlives a power cut (`synchronous = FULL`). Foreign keys are not enforced: the server has checked them, and rows come in its order.
+//! - How far a mirror is stands in `_litekeep_sync`, the only table of ours, and is committed together with the rows.
+//! - A row that the table forbids is an answer, not an error, and leaves nothing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use litekeep_format::Value;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::parameter::{Parameter, value};
+use crate::{Error, Written, quoted};
+
+/// The table that keeps how far mirrors are.
+pub const SYNC_TABLE: &str = "_litekeep_sync";
+/// How long a transaction waits for other writers.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Rows that are deleted at once.
+const SWEPT: usize = 1_000;
+
+/// A table that is kept as a server has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorTable {
+    /// Its name.
+    pub name: String,
+    /// Its columns.
+    pub columns: Vec<MirrorColumn>,
+    /// Which of them are its key; never empty.
+    pub key: Vec<usize>,
+    /// Indexes by their names, each with its columns. They forbid nothing: what must be unique the server has checked.
+    pub indexes: Vec<(String, Vec<usize>)>,
+}
+
+/// A column of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub declared: String,
+    /// NULL does not come.
+    pub is_not_null: bool,
+}
+
+impl MirrorTable {
+    /// The statement that makes it.
+    pub fn create(&self) -> String {
+        // A key of one integer is the rowid itself.
+        let rowid = match self.key.as_slice() {
+            [only] if self.columns[*only].declared == "INTEGER" => Some(*only),
+            _ => None,
+        };
+        let column = |(nth, column): (usize, &MirrorColumn)| {
+            let rule = match (rowid == Some(nth), column.is_not_null) {
+                (true, _) => " PRIMARY KEY",
+                (false, true) => " NOT NULL",
+                (false, false) => "",
+            };
+            format!("{} {}{rule}", quoted(&column.name), column.declared)
+        };
+        let mut parts: Vec<String> = self.columns.iter().enumerate().map(column).collect();
+        if rowid.is_none() {
+            parts.push(format!("PRIMARY KEY ({})", self.names(&self.key)));
+        }
+        format!("CREATE TABLE {}({})", quoted(&self.name), parts.join(", "))
+    }
+
+    /// The statements that make its indexes, where they are not there.
+    pub fn create_indexes(&self) -> impl Iterator<Item = String> {
+        self.indexes.iter().map(|(name, columns)| {
+            let (index, table) = (quoted(name), quoted(&self.name));
+            format!("CREATE INDEX IF NOT EXISTS {index} ON {table}({})", self.names(columns))
+        })
+    }
+
+    fn names(&self, columns: &[usize]) -> String {
+        columns.iter().map(|nth| quoted(&self.columns[*nth].name)).collect::<Vec<_>>().join(", ")
+    }
+
+    fn upsert(&self) -> String {
+        let all: Vec<usize> = (0..self.columns.len()).collect();
+        let others: Vec<usize> = all.iter().copied().filter(|nth| !self.key.contains(nth)).collect();
+        let places = vec!["?"; all.len()].join(", ");
+        let (table, names, key) = (quoted(&self.name), self.names(&all), self.names(&self.key));
+        let action = if others.is_empty() {
+            "NOTHING".to_owned()
+        } else {
+            let name = |nth: &usize| quoted(&self.columns[*nth].name);
+            let set: Vec<String> =
+                others.iter().map(name).map(|name| format!("{name} = excluded.{name}")).collect();
+            // One that is there as it comes is not written again.
+            let differs: Vec<String> = (others.iter().map(name))
+                .map(|name| format!("{table}.{name} IS NOT excluded.{name}"))
+                .collect();
+            format!("UPDATE SET {} WHERE {}", set.join(", "), differs.join(" OR "))
+        };
+        // Whatever the table says of conflicts: no other row gives way.
+        format!("INSERT OR ABORT INTO {table}({names}) VALUES({places}) ON CONFLICT({key}) DO {action}")
+    }
+
+    /// A condition that the key has the values from a parameter on.
+    fn is_key(&self, first: usize) -> String {
+        let term = |(nth, column): (usize, &usize)| {
+            format!("{} IS ?{}", quoted(&self.columns[*column].name), first + nth)
+        };
+        self.key.iter().enumerate().map(term).collect::<Vec<_>>().join(" AND ")
+    }
+}
+
+/// The name of a column that is there, and whether it wants a value.
+type Found = (String, bool);
+
+/// A connection that writes what comes.
+#[derive(Debug)]
+pub struct Mirror {
+    connection: Connection,
+    /// Under which it keeps how far it is.
+    name: String,
+}
+
+impl Mirror {
+    /// Opens a database, or makes one in WAL mode; `name` is the mirror's.
+    ///
+    /// # Errors
+    /// `Unavailable` when the file cannot be opened, `Corrupt` when it is no database.
+    pub fn open(path: &Path, name: &str) -> Result<Mirror, Error> {
+        let open = || {
+            let is_new = !path.exists();
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+                | OpenFlags::SQLITE_OPEN_CREATE
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(path, flags)?;
+            connection.busy_timeout(PATIENCE)?;
+            connection.set_prepared_statement_cache_capacity(256);
+            if is_new {
+                connection.pragma_update(None, "journal_mode", "wal")?;
+            }
+            connection.pragma_update(None, "foreign_keys", false)?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            // Reads the header, so that a file of another kind is refused here.
+            connection.query_row("SELECT count(*) FROM sqlite_schema", (), |_| Ok(()))?;
+            Ok(connection)
+        };
+        let connection = open().map_err(|e| Error::new("open the database", e))?;
+        Ok(Mirror { connection, name: name.to_owned() })
+    }
+
+    /// Begins a transaction: one that keeps other writers waiting, or one that reads, and notes.
+    ///
+    /// # Errors
+    /// `Busy` when another connection writes for long.
+    pub fn begin(&self, to_write: bool) -> Result<(), Error> {
+        self.run("begin a transaction", if to_write { "BEGIN IMMEDIATE" } else { "BEGIN" })
+    }
+
+    /// Commits the transaction.
+    ///
+    /// # Errors
+    /// What SQLite refuses; the transaction is still open then.
+    pub fn commit(&self) -> Result<(), Error> {
+        self.run("commit a transaction", "COMMIT")
+    }
+
+    /// Ends the transaction without effect.
+    pub fn roll_back(&self) {
+        if !self.connection.is_autocommit() {
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+    }
+
+    fn run(&self, doing: &'static str, sql: &str) -> Result<(), Error> {
+        self.connection.execute_batch(sql).map_err(|e| Error::new(doing, e))
+    }
+
+    /// What is kept of this mirror, by item.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn items(&self) -> Result<BTreeMap<String, String>, Error> {
+        if !self.has_table(SYNC_TABLE)? {
+            return Ok(BTreeMap::new());
+        }
+        let read = || {
+            let sql = format!("SELECT item, content FROM {SYNC_TABLE} WHERE name = ?1");
+            let mut select = self.connection.prepare_cached(&sql)?;
+            let rows = select.query_map([&self.name], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<_>>()
+        };
+        read().map_err(|e| Error::new("read how far the sync is", e))
+    }
+
+    /// Keeps an item, within a transaction, or takes it away. Whether it was not there before, or is not any more.
+    ///
+    /// # Errors
+    /// What SQLite refuses.
+    pub fn set(&self, item: &str, content: Option<&str>) -> Result<bool, Error> {
+        let set = || {
+            let create = format!(
+                "CREATE TABLE IF NOT EXISTS {SYNC_TABLE}(name TEXT, item TEXT, content TEXT NOT NULL, PRIMARY KEY(name, item)) WITHOUT ROWID"
+            );
+            self.connection.execute_batch(&create)?;
+            let Some(content) = content else {
+                let sql = format!("DELETE FROM {SYNC_TABLE} WHERE name = ?1 AND item = ?2");
+                return Ok(self.connection.prepare_cached(&sql)?.execute([&self.name, item])? > 0);
+            };
+            let sql = format!("UPDATE {SYNC_TABLE} SET content = ?3 WHERE name = ?1 AND item = ?2");
+            if self.connection.prepare_cached(&sql)?.execute([&self.name, item, content])? > 0 {
+                return Ok(false);
+            }
+            let sql = format!("INSERT INTO {SYNC_TABLE} VALUES(?1, ?2, ?3)");
+            self.connection.prepare_cached(&sql)?.execute([&self.name, item, content]).map(|_| true)
+        };
+        set().map_err(|e| Error::new("keep how far the sync is", e))
+    }
+
+    /// Whether a table is there.
+    ///
+    /// # Errors
+    /// When the schema cannot be read.
+    pub fn has(&self, table: &MirrorTable) -> Result<bool, Error> {
+        self.has_table(&table.name)
+    }
+
+    fn has_table(&self, name: &str) -> Result<bool, Error> {
+        self.connection
+            .prepare_cached("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE")
+            .and_then(|mut select| select.exists([name]))
+            .map_err(|e| Error::new("read the schema", e))
+    }
+
+    /// Makes a table, within a transaction, or takes one that is there when it is empty and can hold what comes. `Err` in it: why not.
+    ///
+    /// # Errors
+    /// What SQLite refuses.
+    pub fn make(&self, table: &MirrorTable) -> Result<Result<(), String>, Error> {
+        if !self.has_table(&table.name)? {
+            self.run("make a table", &table.create())?;
+            return Ok(Ok(()));
+        }
+        let look = || {
+            let (found, key) = self.columns_of(&table.name)?;
+            let has = |name: &str| found.iter().any(|(found, _)| found.eq_ignore_ascii_case(name));
+            if let Some(missing) = table.columns.iter().find(|column| !has(&column.name)) {
+                return Ok(Err(format!("has no column `{}`", missing.name)));
+            }
+            let comes =
+                |name: &str| table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+            if let Some((name, _)) = found.iter().find(|(name, must)| *must && !comes(name)) {
+                return Ok(Err(format!("its column `{name}` wants a value, and none comes")));
+            }
+            let mut wanted: Vec<String> =
+                table.key.iter().map(|nth| table.columns[*nth].name.to_lowercase()).collect();
+            let mut key: Vec<String> = key.iter().map(|name| name.to_lowercase()).collect();
+            wanted.sort();
+            key.sort();
+            if wanted != key {
+                return Ok(Err(format!("its primary key is not ({})", table.names(&table.key))));
+            }
+            let any = format!("SELECT 1 FROM {} LIMIT 1", quoted(&table.name));
+            if self.connection.prepare(&any)?.exists(())? {
+                return Ok(Err("has rows, which are not overwritten".to_owned()));
+            }
+            Ok(Ok(()))
+        };
+        look().map_err(|e| Error::new("look into a table", e))
+    }
+
+    /// The columns, and the names of those of the primary key.
+    fn columns_of(&self, table: &str) -> rusqlite::Result<(Vec<Found>, Vec<String>)> {
+        let sql = "SELECT name, \"notnull\" AND dflt_value IS NULL, pk FROM pragma_table_info(?1)";
+        let mut select = self.connection.prepare_cached(sql)?;
+        let rows = select.query_map([table], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let rows: Vec<(String, bool, i64)> = rows.collect::<Result<_, _>>()?;
+        let key = rows.iter().filter(|(.., pk)| *pk > 0).map(|(name, ..)| name.clone()).collect();
+        // A rowid gives itself.
+        Ok((rows.into_iter().map(|(name, must, pk)| (name, must && pk == 0)).collect(), key))
+    }
+
+    /// Gives a table the columns that it lacks, within a transaction. Rows that are there have NULL in them.
+    ///
+    /// # Errors
+    /// What SQLite refuses.
+    pub fn add_columns(&self, table: &MirrorTable) -> Result<(), Error> {
+        let add = || {
+            let (found, _) = self.columns_of(&table.name)?;
+            for column in &table.columns {
+                if !found.iter().any(|(name, _)| name.eq_ignore_ascii_case(&column.name)) {
+                    let (name, declared) = (quoted(&column.name), &column.declared);
+                    let sql = format!("ALTER TABLE {} ADD COLUMN {name} {declared}", quoted(&table.name));
+                    self.connection.execute_batch(&sql)?;
+                }
+            }
+            Ok(())
+        };
+        add().map_err(|e| Error::new("add columns to a table", e))
+    }
+
+    /// Makes the indexes of a table that are not there.
+    ///
+    /// # Errors
+    /// What SQLite refuses.
+    pub fn make_indexes(&self, table: &MirrorTable) -> Result<(), Error> {
+        table.create_indexes().try_for_each(|sql| self.run("make an index", &sql))
+    }
+
+    /// Writes a row, whether it is there or not.
+    ///
+    /// # Errors
+    /// What SQLite refuses, but for constraints.
+    pub fn put(&self, table: &MirrorTable, row: &[Value]) -> Result<Written, Error> {
+        self.write(&table.upsert(), row.iter())
+    }
+
+    /// Changes those columns of a row that have a value; its key may be among them.
+    ///
+    /// # Errors
+    /// What SQLite refuses, but for constraints.
+    pub fn change(
+        &self,
+        table: &MirrorTable,
+        key: &[Value],
+        row: &[Option<Value>],
+    ) -> Result<Written, Error> {
+        let given: Vec<(usize, &Value)> =
+            row.iter().enumerate().filter_map(|(nth, value)| Some((nth, value.as_ref()?))).collect();
+        let set: Vec<String> = (given.iter().enumerate())
+            .map(|(place, (nth, _))| format!("{} = ?{}", quoted(&table.columns[*nth].name), place + 1))
+            .collect();
+        let (name, condition) = (quoted(&table.name), table.is_key(given.len() + 1));
+        let sql = format!("UPDATE OR ABORT {name} SET {} WHERE {condition}", set.join(", "));
+        self.write(&sql, given.iter().map(|(_, value)| *value).chain(key))
+    }
+
+    /// Deletes a row, when it is there.
+    ///
+    /// # Errors
+    /// What SQLite refuses, but for constraints.
+    pub fn delete(&self, table: &MirrorTable, key: &[Value]) -> Result<Written, Error> {
+        self.write(&format!("DELETE FROM {} WHERE {}", quoted(&table.name), table.is_key(1)), key.iter())
+    }
+
+    /// Deletes all rows.
+    ///
+    /// # Errors
+    /// What SQLite refuses, but for constraints.
+    pub fn clear(&self, table: &MirrorTable) -> Result<Written, Error> {
+        self.write(&format!("DELETE FROM {}", quoted(&table.name)), [].iter())
+    }
+
+    fn write<'v>(&self, sql: &str, values: impl Iterator<Item = &'v Value>) -> Result<Written, Error> {
+        let parameters = rusqlite::params_from_iter(values.map(Parameter));
+        let done =
+            self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute(parameters));
+        match done {
+            Ok(rows) => Ok(Written::Rows(rows)),
+            Err(e) if is_about_data(&e) && !self.connection.is_autocommit() => {
+                Ok(Written::Forbidden(e.to_string()))
+            }
+            Err(e) => Err(Error::new("write a row", e)),
+        }
+    }
+
+    /// Begins to note which rows there shall be, instead of others that were noted before. Within this connection only.
+    ///
+    /// # Errors
+    /// What SQLite refuses.
+    pub fn begin_sweep(&self, table: &MirrorTable) -> Result<(), Error> {
+        let names: Vec<String> = (0..table.key.len()).map(|nth| format!("k{nth}")).collect();
+        let names = names.join(", ");
+        self.run(
+            "note rows",
+            &format!("DROP TABLE IF EXISTS temp.seen; CREATE TEMP TABLE seen({names}, PRIMARY KEY({names})) WITHOUT ROWID"),
+        )
+    }
+
+    /// Notes that there shall be a row with this key.
+    ///
+    /// # Errors
+    /// What SQLite refuses.
+    pub fn keep(&self, key: &[Value]) -> Result<(), Error> {
+        let places = vec!["?"; key.len()].join(", ");
+        let sql = format!("INSERT OR IGNORE INTO temp.seen VALUES({places})");
+        self.write(&sql, key.iter()).map(drop)
+    }
+
+    /// The keys of rows that are not noted, so many at most.
+    ///
+    /// # Errors
+    /// What SQLite refuses.
+    pub fn unseen(&self, table: &MirrorTable, at_most: usize) -> Result<Vec<Vec<Value>>, Error> {
+        let same: Vec<String> = (table.key.iter().enumerate())
+            .map(|(place, nth)| format!("s.k{place} IS t.{}", quoted(&table.columns[*nth].name)))
+            .collect();
+        let key: Vec<String> =
+            table.key.iter().map(|nth| format!("t.{}", quoted(&table.columns[*nth].name))).collect();
+        let sql = format!(
+            "SELECT {} FROM {} AS t WHERE NOT EXISTS (SELECT 1 FROM temp.seen AS s WHERE {}) LIMIT ?1",
+            key.join(", "),
+            quoted(&table.name),
+            same.join(" AND ")
+        );
+        let read = || {
+            let mut select = self.connection.prepare_cached(&sql)?;
+            let key = |row: &rusqlite::Row<'_>| {
+                (0..table.key.len()).map(|nth| Ok(value(row.get_ref(nth)?))).collect()
+            };
+            let at_most = i64::try_from(at_most).unwrap_or(i64::MAX);
+            select.query_map([at_most], key)?.collect::<rusqlite::Result<Vec<Vec<Value>>>>()
+        };
+        read().map_err(|e| Error::new("look for rows that are gone", e))
+    }
+
+    /// Deletes rows that are not noted, some at once; how many. Within a transaction.
+    ///
+    /// # Errors
+    /// What SQLite refuses.
+    pub fn sweep(&self, table: &MirrorTable) -> Result<usize, Error> {
+        let gone = self.unseen(table, SWEPT)?;
+        for key in &gone {
+            self.delete(table, key)?;
+        }
+        Ok(gone.len())
+    }
+
+    /// The values of a row.
+    ///
+    /// # Errors
+    /// What SQLite refuses.
+    pub fn row(&self, table: &MirrorTable, key: &[Value]) -> Result<Option<Vec<Value>>, Error> {
+        let all: Vec<usize> = (0..table.columns.len()).collect();
+        let (names, name) = (table.names(&all), quoted(&table.name));
+        let sql = format!("SELECT {names} FROM {name} WHERE {}", table.is_key(1));
+        let read = || {
+            let mut select = self.connection.prepare_cached(&sql)?;
+            let mut rows = select.query(rusqlite::params_from_iter(key.iter().map(Parameter)))?;
+            let Some(row) = rows.next()? else { return Ok(None) };
+            all.iter().map(|nth| Ok(value(row.get_ref(*nth)?))).collect::<rusqlite::Result<_>>().map(Some)
+        };
+        read().map_err(|e| Error::new("read a row", e))
+    }
+}
+
+/// Whether a row is to blame: a constraint, a trigger that refuses, a value that is too big.
+fn is_about_data(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch)
+    )
+}

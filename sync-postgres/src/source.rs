@@ -1,0 +1,720 @@
+//! Tables of PostgreSQL from which changes come, by logical replication.
+//!
+//! The server keeps changes in a replication slot, of the tables in a publication; both have one name, which is the sync's own. It needs
+//! the server itself: a pooler passes no replication on.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::pin::Pin;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use futures::StreamExt as _;
+use litekeep_schema::portable::postgres::{Inward, quoted};
+use litekeep_schema::portable::{Level, Note};
+use litekeep_sql::{MirrorColumn, MirrorTable};
+use litekeep_sync::source::{Event, Incoming, Rows, Source, SourceTable, SourceType, Standing};
+use litekeep_sync::{Error, Kind, Value};
+use tokio_postgres::CopyOutStream;
+
+use crate::pgoutput::{self, Cell, Message, Relation};
+use crate::replication::{Received, Replication, SETTINGS, lsn, lsn_text};
+use crate::session::{Session, read_row};
+use crate::{Address, literal};
+
+/// Rows that are read at once, and bytes, unless one row alone has more.
+const FETCHED: usize = 5_000;
+const FETCHED_BYTES: usize = 4 << 20;
+
+/// How often, and how long, is waited until the server has seen that whoever took the changes before takes them no more.
+const LETS_GO: u32 = 20;
+const LET_GO: Duration = Duration::from_millis(100);
+
+/// What of a database is wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// The tables, by their names in SQLite; empty: all of the schema.
+    pub tables: Vec<String>,
+    /// The schema; `None`: that of the connection.
+    pub schema: Option<String>,
+    /// Names of tables there, by those in SQLite.
+    pub names: BTreeMap<String, String>,
+}
+
+/// A database of PostgreSQL.
+pub struct PostgresSource {
+    address: Address,
+    wanted: Wanted,
+    session: Option<Session>,
+    schema: String,
+    reading: Option<Reading>,
+    replication: Option<Replication>,
+    tables: Vec<SourceTable>,
+    /// The tables by their numbers there, as the changes to come have them.
+    relations: HashMap<u32, Coming>,
+    /// A table whose form has come and is not yet known.
+    coming: Option<Relation>,
+    ready: VecDeque<Event>,
+}
+
+/// Rows on their way.
+struct Reading {
+    stream: Pin<Box<CopyOutStream>>,
+    forms: Vec<Inward>,
+    received: BytesMut,
+    has_ended: bool,
+}
+
+/// How rows of a table come.
+enum Coming {
+    /// Nobody wants them, or not in this form.
+    Ignored,
+    As {
+        table: usize,
+        /// Where each of its columns is, and what its values are.
+        columns: Vec<(usize, Inward)>,
+    },
+}
+
+impl PostgresSource {
+    /// Connects to nothing yet.
+    pub fn new(address: Address, wanted: Wanted) -> PostgresSource {
+        PostgresSource {
+            address,
+            wanted,
+            session: None,
+            schema: String::new(),
+            reading: None,
+            replication: None,
+            tables: vec![],
+            relations: HashMap::new(),
+            coming: None,
+            ready: VecDeque::new(),
+        }
+    }
+
+    fn session(&self) -> Result<&Session, Error> {
+        let none = || Error::new(Kind::Internal, "use a database that is not connected");
+        self.session.as_ref().ok_or_else(none)
+    }
+
+    fn path(&self, table: &SourceTable) -> String {
+        format!("{}.{}", quoted(&self.schema), quoted(&table.source))
+    }
+
+    /// The name in SQLite of a table there; `None`: it is not wanted.
+    fn wanted(&self, there: &str) -> Option<String> {
+        let renamed = self.wanted.names.iter().find(|(_, name)| *name == there);
+        let here = renamed.map_or(there, |(here, _)| here);
+        let is_wanted = self.wanted.tables.is_empty() || self.wanted.tables.iter().any(|name| name == here);
+        (is_wanted && there != crate::target::STATE).then(|| here.to_owned())
+    }
+
+    async fn columns(&self) -> Result<Vec<FoundColumn>, Error> {
+        let sql = "SELECT c.relname::text, a.attname::text, a.attnotnull, format_type(a.atttypid, a.atttypmod), \
+                   coalesce(b.typname, t.typname)::text, a.attgenerated <> '' \
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+                   JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type b ON t.typtype = 'd' AND b.oid = t.typbasetype \
+                   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY c.relname, a.attnum";
+        let rows = self.session()?.rows("read the tables", sql, &[&self.schema]).await?;
+        let found = |row: &tokio_postgres::Row| {
+            let (name, base): (String, String) = (row.get(3), row.get(4));
+            FoundColumn {
+                table: row.get(0),
+                name: row.get(1),
+                is_not_null: row.get(2),
+                kind: kind(name, &base),
+                is_generated: row.get(5),
+            }
+        };
+        Ok(rows.iter().map(found).collect())
+    }
+
+    /// The columns by which a changed row is known, by table.
+    async fn keys(&self) -> Result<HashMap<String, Vec<String>>, Error> {
+        let sql = "SELECT c.relname::text, a.attname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid \
+                   JOIN pg_namespace n ON n.oid = c.relnamespace \
+                   CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place) \
+                   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum \
+                   WHERE n.nspname = $1 AND i.indimmediate AND k.place <= i.indnkeyatts \
+                   AND (i.indisprimary AND c.relreplident IN ('d', 'f') OR i.indisreplident AND c.relreplident = 'i') \
+                   ORDER BY c.relname, k.place";
+        let rows = self.session()?.rows("read the keys of tables", sql, &[&self.schema]).await?;
+        let mut keys: HashMap<String, Vec<String>> = HashMap::new();
+        rows.iter().for_each(|row| keys.entry(row.get(0)).or_default().push(row.get(1)));
+        Ok(keys)
+    }
+
+    /// The indexes on columns, by table.
+    async fn indexes(&self) -> Result<HashMap<String, Vec<(String, Vec<String>)>>, Error> {
+        let sql = "SELECT c.relname::text, o.relname::text, array_agg(a.attname::text ORDER BY k.place) \
+                   FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_class o ON o.oid = i.indexrelid \
+                   JOIN pg_namespace n ON n.oid = c.relnamespace \
+                   CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place) \
+                   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum \
+                   WHERE n.nspname = $1 AND NOT i.indisprimary AND i.indpred IS NULL AND i.indexprs IS NULL \
+                   AND k.place <= i.indnkeyatts GROUP BY c.relname, o.relname ORDER BY o.relname";
+        let rows = self.session()?.rows("read the indexes of tables", sql, &[&self.schema]).await?;
+        let mut indexes: HashMap<String, Vec<(String, Vec<String>)>> = HashMap::new();
+        for row in &rows {
+            indexes.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
+        }
+        Ok(indexes)
+    }
+
+    /// What the server must be set to, and what the user must be allowed.
+    async fn check_rights(&self) -> Result<(), Error> {
+        let session = self.session()?;
+        let level = session.rows("read a setting", "SELECT current_setting('wal_level')", &[]).await?;
+        let level: String = level.first().map_or(String::new(), |row| row.get(0));
+        let name = self.address.name();
+        if level != "logical" {
+            let hint = "as an administrator: ALTER SYSTEM SET wal_level = logical; then restart the server \
+                        (Neon: switch logical replication on in the project's settings; Amazon: rds.logical_replication = 1)";
+            let message = format!("{name} keeps no changes of rows: its wal_level is `{level}`");
+            return Err(Error::with_hint(Kind::Invalid, message, hint));
+        }
+        let sql = "SELECT rolreplication OR rolsuper OR EXISTS (SELECT 1 FROM pg_roles g WHERE g.rolname IN \
+                   ('rds_replication', 'neon_superuser') AND pg_has_role(current_user, g.oid, 'MEMBER')) \
+                   FROM pg_roles WHERE rolname = current_user";
+        let may = session.rows("read the user's rights", sql, &[]).await?;
+        if !may.first().is_some_and(|row| row.get(0)) {
+            let hint =
+                format!("as an administrator: ALTER ROLE {} REPLICATION;", quoted(self.address.user()));
+            let message = format!("the user may not take changes from {name}: it lacks REPLICATION");
+            return Err(Error::with_hint(Kind::Invalid, message, hint));
+        }
+        Ok(())
+    }
+
+    /// Makes the publication, or adds what it lacks.
+    async fn publish(&self, publication: &str, tables: &[SourceTable]) -> Result<(), Error> {
+        let session = self.session()?;
+        let sql = "SELECT r.prrelid IS NOT NULL, c.relname::text FROM pg_publication p \
+                   LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid \
+                   LEFT JOIN pg_class c ON c.oid = r.prrelid AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $2) \
+                   WHERE p.pubname = $1";
+        let found = session.rows("read the publication", sql, &[publication, &self.schema]).await?;
+        let published: HashSet<String> =
+            found.iter().filter_map(|row| row.get::<_, Option<String>>(1)).collect();
+        let missing: Vec<String> = (tables.iter().filter(|table| !published.contains(&table.source)))
+            .map(|table| self.path(table))
+            .collect();
+        let name = quoted(publication);
+        let statement = match (found.is_empty(), missing.is_empty()) {
+            (true, _) => format!(
+                "CREATE PUBLICATION {name} FOR TABLE {} WITH (publish_via_partition_root = true)",
+                missing.join(", ")
+            ),
+            (false, false) => format!("ALTER PUBLICATION {name} ADD TABLE {}", missing.join(", ")),
+            (false, true) => return Ok(()),
+        };
+        session.run("make the publication", &statement).await.map_err(|error| match error.kind() {
+            Kind::Invalid => {
+                let (user, database) = (quoted(self.address.user()), quoted(self.address.database()));
+                let hint = format!(
+                    "as an administrator, who may do it instead: GRANT CREATE ON DATABASE {database} TO {user}; and make {user} the owner of the \
+                     tables; or at once: {statement}; ALTER PUBLICATION {name} OWNER TO {user};"
+                );
+                Error::with_hint(Kind::Invalid, error.to_string(), hint)
+            }
+            _ => error,
+        })
+    }
+
+    /// Tells which of the tables are not there.
+    async fn look_for_tables(&mut self) -> Result<(), Error> {
+        for (table, known) in self.tables.iter().enumerate() {
+            let path = self.path(known);
+            let sql = "SELECT to_regclass($1) IS NOT NULL";
+            let found = self.session()?.rows("look for a table", sql, &[&path]).await?;
+            if !found.first().is_some_and(|row| row.get(0)) {
+                let reason = "it was dropped there, or has another name".to_owned();
+                self.ready.push_back(Event::Gone { table, reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// What comes of a table from now on.
+    async fn relation(&mut self, relation: &Relation) -> Result<(), Error> {
+        let place = self.tables.iter().position(|table| table.source == relation.name);
+        let Some(nth) = place.filter(|_| relation.schema == self.schema) else {
+            self.look_for_tables().await?;
+            self.relations.insert(relation.id, Coming::Ignored);
+            return Ok(());
+        };
+        let kinds = self.kinds(relation).await?;
+        let known = &self.tables[nth];
+        let place = |name: &str| relation.columns.iter().position(|column| column.name == name);
+        let columns: Option<Vec<(usize, Inward)>> = (known.mirror.columns.iter().zip(&known.types))
+            .map(|(column, kind)| {
+                let at = place(&column.name).filter(|at| kinds[*at] == *kind)?;
+                Some((at, form(kind)?))
+            })
+            .collect();
+        let Some(columns) = columns.filter(|columns| columns.len() == relation.columns.len()) else {
+            // What is not in the plan: the columns that come now, with the key that is there now.
+            let surveyed = self.survey().await?;
+            let there =
+                surveyed.into_iter().map(|(table, _)| table).find(|table| table.source == relation.name);
+            let key = there.map_or(vec![], |table| names(&table, &table.mirror.key));
+            let now = of_relation(&self.tables[nth], relation, kinds, &key);
+            self.relations.insert(relation.id, Coming::Ignored);
+            self.ready.push_back(Event::Table { table: nth, now });
+            return Ok(());
+        };
+        self.relations.insert(relation.id, Coming::As { table: nth, columns });
+        Ok(())
+    }
+
+    async fn kinds(&self, relation: &Relation) -> Result<Vec<SourceType>, Error> {
+        let rows: Vec<String> = (relation.columns.iter().enumerate())
+            .map(|(nth, column)| format!("({nth}, {}::oid, {})", column.type_id, column.type_modifier))
+            .collect();
+        if rows.is_empty() {
+            return Ok(vec![]);
+        }
+        let sql = format!(
+            "SELECT format_type(v.o, v.m), coalesce(b.typname, t.typname, '')::text FROM (VALUES {}) AS v(n, o, m) \
+             LEFT JOIN pg_type t ON t.oid = v.o LEFT JOIN pg_type b ON t.typtype = 'd' AND b.oid = t.typbasetype ORDER BY v.n",
+            rows.join(", ")
+        );
+        let found = self.session()?.rows("read the types of columns", &sql, &[]).await?;
+        Ok(found.iter().map(|row| kind(row.get(0), row.get(1))).collect())
+    }
+
+    fn take(&mut self, message: Message) -> Result<(), Error> {
+        let (relation, change) = match message {
+            Message::Commit { end, time_ms } => {
+                self.ready.push_back(Event::Commit { position: lsn_text(end), time_ms });
+                return Ok(());
+            }
+            Message::Truncate { relations } => {
+                for id in relations {
+                    if let Some(Coming::As { table, .. }) = self.relations.get(&id) {
+                        self.ready.push_back(Event::Change { table: *table, change: Incoming::Clear });
+                    }
+                }
+                return Ok(());
+            }
+            Message::Insert { relation, row } => (relation, (None, Some(row))),
+            Message::Update { relation, old, row } => (relation, (old, Some(row))),
+            Message::Delete { relation, old } => (relation, (Some(old), None)),
+            Message::Begin | Message::Relation(_) | Message::Other => return Ok(()),
+        };
+        let (table, columns) = match self.relations.get(&relation) {
+            Some(Coming::As { table, columns }) => (table, columns),
+            Some(Coming::Ignored) => return Ok(()),
+            None => {
+                let message = format!("read changes: a row of table {relation}, which was not told before");
+                return Err(Error::new(Kind::Corrupt, message));
+            }
+        };
+        let key_columns = &self.tables[*table].mirror.key;
+        let values = |cells: &[Cell]| -> Option<Vec<Option<Value>>> {
+            let value = |(at, form): &(usize, Inward)| {
+                Some(match cells.get(*at)? {
+                    Cell::Null => Some(Value::Null),
+                    Cell::Unchanged => None,
+                    Cell::Text(text) => Some(form.value(text)),
+                })
+            };
+            columns.iter().map(value).collect()
+        };
+        let key = |row: &[Option<Value>]| -> Option<Vec<Value>> {
+            key_columns.iter().map(|nth| row.get(*nth)?.clone()).collect()
+        };
+        let change = (|| {
+            let (old, row) = change;
+            let old = match old {
+                Some(cells) => Some(key(&values(&cells)?)?),
+                None => None,
+            };
+            let Some(row) = row else { return Some(Incoming::Delete { key: old? }) };
+            let row = values(&row)?;
+            let whole: Option<Vec<Value>> = row.iter().cloned().collect();
+            let key = match old {
+                Some(old) => old,
+                None => key(&row)?,
+            };
+            let stays = key_columns
+                .iter()
+                .zip(&key)
+                .all(|(nth, key)| row[*nth].as_ref().is_none_or(|new| new == key));
+            Some(match whole {
+                Some(row) if stays => Incoming::Put { row },
+                _ => Incoming::Update { key, row },
+            })
+        })();
+        let name = &self.tables[*table].source;
+        let damaged =
+            || Error::new(Kind::Corrupt, format!("read changes of `{name}`: a row without its key"));
+        let change = change.ok_or_else(damaged)?;
+        self.ready.push_back(Event::Change { table: *table, change });
+        Ok(())
+    }
+}
+
+struct FoundColumn {
+    table: String,
+    name: String,
+    is_not_null: bool,
+    kind: SourceType,
+    is_generated: bool,
+}
+
+/// Whether somebody takes the changes.
+fn is_taken(error: &Error) -> bool {
+    error.to_string().contains("is active for PID")
+}
+
+/// A type by its name and that of the type below it.
+fn kind(name: String, base: &str) -> SourceType {
+    let form = serde_json::to_string(&Inward::of(base)).unwrap_or_default();
+    SourceType { name, form }
+}
+
+fn form(kind: &SourceType) -> Option<Inward> {
+    serde_json::from_str(&kind.form).ok()
+}
+
+fn names(table: &SourceTable, columns: &[usize]) -> Vec<String> {
+    columns.iter().map(|nth| table.mirror.columns[*nth].name.clone()).collect()
+}
+
+/// A known table with the columns that come now.
+fn of_relation(
+    known: &SourceTable,
+    relation: &Relation,
+    types: Vec<SourceType>,
+    key: &[String],
+) -> SourceTable {
+    let place = |name: &String| relation.columns.iter().position(|column| column.name == *name);
+    let columns = relation.columns.iter().zip(&types).map(|(column, kind)| MirrorColumn {
+        name: column.name.clone(),
+        declared: form(kind).unwrap_or(Inward::Text).declared().to_owned(),
+        is_not_null: false,
+    });
+    let mirror = MirrorTable {
+        name: known.mirror.name.clone(),
+        columns: columns.collect(),
+        key: key.iter().filter_map(place).collect(),
+        indexes: known.mirror.indexes.clone(),
+    };
+    SourceTable { source: known.source.clone(), types, mirror }
+}
+
+#[async_trait]
+impl Source for PostgresSource {
+    fn name(&self) -> String {
+        self.address.name().to_owned()
+    }
+
+    async fn connect(&mut self) -> Result<String, Error> {
+        (self.reading, self.replication) = (None, None);
+        self.tables.clear();
+        let session = Session::open(&self.address).await?;
+        let set: Vec<String> =
+            SETTINGS.iter().map(|(name, value)| format!("SET {name} = {}", literal(value))).collect();
+        session.run("connect", &set.join("; ")).await?;
+        self.schema = match &self.wanted.schema {
+            Some(schema) => schema.clone(),
+            None => {
+                let rows = session.rows("read the schema", "SELECT current_schema()::text", &[]).await?;
+                rows.first().and_then(|row| row.get(0)).unwrap_or_else(|| "public".to_owned())
+            }
+        };
+        self.session = Some(session);
+        self.check_rights().await?;
+        let mut replication = Replication::open(&self.address).await?;
+        let server = replication.identify().await?;
+        self.replication = Some(replication);
+        Ok(format!("{server}/{}", self.address.database()))
+    }
+
+    async fn survey(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error> {
+        let (columns, keys, mut indexes) = (self.columns().await?, self.keys().await?, self.indexes().await?);
+        let mut found: Vec<(SourceTable, Vec<Note>)> = vec![];
+        let mut seen = HashSet::new();
+        for of_table in columns.chunk_by(|a, b| a.table == b.table) {
+            let table = &of_table[0].table;
+            let Some(here) = self.wanted(table) else { continue };
+            let mut notes = vec![];
+            let mut note = |column: Option<&str>, level, message: String| {
+                let (table, column) = (table.clone(), column.map(str::to_owned));
+                notes.push(Note { table, column, level, message });
+            };
+            if here.to_ascii_lowercase().starts_with("sqlite_") || !seen.insert(here.to_lowercase()) {
+                let hint = "give it another name in `rename`";
+                note(
+                    None,
+                    Level::Table,
+                    format!("SQLite cannot have a table `{here}` beside the others: {hint}"),
+                );
+            }
+            let (mut types, mut mirrored, mut in_lower_case) = (vec![], vec![], HashSet::new());
+            for column in of_table {
+                let name = column.name.as_str();
+                if column.is_generated {
+                    note(
+                        Some(name),
+                        Level::Info,
+                        "is computed there, which is not published: left out".to_owned(),
+                    );
+                    continue;
+                }
+                if !in_lower_case.insert(name.to_lowercase()) {
+                    let message = "another column has the same name in lower case, which are one for SQLite";
+                    note(Some(name), Level::Table, message.to_owned());
+                }
+                let form = form(&column.kind).unwrap_or(Inward::Text);
+                mirrored.push(MirrorColumn {
+                    name: name.to_owned(),
+                    declared: form.declared().to_owned(),
+                    is_not_null: column.is_not_null,
+                });
+                types.push(column.kind.clone());
+            }
+            let place = |name: &String| mirrored.iter().position(|column| column.name == *name);
+            let key: Option<Vec<usize>> = keys.get(table).and_then(|key| key.iter().map(place).collect());
+            if key.is_none() {
+                let path = format!("{}.{}", quoted(&self.schema), quoted(table));
+                let message = format!(
+                    "has no primary key, by which changed rows are known: ALTER TABLE {path} ADD PRIMARY KEY (...), or with a unique index on \
+                     columns that are NOT NULL: ALTER TABLE {path} REPLICA IDENTITY USING INDEX ..."
+                );
+                note(None, Level::Table, message);
+            }
+            let indexes = indexes.remove(table).unwrap_or_default().into_iter();
+            let indexes = indexes.filter_map(|(name, columns)| {
+                Some((name, columns.iter().map(place).collect::<Option<Vec<usize>>>()?))
+            });
+            let indexes = indexes.collect();
+            let key = key.unwrap_or_default();
+            let mirror = MirrorTable { name: here, columns: mirrored, key, indexes };
+            found.push((SourceTable { source: table.clone(), types, mirror }, notes));
+        }
+        let is_there = |name: &&String| found.iter().any(|(table, _)| table.mirror.name == **name);
+        if let Some(missing) = self.wanted.tables.iter().find(|name| !is_there(name)) {
+            let there = self.wanted.names.get(missing).unwrap_or(missing);
+            let message = format!("there is no table `{}.{there}` in {}", self.schema, self.address.name());
+            let hint =
+                "or the user may not see it: as an administrator: GRANT SELECT, and USAGE on its schema";
+            return Err(Error::with_hint(Kind::Invalid, message, hint));
+        }
+        if found.is_empty() {
+            let message =
+                format!("there is no table in the schema `{}` of {}", self.schema, self.address.name());
+            return Err(Error::with_hint(Kind::Invalid, message, "`schema` names another one"));
+        }
+        Ok(found)
+    }
+
+    async fn prepare(&mut self, slot: &str, tables: &[SourceTable]) -> Result<String, Error> {
+        self.publish(slot, tables).await?;
+        let session = self.session()?;
+        let sql = "SELECT confirmed_flush_lsn::text, wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = $1";
+        let found = session.rows("read the replication slot", sql, &[slot]).await?;
+        if let Some(row) = found.first() {
+            let is_lost: Option<bool> = row.get(1);
+            match row.get::<_, Option<String>>(0) {
+                Some(position) if is_lost != Some(true) => return Ok(position),
+                _ => {
+                    let sql = "SELECT pg_drop_replication_slot($1)::text";
+                    session.rows("drop the replication slot", sql, &[slot]).await?;
+                }
+            }
+        }
+        let sql = "SELECT lsn::text FROM pg_create_logical_replication_slot($1, 'pgoutput')";
+        let made = session.rows("make the replication slot", sql, &[slot]).await?;
+        let none = || Error::new(Kind::Internal, "make the replication slot: there is none");
+        made.first().map(|row| row.get(0)).ok_or_else(none)
+    }
+
+    async fn standing(&mut self, slot: &str, position: &str) -> Result<Standing, Error> {
+        let sql = "SELECT confirmed_flush_lsn::text, wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = $1";
+        let found = self.session()?.rows("read the replication slot", sql, &[slot]).await?;
+        let Some(row) = found.first() else { return Ok(Standing::Gone) };
+        let (confirmed, is_lost): (Option<String>, Option<bool>) = (row.get(0), row.get(1));
+        Ok(match confirmed {
+            _ if is_lost == Some(true) => Standing::Gone,
+            Some(confirmed) if self.is_at(position, &confirmed) => Standing::There,
+            Some(_) => Standing::Beyond,
+            None => Standing::Gone,
+        })
+    }
+
+    async fn open(&mut self, table: &SourceTable, rows: Rows<'_>) -> Result<(), Error> {
+        let all: Vec<usize> = (0..table.mirror.columns.len()).collect();
+        let joined = |columns: &[usize]| {
+            names(table, columns).iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
+        };
+        let key = joined(&table.mirror.key);
+        let row = |key: &[Value]| key.iter().map(written).collect::<Vec<_>>().join(", ");
+        let condition = match rows {
+            Rows::All => String::new(),
+            Rows::After(after) => format!(" WHERE ({key}) > ({})", row(after)),
+            Rows::With(keys) => {
+                let rows: Vec<String> = keys.iter().map(|key| format!("({})", row(key))).collect();
+                format!(" WHERE ({key}) IN ({})", rows.join(", "))
+            }
+        };
+        let sql = format!(
+            "COPY (SELECT {} FROM {}{condition} ORDER BY {key}) TO STDOUT",
+            joined(&all),
+            self.path(table)
+        );
+        let forms: Option<Vec<Inward>> = table.types.iter().map(form).collect();
+        let damaged =
+            || Error::new(Kind::Corrupt, format!("read the plan of `{}`: a type is none", table.source));
+        let stream = self.session()?.copy_out(&format!("read the table {}", table.source), &sql).await?;
+        self.reading = Some(Reading {
+            stream: Box::pin(stream),
+            forms: forms.ok_or_else(damaged)?,
+            received: BytesMut::new(),
+            has_ended: false,
+        });
+        Ok(())
+    }
+
+    async fn fetch(&mut self) -> Result<Vec<Vec<Value>>, Error> {
+        let Some(reading) = &mut self.reading else { return Ok(vec![]) };
+        let (mut rows, mut bytes) = (vec![], 0);
+        while rows.len() < FETCHED && bytes < FETCHED_BYTES {
+            let Some(end) = reading.received.iter().position(|byte| *byte == b'\n') else {
+                if reading.has_ended {
+                    break;
+                }
+                match reading.stream.next().await {
+                    Some(Ok(block)) => reading.received.extend_from_slice(&block),
+                    Some(Err(e)) => {
+                        let failed = crate::error::server(&self.address, "read a table", &e);
+                        self.reading = None;
+                        return Err(failed);
+                    }
+                    None => reading.has_ended = true,
+                }
+                continue;
+            };
+            let line = reading.received.split_to(end + 1);
+            bytes += line.len();
+            let value = |(field, form): (Option<Cow<'_, [u8]>>, &Inward)| match field {
+                Some(text) => form.value(&text),
+                None => Value::Null,
+            };
+            rows.push(read_row(&line[..end]).zip(&reading.forms).map(value).collect());
+        }
+        Ok(rows)
+    }
+
+    async fn position(&mut self) -> Result<String, Error> {
+        self.reading = None;
+        let sql = "SELECT pg_current_wal_flush_lsn()::text";
+        let rows = self.session()?.rows("ask where the server is", sql, &[]).await?;
+        let none = || Error::new(Kind::Internal, "ask where the server is: no answer");
+        rows.first().map(|row| row.get(0)).ok_or_else(none)
+    }
+
+    async fn follow(&mut self, slot: &str, tables: &[SourceTable], position: &str) -> Result<(), Error> {
+        let from = lsn(position);
+        let from = from.ok_or_else(|| Error::new(Kind::Corrupt, format!("`{position}` is no position")))?;
+        // One that was used is at the end of what it can do.
+        self.replication.take_if(|_| !self.tables.is_empty());
+        let mut patience = LETS_GO;
+        loop {
+            let mut replication = match self.replication.take() {
+                Some(unused) => unused,
+                None => Replication::open(&self.address).await?,
+            };
+            match replication.start(slot, slot, from).await {
+                Ok(()) => {
+                    self.replication = Some(replication);
+                    break;
+                }
+                Err(error) if is_taken(&error) && patience > 0 => patience -= 1,
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(LET_GO).await;
+        }
+        (self.tables, self.relations, self.coming) = (tables.to_vec(), HashMap::new(), None);
+        self.ready.clear();
+        self.look_for_tables().await
+    }
+
+    async fn next(&mut self) -> Result<Event, Error> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            if let Some(relation) = self.coming.clone() {
+                self.relation(&relation).await?;
+                self.coming = None;
+                continue;
+            }
+            let none = || Error::new(Kind::Internal, "read changes of nothing");
+            let received = self.replication.as_mut().ok_or_else(none)?.next().await?;
+            let data = match received {
+                Received::Alive { end, wants_answer } => {
+                    return Ok(Event::Alive { position: lsn_text(end), wants_answer });
+                }
+                Received::Data(data) => data,
+            };
+            let message = pgoutput::parse(&data).map_err(|what| {
+                let place = self.address.name();
+                Error::new(Kind::Corrupt, format!("read changes in {place}: {what}"))
+            })?;
+            match message {
+                // Not awaited to its end it must come again.
+                Message::Relation(relation) => self.coming = Some(relation),
+                message => self.take(message)?,
+            }
+        }
+    }
+
+    async fn confirm(&mut self, position: &str, asks: bool) -> Result<(), Error> {
+        let Some(replication) = &mut self.replication else { return Ok(()) };
+        match lsn(position) {
+            Some(position) => replication.confirm(position, asks).await,
+            None => Ok(()),
+        }
+    }
+
+    fn is_at(&self, position: &str, goal: &str) -> bool {
+        lsn(position) >= lsn(goal)
+    }
+
+    async fn forget(&mut self, slot: &str) -> Result<(), Error> {
+        self.replication = None;
+        let session = self.session()?;
+        let sql =
+            "SELECT pg_drop_replication_slot(slot_name)::text FROM pg_replication_slots WHERE slot_name = $1";
+        let mut patience = LETS_GO;
+        while let Err(error) = session.rows("drop the replication slot", sql, &[slot]).await {
+            if !is_taken(&error) || patience == 0 {
+                return Err(error);
+            }
+            patience -= 1;
+            tokio::time::sleep(LET_GO).await;
+        }
+        let sql = format!("DROP PUBLICATION IF EXISTS {}", quoted(slot));
+        session.run("drop the publication", &sql).await
+    }
+}
+
+/// A value of a key in a statement; the column it is compared with gives it its type.
+fn written(value: &Value) -> String {
+    match value {
+        Value::Null => "NULL".to_owned(),
+        Value::Integer(i) => format!("'{i}'"),
+        Value::Real(f) if f.is_infinite() => format!("'{}Infinity'", if *f < 0.0 { "-" } else { "" }),
+        Value::Real(f) => format!("'{f:?}'"),
+        Value::Text(text) => literal(&String::from_utf8_lossy(text)),
+        Value::Blob(bytes) => {
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("'\\x{hex}'")
+        }
+    }
+}

@@ -1,0 +1,908 @@
+//! From a source to SQLite.
+//!
+//! First the source is made to keep changes, then the rows are copied as they are while it goes on, and then the changes are applied from the
+//! moment before the copy on. What was copied later than a change has that change already; since each change says how its row is
+//! then, all of it is as it was at one moment of the source as soon as the changes have come up to the end of the copy.
+
+mod compare;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use litekeep_env::{Clock as _, SystemClock, random_u64};
+use litekeep_schema::portable::{Level, Note};
+use litekeep_sql::{Mirror, MirrorTable, Written};
+use serde::{Deserialize, Serialize};
+
+use crate::batch::Refused;
+use crate::push::Step;
+use crate::source::{Event, Incoming, Rows, Source, SourceTable, Standing};
+use crate::target::{Listed, key_text, key_value, refused_item};
+use crate::worker::{Flow, Progress};
+use crate::{Error, Kind, Value};
+
+const PLAN: &str = "plan";
+const STAGE: &str = "stage";
+const PAUSED: &str = "paused/";
+const REFUSED: &str = "refused/";
+/// Changes that are put together at most, in rows and bytes, unless one transaction alone has more.
+const BATCH: usize = 2_000;
+const BATCH_BYTES: usize = 8 << 20;
+/// How long more is waited for where something has come.
+const GATHER: Duration = Duration::from_millis(5);
+/// How long is waited where nothing has.
+const QUIET: Duration = Duration::from_millis(200);
+/// So many times nothing comes from a source that has answered and is current.
+const SILENCE: u32 = 5;
+/// Between two marks of how far it is where nothing has come: each is a write, and until then the server keeps its log.
+const MARK_MS: i64 = 60_000;
+
+/// What is pulled where to.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The sync's name.
+    pub name: String,
+    /// The database.
+    pub database: PathBuf,
+}
+
+/// How far a pull is. Kept in the database, beside its rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Stage {
+    /// The source is to keep changes.
+    Preparing {
+        /// There may be rows that are not there any more.
+        sweeps: bool,
+    },
+    /// Rows are on their way.
+    Copying {
+        /// From where changes are applied afterwards.
+        position: String,
+        /// Who the server is.
+        server: String,
+        /// The tables that are to come, the first of them on its way.
+        tables: Vec<usize>,
+        /// The key of its last row that is there, each value as [`key_text`] has it.
+        after: Option<Vec<String>>,
+        /// Rows that are there.
+        rows: u64,
+        /// There may be rows that are not there any more.
+        sweeps: bool,
+    },
+    /// Changes are applied.
+    Following {
+        /// Up to where.
+        position: String,
+        /// Who the server is.
+        server: String,
+        /// When the last of them was committed, milliseconds since the epoch.
+        time_ms: Option<i64>,
+        /// From which position on it is as it was at one moment.
+        consistent_at: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Plan {
+    /// Under which the source keeps changes.
+    slot: String,
+    tables: Vec<SourceTable>,
+}
+
+/// What the database keeps of a pull.
+struct Kept {
+    plan: Plan,
+    stage: Stage,
+    paused: Vec<(String, String)>,
+    refused: u64,
+}
+
+/// A pull on its way.
+pub struct Pull<S: Source> {
+    settings: Settings,
+    source: S,
+    mirror: Option<Mirror>,
+    kept: Option<Kept>,
+    /// Who the server is that it is connected to; `None`: it is connected to anew.
+    server: Option<String>,
+    /// The last step was not awaited to its end.
+    is_under_way: bool,
+    is_copying: bool,
+    following: Option<Following>,
+}
+
+/// Changes on their way.
+struct Following {
+    /// Where the source was when it began: there it is current for the first time.
+    goal: String,
+    /// Up to where everything has come.
+    reached: String,
+    changes: Vec<(usize, Incoming)>,
+    bytes: usize,
+    /// How many of the changes are of transactions that have ended, and where the last of these ended, and when.
+    ended: Option<(usize, String, i64)>,
+    /// A part of a transaction is applied and not committed.
+    is_open: bool,
+    /// The source has told how far it is.
+    is_answered: bool,
+    /// How often nothing has come since.
+    silence: u32,
+    marked_ms: i64,
+}
+
+impl Following {
+    fn is_between_transactions(&self) -> bool {
+        let ended = self.ended.as_ref().map_or(0, |(count, ..)| *count);
+        !self.is_open && self.changes.len() == ended
+    }
+}
+
+impl<S: Source> Pull<S> {
+    /// Opens nothing yet.
+    pub fn new(settings: Settings, source: S) -> Pull<S> {
+        Pull {
+            settings,
+            source,
+            mirror: None,
+            kept: None,
+            server: None,
+            is_under_way: false,
+            is_copying: false,
+            following: None,
+        }
+    }
+
+    /// The source.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// Runs something on the database, on a thread for what blocks.
+    async fn on_mirror<R: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&Mirror) -> Result<R, Error> + Send + 'static,
+    ) -> Result<R, Error> {
+        let mirror = self.mirror.take().ok_or_else(|| Error::new(Kind::Internal, "no database is open"))?;
+        let worked = tokio::task::spawn_blocking(move || {
+            let done = work(&mirror);
+            (mirror, done)
+        });
+        let (mirror, done) =
+            worked.await.map_err(|e| Error::new(Kind::Internal, format!("write to the database: {e}")))?;
+        self.mirror = Some(mirror);
+        done
+    }
+
+    /// Runs something in a transaction of its own, at whose end the pull is at a stage.
+    async fn commit<R: Send + 'static>(
+        &mut self,
+        stage: Stage,
+        work: impl FnOnce(&Mirror) -> Result<R, Error> + Send + 'static,
+    ) -> Result<R, Error> {
+        let expected = self.kept.as_ref().map(|kept| json(&kept.stage));
+        let (text, name) = (json(&stage), self.settings.name.clone());
+        let is_open = self.following.as_mut().is_some_and(|following| std::mem::take(&mut following.is_open));
+        let done = self.on_mirror(move |mirror| {
+            if !is_open {
+                mirror.begin(true)?;
+            }
+            let done = (|| {
+                if mirror.items()?.remove(STAGE) != expected {
+                    let message = format!("another litekeep runs the sync `{name}` in this database");
+                    return Err(Error::with_hint(Kind::Invalid, message, "end one of them"));
+                }
+                let done = work(mirror)?;
+                mirror.set(STAGE, Some(&text))?;
+                mirror.commit()?;
+                Ok(done)
+            })();
+            if done.is_err() {
+                mirror.roll_back();
+            }
+            done
+        });
+        let done = done.await?;
+        if let Some(kept) = &mut self.kept {
+            kept.stage = stage;
+        }
+        Ok(done)
+    }
+
+    /// Opens the database; what it keeps.
+    async fn open(&mut self) -> Result<BTreeMap<String, String>, Error> {
+        let (path, name) = (self.settings.database.clone(), self.settings.name.clone());
+        let opened = tokio::task::spawn_blocking(move || Mirror::open(&path, &name));
+        let opened = opened.await.map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+        self.mirror = Some(opened?);
+        self.on_mirror(|mirror| Ok(mirror.items()?)).await
+    }
+
+    async fn connect(&mut self) -> Result<(), Error> {
+        self.kept = kept(&self.open().await?)?;
+        let server = self.source.connect().await?;
+        if let Some(Kept { plan, stage, .. }) = &self.kept
+            && let Stage::Copying { position, server: known, .. }
+            | Stage::Following { position, server: known, .. } = stage
+        {
+            let name = &self.settings.name;
+            if *known != server {
+                let message = format!(
+                    "{} is another server than the one that the sync `{name}` came from",
+                    self.source.name()
+                );
+                let hint =
+                    format!("`litekeep sync resync {name}` compares all rows, and goes on from this one");
+                return Err(Error::with_hint(Kind::Invalid, message, hint));
+            }
+            let why = match self.source.standing(&plan.slot, position).await? {
+                Standing::There => None,
+                Standing::Gone => Some("keeps no changes for it any more"),
+                Standing::Beyond => Some("has let go of changes that are not here"),
+            };
+            if let Some(why) = why {
+                tracing::warn!(sync = name, "{} {why}: all rows are compared", self.source.name());
+                self.commit(Stage::Preparing { sweeps: true }, |_| Ok(())).await?;
+            }
+        }
+        self.server = Some(server);
+        Ok(())
+    }
+
+    /// Compares all rows, from the present state of the source on. Tables that stood still go on.
+    ///
+    /// # Errors
+    /// Those of the source and of the database; `Invalid` when a table cannot go on.
+    pub async fn resync(&mut self) -> Result<(), Error> {
+        self.begin_anew();
+        self.kept = kept(&self.open().await?)?;
+        let Some(kept) = &self.kept else {
+            self.begin_anew();
+            return Ok(());
+        };
+        let (slot, paused) = (kept.plan.slot.clone(), kept.paused.clone());
+        let known = kept.plan.tables.clone();
+        self.source.connect().await?;
+        let tables = found(self.source.survey().await?)?;
+        if let Some((old, new)) = known
+            .iter()
+            .filter_map(|old| Some((old, tables.iter().find(|new| new.source == old.source)?)))
+            .find(|(old, new)| old.mirror.name == new.mirror.name && with_more(old, new).is_none())
+        {
+            let message = format!("the table `{}` is not as it was: {}", new.source, changed(old, new));
+            let hint =
+                format!("if its rows here can go: DROP TABLE {};", litekeep_sql::quoted(&old.mirror.name));
+            // One that was dropped here is made anew.
+            let name = old.mirror.clone();
+            if self.on_mirror(move |mirror| Ok(mirror.has(&name)?)).await? {
+                return Err(Error::with_hint(Kind::Invalid, message, hint));
+            }
+        }
+        let plan = Plan { slot, tables };
+        let text = json(&plan);
+        let stage = Stage::Preparing { sweeps: true };
+        let made = plan.tables.clone();
+        self.commit(stage, move |mirror| {
+            for table in &made {
+                match mirror.has(&table.mirror)? {
+                    true => mirror.add_columns(&table.mirror)?,
+                    false => make(mirror, table)?,
+                }
+            }
+            for (table, _) in &paused {
+                mirror.set(&format!("{PAUSED}{table}"), None)?;
+            }
+            mirror.set(PLAN, Some(&text)).map(drop).map_err(Error::from)
+        })
+        .await?;
+        self.begin_anew();
+        self.kept = None;
+        Ok(())
+    }
+
+    /// Ends the sync: the source keeps nothing for it any more, and the database knows nothing of it. Rows stay.
+    ///
+    /// # Errors
+    /// Those of the source and of the database.
+    pub async fn forget(&mut self) -> Result<(), Error> {
+        self.begin_anew();
+        let items = self.open().await?;
+        if let Some(kept) = kept(&items)? {
+            self.source.connect().await?;
+            self.source.forget(&kept.plan.slot).await?;
+        }
+        self.on_mirror(move |mirror| {
+            mirror.begin(true)?;
+            for item in items.keys() {
+                mirror.set(item, None)?;
+            }
+            Ok(mirror.commit()?)
+        })
+        .await?;
+        self.kept = None;
+        self.begin_anew();
+        Ok(())
+    }
+
+    /// Rows that the database refuses.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn listed(&mut self) -> Result<Option<Vec<Listed>>, Error> {
+        let items = self.open().await?;
+        self.begin_anew();
+        if !items.contains_key(STAGE) {
+            return Ok(None);
+        }
+        let refused = items.iter().filter(|(item, _)| item.starts_with(REFUSED));
+        refused.map(|(_, content)| parsed(content)).collect::<Result<_, _>>().map(Some)
+    }
+
+    async fn set_up(&mut self) -> Result<(), Error> {
+        let tables = found(self.source.survey().await?)?;
+        let plan = Plan { slot: slot(&self.settings.name), tables };
+        let (text, made) = (json(&plan), plan.tables.clone());
+        let stage = Stage::Preparing { sweeps: false };
+        self.commit(stage.clone(), move |mirror| {
+            made.iter().try_for_each(|table| make(mirror, table))?;
+            mirror.set(PLAN, Some(&text)).map(drop).map_err(Error::from)
+        })
+        .await?;
+        self.kept = Some(Kept { plan, stage, paused: vec![], refused: 0 });
+        Ok(())
+    }
+
+    async fn prepare(&mut self, sweeps: bool) -> Result<(), Error> {
+        let Some(Kept { plan, .. }) = &self.kept else { return Ok(()) };
+        let position = self.source.prepare(&plan.slot, &plan.tables).await?;
+        let tables = (0..plan.tables.len()).collect();
+        let server = self.server.clone().unwrap_or_default();
+        let stage = Stage::Copying { position, server, tables, after: None, rows: 0, sweeps };
+        self.commit(stage, |_| Ok(())).await
+    }
+
+    /// Copies the next rows, or ends a table.
+    async fn copy_some(&mut self) -> Result<(), Error> {
+        let Some(Kept {
+            plan, stage: Stage::Copying { position, server, tables, after, rows, sweeps }, ..
+        }) = &self.kept
+        else {
+            return Ok(());
+        };
+        let (position, server, sweeps) = (position.clone(), server.clone(), *sweeps);
+        let (mut tables, mut after, mut rows) = (tables.clone(), after.clone(), *rows);
+        let Some(nth) = tables.first().copied() else {
+            let consistent_at = self.source.position().await?;
+            let all: Vec<MirrorTable> = plan.tables.iter().map(|table| table.mirror.clone()).collect();
+            let stage = Stage::Following { position, server, time_ms: None, consistent_at };
+            let name = self.settings.name.clone();
+            let indexes = move |mirror: &Mirror| {
+                for table in &all {
+                    if let Err(error) = mirror.make_indexes(table) {
+                        tracing::warn!(sync = name, "{error}");
+                    }
+                }
+                Ok(())
+            };
+            return self.commit(stage, indexes).await;
+        };
+        let table = plan.tables[nth].clone();
+        if !self.is_copying {
+            // What was seen is forgotten with the connection: then all of it is seen again.
+            after = after.filter(|_| !sweeps);
+            let key = after.as_ref().map(|key| key.iter().map(|text| key_value(text)).collect());
+            let key: Option<Vec<Value>> = match key {
+                Some(None) => return Err(damaged("its key")),
+                Some(key) => key,
+                None => None,
+            };
+            self.source.open(&table, key.as_deref().map_or(Rows::All, Rows::After)).await?;
+            if sweeps {
+                let mirrored = table.mirror.clone();
+                self.on_mirror(move |mirror| Ok(mirror.begin_sweep(&mirrored)?)).await?;
+            }
+            self.is_copying = true;
+        }
+        let found = self.source.fetch().await?;
+        if found.is_empty() {
+            self.is_copying = false;
+            tables.remove(0);
+            let stage = Stage::Copying { position, server, tables, after: None, rows, sweeps };
+            while sweeps && self.sweep(&table.mirror).await? > 0 {}
+            return self.commit(stage, |_| Ok(())).await;
+        }
+        rows += found.len() as u64;
+        after = found.last().map(|row| key_of(&table.mirror, row).iter().map(key_text).collect());
+        let stage = Stage::Copying { position, server, tables, after, rows, sweeps };
+        let mirrored = table.mirror.clone();
+        let written = self.commit(stage, move |mirror| {
+            let mut refused = vec![];
+            for row in &found {
+                if sweeps {
+                    mirror.keep(&key_of(&mirrored, row))?;
+                }
+                if let Written::Forbidden(reason) = mirror.put(&mirrored, row)? {
+                    refused.push(Refused { table: nth, key: key_of(&mirrored, row), reason });
+                }
+            }
+            list(mirror, &mirrored.name, &refused, &[])
+        });
+        let listed = written.await?;
+        self.count(listed);
+        Ok(())
+    }
+
+    async fn sweep(&mut self, table: &MirrorTable) -> Result<usize, Error> {
+        let table = table.clone();
+        self.on_mirror(move |mirror| {
+            mirror.begin(true)?;
+            let swept = mirror.sweep(&table).and_then(|swept| mirror.commit().map(|()| swept));
+            if swept.is_err() {
+                mirror.roll_back();
+            }
+            Ok(swept?)
+        })
+        .await
+    }
+
+    /// So many rows more are refused.
+    fn count(&mut self, more: i64) {
+        if let Some(kept) = &mut self.kept {
+            kept.refused = kept.refused.saturating_add_signed(more);
+        }
+    }
+
+    /// Applies what has come, as much as makes a batch.
+    async fn follow(&mut self) -> Result<Step, Error> {
+        let Some(Kept { plan, stage: Stage::Following { position, .. }, .. }) = &self.kept else {
+            return Ok(Step::More);
+        };
+        let confirmed = position.clone();
+        if self.following.is_none() {
+            self.source.follow(&plan.slot, &plan.tables, position).await?;
+            let goal = self.source.position().await?;
+            self.following = Some(Following {
+                goal,
+                reached: position.clone(),
+                changes: vec![],
+                bytes: 0,
+                ended: None,
+                is_open: false,
+                is_answered: false,
+                silence: 0,
+                marked_ms: SystemClock.unix_ms(),
+            });
+        }
+        loop {
+            let Some(following) = &mut self.following else { return Ok(Step::More) };
+            let patience = if following.ended.is_some() { GATHER } else { QUIET };
+            let Ok(event) = tokio::time::timeout(patience, self.source.next()).await else {
+                if following.ended.is_some() {
+                    self.commit_ended().await?;
+                    return Ok(Step::More);
+                }
+                return self.rest().await;
+            };
+            match event? {
+                Event::Change { table, change } => {
+                    following.bytes += size(&change);
+                    following.changes.push((table, change));
+                    if following.bytes >= BATCH_BYTES {
+                        if following.ended.is_some() {
+                            self.commit_ended().await?;
+                            return Ok(Step::More);
+                        }
+                        self.apply_open().await?;
+                    }
+                }
+                Event::Commit { position, time_ms } => {
+                    following.ended = Some((following.changes.len(), position, time_ms));
+                    if following.changes.len() >= BATCH || following.bytes >= BATCH_BYTES || following.is_open
+                    {
+                        self.commit_ended().await?;
+                        return Ok(Step::More);
+                    }
+                }
+                Event::Alive { position, wants_answer } => {
+                    if following.is_between_transactions() {
+                        following.reached = position;
+                    }
+                    (following.is_answered, following.silence) = (true, 0);
+                    if wants_answer {
+                        self.source.confirm(&confirmed, false).await?;
+                    }
+                }
+                Event::Table { table, .. } | Event::Gone { table, .. } if self.stands_still(table) => {}
+                Event::Table { table, now } => {
+                    self.leave_off().await?;
+                    self.table_changed(table, now).await?;
+                    return Ok(Step::More);
+                }
+                Event::Gone { table, reason } => {
+                    self.leave_off().await?;
+                    self.pause(table, reason).await?;
+                    return Ok(Step::More);
+                }
+            }
+        }
+    }
+
+    /// Nothing has come for a while.
+    async fn rest(&mut self) -> Result<Step, Error> {
+        let (Some(following), Some(Kept { stage: Stage::Following { position, .. }, .. })) =
+            (&self.following, &self.kept)
+        else {
+            return Ok(Step::More);
+        };
+        let mut position = position.clone();
+        let now_ms = SystemClock.unix_ms();
+        let is_late = now_ms - following.marked_ms >= MARK_MS;
+        if is_late && following.is_between_transactions() && following.reached != position {
+            position = following.reached.clone();
+            self.mark(position.clone(), None).await?;
+        }
+        self.source.confirm(&position, true).await?;
+        let Some(following) = &mut self.following else { return Ok(Step::More) };
+        if is_late {
+            following.marked_ms = now_ms;
+        }
+        following.silence += 1;
+        // The end of a server's log may be beyond all that it has to send.
+        let is_silent = following.is_answered && following.silence >= SILENCE;
+        let is_current = is_silent
+            || self.source.is_at(&following.reached, &following.goal)
+            || self.source.is_at(&position, &following.goal);
+        Ok(if is_current && following.is_between_transactions() { Step::Current } else { Step::More })
+    }
+
+    async fn mark(&mut self, position: String, time_ms: Option<i64>) -> Result<(), Error> {
+        let Some(stage) = self.advanced(position, time_ms) else { return Ok(()) };
+        self.commit(stage, |_| Ok(())).await
+    }
+
+    /// The stage at a further position.
+    fn advanced(&self, position: String, at_ms: Option<i64>) -> Option<Stage> {
+        let Stage::Following { server, time_ms, consistent_at, .. } = &self.kept.as_ref()?.stage else {
+            return None;
+        };
+        let (server, consistent_at) = (server.clone(), consistent_at.clone());
+        Some(Stage::Following { position, server, time_ms: at_ms.or(*time_ms), consistent_at })
+    }
+
+    /// What the changes are applied with: the tables, and those of them that stand still.
+    fn applied(&self) -> (Vec<MirrorTable>, BTreeSet<usize>, bool) {
+        let Some(Kept { plan, paused, refused, .. }) = &self.kept else {
+            return (vec![], BTreeSet::new(), false);
+        };
+        let tables: Vec<MirrorTable> = plan.tables.iter().map(|table| table.mirror.clone()).collect();
+        let stands = |table: &SourceTable| paused.iter().any(|(paused, _)| *paused == table.source);
+        let paused = plan.tables.iter().enumerate().filter(|(_, table)| stands(table)).map(|(nth, _)| nth);
+        (tables, paused.collect(), *refused > 0)
+    }
+
+    /// Commits the transactions that have ended.
+    async fn commit_ended(&mut self) -> Result<(), Error> {
+        let Some(following) = &mut self.following else { return Ok(()) };
+        let Some((count, position, time_ms)) = following.ended.take() else { return Ok(()) };
+        let rest = following.changes.split_off(count);
+        let changes = std::mem::replace(&mut following.changes, rest);
+        following.bytes = following.changes.iter().map(|(_, change)| size(change)).sum();
+        following.reached.clone_from(&position);
+        following.marked_ms = SystemClock.unix_ms();
+        let with = self.applied();
+        let Some(stage) = self.advanced(position.clone(), Some(time_ms)) else { return Ok(()) };
+        let listed = self.commit(stage, move |mirror| apply(mirror, &with, changes)).await?;
+        self.count(listed);
+        self.source.confirm(&position, false).await
+    }
+
+    /// Applies a part of a transaction that is too big to be held.
+    async fn apply_open(&mut self) -> Result<(), Error> {
+        let Some(following) = &mut self.following else { return Ok(()) };
+        let changes = std::mem::take(&mut following.changes);
+        following.bytes = 0;
+        let was_open = std::mem::replace(&mut following.is_open, true);
+        let with = self.applied();
+        let listed = self.on_mirror(move |mirror| {
+            if !was_open {
+                mirror.begin(true)?;
+            }
+            let applied = apply(mirror, &with, changes);
+            if applied.is_err() {
+                mirror.roll_back();
+            }
+            applied
+        });
+        let listed = listed.await?;
+        self.count(listed);
+        Ok(())
+    }
+
+    fn stands_still(&self, nth: usize) -> bool {
+        self.kept.as_ref().is_some_and(|kept| {
+            let source = &kept.plan.tables[nth].source;
+            kept.paused.iter().any(|(paused, _)| paused == source)
+        })
+    }
+
+    /// Commits what has come whole, and lets go of the rest, which comes again.
+    async fn leave_off(&mut self) -> Result<(), Error> {
+        if self.following.as_ref().is_some_and(|following| following.is_open) {
+            let items = self.on_mirror(|mirror| {
+                mirror.roll_back();
+                Ok(mirror.items()?)
+            });
+            self.kept = kept(&items.await?)?;
+        } else {
+            self.commit_ended().await?;
+        }
+        self.following = None;
+        Ok(())
+    }
+
+    async fn pause(&mut self, nth: usize, reason: String) -> Result<(), Error> {
+        let Some(kept) = &mut self.kept else { return Ok(()) };
+        let table = kept.plan.tables[nth].source.clone();
+        tracing::warn!(sync = self.settings.name, "the table `{table}` stands still: {reason}");
+        let (item, text, stage) = (format!("{PAUSED}{table}"), reason.clone(), kept.stage.clone());
+        kept.paused.push((table, reason));
+        self.commit(stage, move |mirror| Ok(mirror.set(&item, Some(&text)).map(drop)?)).await
+    }
+
+    /// Further columns follow, with their values; a table that changed otherwise stands still.
+    async fn table_changed(&mut self, nth: usize, now: SourceTable) -> Result<(), Error> {
+        let Some(kept) = &mut self.kept else { return Ok(()) };
+        let Stage::Following { position, server, .. } = &kept.stage else { return Ok(()) };
+        let (position, server) = (position.clone(), server.clone());
+        let known = &kept.plan.tables[nth];
+        let Some(longer) = with_more(known, &now) else {
+            let reason = changed(known, &now);
+            return self.pause(nth, reason).await;
+        };
+        let mirrored = longer.mirror.clone();
+        kept.plan.tables[nth] = longer;
+        let plan = json(&kept.plan);
+        // Rows that are there may have values in the further columns, which did not come.
+        let stage =
+            Stage::Copying { position, server, tables: vec![nth], after: None, rows: 0, sweeps: false };
+        self.commit(stage, move |mirror| {
+            mirror.add_columns(&mirrored)?;
+            mirror.set(PLAN, Some(&plan)).map(drop).map_err(Error::from)
+        })
+        .await
+    }
+}
+
+#[async_trait::async_trait]
+impl<S: Source> Flow for Pull<S> {
+    fn other_side(&self) -> String {
+        self.source.name()
+    }
+
+    async fn try_step(&mut self) -> Result<Step, Error> {
+        if self.server.is_none() {
+            self.connect().await?;
+            return Ok(Step::More);
+        }
+        let Some(kept) = &self.kept else {
+            self.set_up().await?;
+            return Ok(Step::More);
+        };
+        match kept.stage {
+            Stage::Preparing { sweeps } => self.prepare(sweeps).await.map(|()| Step::More),
+            Stage::Copying { .. } => self.copy_some().await.map(|()| Step::More),
+            Stage::Following { .. } => self.follow().await,
+        }
+    }
+
+    fn begin_anew(&mut self) {
+        (self.server, self.mirror, self.following, self.is_copying) = (None, None, None, false);
+    }
+
+    fn is_under_way(&mut self) -> &mut bool {
+        &mut self.is_under_way
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        let kept = self.kept.as_ref()?;
+        let mut progress =
+            Progress { refused: kept.refused, paused: kept.paused.clone(), ..Progress::default() };
+        match &kept.stage {
+            Stage::Preparing { .. } => {}
+            Stage::Copying { rows, .. } => progress.copied_rows = Some(*rows),
+            Stage::Following { position, time_ms, .. } => {
+                (progress.position, progress.time_ms) = (Some(position.clone()), *time_ms);
+            }
+        }
+        Some(progress)
+    }
+}
+
+/// Applies changes in their order; how many rows more are refused.
+fn apply(
+    mirror: &Mirror,
+    (tables, paused, any_refused): &(Vec<MirrorTable>, BTreeSet<usize>, bool),
+    changes: Vec<(usize, Incoming)>,
+) -> Result<i64, Error> {
+    let mut listed = 0;
+    for (nth, change) in changes {
+        if paused.contains(&nth) {
+            continue;
+        }
+        let table = &tables[nth];
+        let (key, written) = match change {
+            Incoming::Put { row } => (key_of(table, &row), mirror.put(table, &row)?),
+            Incoming::Update { key, row } => {
+                let written = update(mirror, table, &key, &row)?;
+                (key, written)
+            }
+            Incoming::Delete { key } => {
+                let written = mirror.delete(table, &key)?;
+                (key, written)
+            }
+            Incoming::Clear => (vec![], mirror.clear(table)?),
+        };
+        listed += match written {
+            Written::Forbidden(reason) => {
+                list(mirror, &table.name, &[Refused { table: nth, key, reason }], &[])?
+            }
+            Written::Rows(_) if *any_refused => list(mirror, &table.name, &[], &[key])?,
+            Written::Rows(_) => 0,
+        };
+    }
+    Ok(listed)
+}
+
+fn key_of(table: &MirrorTable, row: &[Value]) -> Vec<Value> {
+    table.key.iter().map(|nth| row[*nth].clone()).collect()
+}
+
+fn update(
+    mirror: &Mirror,
+    table: &MirrorTable,
+    key: &[Value],
+    row: &[Option<Value>],
+) -> Result<Written, Error> {
+    let whole: Option<Vec<Value>> = row.iter().cloned().collect();
+    let new_key: Vec<Value> =
+        (table.key.iter().zip(key)).map(|(nth, old)| row[*nth].clone().unwrap_or(old.clone())).collect();
+    let is_moved = new_key != key;
+    if let (Some(whole), false) = (&whole, is_moved) {
+        return Ok(mirror.put(table, whole)?);
+    }
+    // Until the copy is caught up with, the row may be where it goes to, and later than it is here.
+    if is_moved && mirror.row(table, key)?.is_some() {
+        mirror.delete(table, &new_key)?;
+    }
+    Ok(match (mirror.change(table, key, row)?, whole) {
+        (Written::Rows(0), Some(whole)) => mirror.put(table, &whole)?,
+        // It was deleted before the copy came to it, which comes too.
+        (written, _) => written,
+    })
+}
+
+/// Lists rows that are refused, and takes others off the list; how many rows more are on it.
+fn list(mirror: &Mirror, table: &str, refused: &[Refused], fine: &[Vec<Value>]) -> Result<i64, Error> {
+    let mut more = 0;
+    for row in refused {
+        let key: Vec<String> = row.key.iter().map(key_text).collect();
+        let content = json(&Listed { table: table.to_owned(), key, reason: row.reason.clone() });
+        more += i64::from(mirror.set(&refused_item(table, &row.key), Some(&content))?);
+    }
+    for key in fine {
+        more -= i64::from(mirror.set(&refused_item(table, key), None)?);
+    }
+    Ok(more)
+}
+
+fn make(mirror: &Mirror, table: &SourceTable) -> Result<(), Error> {
+    let Err(why) = mirror.make(&table.mirror)? else { return Ok(()) };
+    let name = &table.mirror.name;
+    let hint = format!(
+        "if its rows can go: DROP TABLE {};, and litekeep makes it as {}",
+        litekeep_sql::quoted(name),
+        table.mirror.create()
+    );
+    Err(Error::with_hint(Kind::Invalid, format!("the table `{name}` is there and {why}"), hint))
+}
+
+/// The tables, where all of them can come.
+fn found(surveyed: Vec<(SourceTable, Vec<Note>)>) -> Result<Vec<SourceTable>, Error> {
+    for note in surveyed.iter().flat_map(|(_, notes)| notes) {
+        if note.level == Level::Table {
+            let hint = "or leave it out: name the others in `tables`";
+            let message = format!("`{}` cannot be pulled: {}", note.table, note.message);
+            return Err(Error::with_hint(Kind::Invalid, message, hint));
+        }
+    }
+    Ok(surveyed.into_iter().map(|(table, _)| table).collect())
+}
+
+/// The table with the columns that it has more now; `None`: it is changed otherwise.
+fn with_more(known: &SourceTable, now: &SourceTable) -> Option<SourceTable> {
+    let place = |name: &str| now.mirror.columns.iter().position(|column| column.name == name);
+    let mut longer = known.clone();
+    for ((column, kind), new) in known.mirror.columns.iter().zip(&known.types).zip(&mut longer.types) {
+        let nth = place(&column.name)?;
+        if now.types[nth].form != kind.form {
+            return None;
+        }
+        new.clone_from(&now.types[nth]);
+    }
+    let names = |table: &SourceTable| -> Vec<String> {
+        table.mirror.key.iter().map(|nth| table.mirror.columns[*nth].name.clone()).collect()
+    };
+    if names(known) != names(now) {
+        return None;
+    }
+    for (column, kind) in now.mirror.columns.iter().zip(&now.types) {
+        if !known.mirror.columns.iter().any(|old| old.name == column.name) {
+            longer.mirror.columns.push(column.clone());
+            longer.types.push(kind.clone());
+        }
+    }
+    Some(longer)
+}
+
+/// What is otherwise now, in words.
+fn changed(known: &SourceTable, now: &SourceTable) -> String {
+    for (column, kind) in known.mirror.columns.iter().zip(&known.types) {
+        let name = &column.name;
+        match now.mirror.columns.iter().position(|other| other.name == *name) {
+            None => return format!("its column `{name}` is gone or has another name"),
+            Some(nth) if now.types[nth].form != kind.form => {
+                return format!("its column `{name}` is {} now, and was {}", now.types[nth].name, kind.name);
+            }
+            Some(_) => {}
+        }
+    }
+    "it has another key now".to_owned()
+}
+
+/// A name that no other database's sync has, from what all servers admit.
+fn slot(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+    let name: String = name.chars().take(40).map(plain).collect();
+    format!("litekeep_{name}_{:08x}", random_u64() as u32)
+}
+
+fn kept(items: &BTreeMap<String, String>) -> Result<Option<Kept>, Error> {
+    let (Some(plan), Some(stage)) = (items.get(PLAN), items.get(STAGE)) else { return Ok(None) };
+    let paused = items
+        .iter()
+        .filter_map(|(item, reason)| Some((item.strip_prefix(PAUSED)?.to_owned(), reason.clone())));
+    let refused = items.keys().filter(|item| item.starts_with(REFUSED)).count();
+    Ok(Some(Kept {
+        plan: parsed(plan)?,
+        stage: parsed(stage)?,
+        paused: paused.collect(),
+        refused: refused as u64,
+    }))
+}
+
+fn parsed<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, Error> {
+    serde_json::from_str(text).map_err(|e| damaged(&e.to_string()))
+}
+
+fn damaged(what: &str) -> Error {
+    let message = format!("read how far the sync is: `{}` is damaged: {what}", litekeep_sql::SYNC_TABLE);
+    Error::new(Kind::Corrupt, message)
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("maps have text as keys")
+}
+
+fn size(change: &Incoming) -> usize {
+    let value = |value: &Value| match value {
+        Value::Text(bytes) | Value::Blob(bytes) => 32 + bytes.len(),
+        _ => 32,
+    };
+    match change {
+        Incoming::Put { row } => row.iter().map(value).sum(),
+        Incoming::Update { key, row } => key.iter().chain(row.iter().flatten()).map(value).sum(),
+        Incoming::Delete { key } => key.iter().map(value).sum(),
+        Incoming::Clear => 32,
+    }
+}

@@ -1,0 +1,148 @@
+//! Which rows SQLite has otherwise than the source.
+//!
+//! Both go on meanwhile, so what differs at first may only be on its way: such rows are looked at again on both sides, until they are
+//! the same, or the same twice and different.
+
+use std::time::Duration;
+
+use litekeep_sql::{Mirror, MirrorTable};
+
+use super::{Kept, Pull, kept};
+use crate::compare::Found;
+use crate::source::{Rows, Source, SourceTable};
+use crate::worker::Flow as _;
+use crate::{Error, Kind, Value};
+
+/// Keys that are looked at together again.
+const AGAIN: usize = 500;
+/// Between two looks, and how many there are.
+const PAUSE: Duration = Duration::from_millis(700);
+const LOOKS: usize = 20;
+
+/// A row on both sides.
+#[derive(Clone, PartialEq)]
+struct Both {
+    here: Option<Vec<Value>>,
+    there: Option<Vec<Value>>,
+}
+
+impl<S: Source> Pull<S> {
+    /// Compares all rows with those of the source.
+    ///
+    /// # Errors
+    /// Those of the source and of the database; `Invalid` when nothing has been pulled yet.
+    pub async fn compare(&mut self) -> Result<Found, Error> {
+        self.begin_anew();
+        let items = self.open().await?;
+        let name = self.settings.name.clone();
+        let Some(Kept { plan, paused, refused, .. }) = kept(&items)? else {
+            let message = format!("the sync `{name}` has not begun");
+            let hint = format!("`litekeep sync run {name}` makes the first copy");
+            return Err(Error::with_hint(Kind::Invalid, message, hint));
+        };
+        self.source.connect().await?;
+        let mut found = Found { refused, ..Found::default() };
+        for table in &plan.tables {
+            if !paused.iter().any(|(paused, _)| *paused == table.source) {
+                self.compare_table(table, &mut found).await?;
+            }
+        }
+        self.begin_anew();
+        Ok(found)
+    }
+
+    async fn compare_table(&mut self, table: &SourceTable, found: &mut Found) -> Result<(), Error> {
+        let mirrored = table.mirror.clone();
+        self.on_mirror(move |mirror| Ok(mirror.begin_sweep(&mirrored)?)).await?;
+        self.source.open(table, Rows::All).await?;
+        let mut doubtful = vec![];
+        loop {
+            let rows = self.source.fetch().await?;
+            if rows.is_empty() {
+                break;
+            }
+            found.rows += rows.len() as u64;
+            let mirrored = table.mirror.clone();
+            let differ = self.on_mirror(move |mirror| others(mirror, &mirrored, &rows));
+            doubtful.extend(differ.await?);
+        }
+        let mirrored = table.mirror.clone();
+        doubtful.extend(self.on_mirror(move |mirror| Ok(mirror.unseen(&mirrored, usize::MAX)?)).await?);
+        let columns: Vec<&str> = table.mirror.columns.iter().map(|column| column.name.as_str()).collect();
+        for keys in doubtful.chunks(AGAIN) {
+            for (key, Both { here, there }) in self.look_again(table, keys).await? {
+                found.count(&table.mirror.name, &columns, &key, (there.as_ref(), here.as_ref()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows that stay different.
+    async fn look_again(
+        &mut self,
+        table: &SourceTable,
+        keys: &[Vec<Value>],
+    ) -> Result<Vec<(Vec<Value>, Both)>, Error> {
+        let mut open: Vec<(Vec<Value>, Option<Both>)> = keys.iter().map(|key| (key.clone(), None)).collect();
+        let mut stay = vec![];
+        for look in 0..LOOKS {
+            if open.is_empty() {
+                break;
+            }
+            if look > 0 {
+                tokio::time::sleep(PAUSE).await;
+            }
+            let keys: Vec<Vec<Value>> = open.iter().map(|(key, _)| key.clone()).collect();
+            let both = self.look(table, &keys).await?;
+            let before = std::mem::take(&mut open);
+            for ((key, before), now) in before.into_iter().zip(both) {
+                if now.here == now.there {
+                    continue;
+                }
+                match before == Some(now.clone()) || look + 1 == LOOKS {
+                    true => stay.push((key, now)),
+                    false => open.push((key, Some(now))),
+                }
+            }
+        }
+        Ok(stay)
+    }
+
+    async fn look(&mut self, table: &SourceTable, keys: &[Vec<Value>]) -> Result<Vec<Both>, Error> {
+        self.source.open(table, Rows::With(keys)).await?;
+        let mut there = vec![];
+        loop {
+            let rows = self.source.fetch().await?;
+            if rows.is_empty() {
+                break;
+            }
+            there.extend(rows);
+        }
+        let (mirrored, asked) = (table.mirror.clone(), keys.to_vec());
+        let here = self.on_mirror(move |mirror| {
+            asked.iter().map(|key| Ok(mirror.row(&mirrored, key)?)).collect::<Result<Vec<_>, Error>>()
+        });
+        let is_it = |row: &&Vec<Value>, key: &Vec<Value>| {
+            table.mirror.key.iter().zip(key).all(|(nth, value)| row[*nth] == *value)
+        };
+        let both = here.await?.into_iter().zip(keys);
+        let both =
+            both.map(|(here, key)| Both { here, there: there.iter().find(|row| is_it(row, key)).cloned() });
+        Ok(both.collect())
+    }
+}
+
+/// Notes that rows are there, and tells the keys of those that are otherwise here.
+fn others(mirror: &Mirror, table: &MirrorTable, rows: &[Vec<Value>]) -> Result<Vec<Vec<Value>>, Error> {
+    let mut others = vec![];
+    mirror.begin(false)?;
+    for row in rows {
+        let key: Vec<Value> = table.key.iter().map(|nth| row[*nth].clone()).collect();
+        mirror.keep(&key)?;
+        if mirror.row(table, &key)?.as_ref() != Some(row) {
+            others.push(key);
+        }
+    }
+    mirror.commit()?;
+    Ok(others)
+}

@@ -1,0 +1,192 @@
+//! What a database must be able to do so that SQLite is kept as it is.
+
+use async_trait::async_trait;
+use litekeep_schema::portable::Note;
+use litekeep_sql::MirrorTable;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Value};
+
+/// A table of a source, and what it is in SQLite.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceTable {
+    /// Its name there, for the source.
+    pub source: String,
+    /// The types of its columns there.
+    pub types: Vec<SourceType>,
+    /// What it is in SQLite, column by column the same.
+    pub mirror: MirrorTable,
+}
+
+/// A type of a column, as the source has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceType {
+    /// Its name.
+    pub name: String,
+    /// How its values come, for the source. Where only the name changes, the column here can stay.
+    pub form: String,
+}
+
+/// A change of a row, as it comes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Incoming {
+    /// The row is so now.
+    Put {
+        /// Its values.
+        row: Vec<Value>,
+    },
+    /// A row is otherwise now.
+    Update {
+        /// Its key until now.
+        key: Vec<Value>,
+        /// Its values; `None`: as before.
+        row: Vec<Option<Value>>,
+    },
+    /// A row is gone.
+    Delete {
+        /// Its key.
+        key: Vec<Value>,
+    },
+    /// All rows are gone.
+    Clear,
+}
+
+/// What comes next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A change within a transaction.
+    Change {
+        /// The table, by its place in the plan.
+        table: usize,
+        /// What happened.
+        change: Incoming,
+    },
+    /// A table has other columns from now on.
+    Table {
+        /// The table, by its place in the plan.
+        table: usize,
+        /// How it is now.
+        now: SourceTable,
+    },
+    /// A table is not there any more.
+    Gone {
+        /// The table, by its place in the plan.
+        table: usize,
+        /// What is known of it.
+        reason: String,
+    },
+    /// A transaction ends.
+    Commit {
+        /// Where it goes on after it.
+        position: String,
+        /// When it was committed, milliseconds since the epoch.
+        time_ms: i64,
+    },
+    /// Everything up to a position has come.
+    Alive {
+        /// The position.
+        position: String,
+        /// The source waits until something is confirmed.
+        wants_answer: bool,
+    },
+}
+
+/// Which rows of a table are wanted.
+#[derive(Clone, Copy, Debug)]
+pub enum Rows<'a> {
+    /// All of them.
+    All,
+    /// Those after one, by its key.
+    After(&'a [Value]),
+    /// Those with one of these keys.
+    With(&'a [Vec<Value>]),
+}
+
+/// Whether a source still has what comes after a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has.
+    There,
+    /// It does not keep changes for this sync, any more or yet.
+    Gone,
+    /// It has let go of some, or is another server: everything must be compared.
+    Beyond,
+}
+
+/// A database from which changes come. After an error [`connect`](Self::connect) comes next.
+#[async_trait]
+pub trait Source: Send {
+    /// The server and the database, without a password.
+    fn name(&self) -> String;
+
+    /// Connects anew; who the server is.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no answer, `Invalid` when a person must change something.
+    async fn connect(&mut self) -> Result<String, Error>;
+
+    /// The tables that are wanted, and what of them does not come as it is there.
+    ///
+    /// # Errors
+    /// `Invalid` when one is not there.
+    async fn survey(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error>;
+
+    /// Makes the server keep the changes of tables from now on, under a name of the sync's own, and tells from which position; where it
+    /// keeps them already, as it does.
+    ///
+    /// # Errors
+    /// `Invalid` when it may not.
+    async fn prepare(&mut self, slot: &str, tables: &[SourceTable]) -> Result<String, Error>;
+
+    /// Whether it has what comes after a position.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    async fn standing(&mut self, slot: &str, position: &str) -> Result<Standing, Error>;
+
+    /// Begins to read rows of a table as they are now, in the order of the key.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    async fn open(&mut self, table: &SourceTable, rows: Rows<'_>) -> Result<(), Error>;
+
+    /// The next rows of what was [opened](Self::open); none: it has no more.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    async fn fetch(&mut self) -> Result<Vec<Vec<Value>>, Error>;
+
+    /// Where the server is now.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    async fn position(&mut self) -> Result<String, Error>;
+
+    /// Begins to take what comes after a position.
+    ///
+    /// # Errors
+    /// `Unavailable` when somebody else takes it.
+    async fn follow(&mut self, slot: &str, tables: &[SourceTable], position: &str) -> Result<(), Error>;
+
+    /// What comes next. Nothing is lost when it is not awaited to its end.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    async fn next(&mut self) -> Result<Event, Error>;
+
+    /// Tells the server that it need not keep what comes before a position, and perhaps asks how far it is, which comes as
+    /// [`Event::Alive`].
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    async fn confirm(&mut self, position: &str, asks: bool) -> Result<(), Error>;
+
+    /// Whether a position is not before another one.
+    fn is_at(&self, position: &str, goal: &str) -> bool;
+
+    /// Makes the server keep changes no more.
+    ///
+    /// # Errors
+    /// When it refuses.
+    async fn forget(&mut self, slot: &str) -> Result<(), Error>;
+}
