@@ -108,13 +108,32 @@ impl DatabaseSync {
         Ok(PostgresSource::new(self.address()?, wanted))
     }
 
-    /// A pull.
+    /// A pull; with `creates` it makes a database that is not there.
     ///
     /// # Errors
     /// As [`source`](Self::source).
-    pub(crate) fn pull(&self) -> Result<Pull<PostgresSource>> {
+    pub(crate) fn pull(&self, creates: bool) -> Result<Pull<PostgresSource>> {
         let (name, database) = (self.config.name.clone(), self.database.path.clone());
-        Ok(Pull::new(pull::Settings { name, database }, self.source()?))
+        Ok(Pull::new(pull::Settings { name, database, creates }, self.source()?))
+    }
+
+    /// Whether a pull may make the database: not where the backup has one.
+    ///
+    /// # Errors
+    /// Where it is not there, and the backup has it.
+    pub(crate) async fn may_make(&self, stores: &Stores) -> Result<bool> {
+        let path = &self.database.path;
+        if path.exists() {
+            return Ok(false);
+        }
+        for store in self.stores(stores)? {
+            if store.list().await?.last().is_some() {
+                let message = format!("`{}` is not there, and its backup has it", path.display());
+                let hint = format!("`litekeep restore {}` brings it back", path.display());
+                return Err(Failure::invalid(message).hint(hint).into());
+            }
+        }
+        Ok(true)
     }
 
     /// The backups of its database.
@@ -141,14 +160,14 @@ impl DatabaseSync {
         })
     }
 
-    /// Who does it.
+    /// Who does it. With `creates` a pull makes a database that is not there.
     ///
     /// # Errors
     /// As [`push`](Self::push), [`postgres`](Self::postgres) and [`pull`](Self::pull).
-    pub(crate) fn worker(&self, stores: Vec<Store>) -> Result<Worker> {
+    pub(crate) fn worker(&self, stores: Vec<Store>, creates: bool) -> Result<Worker> {
         let flow: Box<dyn Flow> = match self.config.direction {
             Direction::Push => Box::new(Push::new(self.push(stores)?, self.postgres()?)),
-            Direction::Pull => Box::new(self.pull()?),
+            Direction::Pull => Box::new(self.pull(creates)?),
         };
         Ok(Worker::new(&self.config.name, flow, self.state()))
     }
@@ -304,7 +323,7 @@ pub(crate) fn start(syncs: &[DatabaseSync], replication: &Arc<Replication>, foll
 fn begin(sync: &DatabaseSync, replication: &Arc<Replication>, followers: &mut Followers) -> Result<()> {
     let database = sync.database.path.display();
     if sync.is_pull() {
-        let worker = sync.worker(vec![])?;
+        let worker = sync.worker(vec![], false)?;
         tracing::info!(sync = sync.config.name, "pulling {database} from {}", worker.state().to);
         // It waits at the server.
         followers.start(|stop| worker.follow(stop, async |_| ()));
@@ -312,7 +331,7 @@ fn begin(sync: &DatabaseSync, replication: &Arc<Replication>, followers: &mut Fo
     }
     let stores = sync.stores(replication.stores())?;
     let news = News::new(&sync.database, replication, stores.first());
-    let worker = sync.worker(stores)?;
+    let worker = sync.worker(stores, false)?;
     tracing::info!(sync = sync.config.name, "pushing {database} to {}", worker.state().to);
     followers.start(|stop| worker.follow(stop, async move |at| news.after(at).await));
     Ok(())

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use litekeep_format::Value;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
 
 use crate::parameter::{Parameter, value};
@@ -125,16 +125,15 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Opens a database, or makes one in WAL mode; `name` is the mirror's.
+    /// Opens a database; `name` is the mirror's. With `creates` one that is not there is made, in WAL mode.
     ///
     /// # Errors
     /// `Unavailable` when the file cannot be opened, `Corrupt` when it is no database.
-    pub fn open(path: &Path, name: &str) -> Result<Mirror, Error> {
+    pub fn open(path: &Path, name: &str, creates: bool) -> Result<Mirror, Error> {
         let open = || {
-            let is_new = !path.exists();
-            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-                | OpenFlags::SQLITE_OPEN_CREATE
-                | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let is_new = creates && !path.exists();
+            let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            flags.set(OpenFlags::SQLITE_OPEN_CREATE, is_new);
             let connection = Connection::open_with_flags(path, flags)?;
             connection.busy_timeout(PATIENCE)?;
             connection.set_prepared_statement_cache_capacity(256);
@@ -193,6 +192,21 @@ impl Mirror {
             rows.collect::<rusqlite::Result<_>>()
         };
         read().map_err(|e| Error::new("read how far the sync is", e))
+    }
+
+    /// One item of it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn item(&self, item: &str) -> Result<Option<String>, Error> {
+        if !self.has_table(SYNC_TABLE)? {
+            return Ok(None);
+        }
+        let sql = format!("SELECT content FROM {SYNC_TABLE} WHERE name = ?1 AND item = ?2");
+        self.connection
+            .prepare_cached(&sql)
+            .and_then(|mut select| select.query_row([&self.name, item], |row| row.get(0)).optional())
+            .map_err(|e| Error::new("read how far the sync is", e))
     }
 
     /// Keeps an item, within a transaction, or takes it away. Whether it was not there before, or is not any more.
@@ -475,7 +489,7 @@ mod tests {
 
     fn mirror(sql: &str) -> (tempfile::TempDir, Mirror) {
         let dir = tempfile::tempdir().unwrap();
-        let mirror = Mirror::open(&dir.path().join("a.db"), "m").unwrap();
+        let mirror = Mirror::open(&dir.path().join("a.db"), "m", true).unwrap();
         mirror.connection.execute_batch(sql).unwrap();
         (dir, mirror)
     }

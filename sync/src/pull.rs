@@ -33,6 +33,9 @@ const BATCH_BYTES: usize = 8 << 20;
 const GATHER: Duration = Duration::from_millis(5);
 /// How long is waited where nothing has.
 const QUIET: Duration = Duration::from_millis(200);
+/// The same once everything is here, and between two questions to the source then.
+const IDLE: Duration = Duration::from_secs(2);
+const ASKS_MS: i64 = 10_000;
 /// So many times nothing comes from a source that has answered and is current.
 const SILENCE: u32 = 5;
 /// Between two marks of how far it is where nothing has come: each is a write, and until then the server keeps its log.
@@ -45,6 +48,8 @@ pub struct Settings {
     pub name: String,
     /// The database.
     pub database: PathBuf,
+    /// It is made where it is not there.
+    pub creates: bool,
 }
 
 /// How far a pull is. Kept in the database, beside its rows.
@@ -130,6 +135,9 @@ struct Following {
     /// How often nothing has come since.
     silence: u32,
     marked_ms: i64,
+    /// Everything was here once.
+    is_current: bool,
+    asked_ms: i64,
 }
 
 impl Following {
@@ -189,7 +197,7 @@ impl<S: Source> Pull<S> {
                 mirror.begin(true)?;
             }
             let done = (|| {
-                if mirror.items()?.remove(STAGE) != expected {
+                if mirror.item(STAGE)? != expected {
                     let message = format!("another litekeep runs the sync `{name}` in this database");
                     return Err(Error::with_hint(Kind::Invalid, message, "end one of them"));
                 }
@@ -212,8 +220,16 @@ impl<S: Source> Pull<S> {
 
     /// Opens the database; what it keeps.
     async fn open(&mut self) -> Result<BTreeMap<String, String>, Error> {
-        let (path, name) = (self.settings.database.clone(), self.settings.name.clone());
-        let opened = tokio::task::spawn_blocking(move || Mirror::open(&path, &name));
+        let Settings { name, database, creates } = self.settings.clone();
+        if !creates && !database.exists() {
+            let message = format!(
+                "there is no `{}` yet, in which the rows of the sync `{name}` come",
+                database.display()
+            );
+            let hint = format!("the application makes it, or `litekeep sync run {name}`");
+            return Err(Error::with_hint(Kind::Unavailable, message, hint));
+        }
+        let opened = tokio::task::spawn_blocking(move || Mirror::open(&database, &name, creates));
         let opened = opened.await.map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
         self.mirror = Some(opened?);
         self.on_mirror(|mirror| Ok(mirror.items()?)).await
@@ -472,11 +488,17 @@ impl<S: Source> Pull<S> {
                 is_answered: false,
                 silence: 0,
                 marked_ms: SystemClock.unix_ms(),
+                is_current: false,
+                asked_ms: 0,
             });
         }
         loop {
             let Some(following) = &mut self.following else { return Ok(Step::More) };
-            let patience = if following.ended.is_some() { GATHER } else { QUIET };
+            let patience = match (&following.ended, following.is_current) {
+                (Some(_), _) => GATHER,
+                (None, false) => QUIET,
+                (None, true) => IDLE,
+            };
             let Ok(event) = tokio::time::timeout(patience, self.source.next()).await else {
                 if following.ended.is_some() {
                     self.commit_ended().await?;
@@ -542,18 +564,25 @@ impl<S: Source> Pull<S> {
             position = following.reached.clone();
             self.mark(position.clone(), None).await?;
         }
-        self.source.confirm(&position, true).await?;
         let Some(following) = &mut self.following else { return Ok(Step::More) };
         if is_late {
             following.marked_ms = now_ms;
         }
+        if !following.is_current || now_ms - following.asked_ms >= ASKS_MS {
+            following.asked_ms = now_ms;
+            self.source.confirm(&position, true).await?;
+        }
         following.silence += 1;
         // The end of a server's log may be beyond all that it has to send.
         let is_silent = following.is_answered && following.silence >= SILENCE;
-        let is_current = is_silent
+        following.is_current |= is_silent
             || self.source.is_at(&following.reached, &following.goal)
             || self.source.is_at(&position, &following.goal);
-        Ok(if is_current && following.is_between_transactions() { Step::Current } else { Step::More })
+        Ok(if following.is_current && following.is_between_transactions() {
+            Step::Current
+        } else {
+            Step::More
+        })
     }
 
     async fn mark(&mut self, position: String, time_ms: Option<i64>) -> Result<(), Error> {

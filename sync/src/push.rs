@@ -8,7 +8,7 @@ use litekeep_replicate::restore::{self, Goal};
 use litekeep_rows::feed::{Feed, Transaction};
 use litekeep_rows::{SchemaChange, SchemaRow, Selection};
 use litekeep_schema::portable::Level;
-use litekeep_sql::{Declaration, Profile};
+use litekeep_sql::{Declaration, Profile, SYNC_TABLE};
 use litekeep_store::Store;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -36,9 +36,14 @@ pub struct Settings {
     pub scratch: PathBuf,
 }
 
+/// Whether a table is one of those that are named, where any are, and not one of ours.
+pub fn is_wanted(tables: &[String], table: &str) -> bool {
+    table != SYNC_TABLE && (tables.is_empty() || tables.iter().any(|name| name.eq_ignore_ascii_case(table)))
+}
+
 impl Settings {
     fn wants(&self, table: &str) -> bool {
-        self.tables.is_empty() || self.tables.iter().any(|name| name.eq_ignore_ascii_case(table))
+        is_wanted(&self.tables, table)
     }
 
     /// A copy of the state after a transaction, and the time of that.

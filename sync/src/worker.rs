@@ -14,6 +14,9 @@ use tokio::sync::watch;
 use crate::push::Step;
 use crate::{Error, Kind};
 
+/// Between two words of one that has not come to its end.
+const NEWS_MS: u64 = 1_000;
+
 /// What goes on step by step.
 #[async_trait]
 pub trait Flow: Send {
@@ -110,6 +113,7 @@ pub struct Worker {
     path: PathBuf,
     state: State,
     written: State,
+    told_ms: i64,
 }
 
 impl Worker {
@@ -118,7 +122,7 @@ impl Worker {
         // What it was like is worth nothing here, but that trouble goes on.
         let written = State::read(&path).ok().flatten().unwrap_or_default();
         let state = State { to: flow.other_side(), ..written.clone() };
-        Worker { name: name.to_owned(), flow, path, state, written }
+        Worker { name: name.to_owned(), flow, path, state, written, told_ms: 0 }
     }
 
     /// How it stands.
@@ -156,6 +160,15 @@ impl Worker {
         stepped
     }
 
+    /// The same for those who watch long work.
+    async fn tell_now_and_then(&mut self) {
+        let now_ms = SystemClock.unix_ms();
+        if now_ms.abs_diff(self.told_ms) >= NEWS_MS {
+            self.told_ms = now_ms;
+            self.tell().await;
+        }
+    }
+
     /// Writes how it stands where that has changed. A disk that does not take it is not its business.
     pub async fn tell(&mut self) {
         if self.state == self.written {
@@ -184,7 +197,7 @@ impl Worker {
                 stepped = self.step() => stepped,
             };
             match stepped {
-                Ok(Step::More) => {}
+                Ok(Step::More) => self.tell_now_and_then().await,
                 Ok(Step::Current) => {
                     pauses = Pauses::default();
                     self.tell().await;

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use litekeep_env::{Clock as _, SystemClock};
 use litekeep_schema::portable::{Level, Note};
 use litekeep_sync::compare::{self, Found};
-use litekeep_sync::push::Step;
+use litekeep_sync::push::{Step, is_wanted};
 use litekeep_sync::target::Listed;
 use litekeep_sync::{Source as _, Target as _, copy};
 use serde::Serialize;
@@ -69,8 +69,7 @@ async fn plan(named: &Named, format: Format) -> Result<Outcome> {
     }
     let target = sync.postgres()?;
     let (path, wanted) = (sync.database.path.clone(), sync.config.tables.clone());
-    let wants =
-        move |table: &str| wanted.is_empty() || wanted.iter().any(|name| name.eq_ignore_ascii_case(table));
+    let wants = move |table: &str| is_wanted(&wanted, table);
     let surveyed = tokio::task::spawn_blocking(move || copy::survey(&path, wants)).await??;
     let mut tables = vec![];
     let mut ok = true;
@@ -131,8 +130,11 @@ struct Ran {
 
 async fn go_on(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
-    let stores = if sync.is_pull() { vec![] } else { sync.stores(&Stores::default())? };
-    let mut worker = sync.worker(stores)?;
+    let stores = Stores::default();
+    let mut worker = match sync.is_pull() {
+        true => sync.worker(vec![], sync.may_make(&stores).await?)?,
+        false => sync.worker(sync.stores(&stores)?, false)?,
+    };
     let shown = Rows::new(format);
     let ran = loop {
         match worker.step().await {
@@ -235,7 +237,7 @@ async fn resync(named: &Named, format: Format) -> Result<Outcome> {
     if !sync.is_pull() {
         return compared(named, true, format).await;
     }
-    let mut pull = sync.pull()?;
+    let mut pull = sync.pull(false)?;
     pull.resync().await?;
     let resynced = Resynced { name: sync.config.name.clone(), other: pull.source().name() };
     report::result(format, &resynced, || begun_anew(&sync));
@@ -253,7 +255,7 @@ async fn forget(named: &Named, format: Format) -> Result<Outcome> {
         let hint = "take it out of the configuration; its rows, and how far they are (`_litekeep_sync`), stay there until you drop them";
         return Err(Failure::invalid(message).hint(hint).into());
     }
-    let mut pull = sync.pull()?;
+    let mut pull = sync.pull(false)?;
     pull.forget().await?;
     let forgotten = Resynced { name: sync.config.name.clone(), other: pull.source().name() };
     report::result(format, &forgotten, || {
@@ -278,7 +280,7 @@ async fn compared(named: &Named, repair: bool, format: Format) -> Result<Outcome
 
 /// The same for a pull; with `repair` all rows that differ come again, from the litekeep that runs, or from the next one.
 async fn compare_pull(sync: &DatabaseSync, repair: bool, format: Format) -> Result<Outcome> {
-    let mut pull = sync.pull()?;
+    let mut pull = sync.pull(false)?;
     let found = pull.compare().await?;
     let is_equal = found.is_equal();
     if repair && !is_equal {
@@ -372,7 +374,7 @@ struct RefusedRow {
 async fn refused(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
     let listed = if sync.is_pull() {
-        sync.pull()?.listed().await?
+        sync.pull(false)?.listed().await?
     } else {
         let mut target = sync.postgres()?;
         match target.connect().await? {

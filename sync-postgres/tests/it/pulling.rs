@@ -1,7 +1,7 @@
 //! SQLite as PostgreSQL has it: real logical replication, and both sides read by others than litekeep and held against each other.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use litekeep_sync::pull::Settings;
 use litekeep_sync::push::Step;
@@ -14,6 +14,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::scene::server;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A database of a server, and one of SQLite that is kept as it.
 struct Scene {
@@ -44,12 +46,13 @@ impl Scene {
     }
 
     fn pulling_from(&self, url: &str, wanted: Wanted) -> Pull<PostgresSource> {
-        let settings = Settings { name: "orders".into(), database: self.database() };
+        let settings = Settings { name: "orders".into(), database: self.database(), creates: true };
         Pull::new(settings, PostgresSource::new(Address::parse(url).unwrap(), wanted))
     }
 
-    /// Until SQLite has everything.
+    /// Until SQLite has everything that the server has now, which it is asked anew.
     fn pull(&self, pull: &mut Pull<PostgresSource>) -> Result<(), Error> {
+        pull.begin_anew();
         self.runtime.block_on(async {
             while pull.step().await? == Step::More {}
             Ok(())
@@ -76,6 +79,15 @@ impl Scene {
         pull
     }
 
+    /// Goes on with what has begun until something holds.
+    fn follow(&self, pull: &mut Pull<PostgresSource>, mut holds: impl FnMut() -> bool) {
+        let begin = Instant::now();
+        while !holds() {
+            assert!(begin.elapsed() < PATIENCE, "it does not come");
+            self.runtime.block_on(pull.step()).unwrap();
+        }
+    }
+
     /// Rows of SQLite as text.
     fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {
         let db = Connection::open(self.database()).unwrap();
@@ -91,6 +103,10 @@ impl Scene {
 
     /// Holds all rows of the tables of [`TABLES`] against each other.
     fn assert_equal(&self, server: &Server) {
+        assert_eq!(self.difference(server), None);
+    }
+
+    fn difference(&self, server: &Server) -> Option<String> {
         for (table, columns, here) in [
             (
                 "orders",
@@ -107,8 +123,11 @@ impl Scene {
             here.sort();
             let missing: Vec<_> = there.iter().filter(|row| !here.contains(row)).take(3).collect();
             let extra: Vec<_> = here.iter().filter(|row| !there.contains(row)).take(3).collect();
-            assert!(here == there, "{table}: missing {missing:?}, too many {extra:?}");
+            if here != there {
+                return Some(format!("{table}: missing {missing:?}, too many {extra:?}"));
+            }
         }
+        None
     }
 }
 
@@ -227,9 +246,12 @@ fn what_happens_there_happens_here() {
     let scene = Scene::new("inward_churn", TABLES);
     let mut random = fastrand::Rng::with_seed(5);
     let mut pull = scene.pulling();
-    for _ in 0..25 {
+    for round in 0..25 {
         churn(&server(), "inward_churn", &mut random);
-        scene.pull(&mut pull).unwrap();
+        match round % 5 {
+            0 => scene.pull(&mut pull).unwrap(),
+            _ => scene.follow(&mut pull, || scene.difference(&server()).is_none()),
+        }
         scene.assert_equal(&server());
     }
     let found = scene.runtime.block_on(pull.compare()).unwrap();
@@ -288,11 +310,10 @@ fn a_big_transaction_is_one() {
     server().query_in("inward_big", sql).unwrap();
     let db = Connection::open(scene.database()).unwrap();
     let mut seen = vec![];
-    scene.runtime.block_on(async {
-        while pull.step().await.unwrap() == Step::More {
-            let count: i64 = db.query_row("SELECT count(*) FROM parts", (), |row| row.get(0)).unwrap();
-            seen.push(count);
-        }
+    scene.follow(&mut pull, || {
+        let count: i64 = db.query_row("SELECT count(*) FROM parts", (), |row| row.get(0)).unwrap();
+        seen.push(count);
+        count == 20_000
     });
     assert!(seen.iter().all(|count| [0, 20_000].contains(count)), "{seen:?}");
     scene.assert_equal(&server());
