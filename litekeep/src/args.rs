@@ -51,8 +51,12 @@ pub(crate) enum Command {
     Undo(Undo),
     /// Print every changed row as it comes, one JSON object a line
     Changes(Changes),
-    /// Keep another database in step: PostgreSQL
+    /// Keep SQLite and another database in step: PostgreSQL
     Sync(sync::Sync),
+    /// Say what of a database cannot be as it is on another server: types, values, rules; exit code 1 when rows cannot go there
+    Lint(Elsewhere),
+    /// Print the statements that make the tables of a database on another server
+    Schema(Elsewhere),
     /// Say how far the backup is behind; exit code 1 when something is wrong
     Status(Status),
     /// Watch everything in the terminal, second by second
@@ -422,6 +426,23 @@ pub(crate) struct Status {
     /// A database [default: all databases of the configuration]
     #[arg(value_name = "DB")]
     pub(crate) target: Option<String>,
+}
+
+/// A database, and where it shall be.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Elsewhere {
+    /// The database
+    #[arg(value_name = "DB")]
+    pub(crate) db: PathBuf,
+    /// The other server
+    #[arg(long = "for", alias = "target", value_name = "SERVER")]
+    pub(crate) server: Server,
+}
+
+/// A kind of server.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Server {
+    Postgres,
 }
 
 #[derive(Debug, clap::Args)]

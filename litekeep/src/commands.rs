@@ -11,6 +11,7 @@ pub(crate) mod history;
 mod import;
 mod init;
 mod migrate;
+mod portability;
 mod replicate;
 mod restore;
 mod row_history;
@@ -53,6 +54,8 @@ pub(crate) async fn run(args: Args) -> Result<Outcome> {
         Command::Undo(args) => undo::run(&args, format).await,
         Command::Changes(args) => changes::run(&args, format).await,
         Command::Sync(args) => sync::run(&args, format).await,
+        Command::Lint(args) => portability::lint(&args, format).await,
+        Command::Schema(args) => portability::schema(&args, format).await,
         Command::Doctor(args) => doctor::run(&args, format).await,
         Command::Tune(args) => tune::run(&args, format),
         Command::Bench(args) => bench::run(&args, format).await,

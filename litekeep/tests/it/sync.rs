@@ -288,3 +288,41 @@ fn kills_lose_no_row_of_the_server() {
         Ok(())
     });
 }
+
+/// What `lint` calls in order a server takes, with its keys; what it does not says why.
+#[test]
+fn what_would_be_elsewhere_is_told() {
+    let server = Postgres::start().unwrap();
+    let scene = Scene::new(Store::Folder, "");
+    let db = Connection::open(scene.db()).unwrap();
+    db.execute_batch(
+        "CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+         CREATE TABLE orders(id INTEGER PRIMARY KEY, who INTEGER REFERENCES people(id) ON DELETE CASCADE, made TEXT DEFAULT (strftime('%s')));
+         INSERT INTO people VALUES (1, 'a'); INSERT INTO orders VALUES (1, 1, 'x')",
+    )
+    .unwrap();
+    let path = scene.db();
+    let run =
+        |args: &[&str]| scene.place.run(&[args, &[path.to_str().unwrap(), "--for", "postgres"]].concat());
+    let lint = run(&["lint", "--json"]).succeeded().json();
+    shapes::matches("lint", &lint);
+    let schema = run(&["schema", "--json"]).succeeded().json();
+    shapes::matches("schema", &schema);
+    let statements = run(&["schema"]).succeeded().stdout;
+    assert!(statements.contains("-- rule: orders.made its default"), "{statements}");
+    server.query(&statements).unwrap();
+    let refused = server.query("INSERT INTO orders(id, who) VALUES (1, 7)").unwrap_err();
+    assert!(format!("{refused:#}").contains("orders_who_fkey"), "{refused:#}");
+
+    db.execute_batch("PRAGMA foreign_keys = OFF; INSERT INTO orders VALUES (2, 7000, 'y')").unwrap();
+    // One in more than a hundred, so that the column keeps its type.
+    db.execute_batch("WITH n(i) AS (VALUES(2) UNION ALL SELECT i + 1 FROM n WHERE i < 300) INSERT INTO people SELECT i, 'n' || i FROM n; CREATE TABLE odd(id INTEGER PRIMARY KEY, v INTEGER); INSERT INTO odd SELECT id, id FROM people; UPDATE odd SET v = 'text' WHERE id = 5").unwrap();
+    let lint = run(&["lint"]);
+    assert_eq!(lint.code, 1, "{}", lint.stdout);
+    for said in
+        ["values: odd.v 1 of 300 values are not bigint", "rule: orders 1 row refer", "not everything can go"]
+    {
+        assert!(lint.stdout.contains(said), "{said}: {}", lint.stdout);
+    }
+    scene.place.run(&["lint", "nothing.db", "--for", "postgres"]).failed_with(&["look at a database"]);
+}

@@ -1,0 +1,135 @@
+//! `litekeep schema` and `litekeep lint`: what a database is on another server, and what cannot be there as it is.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use litekeep_schema::portable::postgres::{self, Options};
+use litekeep_schema::portable::{Level, Note};
+use litekeep_sql::Examiner;
+use litekeep_sync::copy;
+use litekeep_sync::push::is_wanted;
+use serde::Serialize;
+
+use crate::args::{Elsewhere, Server};
+use crate::report::{self, Format, Outcome, text};
+
+/// How long rows without a parent are looked for.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// A database as it is elsewhere.
+struct Surveyed {
+    tables: Vec<Table>,
+    notes: Vec<Note>,
+}
+
+#[derive(Serialize)]
+struct Table {
+    table: String,
+    /// The statement that makes it, then its indexes.
+    sql: Vec<String>,
+    /// Statements for when all tables and their rows are there.
+    foreign_keys: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Finding {
+    level: &'static str,
+    table: String,
+    column: Option<String>,
+    message: String,
+}
+
+impl Finding {
+    fn of(note: Note) -> Finding {
+        Finding { level: note.level.word(), table: note.table, column: note.column, message: note.message }
+    }
+
+    fn line(&self) -> String {
+        let column = self.column.as_ref().map_or(String::new(), |column| format!(".{column}"));
+        format!("{}: {}{column} {}\n", self.level, self.table, self.message)
+    }
+}
+
+async fn surveyed(args: &Elsewhere) -> Result<Surveyed> {
+    let (path, Server::Postgres) = (args.db.clone(), args.server);
+    tokio::task::spawn_blocking(move || survey(&path)).await?
+}
+
+fn survey(path: &Path) -> Result<Surveyed> {
+    let options = Options::default();
+    let (mut tables, mut notes) = (vec![], vec![]);
+    for (declared, profiles) in copy::survey(path, |table| is_wanted(&[], table))? {
+        let (table, found) = postgres::map(&declared, &profiles, &options);
+        notes.extend(found);
+        tables.push(Table {
+            table: declared.name,
+            sql: std::iter::once(table.create(&options)).chain(table.indexes).collect(),
+            foreign_keys: table.foreign_keys,
+        });
+    }
+    for (table, rows) in Examiner::open(path)?.foreign_key_violations(LONG)?.unwrap_or_default() {
+        let rows = text::count(usize::try_from(rows).unwrap_or(usize::MAX), "row");
+        let message = format!("{rows} refer to rows that are not there: its foreign keys cannot be made");
+        notes.push(Note { table, column: None, level: Level::Rule, message });
+    }
+    Ok(Surveyed { tables, notes })
+}
+
+#[derive(Serialize)]
+struct Schema {
+    database: PathBuf,
+    tables: Vec<Table>,
+    findings: Vec<Finding>,
+    ok: bool,
+}
+
+pub(super) async fn schema(args: &Elsewhere, format: Format) -> Result<Outcome> {
+    let Surveyed { tables, notes } = surveyed(args).await.context("translate a schema")?;
+    let ok = notes.iter().all(|note| note.level < Level::Table);
+    let findings = notes.into_iter().map(Finding::of).collect();
+    let schema = Schema { database: args.db.clone(), tables, findings, ok };
+    report::result(format, &schema, || schema.text());
+    Ok(if ok { Outcome::Done } else { Outcome::No })
+}
+
+impl Schema {
+    /// Statements, with what is not as it is here as comments.
+    fn text(&self) -> String {
+        let mut out: String = self.findings.iter().map(|finding| format!("-- {}", finding.line())).collect();
+        for table in &self.tables {
+            out.push('\n');
+            out.extend(table.sql.iter().map(|statement| format!("{statement};\n")));
+        }
+        let keys: Vec<&String> = self.tables.iter().flat_map(|table| &table.foreign_keys).collect();
+        if !keys.is_empty() {
+            out.push_str("\n-- Once all rows are there:\n");
+            out.extend(keys.iter().map(|statement| format!("{statement};\n")));
+        }
+        out
+    }
+}
+
+#[derive(Serialize)]
+struct Lint {
+    database: PathBuf,
+    tables: usize,
+    findings: Vec<Finding>,
+    ok: bool,
+}
+
+pub(super) async fn lint(args: &Elsewhere, format: Format) -> Result<Outcome> {
+    let Surveyed { tables, mut notes } = surveyed(args).await.context("look at a database")?;
+    // What is worst comes first.
+    notes.sort_by_key(|note| std::cmp::Reverse(note.level));
+    let ok = notes.iter().all(|note| note.level < Level::Values);
+    let findings = notes.into_iter().map(Finding::of).collect();
+    let lint = Lint { database: args.db.clone(), tables: tables.len(), findings, ok };
+    report::result(format, &lint, || {
+        let lines: String = lint.findings.iter().map(Finding::line).collect();
+        let tables = text::count(lint.tables, "table");
+        let end = if ok { "every row can go there as it is" } else { "not everything can go there as it is" };
+        format!("{lines}{tables}: {end}\n")
+    });
+    Ok(if ok { Outcome::Done } else { Outcome::No })
+}
