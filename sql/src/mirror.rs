@@ -104,6 +104,21 @@ impl MirrorTable {
         format!("INSERT OR ABORT INTO {table}({names}) VALUES({places}) ON CONFLICT({key}) DO {action}")
     }
 
+    /// The keys of rows that are not noted.
+    fn unseen(&self) -> String {
+        let same: Vec<String> = (self.key.iter().enumerate())
+            .map(|(place, nth)| format!("s.k{place} IS t.{}", quoted(&self.columns[*nth].name)))
+            .collect();
+        let key: Vec<String> =
+            self.key.iter().map(|nth| format!("t.{}", quoted(&self.columns[*nth].name))).collect();
+        format!(
+            "SELECT {} FROM {} AS t WHERE NOT EXISTS (SELECT 1 FROM temp.seen AS s WHERE {}) LIMIT ?1",
+            key.join(", "),
+            quoted(&self.name),
+            same.join(" AND ")
+        )
+    }
+
     /// A condition that the key has the values from a parameter on.
     fn is_key(&self, first: usize) -> String {
         let term = |(nth, column): (usize, &usize)| {
@@ -385,12 +400,23 @@ impl Mirror {
     /// # Errors
     /// What SQLite refuses.
     pub fn begin_sweep(&self, table: &MirrorTable) -> Result<(), Error> {
-        let names: Vec<String> = (0..table.key.len()).map(|nth| format!("k{nth}")).collect();
-        let names = names.join(", ");
-        self.run(
-            "note rows",
-            &format!("DROP TABLE IF EXISTS temp.seen; CREATE TEMP TABLE seen({names}, PRIMARY KEY({names})) WITHOUT ROWID"),
-        )
+        let begin = || {
+            let sql = "SELECT type FROM pragma_table_info(?1) WHERE name = ?2 COLLATE NOCASE";
+            let mut select = self.connection.prepare_cached(sql)?;
+            let (mut columns, mut names) = (vec![], vec![]);
+            for (place, nth) in table.key.iter().enumerate() {
+                // Of the very type that the column has here, or each comparison would read them all.
+                let declared: String =
+                    select.query_row([&table.name, &table.columns[*nth].name], |row| row.get(0))?;
+                columns.push(format!("k{place} {declared}"));
+                names.push(format!("k{place}"));
+            }
+            let (columns, names) = (columns.join(", "), names.join(", "));
+            self.connection.execute_batch(&format!(
+                "DROP TABLE IF EXISTS temp.seen; CREATE TEMP TABLE seen({columns}, PRIMARY KEY({names})) WITHOUT ROWID"
+            ))
+        };
+        begin().map_err(|e| Error::new("note rows", e))
     }
 
     /// Notes that there shall be a row with this key.
@@ -408,17 +434,7 @@ impl Mirror {
     /// # Errors
     /// What SQLite refuses.
     pub fn unseen(&self, table: &MirrorTable, at_most: usize) -> Result<Vec<Vec<Value>>, Error> {
-        let same: Vec<String> = (table.key.iter().enumerate())
-            .map(|(place, nth)| format!("s.k{place} IS t.{}", quoted(&table.columns[*nth].name)))
-            .collect();
-        let key: Vec<String> =
-            table.key.iter().map(|nth| format!("t.{}", quoted(&table.columns[*nth].name))).collect();
-        let sql = format!(
-            "SELECT {} FROM {} AS t WHERE NOT EXISTS (SELECT 1 FROM temp.seen AS s WHERE {}) LIMIT ?1",
-            key.join(", "),
-            quoted(&table.name),
-            same.join(" AND ")
-        );
+        let sql = table.unseen();
         let read = || {
             let mut select = self.connection.prepare_cached(&sql)?;
             let key = |row: &rusqlite::Row<'_>| {
@@ -540,6 +556,14 @@ mod tests {
         mirror.commit().unwrap();
         mirror.begin_sweep(&table).unwrap();
         mirror.keep(&key(&rows[7])).unwrap();
+        let plan = format!("EXPLAIN QUERY PLAN {}", table.unseen());
+        let mut plan = mirror.connection.prepare(&plan).unwrap();
+        let steps =
+            plan.query_map([1], |row| row.get(3)).unwrap().collect::<Result<Vec<String>, _>>().unwrap();
+        assert!(
+            steps.iter().any(|step| step.contains("SEARCH s") && step.contains("k0=? AND k1=?")),
+            "{steps:?}"
+        );
         let mut swept = vec![];
         while swept.last() != Some(&0) {
             mirror.begin(true).unwrap();
