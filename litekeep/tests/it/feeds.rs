@@ -3,11 +3,11 @@
 //! the log and against the database itself.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use litekeep_replicate::restore::Goal;
@@ -436,4 +436,43 @@ fn changes_are_followed_over_http_and_gone_on_with() {
     drop(idle);
     drop((all, again));
     scene.stop(litekeep).unwrap();
+}
+
+/// More than the system takes for somebody who reads nothing: it costs little memory, delays nobody, and ends.
+#[test]
+fn a_follower_that_takes_nothing_is_cut_off_and_delays_nobody() {
+    let port = free_port();
+    let scene = scene_with(&format!("[dashboard]\naddr = \"127.0.0.1:{port}\"\n"));
+    let litekeep = scene.replicate().unwrap();
+    eventually("it is served", LONG, || Ok(TcpStream::connect(("127.0.0.1", port)).is_ok())).unwrap();
+    let db = Connection::open(scene.db()).unwrap();
+    db.execute_batch("CREATE TABLE large(x)").unwrap();
+    let mut small = Stream::open(port, "/changes/app.db?tables=t", &[]);
+    let begun = small.transaction().1;
+    let before = litekeep.usage().unwrap().rss;
+    let idle = connect(port, &format!("GET /changes/app.db?from={begun}"), &[]);
+    for n in 1..=60 {
+        db.execute_batch(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<10)
+               INSERT INTO large SELECT hex(randomblob(50000)) FROM n;
+             INSERT INTO t VALUES({n}, 0)"
+        ))
+        .unwrap();
+        let asked = Instant::now();
+        while !small.transaction().0.iter().any(|row| row["key"]["n"] == n) {}
+        assert!(asked.elapsed() < Duration::from_secs(10), "row {n} came after {:?}", asked.elapsed());
+    }
+    let grown = litekeep.usage().unwrap().rss.saturating_sub(before);
+    assert!(grown < 200 << 20, "{} MiB more", grown >> 20);
+    // It notices without reading.
+    eventually("it is cut off", LONG, || {
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(idle.take_error()?.is_some_and(|error| error.kind() == ErrorKind::ConnectionReset))
+    })
+    .unwrap();
+    db.execute_batch("INSERT INTO t VALUES(100, 0)").unwrap();
+    while !small.transaction().0.iter().any(|row| row["key"]["n"] == 100) {}
+    drop((small, db));
+    scene.stop(litekeep).unwrap();
+    scene.prove_equal_pages().unwrap();
 }
