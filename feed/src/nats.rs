@@ -12,7 +12,7 @@ use async_nats::{ConnectErrorKind, ConnectOptions};
 use async_trait::async_trait;
 use litekeep_config::FeedServer;
 
-use crate::sink::{CONNECT, of_table, within};
+use crate::sink::{CONNECT, authorities, of_table, within};
 use crate::{Error, Event, Kind, Sink};
 
 pub(crate) struct Nats {
@@ -44,6 +44,8 @@ impl Nats {
             _ => options,
         };
         if let Some(ca_file) = ca_file {
+            // The client's own error does not name it.
+            authorities(ca_file)?;
             options = options.add_root_certificates(ca_file.to_owned());
         }
         let scheme = if server.tls { "tls" } else { "nats" };

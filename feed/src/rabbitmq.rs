@@ -13,7 +13,7 @@ use lapin::uri::{AMQPAuthority, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ErrorKind};
 use litekeep_config::FeedServer;
 
-use crate::sink::{CONNECT, of_table, within};
+use crate::sink::{CONNECT, authorities, of_table, within};
 use crate::{Error, Event, Kind, Sink};
 
 const PERSISTENT: u8 = 2;
@@ -38,10 +38,7 @@ impl RabbitMq {
         let scheme = if server.tls { "amqps" } else { "amqp" };
         let place = format!("{scheme}://{}", server.address());
         let doing = || format!("connect to {place}, virtual host `{vhost}`");
-        let cert_chain = ca_file.map(std::fs::read_to_string).transpose().map_err(|error| {
-            let ca_file = ca_file.unwrap_or(Path::new("")).display();
-            Error::new(Kind::Invalid, format!("read `{ca_file}`: {error}"))
-        })?;
+        let cert_chain = ca_file.map(authorities).transpose()?;
         let tls = OwnedTLSConfig { identity: None, cert_chain };
         let properties =
             ConnectionProperties::default().with_connection_name(format!("litekeep {feed}").into());

@@ -13,7 +13,7 @@ use redis::{
     RedisError, TlsCertificates,
 };
 
-use crate::sink::{CONNECT, of_table, within};
+use crate::sink::{CONNECT, authorities, of_table, within};
 use crate::{Error, Event, Kind, Sink};
 
 pub(crate) struct Redis {
@@ -32,7 +32,8 @@ impl Redis {
     ) -> Result<Redis, Error> {
         let scheme = if server.tls { "rediss" } else { "redis" };
         let place = format!("{scheme}://{}", server.address());
-        let client = client(server, database, ca_file).map_err(failed(&format!("open {place}")))?;
+        let authorities = ca_file.filter(|_| server.tls).map(authorities).transpose()?;
+        let client = client(server, database, authorities).map_err(failed(&format!("open {place}")))?;
         let doing = || format!("connect to {place}");
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
@@ -61,7 +62,7 @@ impl Redis {
     }
 }
 
-fn client(server: &FeedServer, database: u16, ca_file: Option<&Path>) -> Result<Client, RedisError> {
+fn client(server: &FeedServer, database: u16, authorities: Option<String>) -> Result<Client, RedisError> {
     let (host, port) = (server.host.clone(), server.port);
     let address = match server.tls {
         false => ConnectionAddr::Tcp(host, port),
@@ -75,12 +76,12 @@ fn client(server: &FeedServer, database: u16, ca_file: Option<&Path>) -> Result<
         settings = settings.set_password(password.expose());
     }
     let info = address.into_connection_info()?.set_redis_settings(settings);
-    match ca_file {
-        Some(ca_file) if server.tls => {
-            let root_cert = Some(std::fs::read(ca_file)?);
+    match authorities {
+        Some(text) => {
+            let root_cert = Some(text.into_bytes());
             Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert })
         }
-        _ => Client::open(info),
+        None => Client::open(info),
     }
 }
 

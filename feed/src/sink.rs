@@ -110,6 +110,24 @@ pub(crate) async fn deliver(sink: &mut dyn Sink, to: &FeedUrl, events: &[Event])
     within(CONFIRM, || format!("deliver to {to}"), sink.deliver(events)).await
 }
 
+/// The certificates of a file, PEM.
+///
+/// # Errors
+/// `Invalid` when it cannot be read or has none.
+#[cfg(any(feature = "nats", feature = "redis", feature = "rabbitmq"))]
+pub(crate) fn authorities(ca_file: &Path) -> Result<String, Error> {
+    let failed = |cause: &dyn std::fmt::Display| {
+        let message = format!("read the certificate authorities of `{}`: {cause}", ca_file.display());
+        Error::with_hint(Kind::Invalid, message, "`ca_file` names a file of certificates in PEM")
+    };
+    let text = std::fs::read_to_string(ca_file).map_err(|error| failed(&error))?;
+    if text.contains("-----BEGIN CERTIFICATE-----") {
+        Ok(text)
+    } else {
+        Err(failed(&"it has no certificate"))
+    }
+}
+
 /// A name with `{table}` in it, for an event. What is no letter or digit in a table's name is `_`, for `.`, `*`, `#` and
 /// spaces mean something where names are matched.
 #[cfg(any(feature = "nats", feature = "redis", feature = "rabbitmq"))]

@@ -224,6 +224,7 @@ impl BtreePage {
     }
 
     /// A child in key order; the last one is the right-most.
+    #[inline]
     pub(crate) fn child(&self, nth: usize) -> Result<Pgno, Error> {
         let at = if nth == self.cells { Some(self.header_at + 8) } else { self.cell_at(nth) };
         let number = at.and_then(|at| self.bytes[..self.usable].get(at..at + 4)).map(|word| be32(word, 0));

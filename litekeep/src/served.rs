@@ -1,5 +1,7 @@
 //! The pages for people and monitors over HTTP: they come, change and go with the configuration.
 
+mod patience;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -20,6 +22,7 @@ use crate::metrics;
 use crate::replication::Replication;
 use crate::report::{Failure, Kind, text};
 use crate::stack::Stack;
+use patience::Patient;
 
 /// How long those who are being answered may take when a page goes.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -106,7 +109,9 @@ impl Served {
         let until = ended.clone();
         let routes = routes.layer(map_response(move |answer| cut(answer, until.clone())));
         let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(gone(ended)).await {
+            if let Err(error) =
+                axum::serve(Patient(listener), routes).with_graceful_shutdown(gone(ended)).await
+            {
                 tracing::error!("{what}: no longer served: {error}");
             }
         });

@@ -10,7 +10,7 @@ use crate::block::{self, Parsed};
 use crate::crc::Crc;
 use crate::header::TRAILER_LEN;
 use crate::index::{IndexTail, PageIndex};
-use crate::order::pages_of_snapshot;
+use crate::order::{PageOrder, pages_of_snapshot};
 use crate::{Error, Header, PageSize, Pgno, Trailer};
 
 /// What a run of blocks adds to the checksum and shape of its file.
@@ -65,20 +65,10 @@ impl PartialChecksum {
 pub fn decode_chunk(
     page_size: PageSize,
     bytes: &[u8],
-    each: impl FnMut(Pgno, &[u8]),
-) -> Result<PartialChecksum, Error> {
-    decode_after(Crc::new(), page_size, bytes, each)
-}
-
-/// As [`decode_chunk`], with the checksum going on from what stands before the blocks.
-fn decode_after(
-    before: Crc,
-    page_size: PageSize,
-    bytes: &[u8],
     mut each: impl FnMut(Pgno, &[u8]),
 ) -> Result<PartialChecksum, Error> {
     let mut page = vec![0; page_size.bytes()];
-    let mut part = PartialChecksum { crc: before, ..PartialChecksum::empty() };
+    let mut part = PartialChecksum::empty();
     let mut rest = bytes;
     while !rest.is_empty() {
         let corrupt = |what: String| Error::corrupt((bytes.len() - rest.len()) as u64, what);
@@ -135,19 +125,37 @@ pub fn decode_page(page_size: PageSize, bytes: &[u8], page: &mut [u8]) -> Result
 /// The pages are not verified before this has succeeded.
 ///
 /// # Errors
-/// Those of [`decode_chunk`] and [`verify_parts`].
-pub fn decode_file(bytes: &[u8], each: impl FnMut(Pgno, &[u8])) -> Result<(Header, PageIndex), Error> {
+/// [`Error::Corrupt`] and [`Error::Checksum`] where the file is not the one that was written.
+pub fn decode_file(bytes: &[u8], mut each: impl FnMut(Pgno, &[u8])) -> Result<(Header, PageIndex), Error> {
     let IndexTail::Index(index) = PageIndex::from_tail(bytes.len() as u64, bytes)? else {
         return Err(Error::corrupt(bytes.len() as u64, "the file ends before its page index"));
     };
-    let (header_bytes, rest) = bytes.split_at(Header::LEN);
-    let (blocks, tail) = rest.split_at(index.blocks_end() as usize - Header::LEN);
-    let header = Header::parse(header_bytes)?;
-    let mut before = Crc::new();
-    before.update(header_bytes);
-    // In one go: joining two checksums costs more than the whole of a small file.
-    let whole = decode_after(before, header.page_size, blocks, each)?;
-    verify(&header, &whole, tail)?;
+    let header = Header::parse(bytes)?;
+    let mut order = PageOrder::new(&header);
+    let mut page = vec![0; header.page_size.bytes()];
+    // One checksum from front to back: joining two costs more than the whole of a small file.
+    let mut file = Crc::new();
+    file.update(&bytes[..Header::LEN]);
+    for (pgno, range) in index.iter() {
+        let corrupt = |what: String| Error::corrupt(range.start, what);
+        let stored = &bytes[range.start as usize..range.end as usize];
+        let block = match block::parse(header.page_size, stored).map_err(corrupt)? {
+            Parsed::Block(block) if (block.pgno, block.len) == (pgno, stored.len()) => block,
+            _ => return Err(corrupt("the page index does not match the pages".into())),
+        };
+        order.accept(pgno).map_err(corrupt)?;
+        block.decode(stored, &mut page, &mut file).map_err(corrupt)?;
+        each(pgno, &page);
+    }
+    let blocks_end = index.blocks_end();
+    order.finish().map_err(|what| Error::corrupt(blocks_end, what))?;
+    let (rest, trailer) = bytes[blocks_end as usize..].split_last_chunk().expect("the index was found");
+    let trailer = Trailer::parse(trailer);
+    file.update(rest);
+    file.update(&trailer.post_apply.0.to_be_bytes());
+    if file.checksum() != trailer.file {
+        return Err(Error::Checksum { expected: trailer.file, found: file.checksum() });
+    }
     Ok((header, index))
 }
 
@@ -161,16 +169,7 @@ pub fn verify_parts(header: &[u8], parts: &[PartialChecksum], tail: &[u8]) -> Re
         return Err(Error::invalid(format!("a header of {} bytes", header.len())));
     }
     let parsed = Header::parse(header)?;
-    let mut whole = parts.iter().try_fold(PartialChecksum::empty(), PartialChecksum::combine)?;
-    let mut file = Crc::new();
-    file.update(header);
-    file.append(&whole.crc);
-    whole.crc = file;
-    verify(&parsed, &whole, tail)
-}
-
-/// Verifies a file by all its blocks, with the header in their checksum, and what comes after them.
-fn verify(header: &Header, blocks: &PartialChecksum, tail: &[u8]) -> Result<Trailer, Error> {
+    let blocks = parts.iter().try_fold(PartialChecksum::empty(), PartialChecksum::combine)?;
     let blocks_end = Header::LEN as u64 + blocks.bytes;
     let corrupt = |what: &str| Error::corrupt(blocks_end, what);
     let index = match PageIndex::from_tail(blocks_end + tail.len() as u64, tail)? {
@@ -180,7 +179,9 @@ fn verify(header: &Header, blocks: &PartialChecksum, tail: &[u8]) -> Result<Trai
     let trailer_at = tail.len() - TRAILER_LEN;
     let trailer = Trailer::parse(tail[trailer_at..].try_into().expect("16 bytes"));
 
-    let mut file = blocks.crc;
+    let mut file = Crc::new();
+    file.update(header);
+    file.append(&blocks.crc);
     file.update(&tail[..trailer_at + 8]);
     if file.checksum() != trailer.file {
         return Err(Error::Checksum { expected: trailer.file, found: file.checksum() });
@@ -190,11 +191,11 @@ fn verify(header: &Header, blocks: &PartialChecksum, tail: &[u8]) -> Result<Trai
     if layout.value() != blocks.layout.value() || index.pages() != blocks.pages {
         return Err(corrupt("the page index does not match the pages"));
     }
-    let lock_page = header.page_size.lock_page();
-    if index.get(lock_page).is_some() || blocks.ends.is_some_and(|(_, last)| last.get() > header.commit) {
+    let lock_page = parsed.page_size.lock_page();
+    if index.get(lock_page).is_some() || blocks.ends.is_some_and(|(_, last)| last.get() > parsed.commit) {
         return Err(corrupt("a page that the database cannot have"));
     }
-    if header.is_snapshot() && blocks.pages != pages_of_snapshot(header.page_size, header.commit) {
+    if parsed.is_snapshot() && blocks.pages != pages_of_snapshot(parsed.page_size, parsed.commit) {
         return Err(corrupt("a snapshot that lacks pages"));
     }
     Ok(trailer)

@@ -4,6 +4,7 @@
 //! by range requests through the page index, and the file's checksum cannot be verified: the format has none for a page.
 //! What is decoded has the right length and number.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -107,16 +108,20 @@ impl Store {
     fn read_following(&self, folder: &Folder, after: Txid) -> Vec<Result<Found>> {
         let folder = folder.root().join(self.level_key(0).as_ref());
         let (mut found, mut bytes, mut next) = (vec![], 0, after);
+        let mut content = vec![];
         while found.len() < FILES && bytes < BYTES {
             next = next.next();
             let name = FileName { min: next, max: next };
             self.client.counters.request(Request::Get, 1);
-            let read = match read_small(&folder.join(name.to_string()), name) {
+            let read = match read_small(&folder.join(name.to_string()), name, &mut content) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => break,
                 read => read.map_err(|e| folder::store_error(&self.key(0, name), e)),
             };
             let read = self.failing(read, || format!("read `{}`", self.place_of_file(0, name)));
-            let read = read.and_then(|(file, bytes)| self.found(file, bytes));
+            let read = read.and_then(|file| match file.size <= SMALL {
+                true => self.found(file, &content),
+                false => Ok(Found::Large(file)),
+            });
             let is_last = !matches!(read, Ok(Found::Small(_)));
             bytes += read.as_ref().map_or(0, Found::size);
             found.push(read);
@@ -153,15 +158,16 @@ impl Store {
                 let (meta, bytes) = self.failing(got, || format!("read `{}`", self.place_of(&key)))?;
                 let modified_ms = meta.last_modified.timestamp_millis();
                 let file = FileRef { level: 0, name, size: meta.size, modified_ms };
-                let bytes = (file.size <= SMALL).then_some(bytes);
-                self.found(file, bytes).map(Some)
+                match file.size <= SMALL {
+                    true => self.found(file, &bytes).map(Some),
+                    false => Ok(Some(Found::Large(file))),
+                }
             }
         }
     }
 
-    /// A file, and what it has if it is small.
-    fn found(&self, file: FileRef, bytes: Option<Bytes>) -> Result<Found> {
-        let Some(bytes) = bytes else { return Ok(Found::Large(file)) };
+    /// A small file of these bytes.
+    fn found(&self, file: FileRef, bytes: &[u8]) -> Result<Found> {
         self.client.counters.bytes_in(bytes.len() as u64);
         let decoded = self.decode_small(&file, bytes);
         decoded.map(|file| Found::Small(Box::new(file))).map_err(|cause| self.damaged(&file, cause))
@@ -169,12 +175,12 @@ impl Store {
 
     async fn open_small(&self, file: &FileRef) -> std::result::Result<PageFile, Failure> {
         let bytes = self.get(file).await?;
-        self.decode_small(file, bytes).map_err(Failure::Damaged)
+        self.decode_small(file, &bytes).map_err(Failure::Damaged)
     }
 
-    fn decode_small(&self, file: &FileRef, bytes: Bytes) -> std::result::Result<PageFile, String> {
+    fn decode_small(&self, file: &FileRef, bytes: &[u8]) -> std::result::Result<PageFile, String> {
         let mut pages = vec![];
-        let (header, index) = decode_file(&bytes, |_, page| {
+        let (header, index) = decode_file(bytes, |_, page| {
             if pages.len() * page.len() < DECODED {
                 pages.push(Arc::from(page));
             }
@@ -184,7 +190,10 @@ impl Store {
             return Err(format!("it tells of transactions {} to {}", header.min_txid, header.max_txid));
         }
         let is_whole = pages.len() as u64 == index.pages();
-        let bytes = if is_whole { Source::Decoded(pages) } else { Source::Whole(bytes) };
+        let bytes = match is_whole {
+            true => Source::Decoded(pages),
+            false => Source::Whole(Bytes::copy_from_slice(bytes)),
+        };
         Ok(PageFile { store: self.clone(), file: file.clone(), header, index, bytes })
     }
 
@@ -225,18 +234,17 @@ impl Found {
     }
 }
 
-/// A file of level 0 in a folder, with its bytes if it is small.
-fn read_small(path: &Path, name: FileName) -> io::Result<(FileRef, Option<Bytes>)> {
+/// A file of level 0 in a folder; `content` has its bytes then if it is small.
+fn read_small(path: &Path, name: FileName, content: &mut Vec<u8>) -> io::Result<FileRef> {
     let file = File::open(path)?;
     let metadata = file.metadata()?;
     let since_epoch = metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let found = FileRef { level: 0, name, size: metadata.len(), modified_ms: since_epoch.as_millis() as i64 };
-    if found.size > SMALL {
-        return Ok((found, None));
+    if found.size <= SMALL {
+        content.resize(found.size as usize, 0);
+        file.read_exact_at(content, 0)?;
     }
-    let mut bytes = vec![0; found.size as usize];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok((found, Some(bytes.into())))
+    Ok(found)
 }
 
 /// Why a file cannot be read.
@@ -309,11 +317,15 @@ impl PageFile {
             Source::Decoded(pages) => Some(Ok(pages[self.index.nth(pgno)?].clone())),
             Source::Whole(bytes) => Some(self.decode(pgno, &bytes[range.start as usize..range.end as usize])),
             Source::OnDisk(file) => {
-                let mut block = vec![0; (range.end - range.start) as usize];
-                let read = file.read_exact_at(&mut block, range.start);
-                Some(match read {
-                    Ok(()) => self.decode(pgno, &block),
-                    Err(e) => Err(self.store.damaged(&self.file, e.to_string())),
+                thread_local! {
+                    static BLOCK: RefCell<Vec<u8>> = const { RefCell::new(vec![]) };
+                }
+                BLOCK.with_borrow_mut(|block| {
+                    block.resize((range.end - range.start) as usize, 0);
+                    Some(match file.read_exact_at(block, range.start) {
+                        Ok(()) => self.decode(pgno, block),
+                        Err(e) => Err(self.store.damaged(&self.file, e.to_string())),
+                    })
                 })
             }
         }
@@ -353,11 +365,17 @@ impl PageFile {
     }
 
     fn decode(&self, pgno: Pgno, block: &[u8]) -> Result<Arc<[u8]>> {
+        thread_local! {
+            static PAGE: RefCell<Vec<u8>> = const { RefCell::new(vec![]) };
+        }
         let page_size = self.header.page_size;
-        let mut page = vec![0; page_size.bytes()];
-        match decode_page(page_size, block, &mut page) {
-            Ok(found) if found == pgno => Ok(page.into()),
-            Ok(found) => Err(self
+        let decoded = PAGE.with_borrow_mut(|page| {
+            page.resize(page_size.bytes(), 0);
+            decode_page(page_size, block, page).map(|found| (found, Arc::from(&page[..])))
+        });
+        match decoded {
+            Ok((found, page)) if found == pgno => Ok(page),
+            Ok((found, _)) => Err(self
                 .store
                 .damaged(&self.file, format!("page {found} stands in the place of page {pgno}"))),
             Err(e) => Err(self.store.damaged(&self.file, e.to_string())),

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use lapin::options::{BasicGetOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use tempfile::TempDir;
 
+use crate::certificates::Certificates;
 use crate::process::{Process, eventually};
 
 /// RabbitMQ takes many seconds on a busy machine.
@@ -43,6 +45,7 @@ pub struct Broker {
     address: SocketAddr,
     /// Further ports.
     ports: Vec<u16>,
+    certificates: Option<Certificates>,
     process: Option<Process>,
     /// What runs beside it.
     _beside: Option<Process>,
@@ -63,15 +66,28 @@ impl Broker {
     /// # Errors
     /// When it is not installed.
     pub fn start(kind: Kind) -> Result<Self> {
+        Self::begin(kind, None)
+    }
+
+    /// The same, and it speaks TLS too ([`Broker::url_with_tls`]).
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with_tls(kind: Kind) -> Result<Self> {
+        Self::begin(kind, Some(Certificates::make()?))
+    }
+
+    fn begin(kind: Kind, certificates: Option<Certificates>) -> Result<Self> {
         let dir = tempfile::tempdir().context("make a folder for a server")?;
         // Held together, so that they differ; free when the server starts.
         let held: Vec<TcpListener> =
-            (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
+            (0..4).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
         let addresses: Vec<SocketAddr> =
             held.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>()?;
         drop(held);
         let ports = addresses[1..].iter().map(SocketAddr::port).collect();
-        let mut broker = Self { kind, dir, address: addresses[0], ports, process: None, _beside: None };
+        let address = addresses[0];
+        let mut broker = Self { kind, dir, address, ports, certificates, process: None, _beside: None };
         if kind == Kind::RabbitMq {
             // The one that Erlang starts by itself would outlive it.
             let mut epmd = Command::new("epmd");
@@ -111,13 +127,17 @@ impl Broker {
         Ok(())
     }
 
-    fn log(&self) -> std::path::PathBuf {
+    fn log(&self) -> PathBuf {
         self.dir.path().join("log")
     }
 
     fn nats(&self) -> Result<Command> {
+        let tls = self.certificates.as_ref().map_or_else(String::new, |certificates| {
+            let (certificate, key) = certificates.files();
+            format!("tls {{ cert_file: {certificate:?}, key_file: {key:?} }}\nallow_non_tls: true\n")
+        });
         let config = format!(
-            "listen: \"{}\"\njetstream {{ store_dir: \"{}\" }}\nauthorization {{ user: \"{USER}\", password: \"{PASSWORD}\" }}\n",
+            "{tls}listen: \"{}\"\njetstream {{ store_dir: \"{}\" }}\nauthorization {{ user: \"{USER}\", password: \"{PASSWORD}\" }}\n",
             self.address,
             self.dir.path().join("data").display()
         );
@@ -134,15 +154,31 @@ impl Broker {
         let port = self.address.port().to_string();
         command.args(["--bind", "127.0.0.1", "--port", &port, "--requirepass", PASSWORD]);
         command.args(["--appendonly", "yes", "--save", "", "--dir"]).arg(self.dir.path());
+        if let Some(certificates) = &self.certificates {
+            let (certificate, key) = certificates.files();
+            command.args(["--tls-port", &self.tls_port().to_string(), "--tls-auth-clients", "no"]);
+            command.arg("--tls-cert-file").arg(certificate).arg("--tls-key-file").arg(key);
+            command.arg("--tls-ca-cert-file").arg(certificates.ca_file());
+        }
         command
     }
 
     fn rabbitmq(&self) -> Result<Command> {
         let dir = self.dir.path();
-        let config = format!(
+        let mut config = format!(
             "listeners.tcp.1 = {}\ndefault_user = {USER}\ndefault_pass = {PASSWORD}\nloopback_users = none\n",
             self.address
         );
+        if let Some(certificates) = &self.certificates {
+            let (certificate, key) = certificates.files();
+            config += &format!(
+                "listeners.ssl.1 = 127.0.0.1:{}\nssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\nssl_options.verify = verify_none\n",
+                self.tls_port(),
+                certificates.ca_file().display(),
+                certificate.display(),
+                key.display()
+            );
+        }
         fs::write(dir.join("rabbitmq.conf"), config)?;
         fs::write(dir.join("plugins"), "[].\n")?;
         let mut command = Command::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
@@ -200,6 +236,29 @@ impl Broker {
             }
             Kind::RabbitMq => format!("amqp://{login}{address}/%2F?routing_key={name}"),
         }
+    }
+
+    /// The same with TLS, at this name: the certificate's is `localhost`.
+    #[must_use]
+    pub fn url_with_tls(&self, host: &str, name: &str) -> String {
+        let plain = self.url(name);
+        let secure = match self.kind {
+            Kind::Nats => plain.replacen("nats:", "tls:", 1),
+            Kind::Redis => plain.replacen("redis:", "rediss:", 1),
+            Kind::RabbitMq => plain.replacen("amqp:", "amqps:", 1),
+        };
+        secure.replace(&self.address.to_string(), &format!("{host}:{}", self.tls_port()))
+    }
+
+    /// NATS begins to speak TLS on the port that it speaks plainly on.
+    fn tls_port(&self) -> u16 {
+        if self.kind == Kind::Nats { self.address.port() } else { self.ports[2] }
+    }
+
+    /// Who vouches for it.
+    #[must_use]
+    pub fn ca_file(&self) -> Option<PathBuf> {
+        self.certificates.as_ref().map(Certificates::ca_file)
     }
 
     /// Makes the stream or queue that takes what is delivered to the name.

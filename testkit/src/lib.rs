@@ -6,6 +6,7 @@
 pub mod bank;
 pub mod brokers;
 pub mod campaign;
+pub mod certificates;
 pub mod chromium;
 pub mod churn;
 pub mod clock;
@@ -26,6 +27,7 @@ pub mod usage;
 
 pub use bank::Bank;
 pub use brokers::Broker;
+pub use certificates::Certificates;
 pub use churn::Churn;
 pub use contents::Digest;
 pub use fault_proxy::FaultProxy;

@@ -1,24 +1,22 @@
 //! TLS in front of a server that speaks none, with a certificate by an authority that nobody knows.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use anyhow::Result;
 use rustls::ServerConfig;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use crate::certificates::Certificates;
 use crate::serving::Serving;
 
 /// Listens on loopback as `localhost`, and hands on what it decrypts.
 #[derive(Debug)]
 pub struct TlsFront {
     serving: Serving,
-    dir: TempDir,
+    certificates: Certificates,
 }
 
 impl TlsFront {
@@ -27,23 +25,16 @@ impl TlsFront {
     /// # Errors
     /// When the certificates cannot be made or written, or no port is free.
     pub fn start(upstream: SocketAddr) -> Result<Self> {
-        let dir = TempDir::with_prefix("litekeep-tls-").context("make a folder for certificates")?;
-        let mut authority = CertificateParams::default();
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
-        let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(["localhost".to_owned()])?.signed_by(&key, &authority)?;
-        std::fs::write(ca_file(dir.path()), authority.pem()).context("write the authority's certificate")?;
-
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let certificates = Certificates::make()?;
+        let (certificate, key) = (certificates.certificate.clone(), certificates.key.clone_key());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)?;
+            .with_single_cert(vec![certificate], key)?;
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let serving = Serving::start("tls front", 0, move |listener| accept(listener, acceptor, upstream))?;
-        Ok(Self { serving, dir })
+        Ok(Self { serving, certificates })
     }
 
     /// `https://localhost:PORT`.
@@ -55,12 +46,8 @@ impl TlsFront {
     /// The authority's certificate, PEM.
     #[must_use]
     pub fn ca_file(&self) -> PathBuf {
-        ca_file(self.dir.path())
+        self.certificates.ca_file()
     }
-}
-
-fn ca_file(dir: &Path) -> PathBuf {
-    dir.join("ca.pem")
 }
 
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, upstream: SocketAddr) {

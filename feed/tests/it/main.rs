@@ -4,6 +4,7 @@
 mod file;
 mod log;
 mod suite;
+mod tls;
 
 use litekeep_testkit::Broker;
 use litekeep_testkit::brokers::Kind;
@@ -32,4 +33,22 @@ fn redis_conforms() {
 #[test]
 fn rabbitmq_conforms() {
     suite::conforms(&mut Target::Broker(Broker::start(Kind::RabbitMq).unwrap()), Repeats::AtSeams);
+}
+
+#[cfg(feature = "nats")]
+#[test]
+fn nats_is_trusted_by_its_authority_and_name_only() {
+    tls::is_trusted_by_its_authority_and_name_only(Kind::Nats);
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn redis_is_trusted_by_its_authority_and_name_only() {
+    tls::is_trusted_by_its_authority_and_name_only(Kind::Redis);
+}
+
+#[cfg(feature = "rabbitmq")]
+#[test]
+fn rabbitmq_is_trusted_by_its_authority_and_name_only() {
+    tls::is_trusted_by_its_authority_and_name_only(Kind::RabbitMq);
 }

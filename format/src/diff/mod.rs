@@ -199,9 +199,9 @@ impl<S: PageSource> Differ<'_, S> {
         let mut which: Vec<usize> = if self.options.everything {
             (0..all.len()).collect()
         } else if touched.len() < all.len() {
-            touched.iter().filter_map(|pgno| tables.at_root(*pgno)).collect()
+            touched.iter().filter_map(|pgno| tables.at_root(pgno)).collect()
         } else {
-            (0..all.len()).filter(|nth| touched.contains(&all[*nth].root)).collect()
+            (0..all.len()).filter(|nth| touched.contains(all[*nth].root)).collect()
         };
         which.sort_unstable();
         for nth in which {

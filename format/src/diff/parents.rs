@@ -10,8 +10,57 @@ use rustc_hash::FxHashSet;
 /// What is wrong with a page that has two parents.
 pub(super) const TWO_LEAD_TO_IT: &str = "two pages lead to it";
 
-/// Page numbers.
-pub(super) type PageSet = FxHashSet<Pgno>;
+/// Page numbers. All children of a page are looked for in it, of which mostly one is there: the others are told by a bit.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PageSet {
+    pages: FxHashSet<Pgno>,
+    /// One for the last six bits of each number.
+    bits: u64,
+}
+
+impl PageSet {
+    fn bit(pgno: Pgno) -> u64 {
+        1 << (pgno.get() % 64)
+    }
+
+    fn with_capacity(capacity: usize) -> PageSet {
+        let pages = FxHashSet::with_capacity_and_hasher(capacity, Default::default());
+        PageSet { pages, bits: 0 }
+    }
+
+    /// Whether it was not there.
+    pub(super) fn insert(&mut self, pgno: Pgno) -> bool {
+        self.bits |= PageSet::bit(pgno);
+        self.pages.insert(pgno)
+    }
+
+    #[inline]
+    pub(super) fn contains(&self, pgno: Pgno) -> bool {
+        self.bits & PageSet::bit(pgno) != 0 && self.pages.contains(&pgno)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Pgno> {
+        self.pages.iter().copied()
+    }
+}
+
+impl Extend<Pgno> for PageSet {
+    fn extend<T: IntoIterator<Item = Pgno>>(&mut self, pages: T) {
+        pages.into_iter().for_each(|pgno| _ = self.insert(pgno));
+    }
+}
+
+impl FromIterator<Pgno> for PageSet {
+    fn from_iter<T: IntoIterator<Item = Pgno>>(pages: T) -> PageSet {
+        let mut set = PageSet::default();
+        set.extend(pages);
+        set
+    }
+}
 
 /// The pages that were written between two states. More than that do no harm.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +112,8 @@ impl ParentMap {
         self.resize(to.page_count());
         if let Some(header) = header_of(to)? {
             let tree = Tree { source: to, usable: header.usable() };
-            let mut extent = Extent::Touched { touched, kept, seen: PageSet::default() };
+            let written = written.pages.iter().copied().collect();
+            let mut extent = Extent::Touched { touched, written, kept, seen: PageSet::default() };
             for root in roots {
                 self.claim(&tree, root, &mut extent)?;
             }
@@ -72,8 +122,8 @@ impl ParentMap {
     }
 
     /// The pages and all that are above them.
-    pub(crate) fn touched(&self, written: &[Pgno]) -> PageSet {
-        let mut touched = PageSet::with_capacity_and_hasher(written.len() * 3 + 16, Default::default());
+    pub(super) fn touched(&self, written: &[Pgno]) -> PageSet {
+        let mut touched = PageSet::with_capacity(written.len() * 3 + 16);
         for &pgno in written {
             let mut next = Some(pgno);
             while let Some(pgno) = next.filter(|pgno| touched.insert(*pgno)) {
@@ -115,8 +165,12 @@ impl ParentMap {
         while !level.is_empty() {
             for pgno in in_runs(tree, std::mem::take(&mut level)) {
                 let page = tree.page(pgno?)?;
+                let is_known = extent.knows_children(page.pgno());
                 for nth in 0..page.children() {
                     let child = page.child(nth)?;
+                    if is_known && !extent.has(child) {
+                        continue;
+                    }
                     let before = self.set(child, page.pgno().get())?;
                     if extent.has(child) {
                         extent.enter(child, before)?;
@@ -175,7 +229,7 @@ fn border<S: PageSource>(
 ) -> Result<PageSet, S::Error> {
     let Some(header) = header_of(source)? else { return Ok(PageSet::default()) };
     let tree = Tree { source, usable: header.usable() };
-    let (mut level, untouched): (Vec<Pgno>, Vec<Pgno>) = roots.partition(|root| touched.contains(root));
+    let (mut level, untouched): (Vec<Pgno>, Vec<Pgno>) = roots.partition(|root| touched.contains(*root));
     let mut border: PageSet = untouched.into_iter().collect();
     let mut seen = PageSet::default();
     while !level.is_empty() {
@@ -187,7 +241,7 @@ fn border<S: PageSource>(
             let page = tree.page(pgno)?;
             for nth in 0..page.children() {
                 let child = page.child(nth)?;
-                if touched.contains(&child) {
+                if touched.contains(child) {
                     level.push(child);
                 } else {
                     border.insert(child);
@@ -203,6 +257,8 @@ enum Extent {
     Everything,
     Touched {
         touched: PageSet,
+        /// Of these, which were written.
+        written: PageSet,
         /// And subtrees that are not among these, which were in use below touched pages: others may have been free. What
         /// the map says of pages that were free means nothing, also where it seems right. `None`: all that was written
         /// is touched, and nothing comes back unwritten.
@@ -212,13 +268,19 @@ enum Extent {
 }
 
 impl Extent {
+    #[inline]
     fn has(&self, pgno: Pgno) -> bool {
         match self {
             Extent::Everything => true,
             Extent::Touched { touched, kept, .. } => {
-                touched.contains(&pgno) || kept.as_ref().is_some_and(|kept| !kept.contains(&pgno))
+                touched.contains(pgno) || kept.as_ref().is_some_and(|kept| !kept.contains(pgno))
             }
         }
+    }
+
+    /// Whether the map is right about the children of a page already: it had the same before, and was in use.
+    fn knows_children(&self, pgno: Pgno) -> bool {
+        matches!(self, Extent::Touched { written, kept: None, .. } if !written.contains(pgno))
     }
 
     /// Refuses a page that two others lead to: no loop is gone over without an end. `before`: its parent until now.
@@ -235,7 +297,7 @@ impl Extent {
     fn has_rest_of_chain(&self, pgno: Pgno) -> bool {
         match self {
             Extent::Everything => true,
-            Extent::Touched { touched, kept, .. } => kept.is_some() || touched.contains(&pgno),
+            Extent::Touched { touched, kept, .. } => kept.is_some() || touched.contains(pgno),
         }
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn plan<S: PageSource>(
         subtrees(&scope.new, new_root.into_iter().collect(), &mut plans.1, |_| false)?;
         return Ok(Some(plans));
     }
-    if old_root == new_root && !old_root.is_some_and(|root| scope.touched.contains(&root)) {
+    if old_root == new_root && !old_root.is_some_and(|root| scope.touched.contains(root)) {
         return Ok(None);
     }
     let old_reached = reach(scope, &scope.old, old_root, None)?;
@@ -61,15 +61,16 @@ pub(super) fn plan<S: PageSource>(
     let (mut old, old_border) = side(scope, &scope.old, old_root, &old_reached, &new_reached)?;
     let (mut new, new_border) = side(scope, &scope.new, new_root, &new_reached, &old_reached)?;
     let mut moved = PageSet::default();
-    let left = old_border.difference(&new_border).copied().collect();
+    let left = old_border.iter().filter(|pgno| !new_border.contains(*pgno)).collect();
     subtrees(&scope.old, left, &mut old, |pgno| {
-        let stays = new_border.contains(&pgno);
+        let stays = new_border.contains(pgno);
         if stays {
             moved.insert(pgno);
         }
         stays
     })?;
-    let came = new_border.difference(&old_border).filter(|pgno| !moved.contains(*pgno)).copied().collect();
+    let is_new = |pgno: &Pgno| !old_border.contains(*pgno) && !moved.contains(*pgno);
+    let came = new_border.iter().filter(is_new).collect();
     subtrees(&scope.new, came, &mut new, |_| false)?;
     Ok(Some((old, new)))
 }
@@ -83,12 +84,12 @@ fn reach<S: PageSource>(
     known: Option<&Reached>,
 ) -> Result<Reached, S::Error> {
     let mut reached = Reached::default();
-    let mut level: Vec<Pgno> = root.into_iter().filter(|root| scope.touched.contains(root)).collect();
+    let mut level: Vec<Pgno> = root.into_iter().filter(|root| scope.touched.contains(*root)).collect();
     reached.extend(level.iter().map(|pgno| (*pgno, vec![])));
     while !level.is_empty() {
         for pgno in in_runs(tree, std::mem::take(&mut level)) {
             let pgno = pgno?;
-            let same = known.filter(|_| !scope.written.contains(&pgno)).and_then(|known| known.get(&pgno));
+            let same = known.filter(|_| !scope.written.contains(pgno)).and_then(|known| known.get(&pgno));
             let children = match same {
                 Some(children) => children.clone(),
                 None => touched_children(tree, pgno, scope.touched)?,
@@ -113,7 +114,7 @@ fn touched_children<S: PageSource>(
     let page = tree.page(pgno)?;
     let mut children = vec![];
     for nth in 0..page.children() {
-        children.extend(Some(page.child(nth)?).filter(|child| touched.contains(child)));
+        children.extend(Some(page.child(nth)?).filter(|child| touched.contains(*child)));
     }
     Ok(children)
 }
@@ -127,16 +128,16 @@ fn side<S: PageSource>(
     other: &Reached,
 ) -> Result<(Plan, PageSet), S::Error> {
     let mut plan = Plan::with_capacity_and_hasher(reached.len(), Default::default());
-    let mut border: PageSet = root.into_iter().filter(|root| !scope.touched.contains(root)).collect();
+    let mut border: PageSet = root.into_iter().filter(|root| !scope.touched.contains(*root)).collect();
     for (&pgno, children) in reached {
-        if !scope.written.contains(&pgno) && other.contains_key(&pgno) {
+        if !scope.written.contains(pgno) && other.contains_key(&pgno) {
             plan.insert(pgno, Part::Touched(children.clone()));
             continue;
         }
         plan.insert(pgno, Part::All);
         let page = tree.page(pgno)?;
         for nth in 0..page.children() {
-            border.extend(Some(page.child(nth)?).filter(|child| !scope.touched.contains(child)));
+            border.extend(Some(page.child(nth)?).filter(|child| !scope.touched.contains(*child)));
         }
     }
     Ok((plan, border))

@@ -92,7 +92,7 @@ impl<'a, S: PageSource> Walk<'a, S> {
                 let overlap = Error::Page { pgno: page.pgno(), what: "its cells overlap" };
                 *room = room.checked_sub(cell.local().len()).ok_or(overlap)?;
                 let is_whole = matches!(part, Part::All);
-                if is_whole || cell.overflow.is_some_and(|first| self.touched.contains(&first)) {
+                if is_whole || cell.overflow.is_some_and(|first| self.touched.contains(first)) {
                     return Ok(Some(cell));
                 }
             }
@@ -334,7 +334,7 @@ fn is_same_cell<S>(scope: &Scope<'_, S>, old: &Side<'_, S>, new: &Side<'_, S>, b
     let (Some(old), Some(new)) = (&old.cell, &new.cell) else { return false };
     let is_same_chain = match (old.overflow, new.overflow) {
         (None, None) => true,
-        (Some(old), Some(new)) => by.chains_last && old == new && !scope.touched.contains(&old),
+        (Some(old), Some(new)) => by.chains_last && old == new && !scope.touched.contains(old),
         _ => false,
     };
     by.bytes_decide && is_same_chain && old.payload_len == new.payload_len && old.local() == new.local()

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::args::{self, ConfigArgs};
 use crate::commands::status;
@@ -117,7 +117,8 @@ async fn act(config: &ConfigArgs, format: Format, ask: Ask) -> Result<()> {
     Ok(())
 }
 
-/// The next key; `None` when none came in time. `Esc` stands for control-C, which raw terminals take for a key.
+/// The next key; `None` when none came in time, which may be over already: a restart that was asked for takes long. `Esc`
+/// stands for control-C, which raw terminals take for a key.
 async fn key(due: Instant) -> Result<Option<KeyCode>> {
     loop {
         let left = due.saturating_duration_since(Instant::now());
@@ -125,7 +126,9 @@ async fn key(due: Instant) -> Result<Option<KeyCode>> {
             true => event::read().map(Some),
             false => Ok(None),
         });
-        match timeout_at(due + EVERY, read).await??? {
+        // Half a key can keep the terminal's reader waiting for the rest.
+        let Ok(read) = timeout(left + EVERY, read).await else { return Ok(None) };
+        match read?? {
             Some(Event::Key(key)) if key.kind != KeyEventKind::Release => {
                 let is_control_c =
                     key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');

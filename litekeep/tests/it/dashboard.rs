@@ -397,11 +397,66 @@ fn a_browser_draws_it() {
 }
 
 #[test]
+fn feeds_are_shown_with_what_is_wrong_with_them() {
+    let place = Place::new();
+    place.database("app.db", 10);
+    let port = free_port();
+    let feed =
+        |name: &str, to: &str| format!("[[feed]]\nname = {name:?}\nto = {to:?}\nfrom = \"beginning\"\n");
+    let feeds = feed("fine", "events.jsonl") + &feed("lost", "/nowhere/<b>events.jsonl");
+    configure(&place, &format!("[dashboard]\naddr = \"127.0.0.1:{port}\"\n{feeds}"));
+    let running = Process::start(place.command(&["replicate"]), &place.path("replicate.out")).unwrap();
+    eventually("the page is served", LONG, || Ok(TcpStream::connect(("127.0.0.1", port)).is_ok())).unwrap();
+    reaches(port, "all is safe", |status| status["safe"] == true);
+    place.database("app.db", 3);
+    let told = |status: &Value, name: &str| {
+        let feeds = status["databases"][0]["feeds"].as_array().cloned().unwrap_or_default();
+        feeds.into_iter().find(|feed| feed["name"] == name).unwrap_or_default()
+    };
+    let shown = reaches(port, "both are shown", |status| {
+        let (fine, lost) = (told(status, "fine"), told(status, "lost"));
+        let has_all = fine["lag_transactions"] == 0 && fine["txid"] == status["databases"][0]["durable"];
+        has_all && fine["delivered_at"].is_string() && lost["error"].is_string()
+    });
+    shapes::matches("board", &shown);
+    assert_eq!((&shown["safe"], &shown["ok"]), (&true.into(), &false.into()));
+    let problem = shown["problems"][0].as_str().unwrap();
+    assert!(problem.starts_with("the feed `lost` does not deliver since "), "{problem}");
+    let mut browser = Chromium::start().unwrap();
+    browser.open(&format!("http://127.0.0.1:{port}/"), (1280, 900)).unwrap();
+    let fine = "feed fine: file://events.jsonl";
+    for there in
+        [fine, "last event ", "feed lost: file:///nowhere/<b>events.jsonl", "No such file or directory"]
+    {
+        browser
+            .until(&format!("document.body.innerText.includes({there:?})"))
+            .unwrap_or_else(|e| panic!("{e}: {}", browser.value("document.body.innerText").unwrap()));
+    }
+    browser.until("document.querySelector('.place .badge')?.textContent.includes('failing')").unwrap();
+    keep_picture(&mut browser, "feeds");
+
+    let status = place.run(&["status"]);
+    assert_eq!(status.code, 1, "{}", status.stderr);
+    let last = shown["databases"][0]["durable"].as_str().unwrap();
+    for there in [
+        "RED app.db\n",
+        "! the feed `lost` does not deliver since ",
+        &format!("feed fine to file://events.jsonl: has everything, up to transaction {last}"),
+        "feed lost to file:///nowhere/<b>events.jsonl: has not begun",
+    ] {
+        assert!(status.stdout.contains(there), "{there}: {}", status.stdout);
+    }
+    assert!(running.terminate(LONG).unwrap().success());
+}
+
+#[test]
 fn top_shows_the_same_in_the_terminal() {
     let place = Place::new();
     place.database("app.db", 10);
+    // It takes longer to end than `top` waits for anything else.
+    let command = "trap 'sleep 3; exit' TERM; echo 'a warning' >&2; while :; do sleep 0.1; done";
     let health = "health = { command = \"true\" }";
-    configure(&place, &format!("[process.web]\ncommand = \"echo 'a warning' >&2; sleep 100\"\n{health}\n"));
+    configure(&place, &format!("[process.web]\ncommand = {command:?}\n{health}\n"));
     // Nothing is up: what `status` knows.
     let ran = place.run(&["top"]);
     assert!(
@@ -418,12 +473,11 @@ fn top_shows_the_same_in_the_terminal() {
     shapes::matches("board", &place.run(&["top", "--json"]).json());
 
     let running = up(&place);
-    let is_green = |ran: &crate::Ran| ran.code == 0 && ran.stdout.contains("● healthy");
-    eventually("everything is green", LONG, || Ok(is_green(&place.run(&["top"])))).unwrap();
-    let ran = place.run(&["top"]).succeeded();
-    for there in ["✓ Everything up to ", "● healthy", " ms, ", "ago: web"] {
-        assert!(ran.stdout.contains(there), "{there}: {}", ran.stdout);
-    }
+    // What each of them tells of comes by itself, one a moment after the other.
+    let all = ["✓ Everything up to ", "● healthy", " ms, ", "ago: web"];
+    let is_green = |ran: &crate::Ran| ran.code == 0 && all.iter().all(|there| ran.stdout.contains(there));
+    let green = eventually("everything is green", LONG, || Ok(is_green(&place.run(&["top"]))));
+    green.unwrap_or_else(|error| panic!("{error}: {}", place.run(&["top"]).stdout));
     shapes::matches("board", &place.run(&["top", "--json"]).succeeded().json());
     let pid = |place: &Place| place.run(&["top", "--json"]).json()["stack"]["processes"][0]["pid"].clone();
     let before = pid(&place);

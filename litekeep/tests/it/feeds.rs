@@ -3,19 +3,19 @@
 //! the log and against the database itself.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use litekeep_replicate::restore::Goal;
 use litekeep_rows::feed::Feed;
 use litekeep_rows::{Selection, json};
 use litekeep_store::Target;
-use litekeep_testkit::Broker;
 use litekeep_testkit::process::eventually;
+use litekeep_testkit::{Broker, Process};
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -69,7 +69,11 @@ fn place(event: &Value) -> (String, u64) {
 }
 
 fn scene_with(feeds: &str) -> Scene {
-    let scene = Scene::new(Store::Folder, "upload_interval = \"20ms\"");
+    scene_every("20ms", feeds)
+}
+
+fn scene_every(interval: &str, feeds: &str) -> Scene {
+    let scene = Scene::new(Store::Folder, &format!("upload_interval = {interval:?}"));
     let db = Connection::open(scene.db()).unwrap();
     db.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(n INTEGER PRIMARY KEY, v INTEGER)").unwrap();
     drop(db);
@@ -325,6 +329,96 @@ fn changes_are_delivered_by_hand_too() {
     run("redis://h?stream=s").failed_with(&["this build has no client for it", "--features redis"]);
 }
 
+/// What was told of each commit, by upload and number.
+type Commits = BTreeMap<(String, u64), Vec<Value>>;
+
+/// Takes note of the lines that a `litekeep changes` has printed to their end; what came before comes again as it was.
+fn note(commits: &mut Commits, lines: &str) {
+    let whole = lines.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    for event in whole.filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        let position = event["source"]["position"].as_str().unwrap().to_owned();
+        let (txid, seq) = position.split_once('.').unwrap_or((&position, "0"));
+        let told = commits.entry((txid.to_owned(), seq.parse().unwrap())).or_default();
+        let row = serde_json::json!([event["op"], event["key"]["n"], event["after"]["v"]]);
+        if !told.contains(&row) {
+            told.push(row);
+        }
+    }
+}
+
+/// Each commit numbers itself in one row and inserts another: where two were told as one, a number would be missing. A
+/// follower that is killed goes on after the last commit that it has whole.
+#[test]
+fn every_single_commit_is_told_by_itself_whatever_is_killed() {
+    const COMMITS: i64 = 1500;
+    let mut random = fastrand::Rng::with_seed(3);
+    let scene = scene_every("300ms", "");
+    let db = Connection::open(scene.db()).unwrap();
+    db.busy_timeout(LONG).unwrap();
+    // A checkpoint while litekeep is dead would leave no frames to tell commits apart by.
+    db.execute_batch("PRAGMA wal_autocheckpoint = 0; INSERT INTO t VALUES(0, 0)").unwrap();
+    scene.replicate_once().unwrap();
+    let begun = scene.last_txid().unwrap();
+    let mut pauses = random.fork();
+    let writer = std::thread::spawn(move || {
+        for n in 1..=COMMITS {
+            let both = format!("UPDATE t SET v = {n} WHERE n = 0; INSERT INTO t VALUES({n}, 0)");
+            db.execute_batch(&format!("BEGIN; {both}; COMMIT")).unwrap();
+            std::thread::sleep(Duration::from_micros(pauses.u64(0..8000)));
+        }
+        db
+    });
+    let mut told = Commits::new();
+    let follow = |told: &Commits, run: usize| {
+        let whole = told.iter().rfind(|(_, rows)| rows.len() == 2);
+        let from = match whole {
+            Some(((txid, 0), _)) => txid.clone(),
+            Some(((txid, seq), _)) => format!("{txid}.{seq}"),
+            None => begun.clone(),
+        };
+        let path = scene.place.path(&format!("changes-{run}.jsonl"));
+        let command = scene.command(&["changes", "app.db", "--follow", "--from", &from]);
+        Process::start(command, &path).unwrap()
+    };
+    let mut litekeep = scene.replicate().unwrap();
+    let mut runs = 0;
+    let mut follower = follow(&told, runs);
+    while !writer.is_finished() {
+        std::thread::sleep(Duration::from_millis(random.u64(200..1000)));
+        if random.bool() {
+            litekeep.kill().unwrap();
+            litekeep = scene.replicate().unwrap();
+        } else {
+            follower.signal(libc::SIGKILL).unwrap();
+            follower.wait(LONG).unwrap();
+            note(&mut told, &follower.output());
+            runs += 1;
+            follower = follow(&told, runs);
+        }
+    }
+    assert!(runs > 0);
+    let db = writer.join().unwrap();
+    let has_last =
+        |told: &Commits| told.values().any(|rows| rows.contains(&serde_json::json!(["c", COMMITS, 0])));
+    eventually("the last commit is told", LONG, || {
+        std::thread::sleep(Duration::from_millis(100));
+        note(&mut told, &follower.output());
+        Ok(has_last(&told))
+    })
+    .unwrap_or_else(|error| panic!("{error}: {:?}\n{}", told.last_key_value(), scene.log()));
+    drop(follower);
+    drop(db);
+    scene.stop(litekeep).unwrap();
+    let expected: Vec<Vec<Value>> =
+        (1..=COMMITS).map(|n| vec![serde_json::json!(["u", 0, n]), serde_json::json!(["c", n, 0])]).collect();
+    let rows: Vec<Vec<Value>> = told.values().cloned().collect();
+    assert_eq!(rows, expected, "{told:#?}");
+    // And from the backup alone.
+    let mut kept = Commits::new();
+    note(&mut kept, &scene.litekeep(&["changes", &scene.url(), "--from", &begun]).unwrap());
+    assert_eq!(kept, told);
+}
+
 /// Server-sent events, read one by one.
 struct Stream(BufReader<TcpStream>);
 
@@ -436,4 +530,43 @@ fn changes_are_followed_over_http_and_gone_on_with() {
     drop(idle);
     drop((all, again));
     scene.stop(litekeep).unwrap();
+}
+
+/// More than the system takes for somebody who reads nothing: it costs little memory, delays nobody, and ends.
+#[test]
+fn a_follower_that_takes_nothing_is_cut_off_and_delays_nobody() {
+    let port = free_port();
+    let scene = scene_with(&format!("[dashboard]\naddr = \"127.0.0.1:{port}\"\n"));
+    let litekeep = scene.replicate().unwrap();
+    eventually("it is served", LONG, || Ok(TcpStream::connect(("127.0.0.1", port)).is_ok())).unwrap();
+    let db = Connection::open(scene.db()).unwrap();
+    db.execute_batch("CREATE TABLE large(x)").unwrap();
+    let mut small = Stream::open(port, "/changes/app.db?tables=t", &[]);
+    let begun = small.transaction().1;
+    let before = litekeep.usage().unwrap().rss;
+    let idle = connect(port, &format!("GET /changes/app.db?from={begun}"), &[]);
+    for n in 1..=60 {
+        db.execute_batch(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<10)
+               INSERT INTO large SELECT hex(randomblob(50000)) FROM n;
+             INSERT INTO t VALUES({n}, 0)"
+        ))
+        .unwrap();
+        let asked = Instant::now();
+        while !small.transaction().0.iter().any(|row| row["key"]["n"] == n) {}
+        assert!(asked.elapsed() < Duration::from_secs(10), "row {n} came after {:?}", asked.elapsed());
+    }
+    let grown = litekeep.usage().unwrap().rss.saturating_sub(before);
+    assert!(grown < 200 << 20, "{} MiB more", grown >> 20);
+    // It notices without reading.
+    eventually("it is cut off", LONG, || {
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(idle.take_error()?.is_some_and(|error| error.kind() == ErrorKind::ConnectionReset))
+    })
+    .unwrap();
+    db.execute_batch("INSERT INTO t VALUES(100, 0)").unwrap();
+    while !small.transaction().0.iter().any(|row| row["key"]["n"] == 100) {}
+    drop((small, db));
+    scene.stop(litekeep).unwrap();
+    scene.prove_equal_pages().unwrap();
 }

@@ -59,6 +59,29 @@ fn an_outage_of_the_bucket() {
     });
 }
 
+/// What the last connection's end copied into the database file is in no WAL, and a replicator that only runs is no proof.
+#[test]
+fn an_empty_wal_is_no_proof_before_it_was_compared_with_the_backup() {
+    let scene = Scene::new(Store::Proxied, FAST);
+    scene.place.database("app.db", 3);
+    scene.replicate_once().unwrap();
+    scene.place.database("app.db", 5);
+    assert!(!scene.place.path("app.db-wal").exists());
+    scene.proxy().outage(Some(Fault::Status(503)));
+    let litekeep = scene.replicate().unwrap();
+    eventually("it runs", LONG, || Ok(scene.status()?["replicator_pid"].is_u64())).unwrap();
+    let pending = || scene.status().unwrap()["pending_frames"].clone();
+    assert!(pending().is_null(), "{}", pending());
+    let app = Connection::open(scene.db()).unwrap();
+    app.query_row("SELECT count(*) FROM t", (), |_| Ok(())).unwrap();
+    assert!(scene.place.path("app.db-wal").exists() && pending().is_null(), "{}", pending());
+    scene.proxy().outage(None);
+    eventually("everything is in the backup", LONG, || Ok(pending() == 0)).unwrap();
+    assert_eq!(rows(&scene.restore(&[]).unwrap()), 8);
+    drop(app);
+    scene.stop(litekeep).unwrap();
+}
+
 #[test]
 fn a_put_that_landed_and_whose_reply_was_lost() {
     survives(&Scene::new(Store::Proxied, FAST), |scene, bank| {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use litekeep_ltx::{
-    Decoder, Encoder, Error, Header, IndexTail, PageIndex, Pgno, decode_chunk, decode_page, merge,
-    verify_parts,
+    Decoder, Encoder, Error, Header, IndexTail, PageIndex, Pgno, decode_chunk, decode_file, decode_page,
+    merge, verify_parts,
 };
 
 type Pages = BTreeMap<Pgno, Vec<u8>>;
@@ -20,7 +20,7 @@ pub(crate) fn run(data: &[u8]) -> bool {
     }
     let streamed = stream(&sealed);
     let chunked = [1, 4096, u64::MAX].map(|max_bytes| chunks(&sealed, max_bytes));
-    for chunked in &chunked {
+    for chunked in chunked.iter().chain([&whole(&sealed)]) {
         match (&streamed, chunked) {
             (Ok(streamed), Ok(chunked)) => assert!(streamed == chunked, "readers disagree on pages"),
             (Err(_), Err(_)) => {}
@@ -73,6 +73,12 @@ fn chunks(data: &[u8], max_bytes: u64) -> Result<Pages, Error> {
         assert_eq!(decode_page(header.page_size, slice(range), &mut page)?, pgno);
         assert!(page == pages[&pgno]);
     }
+    Ok(pages)
+}
+
+fn whole(data: &[u8]) -> Result<Pages, Error> {
+    let mut pages = Pages::new();
+    decode_file(data, |pgno, page| drop(pages.insert(pgno, page.to_vec())))?;
     Ok(pages)
 }
 

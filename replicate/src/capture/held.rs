@@ -41,10 +41,19 @@ pub enum Hold {
 
 /// A byte of the database file, far beyond any page, whose lock says that a litekeep replicates it.
 const REPLICATOR_LOCK: u64 = 0x7fff_ffff_ffff_0000;
+/// The byte after it: the lock says that the log has everything but what the WAL got since.
+const IN_LOG_LOCK: u64 = REPLICATOR_LOCK + 1;
 
 /// Whether some process replicates the database of this descriptor.
 pub fn is_claimed(database: &File) -> io::Result<bool> {
     Ok(lock::holder(database, REPLICATOR_LOCK, 1)?.is_some())
+}
+
+/// Whether the replicator of this descriptor's database has said that the log has everything but what the WAL got since, and
+/// holds the WAL. Until it does, an empty WAL proves nothing: what was committed before it came may be in the database file
+/// only.
+pub fn is_in_log(database: &File) -> io::Result<bool> {
+    Ok(lock::holder(database, IN_LOG_LOCK, 1)?.is_some())
 }
 
 /// A connection with an open read transaction.
@@ -72,6 +81,7 @@ pub struct HeldFiles {
     shm: File,
     hold: Hold,
     holds_checkpoints: bool,
+    is_in_log: bool,
 }
 
 impl HeldFiles {
@@ -96,12 +106,27 @@ impl HeldFiles {
             shm,
             hold: Hold::Nothing,
             holds_checkpoints: false,
+            is_in_log: false,
         })
     }
 
     /// Makes us the database's only replicator for as long as the files are open; `false` when another process is.
     pub fn claim(&self) -> Result<bool, Error> {
         lock::exclude(&self.database, REPLICATOR_LOCK, 1).map_err(Error::file("lock", &self.path))
+    }
+
+    /// Tells other processes whether the log has everything but what the WAL gets from now on ([`is_in_log`]).
+    pub fn tell_in_log(&mut self, is_so: bool) -> Result<(), Error> {
+        if self.is_in_log == is_so {
+            return Ok(());
+        }
+        let told = if is_so {
+            lock::exclude(&self.database, IN_LOG_LOCK, 1)
+        } else {
+            lock::release(&self.database, IN_LOG_LOCK, 1).map(|()| true)
+        };
+        self.is_in_log = told.map_err(Error::file("lock", &self.path))? && is_so;
+        Ok(())
     }
 
     /// The database's path.
@@ -293,6 +318,7 @@ impl HeldFiles {
 
     /// Lets the WAL go.
     pub fn release(&mut self) -> Result<(), Error> {
+        self.tell_in_log(false)?;
         let old = std::mem::replace(&mut self.hold, Hold::Nothing);
         self.drop_hold(old)
     }

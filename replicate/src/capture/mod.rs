@@ -19,7 +19,7 @@ mod wal;
 
 pub use continuity::Broken;
 use continuity::damaged;
-pub use held::{HeldFiles, Hold, Reader, is_claimed, readers};
+pub use held::{HeldFiles, Hold, Reader, is_claimed, is_in_log, readers};
 pub use pages::Pages;
 use pages::Slots;
 pub use reset::Reset;
@@ -613,6 +613,11 @@ impl Capture {
     pub fn let_go(&mut self) -> Result<(), Error> {
         self.backfilled_at = None;
         self.files.release()
+    }
+
+    /// Tells other processes whether the log has everything that was there at the last look ([`is_in_log`]).
+    pub fn tell_in_log(&mut self, is_so: bool) -> Result<(), Error> {
+        self.files.tell_in_log(is_so && self.unknown.is_none() && self.files.hold() != Hold::Nothing)
     }
 
     /// Bytes of the WAL that the log has.

@@ -511,10 +511,15 @@ impl Database {
         let rested = self.run_blocking(move || {
             let mut work = this.work();
             work.packs.rest();
+            let confirmed = work.local.as_ref().and_then(|local| local.state());
+            let drained = confirmed.is_some_and(|state| Some(state.txid) == work.last);
             let Some(capture) = &mut work.capture else { return Ok(true) };
             capture.rest()?;
             let mut none = Frames::default();
             let quiet = matches!(capture.look(&mut none)?, Look::Nothing);
+            if quiet && drained {
+                capture.tell_in_log(true)?;
+            }
             if quiet
                 && this.destinations().iter().all(|d| d.queue.is_empty() && !d.shipping)
                 && let Some(local) = work.local.take()

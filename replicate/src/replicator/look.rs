@@ -144,6 +144,7 @@ impl Database {
             // Page checksums know the log only up to what is confirmed.
             Err(_) if !drained => return Ok(Step::MustDrain),
             Err(why) => {
+                capture.tell_in_log(false)?;
                 let path = self.settings.path.display();
                 match is_start {
                     true => tracing::info!(%path, "{why}; comparing page checksums"),
@@ -166,7 +167,10 @@ impl Database {
                 self.enqueue(work, segment)?;
                 Ok(Step::Captured { active, hot, more_coming: more_coming? })
             }
-            None => Ok(Step::Quiet { more_coming: *must_put || capture.has_frames_beyond()? }),
+            None => {
+                capture.tell_in_log(drained)?;
+                Ok(Step::Quiet { more_coming: *must_put || capture.has_frames_beyond()? })
+            }
         }
     }
 

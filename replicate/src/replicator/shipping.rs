@@ -35,7 +35,8 @@ impl Database {
         for d in destinations.iter_mut().filter(|d| !d.lags) {
             d.queue.push_back(segment.clone());
         }
-        spilled
+        let told = work.capture.as_mut().map_or(Ok(()), |capture| capture.tell_in_log(false));
+        spilled.and(told)
     }
 
     /// Whether more waits for every destination than the local disk may take.

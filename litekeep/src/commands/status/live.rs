@@ -9,7 +9,7 @@ use litekeep_env::Clock;
 use litekeep_env::file::sibling;
 use litekeep_format::{WalHeader, WalIndexHeader, frame_size};
 use litekeep_ltx::Txid;
-use litekeep_replicate::capture::readers;
+use litekeep_replicate::capture::{is_in_log, readers};
 use litekeep_replicate::local::{MetaDir, State, StateFile, Trouble};
 use serde::Serialize;
 
@@ -149,7 +149,9 @@ impl Watch {
 
 impl Look {
     pub(in crate::commands) fn at(database: &Database, clock: &dyn Clock) -> Look {
-        // The state first: frames that are confirmed between the two readings would else count as lost.
+        // What was in the log then is in the state that is read after it.
+        let in_log = File::open(&database.path).is_ok_and(|file| is_in_log(&file).unwrap_or(false));
+        // Before the WAL: frames that are confirmed between the two readings would else count as lost.
         let state = StateFile::peek(&database.meta_dir.join("state"));
         let metadata = std::fs::metadata(&database.path).ok();
         let wal = sibling(&database.path, "-wal");
@@ -173,7 +175,7 @@ impl Look {
             } else {
                 None
             },
-            pending_frames: pending.frames(replicator_pid.is_some(), modified_ms),
+            pending_frames: pending.frames(in_log, modified_ms),
             replicator_pid,
             state,
             trouble: Trouble::read(&database.meta_dir),
@@ -199,22 +201,21 @@ struct Pending<'a> {
 }
 
 impl Pending<'_> {
-    fn frames(&self, replicated: bool, modified_ms: Option<i64>) -> Option<u64> {
+    fn frames(&self, in_log: bool, modified_ms: Option<i64>) -> Option<u64> {
+        let of_wal = || self.wal().map(|(header, frames)| (header.salt, frames));
+        let present = self.index().map(|index| (index.salt, index.max_frame.into())).or_else(of_wal);
         let place = self.state.and_then(|state| state.place);
-        let after = |salt, frames: u64| match place {
-            Some(place) if place.salt == salt => frames.saturating_sub(place.frames.into()),
-            _ => frames,
-        };
-        if let Some(index) = self.index() {
-            return Some(after(index.salt, index.max_frame.into()));
+        match (present, place) {
+            (Some((salt, frames)), Some(place)) if place.salt == salt => {
+                return Some(frames.saturating_sub(place.frames.into()));
+            }
+            (Some((_, frames)), _) if frames > 0 => return Some(frames),
+            _ => {}
         }
-        if let Some((header, frames)) = self.wal() {
-            return Some(after(header.salt, frames));
-        }
-        // Without a WAL everything is in the database file. Whether it was captured before it got there is known only
-        // while a replicator keeps the WAL from being deleted.
+        // Without frames everything is in the database file. Whether it was captured before it got there is known while a
+        // replicator holds the WAL, and where nothing got there since.
         let state = self.state?;
-        (replicated || modified_ms.is_some_and(|modified_ms| modified_ms <= state.confirmed_ms)).then_some(0)
+        (in_log || modified_ms.is_some_and(|modified_ms| modified_ms <= state.confirmed_ms)).then_some(0)
     }
 
     fn index(&self) -> Option<WalIndexHeader> {
