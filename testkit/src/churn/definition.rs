@@ -5,12 +5,14 @@ use super::table::{Column, quote};
 
 /// Mostly values that SQLite stores in the schema only: rows that are older than their column do not have them.
 /// `CURRENT_TIMESTAMP` stands only where each row is given a value.
+const GREATEST: &str = "9223372036854775807";
+
 const DEFAULTS: &[&str] = &[
     "7",
     "-12345678901",
     "+5",
     "0x1F",
-    "9223372036854775807",
+    GREATEST,
     "-9223372036854775808",
     "9223372036854775808",
     "2.5",
@@ -172,9 +174,23 @@ pub(super) fn added_column(chance: &mut Chance, name: &str, strict: bool, source
     match chance.below(10) {
         0 => format!("{name} {declared} {} VIRTUAL", generated(chance, source)),
         1 | 2 => format!("{name} {declared}"),
-        3 => format!("{name} {declared} NOT NULL DEFAULT {}", chance.choose(DEFAULTS)),
-        _ => format!("{name} {declared} DEFAULT {}{}", chance.choose(DEFAULTS), chance.choose(COLLATIONS)),
+        3 => format!("{name} {declared} NOT NULL DEFAULT {}", added_default(chance, declared)),
+        _ => {
+            format!(
+                "{name} {declared} DEFAULT {}{}",
+                added_default(chance, declared),
+                chance.choose(COLLATIONS)
+            )
+        }
     }
+}
+
+/// The default of a column that is added. An integer that no floating-point number is, in a column of these, is one that SQLite (seen
+/// in 3.51.3 and 3.54.1) loses from the column's index when another column is dropped.
+fn added_default(chance: &mut Chance, declared: &str) -> &'static str {
+    let default = *chance.choose(DEFAULTS);
+    let is_real = ["REAL", "FLOA", "DOUB"].iter().any(|word| declared.contains(word));
+    if is_real && default == GREATEST { "0" } else { default }
 }
 
 fn generated(chance: &mut Chance, source: &str) -> String {
