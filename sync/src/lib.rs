@@ -4,6 +4,7 @@
 //! - [`push`]: from the log to a target: first a copy of one state, then every transaction after it.
 //! - [`copy`]: the rows of one state, table by table.
 //! - [`compare`]: which rows differ, and how to mend them.
+//! - [`ledger`], [`halves`]: what targets share: how far a sync is, as they keep it; finding the rows that a server refuses.
 //! - [`worker`]: a push that goes on by itself.
 //!
 //! Promises:
@@ -17,6 +18,8 @@
 mod batch;
 pub mod compare;
 pub mod copy;
+pub mod halves;
+pub mod ledger;
 pub mod push;
 pub mod target;
 pub mod worker;

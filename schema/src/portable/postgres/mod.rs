@@ -4,4 +4,4 @@ mod table;
 mod value;
 
 pub use table::{Column, Options, Table, map, quoted};
-pub use value::{PgType, Refusal};
+pub use value::PgType;
