@@ -438,6 +438,8 @@ pub struct SyncConfig {
 pub enum SyncTo {
     /// A URL of PostgreSQL, with its password.
     Postgres(Secret),
+    /// A URL of MySQL or MariaDB, with its password.
+    Mysql(Secret),
 }
 
 /// Where a feed begins.

@@ -51,7 +51,7 @@ pub(crate) enum Command {
     Undo(Undo),
     /// Print every changed row as it comes, one JSON object a line
     Changes(Changes),
-    /// Keep another database in step: PostgreSQL
+    /// Keep another database in step: PostgreSQL, MySQL or MariaDB
     Sync(sync::Sync),
     /// Say how far the backup is behind; exit code 1 when something is wrong
     Status(Status),

@@ -9,11 +9,14 @@ use std::sync::Arc;
 use anyhow::Result;
 use litekeep_config::{SyncConfig, SyncTo};
 use litekeep_ltx::Txid;
-use litekeep_schema::portable::postgres::{Options, PgType};
+use litekeep_schema::portable::Options;
+use litekeep_schema::portable::mysql::MyType;
+use litekeep_schema::portable::postgres::PgType;
 use litekeep_store::Store;
 use litekeep_sync::worker::{State, Worker};
-use litekeep_sync::{Push, Stage, push};
-use litekeep_sync_postgres::{Address, Postgres};
+use litekeep_sync::{Push, Stage, Target, push};
+use litekeep_sync_mysql::Mysql;
+use litekeep_sync_postgres::Postgres;
 use serde::{Deserialize, Serialize};
 
 use crate::followers::{self, Followers, News};
@@ -24,6 +27,29 @@ use crate::verification::canonical;
 
 const SYNC_LINES: &str =
     "add [[sync]] with name = \"app-to-postgres\", from = \"app.db\" and to = \"${DATABASE_URL}\"";
+
+/// The other side of a sync.
+pub(crate) enum Side {
+    Postgres(Box<Postgres>),
+    Mysql(Box<Mysql>),
+}
+
+/// Does the same with whichever it is.
+macro_rules! with_side {
+    ($side:expr, $target:ident => $body:expr) => {
+        match $side {
+            $crate::syncs::Side::Postgres(boxed) => {
+                let $target = *boxed;
+                $body
+            }
+            $crate::syncs::Side::Mysql(boxed) => {
+                let $target = *boxed;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_side;
 
 /// A sync and its database.
 #[derive(Clone, Debug)]
@@ -59,25 +85,41 @@ impl DatabaseSync {
         Ok(all.swap_remove(place))
     }
 
-    /// What the other side is asked for.
+    /// The other side.
     ///
     /// # Errors
-    /// When a type is none.
-    pub(crate) fn postgres(&self) -> Result<Postgres> {
-        let SyncTo::Postgres(url) = &self.config.to;
+    /// When its address or a type is none.
+    pub(crate) fn side(&self) -> Result<Side> {
+        let name = &self.config.name;
+        Ok(match &self.config.to {
+            SyncTo::Postgres(url) => {
+                let address = litekeep_sync_postgres::Address::parse(url.expose())?;
+                let options = self.options(PgType::named, &PgType::names())?;
+                Side::Postgres(Box::new(Postgres::new(address, name, options)))
+            }
+            SyncTo::Mysql(url) => {
+                let address = litekeep_sync_mysql::Address::parse(url.expose())?;
+                let options = self.options(MyType::named, &MyType::names())?;
+                Side::Mysql(Box::new(Mysql::new(address, name, options)))
+            }
+        })
+    }
+
+    /// What it is asked for.
+    fn options<T>(&self, named: fn(&str) -> Option<T>, names: &[&str]) -> Result<Options<T>> {
         let mut options = Options {
             schema: self.config.schema.clone(),
             names: self.config.names.clone(),
             types: BTreeMap::new(),
         };
         for (column, name) in &self.config.types {
-            let pg = PgType::named(name).ok_or_else(|| {
+            let kind = named(name).ok_or_else(|| {
                 Failure::invalid(format!("`types`: `{name}`, for `{column}`, is no type that a sync knows"))
-                    .hint(format!("the types are {}", PgType::names().join(", ")))
+                    .hint(format!("the types are {}", names.join(", ")))
             })?;
-            options.types.insert(column.clone(), pg);
+            options.types.insert(column.clone(), kind);
         }
-        Ok(Postgres::new(Address::parse(url.expose())?, &self.config.name, options))
+        Ok(options)
     }
 
     /// The backups of its database.
@@ -107,9 +149,9 @@ impl DatabaseSync {
     /// Who pushes.
     ///
     /// # Errors
-    /// As [`push`](Self::push) and [`postgres`](Self::postgres).
-    pub(crate) fn worker(&self, stores: Vec<Store>) -> Result<Worker<Postgres>> {
-        let push = Push::new(self.push(stores)?, self.postgres()?);
+    /// As [`push`](Self::push).
+    pub(crate) fn worker<T: Target>(&self, target: T, stores: Vec<Store>) -> Result<Worker<T>> {
+        let push = Push::new(self.push(stores)?, target);
         Ok(Worker::new(&self.config.name, push, self.state()))
     }
 
@@ -259,13 +301,11 @@ pub(crate) fn start(syncs: &[DatabaseSync], replication: &Arc<Replication>, foll
 fn begin(sync: &DatabaseSync, replication: &Arc<Replication>, followers: &mut Followers) -> Result<()> {
     let stores = sync.stores(replication.stores())?;
     let news = News::new(&sync.database, replication, stores.first());
-    let worker = sync.worker(stores)?;
-    tracing::info!(
-        sync = sync.config.name,
-        "pushing {} to {}",
-        sync.database.path.display(),
-        worker.state().to
-    );
-    followers.start(|stop| worker.follow(stop, async move |at| news.after(at).await));
+    with_side!(sync.side()?, target => {
+        let worker = sync.worker(target, stores)?;
+        let (path, to) = (sync.database.path.display(), &worker.state().to);
+        tracing::info!(sync = sync.config.name, "pushing {path} to {to}");
+        followers.start(|stop| worker.follow(stop, async move |at| news.after(at).await));
+    });
     Ok(())
 }

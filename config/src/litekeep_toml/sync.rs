@@ -71,9 +71,11 @@ impl Reader<'_> {
         let url = self.non_empty(found)?;
         match url.split_once("://") {
             Some(("postgres" | "postgresql", _)) => Some(SyncTo::Postgres(Secret::new(url))),
+            Some(("mysql" | "mariadb", _)) => Some(SyncTo::Mysql(Secret::new(url))),
             Some((scheme, _)) => {
-                let message =
-                    format!("there is no sync with `{scheme}://`: it is postgres://user@host/database");
+                let message = format!(
+                    "there is no sync with `{scheme}://`: it is postgres://user@host/database, or mysql:// or mariadb://"
+                );
                 self.refuse(found, message);
                 None
             }

@@ -6,14 +6,15 @@ use litekeep_schema::portable::{Level, Note};
 use litekeep_sync::compare::{self, Found};
 use litekeep_sync::push::Step;
 use litekeep_sync::target::Listed;
-use litekeep_sync::{Stage, Target as _, copy};
+use litekeep_sync::worker::Worker;
+use litekeep_sync::{Stage, Target, copy};
 use serde::Serialize;
 
 use crate::args::sync::{Named, Sync as Args, SyncAction, Verify};
 use crate::report::progress::Rows;
 use crate::report::{self, Failure, Format, Outcome, text};
 use crate::settings::{Settings, Stores};
-use crate::syncs::{DatabaseSync, SyncStatus};
+use crate::syncs::{DatabaseSync, SyncStatus, with_side};
 
 pub(super) async fn run(args: &Args, format: Format) -> Result<Outcome> {
     match &args.action {
@@ -63,7 +64,10 @@ impl PlannedNote {
 
 async fn plan(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
-    let target = sync.postgres()?;
+    with_side!(sync.side()?, target => planned(&sync, &target, format).await)
+}
+
+async fn planned<T: Target>(sync: &DatabaseSync, target: &T, format: Format) -> Result<Outcome> {
     let (path, wanted) = (sync.database.path.clone(), sync.config.tables.clone());
     let wants =
         move |table: &str| wanted.is_empty() || wanted.iter().any(|name| name.eq_ignore_ascii_case(table));
@@ -108,7 +112,11 @@ struct Ran {
 
 async fn push(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
-    let mut worker = sync.worker(sync.stores(&Stores::default())?)?;
+    let stores = sync.stores(&Stores::default())?;
+    with_side!(sync.side()?, target => pushed(&sync, sync.worker(target, stores)?, format).await)
+}
+
+async fn pushed<T: Target>(sync: &DatabaseSync, mut worker: Worker<T>, format: Format) -> Result<Outcome> {
     let shown = Rows::new(format);
     let ran = loop {
         match worker.step().await {
@@ -207,8 +215,7 @@ async fn resync(named: &Named, format: Format) -> Result<Outcome> {
 async fn compared(named: &Named, repair: bool, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
     let settings = sync.push(sync.stores(&Stores::default())?)?;
-    let mut target = sync.postgres()?;
-    let found = compare::run(&settings, &mut target, repair).await?;
+    let found = with_side!(sync.side()?, target => compare::run(&settings, &mut { target }, repair).await)?;
     let ok = repair || found.is_equal();
     let compared = Compared::new(&sync, found, repair, ok);
     report::result(format, &compared, || compared.text());
@@ -278,7 +285,10 @@ struct RefusedRow {
 
 async fn refused(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
-    let mut target = sync.postgres()?;
+    with_side!(sync.side()?, target => list(&sync, target, format).await)
+}
+
+async fn list<T: Target>(sync: &DatabaseSync, mut target: T, format: Format) -> Result<Outcome> {
     if target.connect().await?.is_none() {
         let message = format!("the sync `{}` has not begun", sync.config.name);
         let hint = format!("`litekeep sync run {}` makes the first copy", sync.config.name);
