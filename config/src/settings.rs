@@ -440,6 +440,8 @@ pub struct SyncConfig {
 pub enum OtherSide {
     /// A URL of PostgreSQL, with its password.
     Postgres(Secret),
+    /// A URL of MySQL or MariaDB, with its password.
+    Mysql(Secret),
 }
 
 /// Where the changes of a sync go.

@@ -9,12 +9,15 @@ use std::sync::Arc;
 use anyhow::Result;
 use litekeep_config::{Direction, OtherSide, SyncConfig};
 use litekeep_ltx::Txid;
-use litekeep_schema::portable::postgres::{Options, PgType};
+use litekeep_schema::portable::Options;
+use litekeep_schema::portable::mysql::MyType;
+use litekeep_schema::portable::postgres::PgType;
 use litekeep_store::Store;
 use litekeep_sync::worker::{State, Worker};
 use litekeep_sync::{Flow, Pull, Push, pull, push};
+use litekeep_sync_mysql::Mysql;
 use litekeep_sync_postgres::source::Wanted;
-use litekeep_sync_postgres::{Address, Postgres, PostgresSource};
+use litekeep_sync_postgres::{Postgres, PostgresSource};
 use serde::{Deserialize, Serialize};
 
 use crate::followers::{self, Followers, News};
@@ -25,6 +28,29 @@ use crate::verification::canonical;
 
 const SYNC_LINES: &str =
     "add [[sync]] with name = \"app-to-postgres\", from = \"app.db\" and to = \"${DATABASE_URL}\"";
+
+/// The other side of a sync.
+pub(crate) enum Side {
+    Postgres(Box<Postgres>),
+    Mysql(Box<Mysql>),
+}
+
+/// Does the same with whichever it is.
+macro_rules! with_side {
+    ($side:expr, $target:ident => $body:expr) => {
+        match $side {
+            $crate::syncs::Side::Postgres(boxed) => {
+                let $target = *boxed;
+                $body
+            }
+            $crate::syncs::Side::Mysql(boxed) => {
+                let $target = *boxed;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_side;
 
 /// A sync and its database.
 #[derive(Clone, Debug)]
@@ -65,29 +91,41 @@ impl DatabaseSync {
         self.config.direction == Direction::Pull
     }
 
-    fn address(&self) -> Result<Address> {
-        let OtherSide::Postgres(url) = &self.config.other;
-        Ok(Address::parse(url.expose())?)
-    }
-
     /// Where a push goes.
     ///
     /// # Errors
-    /// When a type is none.
-    pub(crate) fn postgres(&self) -> Result<Postgres> {
+    /// When its address or a type is none.
+    pub(crate) fn side(&self) -> Result<Side> {
+        let name = &self.config.name;
+        Ok(match &self.config.other {
+            OtherSide::Postgres(url) => {
+                let address = litekeep_sync_postgres::Address::parse(url.expose())?;
+                let options = self.options(PgType::named, &PgType::names())?;
+                Side::Postgres(Box::new(Postgres::new(address, name, options)))
+            }
+            OtherSide::Mysql(url) => {
+                let address = litekeep_sync_mysql::Address::parse(url.expose())?;
+                let options = self.options(MyType::named, &MyType::names())?;
+                Side::Mysql(Box::new(Mysql::new(address, name, options)))
+            }
+        })
+    }
+
+    /// What it is asked for.
+    fn options<T>(&self, named: fn(&str) -> Option<T>, names: &[&str]) -> Result<Options<T>> {
         let mut options = Options {
             schema: self.config.schema.clone(),
             names: self.config.names.clone(),
             types: BTreeMap::new(),
         };
         for (column, name) in &self.config.types {
-            let pg = PgType::named(name).ok_or_else(|| {
+            let kind = named(name).ok_or_else(|| {
                 Failure::invalid(format!("`types`: `{name}`, for `{column}`, is no type that a sync knows"))
-                    .hint(format!("the types are {}", PgType::names().join(", ")))
+                    .hint(format!("the types are {}", names.join(", ")))
             })?;
-            options.types.insert(column.clone(), pg);
+            options.types.insert(column.clone(), kind);
         }
-        Ok(Postgres::new(self.address()?, &self.config.name, options))
+        Ok(options)
     }
 
     /// Where a pull comes from.
@@ -105,7 +143,13 @@ impl DatabaseSync {
             schema: self.config.schema.clone(),
             names: self.config.names.clone(),
         };
-        Ok(PostgresSource::new(self.address()?, wanted))
+        match &self.config.other {
+            OtherSide::Postgres(url) => {
+                let address = litekeep_sync_postgres::Address::parse(url.expose())?;
+                Ok(PostgresSource::new(address, wanted))
+            }
+            OtherSide::Mysql(_) => Err(Failure::invalid("nothing can be pulled from MySQL").into()),
+        }
     }
 
     /// A pull; with `creates` it makes a database that is not there.
@@ -163,10 +207,13 @@ impl DatabaseSync {
     /// Who does it. With `creates` a pull makes a database that is not there.
     ///
     /// # Errors
-    /// As [`push`](Self::push), [`postgres`](Self::postgres) and [`pull`](Self::pull).
+    /// As [`push`](Self::push), [`side`](Self::side) and [`pull`](Self::pull).
     pub(crate) fn worker(&self, stores: Vec<Store>, creates: bool) -> Result<Worker> {
         let flow: Box<dyn Flow> = match self.config.direction {
-            Direction::Push => Box::new(Push::new(self.push(stores)?, self.postgres()?)),
+            Direction::Push => {
+                let push = self.push(stores)?;
+                with_side!(self.side()?, target => Box::new(Push::new(push, target)) as Box<dyn Flow>)
+            }
             Direction::Pull => Box::new(self.pull(creates)?),
         };
         Ok(Worker::new(&self.config.name, flow, self.state()))

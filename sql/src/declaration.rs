@@ -107,7 +107,7 @@ pub struct Profile {
     pub reals: u64,
     /// Texts.
     pub texts: u64,
-    /// Bytes of the longest text.
+    /// Bytes of the longest text or blob.
     pub longest: u64,
     /// Texts by their shape: digits are `0`, letters `a`; of a few shapes only.
     pub shapes: BTreeMap<String, u64>,
@@ -295,7 +295,10 @@ impl Profile {
             }
             ValueRef::Real(_) => self.reals += 1,
             ValueRef::Text(text) => self.add_text(text),
-            ValueRef::Blob(_) => self.blobs += 1,
+            ValueRef::Blob(bytes) => {
+                self.blobs += 1;
+                self.longest = self.longest.max(bytes.len() as u64);
+            }
         }
     }
 

@@ -108,7 +108,7 @@ impl PostgresSource {
         let renamed = self.wanted.names.iter().find(|(_, name)| *name == there);
         let here = renamed.map_or(there, |(here, _)| here);
         let is_wanted = self.wanted.tables.is_empty() || self.wanted.tables.iter().any(|name| name == here);
-        (is_wanted && there != crate::target::STATE).then(|| here.to_owned())
+        (is_wanted && there != litekeep_sql::SYNC_TABLE).then(|| here.to_owned())
     }
 
     async fn columns(&self) -> Result<Vec<FoundColumn>, Error> {

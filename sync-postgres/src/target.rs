@@ -9,18 +9,15 @@ use async_trait::async_trait;
 use litekeep_schema::portable::Note;
 use litekeep_schema::portable::postgres::{Column, Options, PgType, Table, map, quoted};
 use litekeep_sql::{Declaration, Profile};
-use litekeep_sync::target::{Listed, TargetTable, key_text, refused_item};
+use litekeep_sync::halves::{Blame, Halves};
+use litekeep_sync::ledger::{self, Encoded, PAUSED, PLAN, STAGE, text as json};
+use litekeep_sync::target::{Listed, TargetTable};
 use litekeep_sync::{Change, Error, Kept, Kind, Refused, Stage, Target, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::session::{Session, Text};
 use crate::{Address, error, literal};
 
-/// Where it is kept how far syncs are.
-pub(crate) const STATE: &str = "_litekeep_sync";
-const PLAN: &str = "plan";
-const STAGE: &str = "stage";
-const PAUSED: &str = "paused/";
 /// Rows that are read at once.
 const FETCHED: usize = 5_000;
 
@@ -65,12 +62,6 @@ impl TargetTable for PgTable {
     }
 }
 
-/// A row that goes there, with what it is known by.
-struct Encoded {
-    key: Vec<Value>,
-    row: Vec<Text>,
-}
-
 impl Postgres {
     /// Connects to nothing yet. `name`: the sync's.
     pub fn new(address: Address, name: impl Into<String>, options: Options) -> Postgres {
@@ -87,12 +78,6 @@ impl Postgres {
         }
     }
 
-    /// The statements that make a table, its indexes last.
-    pub fn statements(&self, table: &PgTable) -> Vec<String> {
-        let create = table.0.create(&self.options);
-        std::iter::once(create).chain(table.0.indexes.iter().cloned()).collect()
-    }
-
     fn session(&self) -> Result<&Session, Error> {
         self.session
             .as_ref()
@@ -102,8 +87,8 @@ impl Postgres {
     /// The table that keeps how far syncs are, in the schema of the tables.
     fn state(&self) -> String {
         match &self.options.schema {
-            Some(schema) => format!("{}.{STATE}", quoted(schema)),
-            None => STATE.to_owned(),
+            Some(schema) => format!("{}.{}", quoted(schema), ledger::TABLE),
+            None => ledger::TABLE.to_owned(),
         }
     }
 
@@ -122,26 +107,13 @@ impl Postgres {
         let sql = format!("SELECT item, content FROM {state} WHERE name = $1 AND item NOT LIKE 'refused/%'");
         let rows = self.session()?.rows(READ, &sql, &[&self.name]).await?;
         let items: BTreeMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        let (Some(plan), Some(stage)) = (items.get(PLAN), items.get(STAGE)) else { return Ok(None) };
-        let damaged = |e: serde_json::Error| {
-            let message = format!("{READ}: `{STATE}` in {} is damaged: {e}", self.address.name());
-            Error::with_hint(
-                Kind::Corrupt,
-                message,
-                format!("`litekeep sync resync {}` begins anew", self.name),
-            )
-        };
-        let tables: Vec<PgTable> = serde_json::from_str(plan).map_err(damaged)?;
-        let parsed: Stage = serde_json::from_str(stage).map_err(damaged)?;
-        let paused = items
-            .iter()
-            .filter_map(|(item, reason)| Some((item.strip_prefix(PAUSED)?.to_owned(), reason.clone())));
         let sql = format!("SELECT count(*) FROM {state} WHERE name = $1 AND item LIKE 'refused/%'");
         let refused: i64 =
             self.session()?.rows(READ, &sql, &[&self.name]).await?.first().map_or(0, |row| row.get(0));
-        let kept = Kept { tables, paused: paused.collect(), stage: parsed, refused: refused.unsigned_abs() };
+        let read = ledger::read(&items, refused.unsigned_abs(), (&self.name, self.address.name()))?;
+        let Some((kept, stage)) = read else { return Ok(None) };
         (self.tables, self.refused) = (kept.tables.clone(), kept.refused);
-        self.stage = Some(stage.clone());
+        self.stage = Some(stage);
         Ok(Some(kept))
     }
 
@@ -165,7 +137,7 @@ impl Postgres {
             Err(Error::with_hint(Kind::Invalid, format!("the table {path} is there and {why}"), hint))
         };
         for column in &table.columns {
-            let wanted = full_name(column.pg);
+            let wanted = full_name(column.kind);
             match found.get(&column.name) {
                 None => return refused(format!("has no column `{}`", column.name)),
                 Some((is, _)) if is != wanted => {
@@ -222,10 +194,10 @@ impl Postgres {
         self.set(PLAN, &json(&self.tables)).await.map(drop)
     }
 
-    fn encode(&self, nth: usize, key: &[Value], row: &[Value]) -> Result<Encoded, Refused> {
+    fn encode(&self, nth: usize, key: &[Value], row: &[Value]) -> Result<Encoded<Text>, Refused> {
         let table = &self.tables[nth].0;
         let texts = table.columns.iter().zip(row).map(|(column, value)| {
-            let text = column.pg.encode(value);
+            let text = column.kind.encode(value);
             text.map(|text| text.map(Into::into)).map_err(|refusal| format!("`{}`: {refusal}", column.name))
         });
         let row = texts.collect::<Result<Vec<Text>, String>>();
@@ -237,31 +209,32 @@ impl Postgres {
     async fn put(
         &self,
         nth: usize,
-        rows: &[Encoded],
+        rows: &[Encoded<Text>],
         how: Put,
         refused: &mut Vec<Refused>,
     ) -> Result<(), Error> {
-        let mut waiting = vec![rows];
-        // Halves, until the row that is to blame stands alone.
-        while let Some(rows) = waiting.pop() {
-            if rows.is_empty() {
-                continue;
-            }
-            let Err(failed) = self.put_all(nth, rows, how).await? else { continue };
-            match rows {
-                [only] => refused.push(Refused { table: nth, key: only.key.clone(), reason: failed }),
-                _ => {
-                    let (first, second) = rows.split_at(rows.len() / 2);
-                    waiting.push(second);
-                    waiting.push(first);
-                }
+        let mut halves = Halves::of(rows);
+        while let Some(group) = halves.next_group() {
+            if let Err(blame) = self.put_all(nth, &group, how).await? {
+                halves.refused(group, blame);
             }
         }
+        let blamed = halves.blamed().into_iter();
+        refused.extend(blamed.map(|(row, blame)| Refused {
+            table: nth,
+            key: row.key.clone(),
+            reason: blame.reason,
+        }));
         Ok(())
     }
 
     /// Writes all of the rows or none; `Err` in it: what the server says of one of them.
-    async fn put_all(&self, nth: usize, rows: &[Encoded], how: Put) -> Result<Result<(), String>, Error> {
+    async fn put_all(
+        &self,
+        nth: usize,
+        rows: &[&Encoded<Text>],
+        how: Put,
+    ) -> Result<Result<(), Blame>, Error> {
         let session = self.session()?;
         let table = &self.tables[nth].0;
         session.run("begin to write rows", "SAVEPOINT rows").await?;
@@ -303,7 +276,10 @@ impl Postgres {
                 Err(e) => return Err(session.failed(&format!("write rows of `{}`", table.name), &e)),
             }
         }
-        Ok(Err(error::words(&failed)))
+        Ok(Err(Blame {
+            reason: error::words(&failed),
+            is_about_uniqueness: error::is_about_uniqueness(&failed),
+        }))
     }
 
     async fn delete(&self, nth: usize, keys: &[&[Value]]) -> Result<(), Error> {
@@ -322,7 +298,7 @@ impl Postgres {
         }
         let mut columns: Vec<Vec<Text>> = vec![vec![]; table.key.len()];
         for key in keys {
-            let texts = table.key.iter().zip(*key).map(|(nth, value)| table.columns[*nth].pg.encode(value));
+            let texts = table.key.iter().zip(*key).map(|(nth, value)| table.columns[*nth].kind.encode(value));
             let texts: Result<Vec<Text>, _> =
                 texts.map(|text| text.map(|text| text.map(Into::into))).collect();
             let Ok(texts) = texts else { continue };
@@ -335,9 +311,9 @@ impl Postgres {
     }
 
     /// Lists rows that are refused, and takes others off the list.
-    async fn list(&mut self, refused: &[Refused], fine: &[(usize, &[Value])]) -> Result<(), Error> {
-        if self.refused > 0 && !fine.is_empty() {
-            let items: Vec<Text> = fine.iter().map(|(nth, key)| Some(self.item(*nth, key))).collect();
+    async fn list(&mut self, refused: &[Refused], fine: Vec<String>) -> Result<(), Error> {
+        if !fine.is_empty() {
+            let items: Vec<Text> = fine.into_iter().map(Some).collect();
             let sql = format!(
                 "DELETE FROM {} WHERE name = {} AND item = ANY($1)",
                 self.state(),
@@ -349,17 +325,12 @@ impl Postgres {
             self.refused = self.refused.saturating_sub(gone);
         }
         for row in refused {
-            let key: Vec<String> = row.key.iter().map(key_text).collect();
-            let table = self.tables[row.table].source().to_owned();
-            let content = json(&Listed { table, key, reason: row.reason.clone() });
-            let is_new = self.set(&self.item(row.table, &row.key), &content).await?;
+            let table = self.tables[row.table].source();
+            let item = ledger::refused_item(table, &row.key);
+            let is_new = self.set(&item, &ledger::listed(table, row)).await?;
             self.refused += u64::from(is_new);
         }
         Ok(())
-    }
-
-    fn item(&self, nth: usize, key: &[Value]) -> String {
-        refused_item(self.tables[nth].source(), key)
     }
 
     fn copy_sql(&self, table: &Table) -> String {
@@ -410,8 +381,8 @@ impl Postgres {
         let is_it: Vec<String> = (table.columns.iter().enumerate())
             .map(|(nth, column)| {
                 let (name, parameter) = (quoted(&column.name), format!("${}", nth + 1));
-                match column.pg.is_comparable() {
-                    true => format!("{name} IS NOT DISTINCT FROM {parameter}::{}", column.pg.sql()),
+                match column.kind.is_comparable() {
+                    true => format!("{name} IS NOT DISTINCT FROM {parameter}::{}", column.kind.sql()),
                     false => format!("{name}::text IS NOT DISTINCT FROM {parameter}"),
                 }
             })
@@ -433,7 +404,7 @@ enum Put {
 }
 
 /// The rows, column by column.
-fn columns(rows: &[Encoded], count: usize) -> Vec<Vec<Text>> {
+fn columns(rows: &[&Encoded<Text>], count: usize) -> Vec<Vec<Text>> {
     (0..count).map(|nth| rows.iter().map(|encoded| encoded.row[nth].clone()).collect()).collect()
 }
 
@@ -448,7 +419,7 @@ fn unnested(table: &Table, columns: impl IntoIterator<Item = usize>) -> (String,
         columns.iter().enumerate().map(|(place, nth)| of(place, *nth)).collect::<Vec<_>>().join(", ")
     };
     (
-        joined(&|place, nth| format!("new.c{place}::{}", table.columns[nth].pg.sql())),
+        joined(&|place, nth| format!("new.c{place}::{}", table.columns[nth].kind.sql())),
         joined(&|place, _| format!("${}", place + 1)),
         joined(&|place, _| format!("c{place}")),
     )
@@ -463,10 +434,6 @@ fn full_name(pg: PgType) -> &'static str {
     }
 }
 
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("maps have text as keys")
-}
-
 #[async_trait]
 impl Target for Postgres {
     type Table = PgTable;
@@ -479,15 +446,13 @@ impl Target for Postgres {
         self.refused
     }
 
-    async fn listed(&self) -> Result<Vec<Listed>, Error> {
+    async fn listed(&mut self) -> Result<Vec<Listed>, Error> {
         let sql = format!(
             "SELECT content FROM {} WHERE name = $1 AND item LIKE 'refused/%' ORDER BY item",
             self.state()
         );
         let rows = self.session()?.rows("list refused rows", &sql, &[&self.name]).await?;
-        let listed = rows.iter().map(|row| serde_json::from_str(row.get(0)));
-        let damaged = |e| Error::new(Kind::Corrupt, format!("read the list of refused rows: {e}"));
-        listed.collect::<Result<_, _>>().map_err(damaged)
+        ledger::read_listed(rows.iter().map(|row| row.get(0)))
     }
 
     fn map(&self, declared: &Declaration, profiles: &[Profile]) -> (PgTable, Vec<Note>) {
@@ -495,10 +460,19 @@ impl Target for Postgres {
         (PgTable(table), notes)
     }
 
+    fn statements(&self, table: &PgTable) -> Vec<String> {
+        let create = table.0.create(&self.options);
+        std::iter::once(create).chain(table.0.indexes.iter().cloned()).collect()
+    }
+
     async fn connect(&mut self) -> Result<Option<Kept<PgTable>>, Error> {
         self.session = None;
         self.session = Some(Session::open(&self.address).await?);
         self.read_kept().await
+    }
+
+    fn disconnect(&mut self) {
+        self.session = None;
     }
 
     async fn set_up(&mut self, tables: &[PgTable], stage: &Stage) -> Result<(), Error> {
@@ -540,7 +514,7 @@ impl Target for Postgres {
         for column in &table.0.columns[self.tables[nth].0.columns.len()..] {
             let not_null = if column.is_not_null { " NOT NULL" } else { "" };
             let default = column.default.as_ref().map_or(String::new(), |text| format!(" DEFAULT {text}"));
-            let (name, sql) = (quoted(&column.name), column.pg.sql());
+            let (name, sql) = (quoted(&column.name), column.kind.sql());
             let add = format!("ALTER TABLE {path} ADD COLUMN {name} {sql}{not_null}{default}");
             self.session()?.run(&format!("add a column to {path}"), &add).await?;
         }
@@ -564,51 +538,25 @@ impl Target for Postgres {
     }
 
     async fn load(&mut self, table: usize, rows: &[Vec<Value>]) -> Result<Vec<Refused>, Error> {
-        let (mut encoded, mut refused) = (Vec::with_capacity(rows.len()), vec![]);
-        for row in rows {
-            let key: Vec<Value> = match self.tables[table].key() {
-                [] => row.clone(),
-                key => key.iter().map(|nth| row[*nth].clone()).collect(),
-            };
-            match self.encode(table, &key, row) {
-                Ok(row) => encoded.push(row),
-                Err(row) => refused.push(row),
-            }
-        }
+        let encode = |nth: usize, key: &[Value], row: &[Value]| self.encode(nth, key, row);
+        let (encoded, mut refused) = ledger::encoded((table, &self.tables[table]), rows, encode);
         self.put(table, &encoded, Put::New, &mut refused).await?;
-        self.list(&refused, &[]).await?;
+        self.list(&refused, vec![]).await?;
         Ok(refused)
     }
 
     async fn apply(&mut self, changes: &[Change]) -> Result<Vec<Refused>, Error> {
-        let mut refused = vec![];
-        let mut by_table: BTreeMap<usize, (Vec<&[Value]>, Vec<Encoded>)> = BTreeMap::new();
-        for change in changes {
-            let (gone, come) = by_table.entry(change.table).or_default();
-            let Some(row) = &change.after else {
-                gone.push(&change.key);
-                continue;
-            };
-            match self.encode(change.table, &change.key, row) {
-                Ok(row) => come.push(row),
-                Err(row) => refused.push(row),
-            }
+        let encode = |nth: usize, key: &[Value], row: &[Value]| self.encode(nth, key, row);
+        let (by_table, mut refused) = ledger::by_table(changes, encode);
+        for (nth, of) in &by_table {
+            self.delete(*nth, &of.gone).await?;
+            self.put(*nth, &of.come, Put::OrUpdate, &mut refused).await?;
         }
-        for (nth, (gone, come)) in &by_table {
-            self.delete(*nth, gone).await?;
-            self.put(*nth, come, Put::OrUpdate, &mut refused).await?;
-        }
-        let is_refused =
-            |change: &&Change| refused.iter().any(|row| row.table == change.table && row.key == change.key);
-        let fine: Vec<(usize, &[Value])> = match self.refused {
+        let fine = match self.refused {
             0 => vec![],
-            _ => changes
-                .iter()
-                .filter(|change| !is_refused(change))
-                .map(|c| (c.table, c.key.as_slice()))
-                .collect(),
+            _ => ledger::fine_items(changes, &refused, &self.tables),
         };
-        self.list(&refused, &fine).await?;
+        self.list(&refused, fine).await?;
         Ok(refused)
     }
 
@@ -630,7 +578,7 @@ impl Target for Postgres {
         let columns: Vec<String> = table
             .columns
             .iter()
-            .map(|column| match column.pg {
+            .map(|column| match column.kind {
                 // Whatever the session's time zone is.
                 PgType::Timestamptz(_) => format!("(t.{} AT TIME ZONE 'UTC')::text", quoted(&column.name)),
                 _ => format!("t.{}::text", quoted(&column.name)),
@@ -638,7 +586,7 @@ impl Target for Postgres {
             .collect();
         let order = table.key.iter().map(|nth| {
             let column = &table.columns[*nth];
-            let collation = if column.pg == PgType::Text { " COLLATE \"C\"" } else { "" };
+            let collation = if column.kind == PgType::Text { " COLLATE \"C\"" } else { "" };
             // Without the alias it would be the text of the same name.
             format!("t.{}{collation}", quoted(&column.name))
         });
@@ -659,7 +607,7 @@ impl Target for Postgres {
         let rows = self.session()?.rows(&format!("read the table {}", table.name), &sql, &[]).await?;
         let value = |column: &Column, text: Option<&str>| match text {
             None => Value::Null,
-            Some(text) => column.pg.decode(text).unwrap_or_else(|| Value::Blob(text.into())),
+            Some(text) => column.kind.decode(text).unwrap_or_else(|| Value::Blob(text.into())),
         };
         let row = |row: &tokio_postgres::Row| {
             table.columns.iter().enumerate().map(|(nth, column)| value(column, row.get(nth))).collect()
@@ -700,13 +648,7 @@ impl Target for Postgres {
         let session = self.session()?;
         let kept = session.rows("keep how far the sync is", &sql, &[&stage, &self.name, &before]).await?;
         if kept.len() != 1 {
-            let message =
-                format!("another litekeep pushes the sync `{}` to {}", self.name, self.address.name());
-            return Err(Error::with_hint(
-                Kind::Fenced,
-                message,
-                "stop one of the two, or give this sync another name",
-            ));
+            return Err(ledger::fenced(&self.name, self.address.name()));
         }
         session.run("commit rows", "COMMIT").await?;
         self.stage = Some(stage);

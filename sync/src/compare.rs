@@ -186,7 +186,7 @@ impl<T: Target> Comparison<'_, T> {
                 (None, None) => break,
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
-                (Some(here), Some(there)) => compare(&key_of(table, here), &key_of(table, there)),
+                (Some(here), Some(there)) => compare(&table.key_of(here), &table.key_of(there)),
             };
             let here = if order.is_le() { self.here.pop_front() } else { None };
             let there = if order.is_ge() { there.pop_front() } else { None };
@@ -248,7 +248,7 @@ impl<T: Target> Comparison<'_, T> {
             return Ok(());
         }
         let Some(row) = here.as_ref().or(there.as_ref()) else { return Ok(()) };
-        let key = key_of(table, row);
+        let key = table.key_of(row);
         self.found.count(table.source(), &table.columns(), &key, (here.as_ref(), there.as_ref()));
         if self.mend {
             self.changes.push(Change { table: nth, key, after: here });
@@ -264,13 +264,6 @@ impl<T: Target> Comparison<'_, T> {
             self.target.apply(&std::mem::take(&mut self.changes)).await?;
         }
         Ok(())
-    }
-}
-
-fn key_of<T: TargetTable>(table: &T, row: &[Value]) -> Vec<Value> {
-    match table.key() {
-        [] => row.to_vec(),
-        key => key.iter().map(|nth| row[*nth].clone()).collect(),
     }
 }
 

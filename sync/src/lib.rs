@@ -4,6 +4,7 @@
 //! - [`push`]: from the log to a target: first a copy of one state, then every transaction after it.
 //! - [`copy`]: the rows of one state, table by table.
 //! - [`compare`]: which rows differ, and how to mend them.
+//! - [`ledger`], [`halves`]: what targets share: how far a sync is, as they keep it; finding the rows that a server refuses.
 //! - [`source`]: what a database must be able to do so that SQLite is kept as it is.
 //! - [`pull`]: from a source to SQLite: first its rows, then every transaction after that.
 //! - [`worker`]: a push or a pull that goes on by itself.
@@ -19,6 +20,8 @@
 mod batch;
 pub mod compare;
 pub mod copy;
+pub mod halves;
+pub mod ledger;
 pub mod pull;
 pub mod push;
 pub mod source;

@@ -16,16 +16,13 @@ use litekeep_sql::{Mirror, MirrorTable, Written};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Refused;
+use crate::ledger::{PAUSED, PLAN, REFUSED, STAGE, listed, read_listed, refused_item, text as json};
 use crate::push::Step;
 use crate::source::{Event, Incoming, Rows, Source, SourceTable, Standing};
-use crate::target::{Listed, key_text, key_value, refused_item};
+use crate::target::{Listed, key_text, key_value};
 use crate::worker::{Flow, Progress};
 use crate::{Error, Kind, Value};
 
-const PLAN: &str = "plan";
-const STAGE: &str = "stage";
-const PAUSED: &str = "paused/";
-const REFUSED: &str = "refused/";
 /// Changes that are put together at most, in rows and bytes, unless one transaction alone has more.
 const BATCH: usize = 2_000;
 const BATCH_BYTES: usize = 8 << 20;
@@ -352,7 +349,7 @@ impl<S: Source> Pull<S> {
             return Ok(None);
         }
         let refused = items.iter().filter(|(item, _)| item.starts_with(REFUSED));
-        refused.map(|(_, content)| parsed(content)).collect::<Result<_, _>>().map(Some)
+        read_listed(refused.map(|(_, content)| content.as_str())).map(Some)
     }
 
     async fn set_up(&mut self) -> Result<(), Error> {
@@ -815,9 +812,7 @@ fn update(
 fn list(mirror: &Mirror, table: &str, refused: &[Refused], fine: &[Vec<Value>]) -> Result<i64, Error> {
     let mut more = 0;
     for row in refused {
-        let key: Vec<String> = row.key.iter().map(key_text).collect();
-        let content = json(&Listed { table: table.to_owned(), key, reason: row.reason.clone() });
-        more += i64::from(mirror.set(&refused_item(table, &row.key), Some(&content))?);
+        more += i64::from(mirror.set(&refused_item(table, &row.key), Some(&listed(table, row)))?);
     }
     for key in fine {
         more -= i64::from(mirror.set(&refused_item(table, key), None)?);
@@ -917,10 +912,6 @@ fn parsed<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, Error> {
 fn damaged(what: &str) -> Error {
     let message = format!("read how far the sync is: `{}` is damaged: {what}", litekeep_sql::SYNC_TABLE);
     Error::new(Kind::Corrupt, message)
-}
-
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("maps have text as keys")
 }
 
 fn size(change: &Incoming) -> usize {

@@ -232,7 +232,10 @@ impl<T: Target> Push<T> {
             let stage = Stage::Following { txid: part.txid.to_string(), time_ms: part.time_ms };
             let is_last = part.is_last;
             if !part.schema.is_empty() {
-                self.flush(&mut batch, &mut is_begun).await?;
+                // Some servers commit when a table is made, so what is complete is committed before.
+                if let Some(stage) = last.take() {
+                    self.commit(stage, &mut batch, &mut is_begun).await?;
+                }
                 self.schema_changes(&part, &mut is_begun).await?;
             }
             self.take(part, &mut batch);
@@ -247,14 +250,18 @@ impl<T: Target> Push<T> {
             }
         }
         let Some(stage) = last else { return Ok(Step::Current) };
-        // Where nothing concerned the target, the position moves all the same, or the log would be read again after a restart.
-        self.flush(&mut batch, &mut is_begun).await?;
-        if !is_begun {
-            self.target.begin().await?;
-        }
-        self.target.commit(&stage).await?;
-        self.committed(stage);
+        self.commit(stage, &mut batch, &mut is_begun).await?;
         Ok(Step::More)
+    }
+
+    /// Where nothing concerned the target, the position moves all the same, or the log would be read again after a restart.
+    async fn commit(&mut self, stage: Stage, batch: &mut Batch, is_begun: &mut bool) -> Result<(), Error> {
+        self.flush(batch, is_begun).await?;
+        self.begin(is_begun).await?;
+        self.target.commit(&stage).await?;
+        *is_begun = false;
+        self.committed(stage);
+        Ok(())
     }
 
     async fn flush(&mut self, batch: &mut Batch, is_begun: &mut bool) -> Result<(), Error> {
@@ -412,6 +419,7 @@ impl<T: Target> Flow for Push<T> {
     }
 
     fn begin_anew(&mut self) {
+        self.target.disconnect();
         (self.is_connected, self.copying, self.feed) = (false, None, None);
     }
 

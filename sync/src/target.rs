@@ -1,14 +1,11 @@
 //! What a database must be able to do to be kept in step.
 
-use std::hash::Hasher as _;
-
 use async_trait::async_trait;
 use litekeep_ltx::Txid;
 use litekeep_schema::portable::Note;
 use litekeep_sql::{Declaration, Profile};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use siphasher::sip::SipHasher13;
 
 use crate::{Change, Error, Refused, Value};
 
@@ -81,6 +78,13 @@ pub trait TargetTable: Clone + Send + Sync + Serialize + DeserializeOwned + 'sta
     fn columns(&self) -> Vec<&str>;
     /// Which of them are its key; empty: a row is known by all of its values.
     fn key(&self) -> &[usize];
+    /// The key of a row; of a table without one all of its values.
+    fn key_of(&self, row: &[Value]) -> Vec<Value> {
+        match self.key() {
+            [] => row.to_vec(),
+            key => key.iter().map(|nth| row[*nth].clone()).collect(),
+        }
+    }
     /// The same table with the columns that the other, of the same declaration, has after its own.
     fn with_more_columns(&self, other: Self) -> Self;
 }
@@ -102,10 +106,13 @@ pub trait Target: Send {
     ///
     /// # Errors
     /// When there is no answer.
-    async fn listed(&self) -> Result<Vec<Listed>, Error>;
+    async fn listed(&mut self) -> Result<Vec<Listed>, Error>;
 
     /// The tables that would be made for declared ones, and what they lack.
     fn map(&self, declared: &Declaration, profiles: &[Profile]) -> (Self::Table, Vec<Note>);
+
+    /// The statements that make a table, its indexes last.
+    fn statements(&self, table: &Self::Table) -> Vec<String>;
 
     /// Connects anew, and tells what is kept of the sync; `None`: it has not begun.
     ///
@@ -113,19 +120,23 @@ pub trait Target: Send {
     /// `Unavailable` when there is no answer, `Invalid` when a person must change something.
     async fn connect(&mut self) -> Result<Option<Kept<Self::Table>>, Error>;
 
-    /// Makes the tables that are not there, and begins to keep how far the sync is; in one transaction.
+    /// Lets the connection go, and with it what is not committed: nothing there stays locked by it.
+    fn disconnect(&mut self);
+
+    /// Makes the tables that are not there, and begins to keep how far the sync is; all or, as it is asked again, nothing.
     ///
     /// # Errors
     /// `Invalid` when one of the tables is there and has rows or other columns: they are never overwritten.
     async fn set_up(&mut self, tables: &[Self::Table], stage: &Stage) -> Result<(), Error>;
 
-    /// Makes a further table, within a transaction.
+    /// Makes a further table, at the beginning of a transaction: a server may commit what was done before in it.
     ///
     /// # Errors
     /// As [`set_up`](Self::set_up).
     async fn add_table(&mut self, table: Self::Table) -> Result<(), Error>;
 
-    /// Gives a table further columns, within a transaction: it is as the new description says then.
+    /// Gives a table further columns, at the beginning of a transaction: it is as the new description says then. Both may be asked
+    /// again for what is there already, where one was killed before it could commit.
     ///
     /// # Errors
     /// When the server refuses.
@@ -180,7 +191,7 @@ pub trait Target: Send {
     /// When there is no answer.
     async fn roll_back(&mut self) -> Result<(), Error>;
 
-    /// Makes what is made after the rows: indexes, numbers to go on from.
+    /// Makes what is made after the rows, in a transaction that has none: indexes, numbers to go on from.
     ///
     /// # Errors
     /// When the server refuses one of them; it says which.
@@ -219,16 +230,6 @@ pub fn key_value(text: &str) -> Option<Value> {
         b'b' => Value::Blob(unhex(rest)?),
         _ => return None,
     })
-}
-
-/// Under what a refused row is listed: short, for an index has no room for a long key.
-pub fn refused_item(table: &str, key: &[Value]) -> String {
-    let mut hasher = SipHasher13::new();
-    for value in key {
-        hasher.write(key_text(value).as_bytes());
-        hasher.write_u8(0);
-    }
-    format!("refused/{table}/{:016x}", hasher.finish())
 }
 
 fn hex(bytes: &[u8]) -> String {

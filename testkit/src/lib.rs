@@ -16,6 +16,7 @@ pub mod hanging_folder;
 pub mod installed;
 pub mod instance_metadata;
 pub mod litestream;
+pub mod mariadb;
 pub mod postgres;
 pub mod power_cut;
 pub mod process;

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-use crate::process::{Process, eventually};
+use crate::process::{Process, eventually, user};
 
 const START: Duration = Duration::from_secs(120);
 
@@ -189,18 +189,6 @@ impl Pooler {
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@{}/{database}", self.address)
     }
-}
-
-/// The numbers of a user and its group when we are root; else `None`, for we may not become it.
-fn user(name: &str) -> Result<Option<(u32, u32)>> {
-    let own = std::fs::metadata("/proc/self")?;
-    if std::os::unix::fs::MetadataExt::uid(&own) != 0 {
-        return Ok(None);
-    }
-    let users = std::fs::read_to_string("/etc/passwd")?;
-    let line = users.lines().find(|line| line.starts_with(&format!("{name}:")));
-    let fields: Vec<&str> = line.with_context(|| format!("find the user {name}"))?.split(':').collect();
-    Ok(Some((fields[2].parse()?, fields[3].parse()?)))
 }
 
 /// The folder of its programs; Debian keeps them out of PATH.

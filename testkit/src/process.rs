@@ -154,3 +154,15 @@ pub fn eventually(what: &str, timeout: Duration, mut done: impl FnMut() -> Resul
     }
     Ok(())
 }
+
+/// The numbers of a user and its group when we are root; else `None`, for we may not become it.
+pub(crate) fn user(name: &str) -> Result<Option<(u32, u32)>> {
+    let own = std::fs::metadata("/proc/self")?;
+    if std::os::unix::fs::MetadataExt::uid(&own) != 0 {
+        return Ok(None);
+    }
+    let users = std::fs::read_to_string("/etc/passwd")?;
+    let line = users.lines().find(|line| line.starts_with(&format!("{name}:")));
+    let fields: Vec<&str> = line.with_context(|| format!("find the user {name}"))?.split(':').collect();
+    Ok(Some((fields[2].parse()?, fields[3].parse()?)))
+}

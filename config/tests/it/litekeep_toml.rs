@@ -463,13 +463,19 @@ fn syncs() {
     )
     .unwrap();
     let [sync] = config.syncs.as_slice() else { panic!("{:?}", config.syncs) };
-    let OtherSide::Postgres(url) = &sync.other;
+    let OtherSide::Postgres(url) = &sync.other else { panic!("{:?}", sync.other) };
     assert_eq!(sync.direction, Direction::Push);
     assert_eq!(url.expose(), "postgres://me:s3cr3t-hunter2@host/app");
     assert!(!format!("{config:?}").contains("hunter2"));
     assert_eq!((sync.database.as_path(), sync.schema.as_deref()), (Path::new("/etc/app.db"), Some("lite")));
     assert_eq!(sync.names["orders"], "Orders");
     assert_eq!(sync.types["orders.note"], "tagged");
+    for url in ["mysql://me@host/app", "mariadb://me@host/app"] {
+        let database = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\n";
+        let config = toml(&format!("{database}[[sync]]\nname = \"my\"\nto = {url:?}\n")).unwrap();
+        let OtherSide::Mysql(read) = &config.syncs[0].other else { panic!("{:?}", config.syncs) };
+        assert_eq!(read.expose(), url);
+    }
 }
 
 /// The URL says which side is the other one.
@@ -490,8 +496,10 @@ fn mistakes_in_syncs_are_told_with_what_would_be_right() {
     for (sync, said) in [
         ("to = \"postgres://h/d\"", "this sync has no `name`"),
         ("name = \"a\"", "this sync has no `to`"),
-        ("name = \"a\"\nto = \"mysql://h/d\"", "`to`: there is no sync with `mysql://`"),
+        ("name = \"a\"\nto = \"oracle://h/d\"", "`to`: there is no sync with `oracle://`"),
         ("name = \"a\"\nto = \"hunter2\"", "`to`: it is no URL such as"),
+        ("name = \"a\"\nfrom = \"mysql://h/d\"", "`from`: there is no sync from MySQL or MariaDB yet"),
+        ("name = \"a\"\nfrom = \"mysql://h/d\"", "`from`: there is no sync from MySQL or MariaDB yet"),
         ("name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"both\"", "`direction`: `both` is not there"),
         (
             "name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"pull\"",

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use litekeep_schema::portable::postgres::{self, Options};
-use litekeep_schema::portable::{Level, Note};
-use litekeep_sql::Examiner;
+use litekeep_schema::portable::mysql::{self, Flavor};
+use litekeep_schema::portable::{Level, Note, Options, postgres};
+use litekeep_sql::{Declaration, Examiner, Profile};
 use litekeep_sync::copy;
 use litekeep_sync::push::is_wanted;
 use serde::Serialize;
@@ -52,21 +52,20 @@ impl Finding {
 }
 
 async fn surveyed(args: &Elsewhere) -> Result<Surveyed> {
-    let (path, Server::Postgres) = (args.db.clone(), args.server);
-    tokio::task::spawn_blocking(move || survey(&path)).await?
+    let (path, server) = (args.db.clone(), args.server);
+    tokio::task::spawn_blocking(move || survey(&path, server)).await?
 }
 
-fn survey(path: &Path) -> Result<Surveyed> {
-    let options = Options::default();
+fn survey(path: &Path, server: Server) -> Result<Surveyed> {
     let (mut tables, mut notes) = (vec![], vec![]);
     for (declared, profiles) in copy::survey(path, |table| is_wanted(&[], table))? {
-        let (table, found) = postgres::map(&declared, &profiles, &options);
+        let (table, found) = match server {
+            Server::Postgres => in_postgres(&declared, &profiles),
+            Server::Mysql => in_mysql(&declared, &profiles, Flavor::Mysql),
+            Server::Mariadb => in_mysql(&declared, &profiles, Flavor::Mariadb),
+        };
         notes.extend(found);
-        tables.push(Table {
-            table: declared.name,
-            sql: std::iter::once(table.create(&options)).chain(table.indexes).collect(),
-            foreign_keys: table.foreign_keys,
-        });
+        tables.push(table);
     }
     for (table, rows) in Examiner::open(path)?.foreign_key_violations(LONG)?.unwrap_or_default() {
         let rows = text::count(usize::try_from(rows).unwrap_or(usize::MAX), "row");
@@ -74,6 +73,25 @@ fn survey(path: &Path) -> Result<Surveyed> {
         notes.push(Note { table, column: None, level: Level::Rule, message });
     }
     Ok(Surveyed { tables, notes })
+}
+
+fn in_postgres(declared: &Declaration, profiles: &[Profile]) -> (Table, Vec<Note>) {
+    let options = Options::default();
+    let (table, notes) = postgres::map(declared, profiles, &options);
+    let sql = std::iter::once(table.create(&options)).chain(table.indexes).collect();
+    (Table { table: declared.name.clone(), sql, foreign_keys: table.foreign_keys }, notes)
+}
+
+fn in_mysql(declared: &Declaration, profiles: &[Profile], flavor: Flavor) -> (Table, Vec<Note>) {
+    let options = Options::default();
+    let (table, mut notes) = mysql::map(declared, profiles, &options);
+    if !declared.foreign_keys.is_empty() {
+        let message = "its foreign keys are not translated".to_owned();
+        notes.push(Note { table: declared.name.clone(), column: None, level: Level::Rule, message });
+    }
+    let indexes = table.indexes.iter().map(|index| table.create_index(index, &options));
+    let sql = std::iter::once(table.create(&options, flavor)).chain(indexes).collect();
+    (Table { table: declared.name.clone(), sql, foreign_keys: vec![] }, notes)
 }
 
 #[derive(Serialize)]

@@ -6,14 +6,14 @@ use litekeep_schema::portable::{Level, Note};
 use litekeep_sync::compare::{self, Found};
 use litekeep_sync::push::{Step, is_wanted};
 use litekeep_sync::target::Listed;
-use litekeep_sync::{Source as _, Target as _, copy};
+use litekeep_sync::{Source as _, Target, copy};
 use serde::Serialize;
 
 use crate::args::sync::{Named, Sync as Args, SyncAction, Verify};
 use crate::report::progress::Rows;
 use crate::report::{self, Failure, Format, Outcome, text};
 use crate::settings::{Settings, Stores};
-use crate::syncs::{DatabaseSync, SyncStatus};
+use crate::syncs::{DatabaseSync, SyncStatus, with_side};
 
 pub(super) async fn run(args: &Args, format: Format) -> Result<Outcome> {
     match &args.action {
@@ -67,7 +67,10 @@ async fn plan(named: &Named, format: Format) -> Result<Outcome> {
     if sync.is_pull() {
         return plan_pull(&sync, format).await;
     }
-    let target = sync.postgres()?;
+    with_side!(sync.side()?, target => planned(&sync, &target, format).await)
+}
+
+async fn planned<T: Target>(sync: &DatabaseSync, target: &T, format: Format) -> Result<Outcome> {
     let (path, wanted) = (sync.database.path.clone(), sync.config.tables.clone());
     let wants = move |table: &str| is_wanted(&wanted, table);
     let surveyed = tokio::task::spawn_blocking(move || copy::survey(&path, wants)).await??;
@@ -250,7 +253,7 @@ async fn forget(named: &Named, format: Format) -> Result<Outcome> {
         let message = format!(
             "the sync `{}` goes to {}, which keeps nothing for it",
             sync.config.name,
-            sync.postgres()?.name()
+            with_side!(sync.side()?, target => target.name())
         );
         let hint = "take it out of the configuration; its rows, and how far they are (`_litekeep_sync`), stay there until you drop them";
         return Err(Failure::invalid(message).hint(hint).into());
@@ -270,8 +273,7 @@ async fn compared(named: &Named, repair: bool, format: Format) -> Result<Outcome
         return compare_pull(&sync, repair, format).await;
     }
     let settings = sync.push(sync.stores(&Stores::default())?)?;
-    let mut target = sync.postgres()?;
-    let found = compare::run(&settings, &mut target, repair).await?;
+    let found = with_side!(sync.side()?, target => compare::run(&settings, &mut { target }, repair).await)?;
     let ok = repair || found.is_equal();
     let compared = Compared::new(&sync, found, repair, ok);
     report::result(format, &compared, || compared.text());
@@ -371,16 +373,18 @@ struct RefusedRow {
     reason: String,
 }
 
+async fn of_target<T: Target>(mut target: T) -> Result<Option<Vec<Listed>>> {
+    Ok(match target.connect().await? {
+        Some(_) => Some(target.listed().await?),
+        None => None,
+    })
+}
+
 async fn refused(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
-    let listed = if sync.is_pull() {
-        sync.pull(false)?.listed().await?
-    } else {
-        let mut target = sync.postgres()?;
-        match target.connect().await? {
-            Some(_) => Some(target.listed().await?),
-            None => None,
-        }
+    let listed = match sync.is_pull() {
+        true => sync.pull(false)?.listed().await?,
+        false => with_side!(sync.side()?, target => of_target(target).await)?,
     };
     let Some(listed) = listed else {
         let message = format!("the sync `{}` has not begun", sync.config.name);

@@ -24,6 +24,7 @@ mod scene;
 mod set_back;
 mod shapes;
 mod sync;
+mod sync_mysql;
 mod tune;
 mod up;
 mod wrapped_restart;

@@ -15,7 +15,7 @@ use crate::feeds::{add, write};
 use crate::scene::{LONG, Scene, Store};
 use crate::shapes;
 
-fn scene_with(url: &str, more: &str) -> Scene {
+pub(crate) fn scene_with(url: &str, more: &str) -> Scene {
     let scene = Scene::new(Store::Folder, "upload_interval = \"20ms\"");
     let db = Connection::open(scene.db()).unwrap();
     db.execute_batch(
@@ -25,12 +25,12 @@ fn scene_with(url: &str, more: &str) -> Scene {
     .unwrap();
     drop(db);
     scene.replicate_once().unwrap();
-    add(&scene, &format!("[[sync]]\nname = \"pg\"\nto = {url:?}\n{more}"));
+    add(&scene, &format!("[[sync]]\nname = \"there\"\nto = {url:?}\n{more}"));
     scene
 }
 
 /// What both sides have, by plain SQL.
-fn rows_here(scene: &Scene) -> String {
+pub(crate) fn rows_here(scene: &Scene) -> String {
     let db = Connection::open(scene.db()).unwrap();
     let sql = "SELECT coalesce(group_concat(n || ':' || v, ' '), '') FROM (SELECT n, v FROM t ORDER BY n)";
     db.query_row(sql, (), |row| row.get(0)).unwrap()
@@ -50,9 +50,9 @@ fn plan_run_verify_and_what_cannot_go() {
     let plan = run(&["sync", "plan", "--json"]).succeeded().json();
     shapes::matches("sync plan", &plan);
     assert!(plan["tables"][1]["sql"][0].as_str().unwrap().contains("\"at\" timestamp DEFAULT"), "{plan:#}");
-    run(&["sync", "verify"]).failed_with(&["the sync `pg` has not begun", "litekeep sync run pg"]);
+    run(&["sync", "verify"]).failed_with(&["the sync `there` has not begun", "litekeep sync run there"]);
     let status = run(&["sync", "status"]).succeeded();
-    assert!(status.stdout.contains("sync pg: has not begun"), "{}", status.stdout);
+    assert!(status.stdout.contains("sync there: has not begun"), "{}", status.stdout);
 
     let ran = run(&["sync", "run", "--json"]).succeeded().json();
     shapes::matches("sync run", &ran);
@@ -83,7 +83,7 @@ fn plan_run_verify_and_what_cannot_go() {
     for words in [
         "leaves the table `log` as it is: it was renamed to `logs`",
         "could not write 1 row",
-        "sync refused pg",
+        "sync refused there",
     ] {
         assert!(ran.stderr.contains(words), "{}", ran.stderr);
     }
@@ -112,13 +112,13 @@ fn mistakes_are_told() {
     scene
         .place
         .run(&["sync", "run", "other"])
-        .failed_with(&["there is no sync `other`", "the syncs are `pg`"]);
+        .failed_with(&["there is no sync `other`", "the syncs are `there`"]);
     with("types = { \"t.v\" = \"int4\" }\n", "tables = [\"gone\"]\n");
     scene.place.run(&["sync", "run"]).failed_with(&["connect in"]);
     with("[[sync]]", "[[sync]]\ndirection = \"pull\"");
     scene.place.run(&["sync", "run"]).failed_with(&["`pull` is the other way"]);
-    with("postgres://", "mysql://");
-    scene.place.run(&["sync", "run"]).failed_with(&["there is no sync with `mysql://`"]);
+    with("postgres://", "oracle://");
+    scene.place.run(&["sync", "run"]).failed_with(&["there is no sync with `oracle://`"]);
 }
 
 /// Kills litekeep, the server or the connection while somebody writes; in the end both sides are the same, and `verify` says so.
@@ -157,7 +157,7 @@ fn kills_lose_no_row_and_repeat_none() {
         eventually("the status is green", LONG, || {
             let ran = scene.place.run(&["status"]);
             status = ran.stdout.clone();
-            Ok(ran.code == 0 && status.contains("sync pg to postgres://"))
+            Ok(ran.code == 0 && status.contains("sync there to postgres://"))
         })
         .unwrap_or_else(|error| panic!("seed {seed}: {error}\n{status}"));
         scene.place.run(&["sync", "verify"]).succeeded();

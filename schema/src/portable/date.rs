@@ -70,7 +70,8 @@ impl Form {
         self.parse(text).is_some_and(|time| self.write(time) == text)
     }
 
-    fn parse(self, text: &str) -> Option<DateTime> {
+    /// The time of a text of this form, or of one like it.
+    pub(super) fn parse(self, text: &str) -> Option<DateTime> {
         if self.is_date() {
             return text.parse::<Date>().ok().map(DateTime::from);
         }

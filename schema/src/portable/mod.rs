@@ -1,16 +1,22 @@
 //! What of a SQLite database other databases have the like of: types, keys, indexes, and how each value is written there.
 //!
 //! Promises:
-//! - A value comes back exactly as it was, type included, or it is refused with the reason ([`postgres::PgType::encode`]); none is changed
+//! - A value comes back exactly as it was, type included, or it is refused with the reason ([`postgres::PgType::encode`], [`mysql::MyType::encode`]); none is changed
 //!   silently.
 //! - What has no like is named in a [`Note`], never left out silently.
 //!
 //! Types are chosen by what a column declares and by what its rows hold, for SQLite promises nothing of either.
 
+mod columns;
 pub mod date;
+pub mod mysql;
 pub mod postgres;
+mod value;
 
 use std::fmt;
+
+pub use columns::{Column, Options};
+pub use value::Refusal;
 
 /// Something that is not on the other side as it is here.
 #[derive(Clone, Debug, PartialEq, Eq)]

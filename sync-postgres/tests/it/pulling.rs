@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::scene::server;
+use crate::server::server;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -1,21 +1,10 @@
 //! What is told to people.
 
-use litekeep_sync::{Error, Kind};
+use litekeep_sync::Kind;
 
-use crate::scene::{Scene, server};
-
-const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, x TEXT); INSERT INTO t VALUES (1, 'a')";
-
-fn told(error: &Error, words: &str, hint: &str) {
-    assert_eq!(error.kind(), Kind::Invalid, "{error}");
-    assert!(error.to_string().contains(words), "{error}");
-    assert!(error.hint().is_some_and(|said| said.contains(hint)), "{:?}", error.hint());
-}
-
-fn error(scene: &Scene, url: &str) -> Error {
-    let mut push = scene.pushing_to(url, Default::default());
-    scene.push(&mut push).unwrap_err()
-}
+use crate::pushers::{TABLE, error, told};
+use crate::scene::Scene;
+use crate::server::server;
 
 #[test]
 fn who_may_not_is_told_what_to_grant() {
@@ -59,27 +48,6 @@ fn what_is_there_is_not_overwritten() {
     query("TRUNCATE t");
     scene.pushed();
     assert_eq!(query("SELECT id, x, y FROM t"), [[Some("1".to_owned()), Some("a".to_owned()), None]]);
-}
-
-#[test]
-fn two_pushers_of_one_sync_are_told_apart() {
-    let scene = Scene::new("fenced", TABLE);
-    let (mut first, mut second) = (scene.pushed(), scene.pushed());
-    scene.commit("INSERT INTO t VALUES (2, 'b')");
-    scene.push(&mut first).unwrap();
-    let refused = scene.push(&mut second).unwrap_err();
-    assert_eq!(refused.kind(), Kind::Fenced, "{refused}");
-    assert_eq!(server().query_in("fenced", "SELECT count(*) FROM t").unwrap()[0][0].as_deref(), Some("2"));
-}
-
-#[test]
-fn another_history_is_not_gone_on_from() {
-    let scene = Scene::new("history", TABLE);
-    scene.pushed();
-    let other = Scene::with_url(scene.url.clone(), TABLE);
-    other.commit("INSERT INTO t VALUES (9, 'other')");
-    let error = other.push(&mut other.pushing()).unwrap_err();
-    told(&error, "the log has another transaction", "litekeep sync resync orders");
 }
 
 #[test]

@@ -6,4 +6,4 @@ mod value;
 
 pub use inward::Inward;
 pub use table::{Column, Options, Table, map, quoted};
-pub use value::{PgType, Refusal};
+pub use value::PgType;

@@ -1,19 +1,14 @@
 //! Tables of a SQLite database as PostgreSQL would have them.
 
-use std::collections::BTreeMap;
-
-use litekeep_sql::{Declaration, DeclaredColumn, DeclaredIndex, ForeignKey, Generated, Profile};
+use litekeep_sql::{Declaration, DeclaredIndex, ForeignKey, Profile};
 use serde::{Deserialize, Serialize};
 
 use super::value::PgType;
-use crate::portable::date::{Form, Zone};
-use crate::portable::{Affinity, Level, Note};
-use crate::words::words;
+use crate::portable::columns::{self, Notes, Written, is_number, written};
+use crate::portable::{Level, Note};
 
 /// Longer names are cut by PostgreSQL, and may then be those of something else.
 const LONGEST_NAME: usize = 63;
-/// Of so many values one may be of another type: it is refused, and the column keeps its own.
-const SELDOM: u64 = 100;
 
 /// A table there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,30 +30,10 @@ pub struct Table {
 }
 
 /// A column there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Column {
-    /// Its name.
-    pub name: String,
-    /// Its number in SQLite's table.
-    pub source: usize,
-    /// Its type.
-    pub pg: PgType,
-    /// NULL is refused.
-    pub is_not_null: bool,
-    /// The expression of its DEFAULT.
-    pub default: Option<String>,
-}
+pub type Column = columns::Column<PgType>;
 
 /// What a user wants otherwise.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// The schema of the tables; `None`: that of the connection.
-    pub schema: Option<String>,
-    /// Names of tables there.
-    pub names: BTreeMap<String, String>,
-    /// Types by `table.column`.
-    pub types: BTreeMap<String, PgType>,
-}
+pub type Options = columns::Options<PgType>;
 
 /// A name as SQL has it.
 pub fn quoted(name: &str) -> String {
@@ -68,46 +43,15 @@ pub fn quoted(name: &str) -> String {
 /// The table that is the like of a declared one with such values, and what it lacks. With a note of [`Level::Table`] it must
 /// not be made.
 pub fn map(declared: &Declaration, profiles: &[Profile], options: &Options) -> (Table, Vec<Note>) {
-    let mut notes = Notes { table: &declared.name, notes: vec![] };
+    let mut notes = Notes::of(&declared.name);
     let name = options.names.get(&declared.name).unwrap_or(&declared.name).clone();
-    notes.name(None, &name);
-    let mut columns = vec![];
-    for (source, (column, profile)) in declared.columns.iter().zip(profiles).enumerate() {
-        notes.name(Some(&column.name), &column.name);
-        if column.generated == Some(Generated::Virtual) {
-            notes.add(Some(&column.name), Level::Info, "is computed when it is read, and left out");
-            continue;
-        }
-        if column.generated == Some(Generated::Stored) {
-            notes.add(
-                Some(&column.name),
-                Level::Info,
-                "its computed values are copied; there it is an ordinary column",
-            );
-        }
-        let wanted = options.types.get(&format!("{}.{}", declared.name, column.name)).copied();
-        let pg = wanted.unwrap_or_else(|| choose(column, profile, &mut notes));
-        let default = column.default.as_deref().and_then(|text| {
-            let default = default(text, pg);
-            if default.is_none() {
-                let message = format!("its default `{text}` is not translated");
-                notes.add(Some(&column.name), Level::Rule, message);
-            }
-            default
-        });
-        columns.push(Column {
-            name: column.name.clone(),
-            source,
-            pg,
-            is_not_null: column.is_not_null,
-            default,
-        });
+    check_name(&mut notes, None, &name);
+    for column in &declared.columns {
+        check_name(&mut notes, Some(&column.name), &column.name);
     }
-    if has_word(&declared.sql, "CHECK") {
-        notes.add(None, Level::Rule, "its CHECK constraints are not translated");
-    }
+    let columns = columns::columns(declared, profiles, options, default, &mut notes);
     let place = |source: &usize| columns.iter().position(|column| column.source == *source);
-    let key = key(declared, profiles, &columns, &mut notes);
+    let key = columns::key(declared, profiles, &columns, &mut notes);
     let identity = declared.rowid_alias.as_ref().and_then(place).filter(|_| !key.is_empty());
     let mut table = Table {
         source: declared.name.clone(),
@@ -119,8 +63,7 @@ pub fn map(declared: &Declaration, profiles: &[Profile], options: &Options) -> (
         foreign_keys: vec![],
     };
     if table.key.is_empty() {
-        let message = "has no primary key: a changed row is found by all of its values, which reads the whole table there";
-        notes.add(None, Level::Info, message);
+        notes.add(None, Level::Info, columns::NO_KEY);
     }
     let indexes =
         declared.indexes.iter().filter_map(|index| table.index(declared, index, options, &mut notes));
@@ -130,193 +73,33 @@ pub fn map(declared: &Declaration, profiles: &[Profile], options: &Options) -> (
     (table, notes.notes)
 }
 
-struct Notes<'a> {
-    table: &'a str,
-    notes: Vec<Note>,
-}
-
-impl Notes<'_> {
-    fn add(&mut self, column: Option<&str>, level: Level, message: impl Into<String>) {
-        let (table, column) = (self.table.to_owned(), column.map(str::to_owned));
-        self.notes.push(Note { table, column, level, message: message.into() });
-    }
-
-    fn name(&mut self, column: Option<&str>, name: &str) {
-        if name.len() > LONGEST_NAME || name.contains('\0') || name.is_empty() {
-            let message =
-                format!("its name has {} bytes, and PostgreSQL's have 1 to {LONGEST_NAME}", name.len());
-            self.add(column, Level::Table, message);
-        }
-    }
-}
-
-/// A primary key there admits no NULL, and compares its values.
-fn key(
-    declared: &Declaration,
-    profiles: &[Profile],
-    columns: &[Column],
-    notes: &mut Notes<'_>,
-) -> Vec<usize> {
-    let place = |source: &usize| columns.iter().position(|column| column.source == *source);
-    let Some(key) = declared.primary_key.iter().map(place).collect::<Option<Vec<usize>>>() else {
-        return vec![];
-    };
-    for nth in &key {
-        let Column { name, source, pg, .. } = &columns[*nth];
-        if profiles[*source].nulls > 0 && declared.rowid_alias != Some(*source) {
-            let message = format!(
-                "is in the primary key and NULL in {} rows, so there is none there",
-                profiles[*source].nulls
-            );
-            notes.add(Some(name), Level::Rule, message);
-            return vec![];
-        }
-        if !pg.is_comparable() {
-            notes.add(
-                Some(name),
-                Level::Rule,
-                "is in the primary key and JSON there, so there is none there",
-            );
-            return vec![];
-        }
-    }
-    key
-}
-
-/// The type for what a column declares and holds.
-fn choose(column: &DeclaredColumn, profile: &Profile, notes: &mut Notes<'_>) -> PgType {
-    let declared = column.declared.to_ascii_uppercase();
-    let values = profile.values();
-    let name = Some(column.name.as_str());
-    if declared.contains("BOOL") && is_boolean(profile) {
-        return PgType::Boolean;
-    }
-    if declared.contains("JSON") && profile.texts == values {
-        return PgType::Json;
-    }
-    if declared.contains("DATE") || declared.contains("TIME") {
-        return dates(profile, name, notes);
-    }
-    let natural = match Affinity::of(&declared) {
-        Affinity::Integer => Some(PgType::Bigint),
-        Affinity::Real => Some(PgType::Double),
-        Affinity::Text => Some(PgType::Text),
-        Affinity::Numeric if declared != "ANY" => Some(PgType::Numeric),
-        Affinity::Blob if declared.contains("BLOB") => Some(PgType::Bytea),
-        _ => None,
-    };
-    let fitting = natural.map_or(0, |pg| fitting(pg, profile));
-    match (natural, by_values(profile)) {
-        (Some(pg), _) if fitting == values => pg,
-        (_, Some(pg)) => {
-            if natural.is_some() {
-                let message =
-                    format!("declares `{}`, and all of its values are {}", column.declared, pg.sql());
-                notes.add(name, Level::Info, message);
-            }
-            pg
-        }
-        (Some(pg), None) if (values - fitting).saturating_mul(SELDOM) <= values => {
-            let message = format!(
-                "{} of {values} values are not {}: these rows are refused; with the type `tagged` they are not",
-                values - fitting,
-                pg.sql()
-            );
-            notes.add(name, Level::Values, message);
-            pg
-        }
-        _ => {
-            let is = if values == 0 {
-                "declares no type and has no value yet"
-            } else {
-                "holds values of several types"
-            };
-            let message = format!(r#"{is}: each becomes JSON with its type, {{"t":"i","v":"7"}}"#);
-            notes.add(name, Level::Info, message);
-            PgType::Tagged
-        }
-    }
-}
-
-fn is_boolean(profile: &Profile) -> bool {
-    let is_bit = |i: Option<i64>| i.is_none_or(|i| i == 0 || i == 1);
-    profile.integers == profile.values() && is_bit(profile.least) && is_bit(profile.greatest)
-}
-
-/// How many of the values a type holds.
-fn fitting(pg: PgType, profile: &Profile) -> u64 {
-    match pg {
-        PgType::Bigint => profile.integers,
-        PgType::Double => profile.reals,
-        PgType::Numeric => profile.integers + profile.reals,
-        PgType::Text => profile.texts,
-        PgType::Bytea => profile.blobs,
-        _ => 0,
-    }
-}
-
-/// The type of values that are all alike.
-fn by_values(profile: &Profile) -> Option<PgType> {
-    let types = [PgType::Bigint, PgType::Double, PgType::Numeric, PgType::Text, PgType::Bytea];
-    types.into_iter().find(|pg| profile.values() > 0 && fitting(*pg, profile) == profile.values())
-}
-
-fn dates(profile: &Profile, name: Option<&str>, notes: &mut Notes<'_>) -> PgType {
-    let values = profile.values();
-    if values == 0 {
-        let message = "declares dates and has none yet, which would tell how they are written: text";
-        notes.add(name, Level::Info, message);
-        return PgType::Text;
-    }
-    if profile.texts < values {
-        return by_values(profile).unwrap_or_else(|| {
-            notes.add(
-                name,
-                Level::Info,
-                "holds dates as text and as numbers: each becomes JSON with its type",
-            );
-            PgType::Tagged
-        });
-    }
-    let mut shapes = profile.shapes.keys();
-    let form = match (shapes.next(), shapes.next(), profile.other_shapes) {
-        (Some(only), None, 0) => Form::of_shape(only),
-        _ => None,
-    };
-    match form {
-        Some(form) if form.is_date() => PgType::Date,
-        Some(form) if form.zone == Zone::None => PgType::Timestamp(form),
-        Some(form) => PgType::Timestamptz(form),
-        None => {
-            notes.add(name, Level::Info, "holds dates that are not written in one form: text");
-            PgType::Text
-        }
+fn check_name(notes: &mut Notes<'_>, column: Option<&str>, name: &str) {
+    if name.len() > LONGEST_NAME || name.contains('\0') || name.is_empty() {
+        let message = format!("its name has {} bytes, and PostgreSQL's have 1 to {LONGEST_NAME}", name.len());
+        notes.add(column, Level::Table, message);
     }
 }
 
 /// What a column has by default there; `None`: it has no like.
 fn default(text: &str, pg: PgType) -> Option<String> {
-    let text = text.trim();
-    let is_number = text.parse::<f64>().is_ok_and(f64::is_finite);
-    let is_text = text.len() >= 2
-        && text.starts_with('\'')
-        && text.ends_with('\'')
-        && !text[1..text.len() - 1].replace("''", "").contains('\'')
-        && !text.contains('\0');
-    match (pg, text.to_ascii_uppercase().as_str()) {
+    let word = match written(text) {
+        // A backslash is one, whatever `standard_conforming_strings` says elsewhere.
+        Written::Quoted(text) if pg == PgType::Text => return Some(text.to_owned()),
+        Written::Quoted(text) if pg == PgType::Json => {
+            let plain = text[1..text.len() - 1].replace("''", "'");
+            return serde_json::from_str::<serde::de::IgnoredAny>(&plain).ok().map(|_| text.to_owned());
+        }
+        Written::Quoted(_) => return None,
+        Written::Word(word) => word,
+    };
+    match (pg, word.as_str()) {
         (_, "NULL") => Some("NULL".to_owned()),
         (PgType::Boolean, "0" | "FALSE") => Some("false".to_owned()),
         (PgType::Boolean, "1" | "TRUE") => Some("true".to_owned()),
         (PgType::Bigint | PgType::Numeric, "TRUE") => Some("1".to_owned()),
         (PgType::Bigint | PgType::Numeric, "FALSE") => Some("0".to_owned()),
         (PgType::Bigint, number) if number.parse::<i64>().is_ok() => Some(number.to_owned()),
-        (PgType::Double | PgType::Numeric, number) if is_number => Some(number.to_owned()),
-        // A backslash is one, whatever `standard_conforming_strings` says elsewhere.
-        (PgType::Text, _) if is_text => Some(text.to_owned()),
-        (PgType::Json, _) if is_text => {
-            let plain = text[1..text.len() - 1].replace("''", "'");
-            serde_json::from_str::<serde::de::IgnoredAny>(&plain).ok().map(|_| text.to_owned())
-        }
+        (PgType::Double | PgType::Numeric, number) if is_number(number) => Some(number.to_owned()),
         (PgType::Text, "CURRENT_TIMESTAMP") => Some(now("YYYY-MM-DD HH24:MI:SS")),
         (PgType::Text, "CURRENT_DATE") => Some(now("YYYY-MM-DD")),
         (PgType::Text, "CURRENT_TIME") => Some(now("HH24:MI:SS")),
@@ -331,11 +114,6 @@ fn default(text: &str, pg: PgType) -> Option<String> {
 
 fn now(format: &str) -> String {
     format!("to_char(now() AT TIME ZONE 'utc', '{format}')")
-}
-
-/// Whether a word is in a statement outside of names, texts and comments.
-fn has_word(sql: &str, word: &str) -> bool {
-    words(sql).iter().any(|found| found.is(word))
 }
 
 impl Table {
@@ -357,7 +135,7 @@ impl Table {
                 let not_null = if is_not_null && identity.is_empty() { " NOT NULL" } else { "" };
                 let default = column.default.as_ref().filter(|_| identity.is_empty());
                 let default = default.map_or(String::new(), |text| format!(" DEFAULT {text}"));
-                format!("{} {}{identity}{not_null}{default}", quoted(&column.name), column.pg.sql())
+                format!("{} {}{identity}{not_null}{default}", quoted(&column.name), column.kind.sql())
             })
             .collect();
         if !self.key.is_empty() {
@@ -395,7 +173,7 @@ impl Table {
         let columns = index.parts.iter().map(|part| {
             let part = part.as_ref()?;
             let column = &self.columns[self.place(part.column)?];
-            let is_text = column.pg == PgType::Text;
+            let is_text = column.kind == PgType::Text;
             let name = quoted(&column.name);
             let text = match part.collation.to_ascii_uppercase().as_str() {
                 "BINARY" => name,
@@ -404,7 +182,7 @@ impl Table {
                 _ => return None,
             };
             let descending = if part.is_descending { " DESC" } else { "" };
-            column.pg.is_comparable().then(|| format!("{text}{descending}"))
+            column.kind.is_comparable().then(|| format!("{text}{descending}"))
         });
         let columns = columns.collect::<Option<Vec<String>>>().filter(|_| !index.is_partial);
         let Some(columns) = columns else {
@@ -415,19 +193,8 @@ impl Table {
             return None;
         };
         let unique = if index.is_unique { "UNIQUE " } else { "" };
-        // Names of indexes are one space with those of tables there, and SQLite's own ones say nothing.
-        let name = if name.starts_with("sqlite_autoindex") {
-            let of: Vec<&str> = index
-                .parts
-                .iter()
-                .flatten()
-                .map(|part| declared.columns[part.column].name.as_str())
-                .collect();
-            format!("{}_{}_key", self.name, of.join("_"))
-        } else {
-            name.clone()
-        };
-        let name: String = cut(&name);
+        // Names of indexes are one space with those of tables there.
+        let name = cut(&columns::index_name(&self.name, declared, index));
         Some(format!(
             "CREATE {unique}INDEX {} ON {} ({})",
             quoted(&name),
@@ -472,9 +239,5 @@ fn path(name: &str, options: &Options) -> String {
 }
 
 fn cut(name: &str) -> String {
-    let mut end = name.len().min(LONGEST_NAME);
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    name[..end].to_owned()
+    columns::cut(name, LONGEST_NAME, char::len_utf8)
 }

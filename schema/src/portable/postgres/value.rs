@@ -1,13 +1,15 @@
 //! Values as PostgreSQL's text representation has them, and back.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use jiff::civil::DateTime;
 use litekeep_format::Value;
 use serde::{Deserialize, Serialize};
 
+use crate::portable::Refusal;
+use crate::portable::columns::{ColumnType, Content};
 use crate::portable::date::{Form, Zone};
+use crate::portable::value::{class, dated, hex, tagged, unhex, untagged, utf8};
 
 /// The type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,41 +36,6 @@ pub enum PgType {
     Json,
     /// Any value, as `{"t":"i","v":"7"}`: `i`nteger, `r`eal, `s`tring, `b`lob in hexadecimal digits.
     Tagged,
-}
-
-/// Why a value cannot be written in a type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// It is of another type.
-    Type {
-        /// What it is.
-        is: &'static str,
-        /// What the column holds.
-        wanted: &'static str,
-    },
-    /// PostgreSQL's text holds no NUL.
-    Nul,
-    /// It is no UTF-8.
-    Utf8,
-    /// It is not as all other dates of its column.
-    Date,
-    /// It is no JSON.
-    Json,
-    /// It has no like.
-    NoLike(&'static str),
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::Type { is, wanted } => write!(f, "it is {is}, and the column holds {wanted}"),
-            Refusal::Nul => write!(f, "it holds a NUL, which text there cannot"),
-            Refusal::Utf8 => write!(f, "it is no UTF-8"),
-            Refusal::Date => write!(f, "it is no date of the form that the others of its column have"),
-            Refusal::Json => write!(f, "it is no JSON"),
-            Refusal::NoLike(what) => write!(f, "{what} has no like there"),
-        }
-    }
 }
 
 impl PgType {
@@ -145,18 +112,20 @@ impl PgType {
     pub fn encode(self, value: &Value) -> Result<Option<Cow<'_, str>>, Refusal> {
         let text: Cow<'_, str> = match (self, value) {
             (_, Value::Null) => return Ok(None),
+            // JSON may hold a NUL, but a reader there could not take it out as text.
+            (PgType::Tagged, Value::Text(text)) => plain(text).and_then(|_| tagged(value))?.into(),
             (PgType::Tagged, value) => tagged(value)?.into(),
             (PgType::Bigint | PgType::Numeric, Value::Integer(i)) => i.to_string().into(),
             (PgType::Boolean, Value::Integer(0)) => "f".into(),
             (PgType::Boolean, Value::Integer(1)) => "t".into(),
             (PgType::Double, Value::Real(f)) => double(*f).into(),
             (PgType::Numeric, Value::Real(f)) => numeric(*f)?.into(),
-            (PgType::Text, Value::Text(text)) => utf8(text)?.into(),
-            (PgType::Json, Value::Text(text)) => json(utf8(text)?)?.into(),
+            (PgType::Text, Value::Text(text)) => plain(text)?.into(),
+            (PgType::Json, Value::Text(text)) => json(plain(text)?)?.into(),
             (PgType::Bytea, Value::Blob(bytes)) => hex(r"\x", bytes).into(),
-            (PgType::Date, Value::Text(text)) => dated(DATE, utf8(text)?)?.into(),
+            (PgType::Date, Value::Text(text)) => dated(DATE, plain(text)?)?.into(),
             (PgType::Timestamp(form) | PgType::Timestamptz(form), Value::Text(text)) => {
-                dated(form, utf8(text)?)?.into()
+                dated(form, plain(text)?)?.into()
             }
             (wanted, value) => return Err(Refusal::Type { is: class(value), wanted: wanted.holds() }),
         };
@@ -186,30 +155,41 @@ impl PgType {
     }
 }
 
-const DATE: Form = Form { separator: None, fraction: 0, zone: Zone::None };
+impl ColumnType for PgType {
+    fn of(content: Content) -> PgType {
+        match content {
+            Content::Integers => PgType::Bigint,
+            Content::Reals => PgType::Double,
+            Content::Numbers => PgType::Numeric,
+            Content::Text => PgType::Text,
+            Content::Bytes => PgType::Bytea,
+            Content::Booleans => PgType::Boolean,
+            Content::Json => PgType::Json,
+            Content::Dates(form) if form.is_date() => PgType::Date,
+            Content::Dates(form) if form.zone == Zone::None => PgType::Timestamp(form),
+            Content::Dates(form) => PgType::Timestamptz(form),
+            Content::Anything => PgType::Tagged,
+        }
+    }
 
-fn class(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "NULL",
-        Value::Integer(_) => "an integer",
-        Value::Real(_) => "a floating-point number",
-        Value::Text(_) => "text",
-        Value::Blob(_) => "a blob",
+    fn in_sql(self) -> Cow<'static, str> {
+        self.sql().into()
+    }
+
+    fn can_be_key(self) -> bool {
+        self.is_comparable()
     }
 }
 
-fn utf8(text: &[u8]) -> Result<&str, Refusal> {
-    let text = std::str::from_utf8(text).map_err(|_| Refusal::Utf8)?;
+const DATE: Form = Form { separator: None, fraction: 0, zone: Zone::None };
+
+fn plain(text: &[u8]) -> Result<&str, Refusal> {
+    let text = utf8(text)?;
     if text.contains('\0') { Err(Refusal::Nul) } else { Ok(text) }
 }
 
 fn json(text: &str) -> Result<&str, Refusal> {
     serde_json::from_str::<serde::de::IgnoredAny>(text).map(|_| text).map_err(|_| Refusal::Json)
-}
-
-/// There is no year 0 there.
-fn dated(form: Form, text: &str) -> Result<&str, Refusal> {
-    if form.fits(text) && !text.starts_with("0000") { Ok(text) } else { Err(Refusal::Date) }
 }
 
 /// A time as PostgreSQL writes it: `2026-01-02`, `2026-01-02 03:04:05.6`, `2026-01-02 03:04:05+00`.
@@ -245,52 +225,10 @@ fn number(text: &str) -> Option<Value> {
     text.parse().ok().map(Value::Real)
 }
 
-fn hex(prefix: &str, bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(prefix.len() + 2 * bytes.len());
-    text.push_str(prefix);
-    for byte in bytes {
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
-    text
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let pairs = text.as_bytes().chunks_exact(2);
-    let is_whole = pairs.remainder().is_empty();
-    let bytes = pairs.map(|pair| u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok());
-    bytes.collect::<Option<Vec<u8>>>().filter(|_| is_whole)
-}
-
-fn tagged(value: &Value) -> Result<String, Refusal> {
-    let (tag, text) = match value {
-        Value::Null => return Err(Refusal::NoLike("NULL")),
-        Value::Integer(i) => ("i", i.to_string()),
-        Value::Real(f) => ("r", double(*f)),
-        // JSON may hold one, but a reader there could not take it out as text.
-        Value::Text(text) => ("s", utf8(text)?.to_owned()),
-        Value::Blob(bytes) => ("b", hex("", bytes)),
-    };
-    Ok(serde_json::json!({ "t": tag, "v": text }).to_string())
-}
-
-fn untagged(text: &str) -> Option<Value> {
-    let read: serde_json::Value = serde_json::from_str(text).ok()?;
-    let value = read.get("v")?.as_str()?;
-    Some(match read.get("t")?.as_str()? {
-        "i" => Value::Integer(value.parse().ok()?),
-        "r" => Value::Real(value.parse().ok()?),
-        "s" => Value::Text(value.into()),
-        "b" => Value::Blob(unhex(value)?),
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::portable::value::tests::any_value;
     use proptest::prelude::*;
 
     const TYPES: [PgType; 8] = [
@@ -304,20 +242,6 @@ mod tests {
         PgType::Tagged,
     ];
 
-    fn any_value() -> impl Strategy<Value = Value> {
-        prop_oneof![
-            any::<i64>().prop_map(Value::Integer),
-            (0i64..3).prop_map(Value::Integer),
-            any::<f64>().prop_filter("SQLite makes NULL of it", |f| !f.is_nan()).prop_map(Value::Real),
-            (-1000i32..1000).prop_map(|i| Value::Real(f64::from(i) / 8.0)),
-            (0i32..300).prop_map(|i| Value::Real(10f64.powi(i))),
-            ".*".prop_map(|text| Value::Text(text.into_bytes())),
-            prop::collection::vec(any::<u8>(), 0..20).prop_map(Value::Text),
-            prop::collection::vec(any::<u8>(), 0..20).prop_map(Value::Blob),
-            Just(Value::Text(br#"{"a": [1, "x"]}"#.to_vec())),
-        ]
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(5000))]
 
@@ -330,7 +254,7 @@ mod tests {
                 }
             }
             let fits = TYPES.iter().filter(|pg| pg.encode(&value).is_ok()).count();
-            let is_text = matches!(&value, Value::Text(text) if utf8(text).is_err());
+            let is_text = matches!(&value, Value::Text(text) if plain(text).is_err());
             prop_assert!(fits >= 2 || is_text, "{:?} fits nowhere", value);
         }
     }

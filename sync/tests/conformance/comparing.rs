@@ -3,11 +3,12 @@
 use litekeep_sync::Kind;
 use litekeep_sync::compare::{self, Found};
 
-use crate::scene::{Scene, server};
+use crate::scene::Scene;
+use crate::server::{self, server};
 
 const TABLES: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT UNIQUE, x REAL);
     CREATE TABLE words(word TEXT PRIMARY KEY COLLATE NOCASE, n NUMERIC); CREATE TABLE bare(a TEXT, at DATETIME, doc JSON);
-    INSERT INTO t VALUES (1, 'a', 0.5), (2, 'b', -0.0), (3, 'c', 9e999);
+    INSERT INTO t VALUES (1, 'a', 0.5), (2, 'b', 0.25), (3, 'c', 1e300);
     INSERT INTO words VALUES ('Zebra', 1), ('apple', 2.5), ('_', 3), ('é', 4), ('', NULL);
     INSERT INTO bare VALUES ('x', '2026-01-01T00:00:00Z', '{}'), ('x', '2026-01-01T00:00:00Z', '{}'), (NULL, NULL, NULL), ('y', NULL, '[1,  2]');";
 
@@ -29,11 +30,12 @@ fn what_differs_is_told_and_mended() {
     let scene = Scene::new("differs", TABLES);
     scene.pushed();
     let query = |sql: &str| server().query_in("differs", sql).unwrap();
-    query(
+    query(&format!(
         "UPDATE t SET name = 'z' WHERE id = 1; DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (7, 'b', 0);
          UPDATE words SET word = 'Apple' WHERE word = 'apple'; UPDATE words SET n = 2 WHERE word = '';
-         DELETE FROM bare WHERE ctid = (SELECT ctid FROM bare WHERE a = 'x' LIMIT 1); INSERT INTO bare SELECT * FROM bare WHERE a IS NULL",
-    );
+         {}; INSERT INTO bare SELECT * FROM bare WHERE a IS NULL",
+        server::DELETE_ONE_X
+    ));
     let found = compared(&scene, false);
     let counts = (found.missing, found.extra, found.different);
     assert_eq!(counts, (3, 3, 2), "{found:#?}");

@@ -1,34 +1,24 @@
-//! A database with its log in a folder, and a database of a server that it is pushed to.
+//! A database with its log in a folder, and a database of a server that it is pushed to. Which server, `crate::server` says.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use litekeep_replicate::local::MetaDir;
 use litekeep_replicate::replicator::{self, Replicator};
-use litekeep_schema::portable::postgres::{Options, Table};
 use litekeep_sql::{Examiner, Order, RowReader};
 use litekeep_store::Store;
 use litekeep_store::plan::Policy;
 use litekeep_sync::push::{Push, Settings, Step};
 use litekeep_sync::target::key_text;
 use litekeep_sync::{Error, Flow as _, Value};
-use litekeep_sync_postgres::target::PgTable;
-use litekeep_sync_postgres::{Address, Postgres};
-use litekeep_testkit::postgres::Postgres as Server;
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+use crate::server::{self, Options, Server, Side, Table, server};
+
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// One server for all tests that do not kill it.
-static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| Mutex::new(Server::start().unwrap()));
-
-pub(crate) fn server() -> MutexGuard<'static, Server> {
-    SERVER.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 pub(crate) struct Scene {
     dir: TempDir,
@@ -86,18 +76,17 @@ impl Scene {
         });
     }
 
-    pub(crate) fn pushing(&self) -> Push<Postgres> {
+    pub(crate) fn pushing(&self) -> Push<Side> {
         self.pushing_to(&self.url, Options::default())
     }
 
-    pub(crate) fn pushing_to(&self, url: &str, options: Options) -> Push<Postgres> {
-        Push::new(self.settings(), Postgres::new(Address::parse(url).unwrap(), "orders", options))
+    pub(crate) fn pushing_to(&self, url: &str, options: Options) -> Push<Side> {
+        Push::new(self.settings(), server::side(url, "orders", options))
     }
 
     /// For a comparison.
-    pub(crate) fn sides(&self) -> (Settings, Postgres) {
-        let target = Postgres::new(Address::parse(&self.url).unwrap(), "orders", Options::default());
-        (self.settings(), target)
+    pub(crate) fn sides(&self) -> (Settings, Side) {
+        (self.settings(), server::side(&self.url, "orders", Options::default()))
     }
 
     fn settings(&self) -> Settings {
@@ -110,7 +99,7 @@ impl Scene {
     }
 
     /// Until the server has everything.
-    pub(crate) fn push(&self, push: &mut Push<Postgres>) -> Result<(), Error> {
+    pub(crate) fn push(&self, push: &mut Push<Side>) -> Result<(), Error> {
         self.runtime.block_on(async {
             while push.step().await? == Step::More {}
             Ok(())
@@ -118,18 +107,18 @@ impl Scene {
     }
 
     /// A push that begins anew, until the server has everything; with what is kept of it.
-    pub(crate) fn pushed(&self) -> Push<Postgres> {
+    pub(crate) fn pushed(&self) -> Push<Side> {
         let mut push = self.pushing();
         self.push(&mut push).unwrap();
         push
     }
 
     /// Holds every value that is there against the one that is here.
-    pub(crate) fn assert_equal(&self, tables: &[PgTable], server: &Server) {
+    pub(crate) fn assert_equal(&self, tables: &[Table], server: &Server) {
         let database = self.url.rsplit('/').next().unwrap();
         let reader = RowReader::hold(Examiner::open(&self.database()).unwrap()).unwrap();
         let declared = reader.examiner().declarations().unwrap();
-        for PgTable(table) in tables {
+        for table in tables.iter().map(|table| &table.0) {
             let declaration = declared.iter().find(|declared| declared.name == table.source).unwrap();
             let columns: Vec<usize> = table.columns.iter().map(|column| column.source).collect();
             let mut here = BTreeMap::new();
@@ -143,12 +132,8 @@ impl Scene {
                 })
                 .unwrap();
             let mut there = BTreeMap::new();
-            for row in server.query_in(database, &select(table)).unwrap() {
-                let values = table.columns.iter().zip(row).map(|(column, text)| match text {
-                    None => Value::Null,
-                    Some(text) => column.pg.decode(&text).unwrap_or_else(|| panic!("{column:?}: {text}")),
-                });
-                count(&mut there, &values.collect::<Vec<Value>>());
+            for row in server::rows(server, database, table) {
+                count(&mut there, &row);
             }
             let missing: Vec<_> = here.iter().filter(|(row, n)| there.get(*row) != Some(n)).take(5).collect();
             let extra: Vec<_> = there.iter().filter(|(row, n)| here.get(*row) != Some(n)).take(5).collect();
@@ -159,12 +144,4 @@ impl Scene {
             );
         }
     }
-}
-
-fn select(table: &Table) -> String {
-    let name = |column: &litekeep_schema::portable::postgres::Column| {
-        litekeep_schema::portable::postgres::quoted(&column.name)
-    };
-    let columns: Vec<String> = table.columns.iter().map(|column| format!("{}::text", name(column))).collect();
-    format!("SET TimeZone = 'UTC'; SELECT {} FROM {}", columns.join(", "), table.path(&Options::default()))
 }

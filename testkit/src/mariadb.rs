@@ -1,0 +1,194 @@
+//! MariaDB as Debian has it, on a port of its own with data of its own. It can be killed and comes back with what it had.
+//! Dropping the handle kills the server.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Opts, Row, Value};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::certificates::Certificates;
+use crate::process::{Process, eventually, user};
+
+const START: Duration = Duration::from_secs(120);
+/// The user that it runs as: it refuses to be root.
+const USER: &str = "mysql";
+
+/// A server that runs, or is down for a while.
+#[derive(Debug)]
+pub struct Mariadb {
+    dir: TempDir,
+    address: SocketAddr,
+    ids: Option<(u32, u32)>,
+    process: Option<Process>,
+    runtime: Runtime,
+}
+
+impl Mariadb {
+    /// Starts one without data, and waits until it answers. It speaks TLS as `localhost` to those who ask for it.
+    ///
+    /// # Errors
+    /// When it is not installed.
+    pub fn start() -> Result<Self> {
+        let dir = tempfile::tempdir().context("make a folder for MariaDB")?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let ids = user(USER)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut server = Self { dir, address, ids, process: None, runtime };
+        let certificates = Certificates::make()?;
+        let (certificate, key) = certificates.files();
+        // A statement a line, as the server wants it.
+        let users = "CREATE USER IF NOT EXISTS admin@'127.0.0.1';\nGRANT ALL ON *.* TO admin@'127.0.0.1' WITH GRANT OPTION;\n";
+        std::fs::write(server.dir.path().join("users.sql"), users)?;
+        for (name, from) in
+            [("ca.pem", certificates.ca_file()), ("server.pem", certificate), ("server.key", key)]
+        {
+            std::fs::copy(from, server.dir.path().join(name))?;
+        }
+        if let Some((user, group)) = ids {
+            chown(server.dir.path(), Some(user), Some(group)).context("give the folder to `mysql`")?;
+        }
+        let mut install = server.command(Path::new("mariadb-install-db"));
+        install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
+        let mut made = Process::start(install, &server.log())?;
+        let status = made.wait(START)?;
+        ensure!(status.success(), "mariadb-install-db failed:\n{}", made.output());
+        server.resume()?;
+        Ok(server)
+    }
+
+    /// SIGKILL, in the middle of whatever it does.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(process) = self.process.take() else { return Ok(()) };
+        process.kill().map(drop)
+    }
+
+    /// Starts it again with what it has, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn resume(&mut self) -> Result<()> {
+        let dir = self.dir.path().to_owned();
+        let file = |option: &str, name: &str| format!("--{option}={}", dir.join(name).display());
+        let mut command = self.command(&program());
+        command.args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-buffer-pool-size=64M"]);
+        command.arg(format!("--port={}", self.address.port()));
+        command.args([file("socket", "socket"), file("pid-file", "pid"), file("init-file", "users.sql")]);
+        command.args([
+            file("ssl-ca", "ca.pem"),
+            file("ssl-cert", "server.pem"),
+            file("ssl-key", "server.key"),
+        ]);
+        self.process = Some(Process::start(command, &self.log())?);
+        eventually("MariaDB answers", START, || {
+            let is_running = self.process.as_mut().map_or(Ok(false), Process::is_running)?;
+            ensure!(is_running, "MariaDB ended");
+            std::thread::sleep(Duration::from_millis(50));
+            Ok(self.query("SELECT 1").is_ok())
+        })
+        .with_context(|| self.process.as_ref().map_or(String::new(), Process::output))
+    }
+
+    /// Its URL, for the administrator and the database of this name.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        self.url_with("admin@", database)
+    }
+
+    /// The same with a user, and perhaps a password: `me:secret@`.
+    #[must_use]
+    pub fn url_with(&self, login: &str, database: &str) -> String {
+        format!("mariadb://{login}{}/{database}", self.address)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// The certificate of the authority that signed its own, PEM.
+    #[must_use]
+    pub fn ca_file(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// Runs statements in no database; the rows of all of them as text.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn query(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        self.query_in("", sql)
+    }
+
+    /// The same in a database.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn query_in(&self, database: &str, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        let text = |value: Value| match value {
+            Value::NULL => None,
+            Value::Bytes(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+            other => Some(other.as_sql(true)),
+        };
+        self.runtime.block_on(async {
+            let mut conn = self.connected(database).await?;
+            let mut result = conn.query_iter(sql).await?;
+            let mut rows: Vec<Row> = vec![];
+            while !result.is_empty() {
+                rows.extend(result.collect::<Row>().await?);
+            }
+            drop(result);
+            conn.disconnect().await?;
+            Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect())
+        })
+    }
+
+    /// The rows of one statement, each value as the server stores it.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn values_in(&self, database: &str, sql: &str) -> Result<Vec<Vec<Value>>> {
+        self.runtime.block_on(async {
+            let mut conn = self.connected(database).await?;
+            let rows: Vec<Row> = conn.exec(sql, ()).await?;
+            conn.disconnect().await?;
+            Ok(rows.into_iter().map(Row::unwrap).collect())
+        })
+    }
+
+    async fn connected(&self, database: &str) -> Result<Conn> {
+        let url = format!("mysql://admin@{}/{database}?prefer_socket=false", self.address);
+        Ok(Conn::new(Opts::from_url(&url)?).await?)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.arg("--no-defaults").current_dir(self.dir.path());
+        command.arg(format!("--datadir={}", self.dir.path().join("data").display()));
+        if let Some((user, group)) = self.ids {
+            command.uid(user).gid(group);
+        }
+        command
+    }
+}
+
+/// Debian keeps it out of most people's PATH.
+fn program() -> PathBuf {
+    let in_sbin = PathBuf::from("/usr/sbin/mariadbd");
+    if in_sbin.exists() { in_sbin } else { PathBuf::from("mariadbd") }
+}
