@@ -20,19 +20,19 @@ fn a_file_conforms() {
 #[cfg(feature = "nats")]
 #[test]
 fn nats_conforms() {
-    suite::conforms(&mut Target::Broker(Broker::start(Kind::Nats).unwrap()), Repeats::Never);
+    suite::conforms(&mut Target::Broker(Box::new(Broker::start(Kind::Nats).unwrap())), Repeats::Never);
 }
 
 #[cfg(feature = "redis")]
 #[test]
 fn redis_conforms() {
-    suite::conforms(&mut Target::Broker(Broker::start(Kind::Redis).unwrap()), Repeats::AtSeams);
+    suite::conforms(&mut Target::Broker(Box::new(Broker::start(Kind::Redis).unwrap())), Repeats::AtSeams);
 }
 
 #[cfg(feature = "rabbitmq")]
 #[test]
 fn rabbitmq_conforms() {
-    suite::conforms(&mut Target::Broker(Broker::start(Kind::RabbitMq).unwrap()), Repeats::AtSeams);
+    suite::conforms(&mut Target::Broker(Box::new(Broker::start(Kind::RabbitMq).unwrap())), Repeats::AtSeams);
 }
 
 #[cfg(feature = "nats")]

@@ -12,7 +12,7 @@ use crate::log::Log;
 /// Where events go.
 pub(crate) enum Target {
     File(PathBuf),
-    Broker(Broker),
+    Broker(Box<Broker>),
 }
 
 /// When an event comes twice.
