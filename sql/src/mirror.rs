@@ -7,7 +7,8 @@
 //! - A row that the table forbids is an answer, not an error, and leaves nothing.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use litekeep_format::Value;
@@ -135,6 +136,9 @@ type Found = (String, bool);
 #[derive(Debug)]
 pub struct Mirror {
     connection: Connection,
+    path: PathBuf,
+    /// Which file it is.
+    file: Option<(u64, u64)>,
     /// Under which it keeps how far it is.
     name: String,
 }
@@ -162,15 +166,21 @@ impl Mirror {
             Ok(connection)
         };
         let connection = open().map_err(|e| Error::new("open the database", e))?;
-        Ok(Mirror { connection, name: name.to_owned() })
+        Ok(Mirror { connection, path: path.to_owned(), file: identity(path), name: name.to_owned() })
     }
 
     /// Begins a transaction: one that keeps other writers waiting, or one that reads, and notes.
     ///
     /// # Errors
-    /// `Busy` when another connection writes for long.
+    /// `Busy` when another connection writes for long, `Unavailable` when there is another file under the name now: what were
+    /// written would be nowhere.
     pub fn begin(&self, to_write: bool) -> Result<(), Error> {
-        self.run("begin a transaction", if to_write { "BEGIN IMMEDIATE" } else { "BEGIN" })
+        const BEGIN: &str = "begin a transaction";
+        if identity(&self.path) != self.file {
+            let message = format!("`{}` is another file now", self.path.display());
+            return Err(Error::Unavailable { context: BEGIN, message });
+        }
+        self.run(BEGIN, if to_write { "BEGIN IMMEDIATE" } else { "BEGIN" })
     }
 
     /// Commits the transaction.
@@ -476,6 +486,11 @@ impl Mirror {
     }
 }
 
+/// Which file has a name; `None`: none.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
 /// Whether a row is to blame: a constraint, a trigger that refuses, a value that is too big.
 fn is_about_data(error: &rusqlite::Error) -> bool {
     matches!(
@@ -593,6 +608,16 @@ mod tests {
                 Some(why) => assert!(made.as_ref().is_err_and(|said| said.contains(why)), "{sql}: {made:?}"),
             }
         }
+    }
+
+    #[test]
+    fn nothing_is_written_to_a_file_that_has_lost_its_name() {
+        let (dir, mirror) = mirror("");
+        let path = dir.path().join("a.db");
+        std::fs::rename(&path, dir.path().join("b.db")).unwrap();
+        assert!(matches!(mirror.begin(true), Err(Error::Unavailable { .. })));
+        std::fs::copy(dir.path().join("b.db"), &path).unwrap();
+        assert!(matches!(mirror.begin(true), Err(Error::Unavailable { .. })));
     }
 
     #[test]

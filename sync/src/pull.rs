@@ -298,7 +298,9 @@ impl<S: Source> Pull<S> {
         let made = plan.tables.clone();
         self.commit(stage, move |mirror| {
             for table in &made {
-                match mirror.has(&table.mirror)? {
+                // One of the same name that is not of this sync is the application's.
+                let is_known = known.iter().any(|old| old.mirror.name == table.mirror.name);
+                match is_known && mirror.has(&table.mirror)? {
                     true => mirror.add_columns(&table.mirror)?,
                     false => make(mirror, table)?,
                 }

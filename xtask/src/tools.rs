@@ -52,7 +52,7 @@ const TOOLS: &[Tool] = &[
     },
     Tool {
         packages: &["mariadb-server"],
-        probe: &["sh", "-c", "test -x /usr/sbin/mariadbd && mariadb-install-db --help"],
+        probe: &["sh", "-c", "test -x /usr/sbin/mariadbd && test -x /usr/bin/mariadb-install-db"],
         purpose: "the tests of syncs with MariaDB",
     },
     Tool {

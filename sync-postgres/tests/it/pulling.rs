@@ -399,6 +399,24 @@ fn a_slot_that_is_gone_costs_a_comparison_and_no_row() {
     scene.assert_equal(&server());
 }
 
+/// A table of the application's that has the name of a new one there is not taken for one of the sync's.
+#[test]
+fn nobody_elses_rows_are_swept_away() {
+    let scene = Scene::new("inward_swept", TABLES);
+    let mut pull = scene.pulled();
+    let db = Connection::open(scene.database()).unwrap();
+    db.execute_batch(
+        "CREATE TABLE notes(id INTEGER PRIMARY KEY, text TEXT); INSERT INTO notes VALUES(1, 'mine')",
+    )
+    .unwrap();
+    server().query_in("inward_swept", "CREATE TABLE notes(id int PRIMARY KEY, text text)").unwrap();
+    let error = scene.runtime.block_on(pull.resync()).unwrap_err();
+    assert!(error.to_string().contains("the table `notes` is there and has rows"), "{error}");
+    scene.pull_in_the_end(&mut pull);
+    assert_eq!(scene.rows("SELECT text FROM notes"), [[Some("mine".to_owned())]]);
+    scene.assert_equal(&server());
+}
+
 #[test]
 fn what_differs_is_found_and_mended() {
     let scene = Scene::new("inward_differs", TABLES);
