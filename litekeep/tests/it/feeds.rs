@@ -359,6 +359,10 @@ fn every_single_commit_is_told_by_itself_whatever_is_killed() {
     db.execute_batch("PRAGMA wal_autocheckpoint = 0; INSERT INTO t VALUES(0, 0)").unwrap();
     scene.replicate_once().unwrap();
     let begun = scene.last_txid().unwrap();
+    let mut litekeep = scene.replicate().unwrap();
+    // It begins with an empty WAL, and compares all pages: commits of that moment are told as one.
+    eventually("litekeep has looked at everything", LONG, || Ok(scene.place.run(&["status"]).code == 0))
+        .unwrap();
     let mut pauses = random.fork();
     let writer = std::thread::spawn(move || {
         for n in 1..=COMMITS {
@@ -380,7 +384,6 @@ fn every_single_commit_is_told_by_itself_whatever_is_killed() {
         let command = scene.command(&["changes", "app.db", "--follow", "--from", &from]);
         Process::start(command, &path).unwrap()
     };
-    let mut litekeep = scene.replicate().unwrap();
     let mut runs = 0;
     let mut follower = follow(&told, runs);
     while !writer.is_finished() {
