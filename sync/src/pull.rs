@@ -233,7 +233,9 @@ impl<S: Source> Pull<S> {
     }
 
     async fn connect(&mut self) -> Result<(), Error> {
-        self.kept = kept(&self.open().await?)?;
+        // One that is made is made when it is known what comes into it.
+        let is_new = self.settings.creates && !self.settings.database.exists();
+        self.kept = if is_new { None } else { kept(&self.open().await?)? };
         let server = self.source.connect().await?;
         if let Some(Kept { plan, stage, .. }) = &self.kept
             && let Stage::Copying { position, server: known, .. }
@@ -323,10 +325,12 @@ impl<S: Source> Pull<S> {
     pub async fn forget(&mut self) -> Result<(), Error> {
         self.begin_anew();
         let items = self.open().await?;
-        if let Some(kept) = kept(&items)? {
-            self.source.connect().await?;
-            self.source.forget(&kept.plan.slot).await?;
-        }
+        let Some(kept) = kept(&items)? else {
+            let message = format!("the sync `{}` has not begun: nothing is kept for it", self.settings.name);
+            return Err(Error::new(Kind::Invalid, message));
+        };
+        self.source.connect().await?;
+        self.source.forget(&kept.plan.slot).await?;
         self.on_mirror(move |mirror| {
             mirror.begin(true)?;
             for item in items.keys() {
@@ -356,6 +360,9 @@ impl<S: Source> Pull<S> {
 
     async fn set_up(&mut self) -> Result<(), Error> {
         let tables = found(self.source.survey().await?)?;
+        if self.mirror.is_none() {
+            self.open().await?;
+        }
         let plan = Plan { slot: slot(&self.settings.name), tables };
         let (text, made) = (json(&plan), plan.tables.clone());
         let stage = Stage::Preparing { sweeps: false };

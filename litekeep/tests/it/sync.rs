@@ -217,6 +217,7 @@ fn rows_of_a_server_come_into_the_database() {
     shapes::matches("sync forget", &run(&["sync", "forget", "--json"]).succeeded().json());
     assert_eq!(server.query("SELECT 1 FROM pg_replication_slots").unwrap().len(), 0);
     run(&["sync", "verify"]).failed_with(&["has not begun"]);
+    run(&["sync", "forget"]).failed_with(&["has not begun"]);
     run(&["sync", "run"]).failed_with(&["the table `t` is there and has rows", "DROP TABLE \"t\""]);
 }
 

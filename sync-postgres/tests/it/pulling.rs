@@ -504,6 +504,8 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     );
     let (_, said) = refused(&scene, scene.pulling_from(&scene.url, only("nothing")));
     assert!(said.contains("there is no table `public.nothing`"), "{said}");
+    // What nothing came into is not made.
+    assert!(!scene.database().exists());
     // A user without the right to take changes.
     server()
         .query_in("inward_refused", "CREATE ROLE taker LOGIN PASSWORD 'r'; GRANT SELECT ON fine TO taker")
