@@ -4,19 +4,21 @@
 //! moment before the copy on. What was copied later than a change has that change already; since each change says how its row is
 //! then, all of it is as it was at one moment of the source as soon as the changes have come up to the end of the copy.
 
+mod apply;
 mod compare;
+mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use litekeep_env::{Clock as _, SystemClock, random_u64};
-use litekeep_schema::portable::{Level, Note};
+use litekeep_env::{Clock as _, SystemClock};
 use litekeep_sql::{Mirror, MirrorTable, Written};
-use serde::{Deserialize, Serialize};
 
+use self::apply::{apply, key_of, list, size};
+use self::state::{Kept, Plan, Stage, changed, damaged, found, kept, make, slot, with_more};
 use crate::batch::Refused;
-use crate::ledger::{PAUSED, PLAN, REFUSED, STAGE, listed, read_listed, refused_item, text as json};
+use crate::ledger::{PAUSED, PLAN, REFUSED, STAGE, read_listed, text as json};
 use crate::push::Step;
 use crate::source::{Event, Incoming, Rows, Source, SourceTable, Standing};
 use crate::target::{Listed, key_text, key_value};
@@ -47,58 +49,6 @@ pub struct Settings {
     pub database: PathBuf,
     /// It is made where it is not there.
     pub creates: bool,
-}
-
-/// How far a pull is. Kept in the database, beside its rows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Stage {
-    /// The source is to keep changes.
-    Preparing {
-        /// There may be rows that are not there any more.
-        sweeps: bool,
-    },
-    /// Rows are on their way.
-    Copying {
-        /// From where changes are applied afterwards.
-        position: String,
-        /// Who the server is.
-        server: String,
-        /// The tables that are to come, the first of them on its way.
-        tables: Vec<usize>,
-        /// The key of its last row that is there, each value as [`key_text`] has it.
-        after: Option<Vec<String>>,
-        /// Rows that are there.
-        rows: u64,
-        /// There may be rows that are not there any more.
-        sweeps: bool,
-    },
-    /// Changes are applied.
-    Following {
-        /// Up to where.
-        position: String,
-        /// Who the server is.
-        server: String,
-        /// When the last of them was committed, milliseconds since the epoch.
-        time_ms: Option<i64>,
-        /// From which position on it is as it was at one moment.
-        consistent_at: String,
-    },
-}
-
-#[derive(Serialize, Deserialize)]
-struct Plan {
-    /// Under which the source keeps changes.
-    slot: String,
-    tables: Vec<SourceTable>,
-}
-
-/// What the database keeps of a pull.
-struct Kept {
-    plan: Plan,
-    stage: Stage,
-    paused: Vec<(String, String)>,
-    refused: u64,
 }
 
 /// A pull on its way.
@@ -751,187 +701,5 @@ impl<S: Source> Flow for Pull<S> {
             }
         }
         Some(progress)
-    }
-}
-
-/// Applies changes in their order; how many rows more are refused.
-fn apply(
-    mirror: &Mirror,
-    (tables, paused, any_refused): &(Vec<MirrorTable>, BTreeSet<usize>, bool),
-    changes: Vec<(usize, Incoming)>,
-) -> Result<i64, Error> {
-    let mut listed = 0;
-    for (nth, change) in changes {
-        if paused.contains(&nth) {
-            continue;
-        }
-        let table = &tables[nth];
-        let (key, written) = match change {
-            Incoming::Put { row } => (key_of(table, &row), mirror.put(table, &row)?),
-            Incoming::Update { key, row } => {
-                let written = update(mirror, table, &key, &row)?;
-                (key, written)
-            }
-            Incoming::Delete { key } => {
-                let written = mirror.delete(table, &key)?;
-                (key, written)
-            }
-            Incoming::Clear => (vec![], mirror.clear(table)?),
-        };
-        listed += match written {
-            Written::Forbidden(reason) => {
-                list(mirror, &table.name, &[Refused { table: nth, key, reason }], &[])?
-            }
-            Written::Rows(_) if *any_refused => list(mirror, &table.name, &[], &[key])?,
-            Written::Rows(_) => 0,
-        };
-    }
-    Ok(listed)
-}
-
-fn key_of(table: &MirrorTable, row: &[Value]) -> Vec<Value> {
-    table.key.iter().map(|nth| row[*nth].clone()).collect()
-}
-
-fn update(
-    mirror: &Mirror,
-    table: &MirrorTable,
-    key: &[Value],
-    row: &[Option<Value>],
-) -> Result<Written, Error> {
-    let whole: Option<Vec<Value>> = row.iter().cloned().collect();
-    let new_key: Vec<Value> =
-        (table.key.iter().zip(key)).map(|(nth, old)| row[*nth].clone().unwrap_or(old.clone())).collect();
-    let is_moved = new_key != key;
-    if let (Some(whole), false) = (&whole, is_moved) {
-        return Ok(mirror.put(table, whole)?);
-    }
-    // Until the copy is caught up with, the row may be where it goes to, and later than it is here.
-    if is_moved && mirror.row(table, key)?.is_some() {
-        mirror.delete(table, &new_key)?;
-    }
-    Ok(match (mirror.change(table, key, row)?, whole) {
-        (Written::Rows(0), Some(whole)) => mirror.put(table, &whole)?,
-        // It was deleted before the copy came to it, which comes too.
-        (written, _) => written,
-    })
-}
-
-/// Lists rows that are refused, and takes others off the list; how many rows more are on it.
-fn list(mirror: &Mirror, table: &str, refused: &[Refused], fine: &[Vec<Value>]) -> Result<i64, Error> {
-    let mut more = 0;
-    for row in refused {
-        more += i64::from(mirror.set(&refused_item(table, &row.key), Some(&listed(table, row)))?);
-    }
-    for key in fine {
-        more -= i64::from(mirror.set(&refused_item(table, key), None)?);
-    }
-    Ok(more)
-}
-
-fn make(mirror: &Mirror, table: &SourceTable) -> Result<(), Error> {
-    let Err(why) = mirror.make(&table.mirror)? else { return Ok(()) };
-    let name = &table.mirror.name;
-    let hint = format!(
-        "if its rows can go: DROP TABLE {};, and litekeep makes it as {}",
-        litekeep_sql::quoted(name),
-        table.mirror.create()
-    );
-    Err(Error::with_hint(Kind::Invalid, format!("the table `{name}` is there and {why}"), hint))
-}
-
-/// The tables, where all of them can come.
-fn found(surveyed: Vec<(SourceTable, Vec<Note>)>) -> Result<Vec<SourceTable>, Error> {
-    for note in surveyed.iter().flat_map(|(_, notes)| notes) {
-        if note.level == Level::Table {
-            let hint = "or leave it out: name the others in `tables`";
-            let message = format!("`{}` cannot be pulled: {}", note.table, note.message);
-            return Err(Error::with_hint(Kind::Invalid, message, hint));
-        }
-    }
-    Ok(surveyed.into_iter().map(|(table, _)| table).collect())
-}
-
-/// The table with the columns that it has more now; `None`: it is changed otherwise.
-fn with_more(known: &SourceTable, now: &SourceTable) -> Option<SourceTable> {
-    let place = |name: &str| now.mirror.columns.iter().position(|column| column.name == name);
-    let mut longer = known.clone();
-    for ((column, kind), new) in known.mirror.columns.iter().zip(&known.types).zip(&mut longer.types) {
-        let nth = place(&column.name)?;
-        if now.types[nth].form != kind.form {
-            return None;
-        }
-        new.clone_from(&now.types[nth]);
-    }
-    let names = |table: &SourceTable| -> Vec<String> {
-        table.mirror.key.iter().map(|nth| table.mirror.columns[*nth].name.clone()).collect()
-    };
-    if names(known) != names(now) {
-        return None;
-    }
-    for (column, kind) in now.mirror.columns.iter().zip(&now.types) {
-        if !known.mirror.columns.iter().any(|old| old.name == column.name) {
-            longer.mirror.columns.push(column.clone());
-            longer.types.push(kind.clone());
-        }
-    }
-    Some(longer)
-}
-
-/// What is otherwise now, in words.
-fn changed(known: &SourceTable, now: &SourceTable) -> String {
-    for (column, kind) in known.mirror.columns.iter().zip(&known.types) {
-        let name = &column.name;
-        match now.mirror.columns.iter().position(|other| other.name == *name) {
-            None => return format!("its column `{name}` is gone or has another name"),
-            Some(nth) if now.types[nth].form != kind.form => {
-                return format!("its column `{name}` is {} now, and was {}", now.types[nth].name, kind.name);
-            }
-            Some(_) => {}
-        }
-    }
-    "it has another key now".to_owned()
-}
-
-/// A name that no other database's sync has, from what all servers admit.
-fn slot(name: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
-    let name: String = name.chars().take(40).map(plain).collect();
-    format!("litekeep_{name}_{:08x}", random_u64() as u32)
-}
-
-fn kept(items: &BTreeMap<String, String>) -> Result<Option<Kept>, Error> {
-    let (Some(plan), Some(stage)) = (items.get(PLAN), items.get(STAGE)) else { return Ok(None) };
-    let paused = items
-        .iter()
-        .filter_map(|(item, reason)| Some((item.strip_prefix(PAUSED)?.to_owned(), reason.clone())));
-    let refused = items.keys().filter(|item| item.starts_with(REFUSED)).count();
-    Ok(Some(Kept {
-        plan: parsed(plan)?,
-        stage: parsed(stage)?,
-        paused: paused.collect(),
-        refused: refused as u64,
-    }))
-}
-
-fn parsed<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, Error> {
-    serde_json::from_str(text).map_err(|e| damaged(&e.to_string()))
-}
-
-fn damaged(what: &str) -> Error {
-    let message = format!("read how far the sync is: `{}` is damaged: {what}", litekeep_sql::SYNC_TABLE);
-    Error::new(Kind::Corrupt, message)
-}
-
-fn size(change: &Incoming) -> usize {
-    let value = |value: &Value| match value {
-        Value::Text(bytes) | Value::Blob(bytes) => 32 + bytes.len(),
-        _ => 32,
-    };
-    match change {
-        Incoming::Put { row } => row.iter().map(value).sum(),
-        Incoming::Update { key, row } => key.iter().chain(row.iter().flatten()).map(value).sum(),
-        Incoming::Delete { key } => key.iter().map(value).sum(),
-        Incoming::Clear => 32,
     }
 }

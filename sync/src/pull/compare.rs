@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use litekeep_sql::{Mirror, MirrorTable};
 
-use super::{Kept, Pull, kept};
+use super::Pull;
+use super::state::{Kept, kept};
 use crate::compare::Found;
 use crate::source::{Rows, Source, SourceTable};
 use crate::worker::Flow as _;

@@ -1,0 +1,103 @@
+//! Changes on their way into SQLite.
+
+use std::collections::BTreeSet;
+
+use litekeep_sql::{Mirror, MirrorTable, Written};
+
+use crate::batch::Refused;
+use crate::ledger::{listed, refused_item};
+use crate::source::Incoming;
+use crate::{Error, Value};
+
+/// Applies changes in their order; how many rows more are refused.
+pub(super) fn apply(
+    mirror: &Mirror,
+    (tables, paused, any_refused): &(Vec<MirrorTable>, BTreeSet<usize>, bool),
+    changes: Vec<(usize, Incoming)>,
+) -> Result<i64, Error> {
+    let mut listed = 0;
+    for (nth, change) in changes {
+        if paused.contains(&nth) {
+            continue;
+        }
+        let table = &tables[nth];
+        let (key, written) = match change {
+            Incoming::Put { row } => (key_of(table, &row), mirror.put(table, &row)?),
+            Incoming::Update { key, row } => {
+                let written = update(mirror, table, &key, &row)?;
+                (key, written)
+            }
+            Incoming::Delete { key } => {
+                let written = mirror.delete(table, &key)?;
+                (key, written)
+            }
+            Incoming::Clear => (vec![], mirror.clear(table)?),
+        };
+        listed += match written {
+            Written::Forbidden(reason) => {
+                list(mirror, &table.name, &[Refused { table: nth, key, reason }], &[])?
+            }
+            Written::Rows(_) if *any_refused => list(mirror, &table.name, &[], &[key])?,
+            Written::Rows(_) => 0,
+        };
+    }
+    Ok(listed)
+}
+
+pub(super) fn key_of(table: &MirrorTable, row: &[Value]) -> Vec<Value> {
+    table.key.iter().map(|nth| row[*nth].clone()).collect()
+}
+
+pub(super) fn update(
+    mirror: &Mirror,
+    table: &MirrorTable,
+    key: &[Value],
+    row: &[Option<Value>],
+) -> Result<Written, Error> {
+    let whole: Option<Vec<Value>> = row.iter().cloned().collect();
+    let new_key: Vec<Value> =
+        (table.key.iter().zip(key)).map(|(nth, old)| row[*nth].clone().unwrap_or(old.clone())).collect();
+    let is_moved = new_key != key;
+    if let (Some(whole), false) = (&whole, is_moved) {
+        return Ok(mirror.put(table, whole)?);
+    }
+    // Until the copy is caught up with, the row may be where it goes to, and later than it is here.
+    if is_moved && mirror.row(table, key)?.is_some() {
+        mirror.delete(table, &new_key)?;
+    }
+    Ok(match (mirror.change(table, key, row)?, whole) {
+        (Written::Rows(0), Some(whole)) => mirror.put(table, &whole)?,
+        // It was deleted before the copy came to it, which comes too.
+        (written, _) => written,
+    })
+}
+
+/// Lists rows that are refused, and takes others off the list; how many rows more are on it.
+pub(super) fn list(
+    mirror: &Mirror,
+    table: &str,
+    refused: &[Refused],
+    fine: &[Vec<Value>],
+) -> Result<i64, Error> {
+    let mut more = 0;
+    for row in refused {
+        more += i64::from(mirror.set(&refused_item(table, &row.key), Some(&listed(table, row)))?);
+    }
+    for key in fine {
+        more -= i64::from(mirror.set(&refused_item(table, key), None)?);
+    }
+    Ok(more)
+}
+
+pub(super) fn size(change: &Incoming) -> usize {
+    let value = |value: &Value| match value {
+        Value::Text(bytes) | Value::Blob(bytes) => 32 + bytes.len(),
+        _ => 32,
+    };
+    match change {
+        Incoming::Put { row } => row.iter().map(value).sum(),
+        Incoming::Update { key, row } => key.iter().chain(row.iter().flatten()).map(value).sum(),
+        Incoming::Delete { key } => key.iter().map(value).sum(),
+        Incoming::Clear => 32,
+    }
+}
