@@ -3,6 +3,7 @@
 //! programs; then restart after restart with a count of what is uploaded.
 
 use std::path::Path;
+use std::time::Duration;
 
 use litekeep_testkit::litestream::{Litestream, Until};
 use litekeep_testkit::process::eventually;
@@ -11,6 +12,8 @@ use rusqlite::Connection;
 use crate::scene::{LONG, Scene, Store};
 
 const ROWS: u32 = 300;
+/// Litestream looks once a second.
+const LITESTREAM_SHIPS: Duration = Duration::from_secs(30);
 
 /// An application that decides itself when the WAL is copied and begun anew.
 fn application(path: &Path) -> Connection {
@@ -57,30 +60,31 @@ fn version_of_row_1(path: &Path) -> i64 {
     db.query_row("SELECT version FROM t WHERE id = 1", (), |row| row.get(0)).unwrap_or(-1)
 }
 
-/// Stale rows after Litestream's restore, which reports success.
-fn lost_by_litestream(litestream: &Litestream, seed: u64) -> u32 {
+/// Stale rows after Litestream's restore, which reports success. Nothing when Litestream, which is not ours to mend, comes
+/// to stand still before the moment that this is about.
+fn lost_by_litestream(litestream: &Litestream, seed: u64) -> Option<u32> {
     let scene = Scene::new(Store::Folder, "");
     let mut random = fastrand::Rng::with_seed(seed);
     let app = application(&scene.db());
     let setup = scene.setup();
     let shipped = |version: i64| {
         let restored = || scene.restore_by_litestream(litestream, &Until::Latest);
-        eventually("Litestream ships the last commit", LONG, || {
+        let found = eventually("Litestream ships the last commit", LITESTREAM_SHIPS, || {
             Ok(restored().is_ok_and(|path| version_of_row_1(&path) == version))
-        })
-        .unwrap();
+        });
+        found.inspect_err(|error| println!("seed {seed}: {error}")).ok()
     };
     app.execute("UPDATE t SET version = 7 WHERE id = 1", ()).unwrap();
     let replicator = litestream.replicate(scene.dir(), &setup).unwrap();
-    shipped(7);
+    shipped(7)?;
     replicator.kill().unwrap();
     unseen(&app, &mut random);
     let replicator = litestream.replicate(scene.dir(), &setup).unwrap();
-    shipped(1000);
+    shipped(1000)?;
     replicator.terminate(LONG).unwrap();
     let restored = scene.restore_by_litestream(litestream, &Until::Latest).unwrap();
     assert!(is_intact(&restored), "seed {seed}: the loss is not even silent");
-    stale_rows(&app, &restored)
+    Some(stale_rows(&app, &restored))
 }
 
 fn lost_by_litekeep(seed: u64) -> u32 {
@@ -106,7 +110,8 @@ fn litestream_loses_rows_after_wrapped_restart_and_litekeep_does_not() {
     for seed in seeds.clone() {
         assert_eq!(lost_by_litekeep(seed), 0, "seed {seed}");
     }
-    match seeds.clone().map(|seed| lost_by_litestream(&litestream, seed)).find(|lost| *lost > 0) {
+    let lost = seeds.clone().filter_map(|seed| lost_by_litestream(&litestream, seed)).find(|lost| *lost > 0);
+    match lost {
         Some(lost) => println!("Litestream restored {lost} of {ROWS} rows stale, and reported success"),
         None => println!("skipped: Litestream lost nothing with the seeds {seeds:?}"),
     }
