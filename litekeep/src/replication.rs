@@ -291,7 +291,7 @@ fn with_other_ways(error: anyhow::Error, database: &Database) -> anyhow::Error {
     }
     let own = report.hint.map_or(String::new(), |hint| format!("{hint}; "));
     let hint = format!("{own}each of its backups can be restored by itself: {}", ways.join(" or "));
-    error.context(Failure::new(report.kind, format!("bring `{}` back", database.path.display())).hint(hint))
+    Failure::new(report.kind, format!("{error:#}")).hint(hint).into()
 }
 
 /// The backups that have most; all of them have as much.
