@@ -45,7 +45,7 @@ impl Mariadb {
         let certificates = Certificates::make()?;
         let (certificate, key) = certificates.files();
         // A statement a line, as the server wants it.
-        let users = "CREATE USER IF NOT EXISTS admin@'127.0.0.1';\nGRANT ALL ON *.* TO admin@'127.0.0.1' WITH GRANT OPTION;\n";
+        let users = "CREATE USER IF NOT EXISTS admin@'127.0.0.1';\nGRANT ALL ON *.* TO admin@'127.0.0.1' WITH GRANT OPTION;\nCREATE DATABASE IF NOT EXISTS app;\n";
         std::fs::write(server.dir.path().join("users.sql"), users)?;
         for (name, from) in
             [("ca.pem", certificates.ca_file()), ("server.pem", certificate), ("server.key", key)]
@@ -82,6 +82,13 @@ impl Mariadb {
         let file = |option: &str, name: &str| format!("--{option}={}", dir.join(name).display());
         let mut command = self.command(&program());
         command.args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-buffer-pool-size=64M"]);
+        // With a log of all changes, as replicas follow it.
+        command.args([
+            "--log-bin=binlog",
+            "--server-id=1",
+            "--binlog-format=ROW",
+            "--binlog-row-metadata=FULL",
+        ]);
         command.arg(format!("--port={}", self.address.port()));
         command.args([file("socket", "socket"), file("pid-file", "pid"), file("init-file", "users.sql")]);
         command.args([
@@ -99,7 +106,13 @@ impl Mariadb {
         .with_context(|| self.process.as_ref().map_or(String::new(), Process::output))
     }
 
-    /// Its URL, for the administrator and the database of this name.
+    /// Whether it is MariaDB, and not MySQL.
+    #[must_use]
+    pub fn is_mariadb(&self) -> bool {
+        true
+    }
+
+    /// Its URL, for the administrator and the database of this name (`app` is there).
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         self.url_with("admin@", database)

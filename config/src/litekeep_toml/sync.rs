@@ -71,7 +71,7 @@ impl Reader<'_> {
         };
         let database = self.database_of(database, node, ("sync", key), databases);
         let other = match other {
-            Some(found) => self.other_side(found, direction),
+            Some(found) => self.other_side(found),
             None => {
                 let message = "this sync has no `to`: add to = \"${DATABASE_URL}\", or a URL such as postgres://user@host/database \
                                (as `from` where SQLite is to get its rows)";
@@ -103,15 +103,10 @@ impl Reader<'_> {
         Some((database?, other?, direction))
     }
 
-    fn other_side(&mut self, found: &Entry, direction: Direction) -> Option<OtherSide> {
+    fn other_side(&mut self, found: &Entry) -> Option<OtherSide> {
         let url = self.non_empty(found)?;
         match url.split_once("://") {
             Some(("postgres" | "postgresql", _)) => Some(OtherSide::Postgres(Secret::new(url))),
-            Some(("mysql" | "mariadb", _)) if direction == Direction::Pull => {
-                let message = "there is no sync from MySQL or MariaDB yet, only to them; from postgres://user@host/database there is";
-                self.refuse(found, message);
-                None
-            }
             Some(("mysql" | "mariadb", _)) => Some(OtherSide::Mysql(Secret::new(url))),
             Some((scheme, _)) => {
                 let message = format!(

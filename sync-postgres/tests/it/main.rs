@@ -8,6 +8,10 @@ mod copying;
 #[path = "../../../sync/tests/conformance/following.rs"]
 mod following;
 mod pooling;
+#[path = "../../../sync/tests/conformance/pull_scene.rs"]
+mod pull_scene;
+mod pulled;
+#[path = "../../../sync/tests/conformance/pulling.rs"]
 mod pulling;
 #[path = "../../../sync/tests/conformance/pushers.rs"]
 mod pushers;
