@@ -1,5 +1,6 @@
-//! Goal: MariaDB has what SQLite has, row by row and value by value, whatever is killed; what it cannot have is said. Method: real
-//! logs, a real server, and every value read back and compared. What every server must do is in `sync/tests/conformance`.
+//! Goal: MariaDB has what SQLite has, and SQLite what it has, row by row and value by value, whatever is killed; what cannot be is said. Method:
+//! real logs, a real server, and every value read back and compared. What every server must do is in `sync/tests/conformance`, and `mysql`
+//! does the same with MySQL.
 
 #[path = "../../../sync/tests/conformance/comparing.rs"]
 mod comparing;
@@ -20,3 +21,5 @@ mod scene;
 mod server;
 mod tables;
 mod values;
+
+pub(crate) const FLAVOR: litekeep_testkit::mysql::Flavor = litekeep_testkit::mysql::Flavor::Mariadb;

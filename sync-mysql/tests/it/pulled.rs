@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use std::time::Duration;
 
 use crate::pull_scene::{Scene, churn};
-use crate::server::{Server, server};
+use crate::server::{server, start};
 
 pub(crate) use litekeep_sync_mysql::MysqlSource as Source;
 
@@ -18,7 +18,7 @@ pub(crate) fn source(url: &str, tables: &[&str]) -> Source {
 }
 
 /// Of a server that has just begun.
-pub(crate) const DATABASE: &str = "app";
+pub(crate) const DATABASE: &str = "test";
 pub(crate) const TABLES: &str =
     "CREATE TABLE orders(id bigint PRIMARY KEY, name varchar(60) UNIQUE, body blob, amount decimal(12, 2));
      CREATE TABLE parts(a int, b varchar(9), `long` longtext, PRIMARY KEY(a, b));";
@@ -318,7 +318,7 @@ fn keys_of_all_types_are_read_in_their_order() {
 /// Goal: where the log was let go of, rows are compared, and those that are gone there go here.
 #[test]
 fn a_log_that_is_gone_costs_a_comparison_and_no_row() {
-    let server = Server::start().unwrap();
+    let server = start();
     server.query_in(DATABASE, TABLES).unwrap();
     let scene = Scene::with_url(server.url(DATABASE));
     let mut random = fastrand::Rng::with_seed(8);
@@ -528,7 +528,7 @@ fn what_cannot_be_is_refused_with_what_to_do() {
 /// What a server that logs otherwise must be set to, and that it is enough.
 #[test]
 fn settings_are_told() {
-    let server = Server::start().unwrap();
+    let server = start();
     server.query_in(DATABASE, TABLES).unwrap();
     let scene = Scene::with_url(server.url(DATABASE));
     for (setting, value, back) in [

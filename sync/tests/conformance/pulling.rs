@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use crate::pull_scene::{Scene, churn};
 use crate::pulled::{self, DATABASE, TABLES};
-use crate::server::{Server, cut_off, server};
+use crate::server::{cut_off, server, start};
 
 #[test]
 fn what_happens_there_happens_here() {
@@ -31,7 +31,7 @@ fn what_happens_there_happens_here() {
 /// and while rows change.
 #[test]
 fn kills_lose_nothing_and_repeat_nothing() {
-    let mut server = Server::start().unwrap();
+    let mut server = start();
     server.query_in(DATABASE, TABLES).unwrap();
     server
         .query_in(
