@@ -95,16 +95,17 @@ pub(crate) fn of_log(address: &Address, error: &Cause, server_id: u32) -> Error 
     const DOING: &str = "take changes";
     let Some(said) = said(error) else { return server(address, DOING, error) };
     let message = format!("{DOING} from {}: {}", address.name(), said.message);
-    if number::DENIED.contains(&said.code) && !number::BAD_LOGIN.contains(&said.code) {
+    // Who is let in is known by then.
+    if number::DENIED.contains(&said.code) {
         return Error::with_hint(Kind::Invalid, message, grant_log(address));
-    }
-    if said.code != number::LOG {
-        return server(address, DOING, error);
     }
     if said.message.contains("same server_uuid/server_id") {
         let hint =
             format!("another one takes them as the replica {server_id}, which this sync is: end one of them");
         return Error::with_hint(Kind::Unavailable, message, hint);
+    }
+    if said.code != number::LOG {
+        return server(address, DOING, error);
     }
     if said.message.contains("max_allowed_packet") {
         let hint = "as an administrator: SET GLOBAL max_allowed_packet = 1073741824;";

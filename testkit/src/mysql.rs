@@ -122,7 +122,12 @@ impl Mysql {
         if self.flavor == Flavor::Mysql {
             command.args(["--mysqlx=OFF", "--secure-file-priv=", "--local-infile=1"]);
         }
-        command.args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-buffer-pool-size=64M"]);
+        command.args([
+            "--bind-address=127.0.0.1",
+            "--skip-name-resolve",
+            "--max-allowed-packet=16M",
+            "--innodb-buffer-pool-size=64M",
+        ]);
         // With a log of all changes, as replicas follow it.
         command.args([
             "--log-bin=binlog",
@@ -242,6 +247,8 @@ impl Mysql {
         };
         command.current_dir(self.dir.path());
         command.arg(format!("--datadir={}", self.dir.path().join("data").display()));
+        // Others that start in one folder take files from each other.
+        command.arg(format!("--tmpdir={}", self.dir.path().display()));
         if let Some((user, group)) = self.ids {
             command.uid(user).gid(group);
         }

@@ -22,7 +22,7 @@ const OPAQUE: u8 = 15;
 
 /// Documents within one another; the server admits a hundred.
 const DEEPEST: usize = 128;
-/// Digits before and after the point up to which a number is written without an exponent.
+/// Digits of a whole number, and zeros after the point, up to which a number is written without an exponent.
 const DIGITS: i32 = 15;
 
 /// The text of a document. `None`: it is damaged.
@@ -151,7 +151,8 @@ fn double(f: f64) -> String {
     let digits = mantissa.replace('.', "");
     // Digits before the point, or less than none where zeros follow it.
     let before = exponent + 1;
-    if !(1 - DIGITS..=DIGITS).contains(&before) {
+    let has_fraction = usize::try_from(before).is_ok_and(|before| before < digits.len());
+    if before < 1 - DIGITS || before > DIGITS && !has_fraction {
         return written;
     }
     match usize::try_from(before) {
@@ -205,7 +206,7 @@ fn base64(bytes: &[u8], text: &mut String) {
     for (nth, three) in bytes.chunks(3).enumerate() {
         // The server breaks lines, as mail does.
         if nth > 0 && nth % 19 == 0 {
-            text.push('\n');
+            text.push_str("\\n");
         }
         let bits =
             three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
@@ -230,7 +231,10 @@ mod tests {
             (0.001, "0.001"),
             (1e14, "100000000000000.0"),
             (1e15, "1e15"),
-            (1e-15, "1e-15"),
+            (1e-15, "0.000000000000001"),
+            (1e-16, "1e-16"),
+            (1_000_000_000_000_000.5, "1000000000000000.5"),
+            (12_345_678_901_234_567_890.0, "1.2345678901234567e19"),
             (123_456.789, "123456.789"),
             (1.5e300, "1.5e300"),
         ] {
@@ -260,6 +264,6 @@ mod tests {
             text
         };
         assert_eq!((of(b"a"), of(b"ab"), of(b"abc")), ("YQ==".into(), "YWI=".into(), "YWJj".into()));
-        assert_eq!(of(&[0; 58]).find('\n'), Some(76));
+        assert_eq!(of(&[0; 58]).find("\\n"), Some(76));
     }
 }

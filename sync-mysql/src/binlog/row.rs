@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(of(kind::TIME2, [0, 0], &[0x80, 0x10, 0x83]), span(false, 3600 + 2 * 60 + 3, 0));
         assert_eq!(of(kind::TIME2, [0, 0], &[0x7f, 0xef, 0x7d]), span(true, 3600 + 2 * 60 + 3, 0));
         // -00:00:00.5
-        assert_eq!(of(kind::TIME2, [1, 0], &[0x7f, 0xff, 0xce]), span(true, 0, 500_000));
+        assert_eq!(of(kind::TIME2, [1, 0], &[0x7f, 0xff, 0xff, 0xce]), span(true, 0, 500_000));
         assert_eq!(of(kind::TIME, [0, 0], &[0xff, 0xff, 0xff]), span(true, 1, 0));
     }
 
