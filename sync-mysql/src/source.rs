@@ -136,7 +136,7 @@ impl Source for MysqlSource {
     }
 
     async fn survey(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error> {
-        self.catalog().await?.surveyed().await
+        self.catalog().await?.survey().await
     }
 
     async fn prepare(&mut self, slot: &str, _: &[SourceTable]) -> Result<String, Error> {

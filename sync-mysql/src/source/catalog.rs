@@ -87,25 +87,24 @@ impl Catalog {
         position.ok_or_else(|| damaged(&format!("{name}:{offset}")))
     }
 
-    /// The file that the log is in, and its end.
-    async fn log_status(&mut self) -> Result<Vec<Vec<Option<String>>>, Error> {
+    /// The file that the log is in, its end, and which databases alone are in it, or are not.
+    pub(super) async fn log_status(&mut self) -> Result<Vec<Vec<Option<String>>>, Error> {
         const ASK: &str = "ask where the server is";
         // The name since MySQL 8.2, and the one before.
-        let session = &mut self.session;
-        match session.texts(ASK, "SHOW BINARY LOG STATUS").await {
-            Ok(rows) => Ok(rows),
-            Err(error) if error.kind() == Kind::Invalid => {
-                match session.texts(ASK, "SHOW MASTER STATUS").await {
-                    Ok(rows) => Ok(rows),
-                    Err(error) if error.kind() == Kind::Invalid => {
-                        let hint = crate::error::grant_log(&self.address);
-                        Err(Error::with_hint(Kind::Invalid, error.to_string(), hint))
-                    }
-                    Err(error) => Err(error),
-                }
+        let names = match self.flavor() {
+            Flavor::Mysql => ["SHOW BINARY LOG STATUS", "SHOW MASTER STATUS"].as_slice(),
+            Flavor::Mariadb => &["SHOW MASTER STATUS"],
+        };
+        let mut failed = None;
+        for sql in names {
+            match self.session.texts(ASK, sql).await {
+                Ok(rows) => return Ok(rows),
+                Err(error) if error.kind() == Kind::Invalid => _ = failed.get_or_insert(error),
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(error),
         }
+        let said = failed.map_or_else(|| ASK.to_owned(), |error| error.to_string());
+        Err(Error::with_hint(Kind::Invalid, said, error::grant_log(&self.address)))
     }
 
     /// A position such that whoever reads rows after this sees everything that is before it.

@@ -60,6 +60,9 @@ impl Catalog {
             "server_uuid",
             "gtid_mode",
             "gtid_domain_id",
+            "log_slave_updates",
+            "log_replica_updates",
+            "gtid_slave_pos",
         ];
         let listed: Vec<String> = names.iter().map(|name| literal(name)).collect();
         let sql = format!("SHOW GLOBAL VARIABLES WHERE Variable_name IN ({})", listed.join(", "));
@@ -110,6 +113,12 @@ impl Catalog {
             let hint = format!("as an administrator: {set} {setting} = {value};{stays}{sessions}");
             return refuse(format!("{name} {why}: its {setting} is `{found}`"), hint);
         }
+        // A replica has what it follows in its own log only where it is told to.
+        let is_off = ["log_slave_updates", "log_replica_updates"].iter().any(|name| is(name) == "OFF");
+        if is_off && (flavor == Flavor::Mysql || !is("gtid_slave_pos").is_empty()) {
+            let hint = "in the server's configuration, under [mysqld]: log_slave_updates = ON; then restart it; or take the changes from the server that it follows";
+            return refuse(format!("{name} is a replica that does not log what it follows"), hint.to_owned());
+        }
         let server = match flavor {
             Flavor::Mysql => is("server_uuid").to_owned(),
             Flavor::Mariadb => format!("{}-{}", is("gtid_domain_id"), is("server_id")),
@@ -122,8 +131,21 @@ impl Catalog {
         Ok(server)
     }
 
-    /// What a replica may do.
+    /// What a replica may do, and whether the database is in the log.
     async fn check_rights(&mut self) -> Result<(), Error> {
+        let status = self.log_status().await?.into_iter().next().unwrap_or_default();
+        let filter = |nth: usize| status.get(nth).cloned().flatten().filter(|names| !names.is_empty());
+        let database = self.address.database();
+        let names = |list: &str| list.split(',').any(|name| name == database);
+        let is_left_out =
+            filter(2).is_some_and(|only| !names(&only)) || filter(3).is_some_and(|not| names(&not));
+        if is_left_out {
+            let message =
+                format!("{} does not log changes of the database `{database}`", self.address.name());
+            let hint =
+                "take binlog_do_db and binlog_ignore_db out of the server's configuration, and restart it";
+            return Err(Error::with_hint(Kind::Invalid, message, hint));
+        }
         let now = self.now().await?;
         let replica = self.replica(&format!("{}/{}", self.address.name(), std::process::id()));
         self.try_log(&now, replica).await.map_err(Refused::error)
@@ -258,7 +280,14 @@ impl Catalog {
         (is_wanted && there != litekeep_sql::SYNC_TABLE).then(|| here.to_owned())
     }
 
-    /// The tables that are wanted.
+    /// The tables that are wanted; all of those that are named must be there.
+    pub(super) async fn survey(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error> {
+        let found = self.surveyed().await?;
+        self.check_found(&found)?;
+        Ok(found)
+    }
+
+    /// Those of the tables that are wanted that are there.
     pub(super) async fn surveyed(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error> {
         let sql = "SELECT table_name, column_name, is_nullable, column_type, data_type, datetime_precision, character_set_name, extra \
                    FROM information_schema.columns WHERE table_schema = $database ORDER BY table_name, ordinal_position";
@@ -343,7 +372,6 @@ impl Catalog {
             let notes = notes.notes;
             found.push((SourceTable { source: table.clone(), types, mirror }, notes));
         }
-        self.check_found(&found)?;
         Ok(found)
     }
 
