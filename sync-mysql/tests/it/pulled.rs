@@ -414,7 +414,11 @@ fn what_is_told_of_tables_is_followed() {
         "DROP TABLE parts; INSERT INTO orders(id) VALUES(2000); ALTER TABLE orders ADD COLUMN o int DEFAULT 3",
     );
     scene.pull_in_the_end(&mut named);
-    assert_eq!(named.progress().unwrap().paused[0].0, "parts");
+    let paused = named.progress().unwrap().paused;
+    assert!(
+        paused.iter().any(|(table, _)| table == "parts") && paused.iter().all(|(table, _)| table != "orders"),
+        "{paused:?}"
+    );
     assert_eq!(scene.rows("SELECT o || '' FROM orders WHERE id = 2000"), [[Some("3".to_owned())]]);
 }
 

@@ -1,6 +1,6 @@
 //! What of a pull is PostgreSQL's own: its types, its slots, its rights, and poolers.
 
-use litekeep_sync::{Flow as _, Kind};
+use litekeep_sync::Kind;
 use litekeep_sync_postgres::source::Wanted;
 use litekeep_sync_postgres::{Address, PostgresSource};
 use rusqlite::Connection;
