@@ -88,7 +88,7 @@ fn every_type_comes_as_it_is() {
     let scene = Scene::new(
         "inward_types",
         "CREATE TABLE all_types(id int PRIMARY KEY, t1 tinyint(1), i3 mediumint, u8 bigint unsigned, i8 bigint, f float, d double, n decimal(30, 10), n2 decimal(5, 2),
-            c char(5), v varchar(300), tx text, b binary(4), vb varbinary(300), bl mediumblob, bi bit(10), da date, ti time, t3 time(3), dt datetime, d6 datetime(6),
+            c char(5), v varchar(300), tx text CHARACTER SET utf8mb4, b binary(4), vb varbinary(300), bl mediumblob, bi bit(10), da date, ti time, t3 time(3), dt datetime, d6 datetime(6),
             ts timestamp NULL, t6 timestamp(6) NULL, y year, u3 int unsigned, e enum('sad', 'glad', 'it''s'), s set('a', 'b', 'c'), j json, g point,
             l varchar(9) CHARACTER SET latin1, cy varchar(9) CHARACTER SET cp1251, u16 varchar(9) CHARACTER SET utf16, k varchar(9) CHARACTER SET koi8r,
             e2 enum('é', 'ö') CHARACTER SET latin1, st int AS (id + 1) STORED, vi int AS (id + 2) VIRTUAL);
