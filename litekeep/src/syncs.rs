@@ -14,9 +14,8 @@ use litekeep_schema::portable::mysql::MyType;
 use litekeep_schema::portable::postgres::PgType;
 use litekeep_store::Store;
 use litekeep_sync::worker::{State, Worker};
-use litekeep_sync::{Flow, Pull, Push, pull, push};
-use litekeep_sync_mysql::Mysql;
-use litekeep_sync_postgres::source::Wanted;
+use litekeep_sync::{Flow, Pull, Push, Source, pull, push};
+use litekeep_sync_mysql::{Mysql, MysqlSource};
 use litekeep_sync_postgres::{Postgres, PostgresSource};
 use serde::{Deserialize, Serialize};
 
@@ -103,7 +102,7 @@ impl DatabaseSync {
     ///
     /// # Errors
     /// As [`source`].
-    pub(crate) fn source(&self) -> Result<PostgresSource> {
+    pub(crate) fn source(&self) -> Result<Box<dyn Source>> {
         source(&self.config)
     }
 
@@ -111,7 +110,7 @@ impl DatabaseSync {
     ///
     /// # Errors
     /// As [`source`](Self::source).
-    pub(crate) fn pull(&self, creates: bool) -> Result<Pull<PostgresSource>> {
+    pub(crate) fn pull(&self, creates: bool) -> Result<Pull<Box<dyn Source>>> {
         let (name, database) = (self.config.name.clone(), self.database.path.clone());
         Ok(Pull::new(pull::Settings { name, database, creates }, self.source()?))
     }
@@ -351,21 +350,32 @@ fn options<T>(config: &SyncConfig, named: fn(&str) -> Option<T>, names: &[&str])
 ///
 /// # Errors
 /// When it cannot come from there.
-pub(crate) fn source(config: &SyncConfig) -> Result<PostgresSource> {
+pub(crate) fn source(config: &SyncConfig) -> Result<Box<dyn Source>> {
     if let Some((column, _)) = config.types.iter().next() {
         let message =
             format!("`types` is for a sync to another server; this one comes from there: `{column}`");
         return Err(Failure::invalid(message).hint("take `types` out").into());
     }
-    let wanted =
-        Wanted { tables: config.tables.clone(), schema: config.schema.clone(), names: config.names.clone() };
-    match &config.other {
+    let (tables, names) = (config.tables.clone(), config.names.clone());
+    Ok(match &config.other {
         OtherSide::Postgres(url) => {
             let address = litekeep_sync_postgres::Address::parse(url.expose())?;
-            Ok(PostgresSource::new(address, wanted))
+            let schema = config.schema.clone();
+            let wanted = litekeep_sync_postgres::source::Wanted { tables, schema, names };
+            Box::new(PostgresSource::new(address, wanted))
         }
-        OtherSide::Mysql(_) => Err(Failure::invalid("nothing can be pulled from MySQL").into()),
-    }
+        OtherSide::Mysql(url) => {
+            let address = litekeep_sync_mysql::Address::parse(url.expose())?;
+            if let Some(schema) = &config.schema {
+                let message = format!(
+                    "`schema` is `{schema}`; MySQL has none beside the database, which is in the URL"
+                );
+                return Err(Failure::invalid(message).hint("take `schema` out").into());
+            }
+            let wanted = litekeep_sync_mysql::source::Wanted { tables, names };
+            Box::new(MysqlSource::new(address, wanted))
+        }
+    })
 }
 
 /// Begins them. One that cannot begin is only reported: it must not keep an application from starting.

@@ -20,6 +20,8 @@ mod number {
         1020, 1021, 1037, 1040, 1041, 1053, 1077, 1079, 1114, 1152, 1158, 1159, 1160, 1161, 1180, 1203, 1205,
         1206, 1213, 1226, 1290, 1317, 1836, 1927,
     ];
+    /// What is wrong with the log, in words.
+    pub(super) const LOG: u16 = 1236;
     /// LOAD DATA LOCAL is not allowed, of three servers.
     pub(super) const NO_LOCAL_FILE: [u16; 3] = [1148, 3948, 4166];
     /// A value or a rule of the table, where the class of the state does not say so.
@@ -86,6 +88,56 @@ fn hint(address: &Address, code: u16) -> Option<String> {
         ));
     }
     None
+}
+
+/// Of the connection on which the server sends its log, as replica of this number.
+pub(crate) fn of_log(address: &Address, error: &Cause, server_id: u32) -> Error {
+    const DOING: &str = "take changes";
+    let Some(said) = said(error) else { return server(address, DOING, error) };
+    let message = format!("{DOING} from {}: {}", address.name(), said.message);
+    // Who is let in is known by then.
+    if number::DENIED.contains(&said.code) {
+        return Error::with_hint(Kind::Invalid, message, grant_log(address));
+    }
+    if said.message.contains("same server_uuid/server_id") {
+        let hint =
+            format!("another one takes them as the replica {server_id}, which this sync is: end one of them");
+        return Error::with_hint(Kind::Unavailable, message, hint);
+    }
+    if said.code != number::LOG {
+        return server(address, DOING, error);
+    }
+    if said.message.contains("max_allowed_packet") {
+        let hint = "as an administrator: SET GLOBAL max_allowed_packet = 1073741824;";
+        return Error::with_hint(Kind::Invalid, message, hint);
+    }
+    // The next try asks what is there.
+    Error::new(Kind::Unavailable, message)
+}
+
+/// Whether the server has let go of what was asked for, or never had it.
+pub(crate) fn is_no_log(error: &Cause) -> bool {
+    const WORDS: [&str; 8] = [
+        "purged",
+        "Could not find first log file",
+        "could not find next log",
+        "Could not find GTID state",
+        "not in the master's binlog",
+        "more GTIDs than",
+        "impossible position",
+        "position > file size",
+    ];
+    said(error)
+        .is_some_and(|said| said.code == number::LOG && WORDS.iter().any(|word| said.message.contains(word)))
+}
+
+/// What lets a user take changes.
+pub(crate) fn grant_log(address: &Address) -> String {
+    let user = format!("'{}'@'%'", address.user().replace('\'', "''"));
+    let database = quoted(address.database());
+    format!(
+        "as an administrator: GRANT SELECT ON {database}.* TO {user}; GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {user};"
+    )
 }
 
 fn said(error: &Cause) -> Option<&ServerError> {

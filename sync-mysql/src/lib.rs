@@ -2,14 +2,18 @@
 //!
 //! - [`address`]: where a server is and how it is trusted.
 //! - [`target`]: tables that are kept in step.
+//! - [`source`]: tables from which changes come, by the log that replicas follow.
 //!
 //! Rows go as text, by LOAD DATA or in statements, and are read back by the binary protocol, which rounds no number. Statements that make or change a
 //! table commit what was done before them, so they come first in a transaction and can be done twice.
 
 pub mod address;
+mod binlog;
 mod error;
 mod session;
+pub mod source;
 pub mod target;
 
 pub use address::Address;
+pub use source::MysqlSource;
 pub use target::Mysql;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use litekeep_schema::portable::mysql::{Flavor, Given};
+use litekeep_schema::portable::mysql::{Calendar, Flavor, Given, Raw};
 use litekeep_sync::{Error, Kind};
 use mysql_async::prelude::{AsQuery, Queryable as _};
 use mysql_async::{Conn, InfileData, Row, Value as Cell};
@@ -114,16 +114,25 @@ impl Session {
         doing: &str,
         sql: impl AsQuery,
     ) -> Result<Vec<Vec<Option<Given>>>, Error> {
+        let rows = self.cells(sql).await.map_err(|e| self.failed(doing, &e))?;
+        Ok(rows.into_iter().map(|row| row.into_iter().map(given).collect()).collect())
+    }
+
+    /// The same with values of all types.
+    pub(crate) async fn raw_rows(
+        &mut self,
+        sql: impl AsQuery,
+    ) -> Result<Vec<Vec<Option<Raw>>>, mysql_async::Error> {
+        let rows = self.cells(sql).await?;
+        Ok(rows.into_iter().map(|row| row.into_iter().map(raw).collect()).collect())
+    }
+
+    async fn cells(&mut self, sql: impl AsQuery) -> Result<Vec<Vec<Cell>>, mysql_async::Error> {
         let query = sql.as_query().into_owned();
-        let read = async {
-            let statement = self.conn.prep(query).await?;
-            let rows: Vec<Row> = self.conn.exec(&statement, ()).await?;
-            self.conn.close(statement).await?;
-            Ok(rows)
-        };
-        let read: Result<Vec<Row>, mysql_async::Error> = read.await;
-        let rows = read.map_err(|e| self.failed(doing, &e))?;
-        Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(given).collect()).collect())
+        let statement = self.conn.prep(query).await?;
+        let rows: Vec<Row> = self.conn.exec(&statement, ()).await?;
+        self.conn.close(statement).await?;
+        Ok(rows.into_iter().map(Row::unwrap).collect())
     }
 
     /// Sends rows by LOAD DATA, which takes what it cannot take for something else and says so in warnings; how many rows came, without any.
@@ -169,6 +178,25 @@ fn given(cell: Cell) -> Option<Given> {
         }
         // Of a column that is not as it was made.
         other => Given::Bytes(other.as_sql(true).into_bytes()),
+    })
+}
+
+fn raw(cell: Cell) -> Option<Raw> {
+    Some(match cell {
+        Cell::NULL => return None,
+        Cell::Int(i) => Raw::Integer(i),
+        Cell::UInt(u) => Raw::Unsigned(u),
+        Cell::Float(f) => Raw::Single(f),
+        Cell::Double(f) => Raw::Double(f),
+        Cell::Bytes(bytes) => Raw::Bytes(bytes),
+        Cell::Date(year, month, day, hour, minute, second, micros) => {
+            Raw::Calendar(Calendar { year, month, day, hour, minute, second, micros })
+        }
+        Cell::Time(is_negative, days, hours, minutes, seconds, micros) => {
+            let hours = u64::from(days) * 24 + u64::from(hours);
+            let seconds = hours * 3600 + u64::from(minutes) * 60 + u64::from(seconds);
+            Raw::Span { is_negative, seconds, micros }
+        }
     })
 }
 

@@ -6,7 +6,7 @@
 //! A row that changes goes by its key and comes again. `ON DUPLICATE KEY UPDATE` would change another row where that one has what must be
 //! unique, and say nothing.
 
-mod statements;
+pub(crate) mod statements;
 mod there;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -285,7 +285,7 @@ impl PostgresSource {
             let key = there.map_or(vec![], |table| names(&table, &table.mirror.key));
             let now = of_relation(&self.tables[nth], relation, kinds, &key);
             self.relations.insert(relation.id, Coming::Ignored);
-            self.ready.push_back(Event::Table { table: nth, now });
+            self.ready.push_back(Event::Table { table: nth, now, position: None });
             return Ok(());
         };
         self.relations.insert(relation.id, Coming::As { table: nth, columns });

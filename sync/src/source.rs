@@ -67,6 +67,8 @@ pub enum Event {
         table: usize,
         /// How it is now.
         now: SourceTable,
+        /// Where it goes on after that; `None`: what has told of it comes again, and tells nothing of a table that is known so.
+        position: Option<String>,
     },
     /// A table is not there any more.
     Gone {
@@ -195,4 +197,63 @@ pub trait Source: Send {
     /// # Errors
     /// When it refuses.
     async fn forget(&mut self, slot: &str) -> Result<(), Error>;
+}
+
+#[async_trait]
+impl Source for Box<dyn Source> {
+    fn name(&self) -> String {
+        (**self).name()
+    }
+
+    async fn connect(&mut self) -> Result<String, Error> {
+        (**self).connect().await
+    }
+
+    async fn connect_to_copy(&mut self) -> Result<String, Error> {
+        (**self).connect_to_copy().await
+    }
+
+    async fn survey(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error> {
+        (**self).survey().await
+    }
+
+    async fn prepare(&mut self, slot: &str, tables: &[SourceTable]) -> Result<String, Error> {
+        (**self).prepare(slot, tables).await
+    }
+
+    async fn standing(&mut self, slot: &str, position: &str) -> Result<Standing, Error> {
+        (**self).standing(slot, position).await
+    }
+
+    async fn open(&mut self, table: &SourceTable, rows: Rows<'_>) -> Result<(), Error> {
+        (**self).open(table, rows).await
+    }
+
+    async fn fetch(&mut self) -> Result<Vec<Vec<Value>>, Error> {
+        (**self).fetch().await
+    }
+
+    async fn position(&mut self) -> Result<String, Error> {
+        (**self).position().await
+    }
+
+    async fn follow(&mut self, slot: &str, tables: &[SourceTable], position: &str) -> Result<(), Error> {
+        (**self).follow(slot, tables, position).await
+    }
+
+    async fn next(&mut self) -> Result<Event, Error> {
+        (**self).next().await
+    }
+
+    async fn confirm(&mut self, position: &str, asks: bool) -> Result<(), Error> {
+        (**self).confirm(position, asks).await
+    }
+
+    fn is_at(&self, position: &str, goal: &str) -> bool {
+        (**self).is_at(position, goal)
+    }
+
+    async fn forget(&mut self, slot: &str) -> Result<(), Error> {
+        (**self).forget(slot).await
+    }
 }

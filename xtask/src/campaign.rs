@@ -73,6 +73,11 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Test("litekeep", "sync::kills_lose_no_row_of_the_server"),
     },
     Campaign {
+        name: "pulls-mysql",
+        about: "the same with MariaDB",
+        how: How::Test("litekeep", "sync_mysql::kills_lose_no_row_of_the_server"),
+    },
+    Campaign {
         name: "rows",
         about: "random schemas and transactions: the rows that a diff of pages reports are those that differ by SQL, and those that SQLite's sessions heard of",
         how: How::Test("litekeep-rows", "churn::rows_differ_as_sql_sees_it"),

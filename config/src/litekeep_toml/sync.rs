@@ -70,7 +70,7 @@ impl Reader<'_> {
         };
         let database = self.database_of(database, node, ("sync", key), databases);
         let other = match other {
-            Some(found) => self.other_side(found, direction),
+            Some(found) => self.other_side(found),
             None => {
                 let message = "this sync has no `to`: add to = \"${DATABASE_URL}\", or a URL such as postgres://user@host/database \
                                (as `from` where SQLite is to get its rows)";
@@ -102,14 +102,9 @@ impl Reader<'_> {
         Some((database?, other?, direction))
     }
 
-    fn other_side(&mut self, found: &Entry, direction: Direction) -> Option<OtherSide> {
+    fn other_side(&mut self, found: &Entry) -> Option<OtherSide> {
         let url = self.non_empty(found)?;
         match (OtherSide::of(&url), url.split_once("://")) {
-            (Some(OtherSide::Mysql(_)), _) if direction == Direction::Pull => {
-                let message = "there is no sync from MySQL or MariaDB yet, only to them; from postgres://user@host/database there is";
-                self.refuse(found, message);
-                None
-            }
             (Some(other), _) => Some(other),
             (None, Some((scheme, _))) => {
                 let message = format!(

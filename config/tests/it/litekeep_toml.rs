@@ -482,8 +482,12 @@ fn syncs() {
 #[test]
 fn a_sync_from_a_url_pulls() {
     let database = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\n";
-    let sync = "[[sync]]\nname = \"pg\"\nfrom = \"postgres://me:${SECRET}@host/app\"\nto = \"app.db\"\n";
-    for direction in ["", "direction = \"pull\"\n"] {
+    for (scheme, direction) in
+        [("postgres", ""), ("postgres", "direction = \"pull\"\n"), ("mysql", ""), ("mariadb", "")]
+    {
+        let sync = format!(
+            "[[sync]]\nname = \"pg\"\nfrom = \"{scheme}://me:${{SECRET}}@host/app\"\nto = \"app.db\"\n"
+        );
         let config = toml(&format!("{database}{sync}{direction}")).unwrap();
         let [sync] = config.syncs.as_slice() else { panic!("{:?}", config.syncs) };
         assert_eq!((sync.direction, sync.database.as_path()), (Direction::Pull, Path::new("/etc/app.db")));
@@ -498,8 +502,6 @@ fn mistakes_in_syncs_are_told_with_what_would_be_right() {
         ("name = \"a\"", "this sync has no `to`"),
         ("name = \"a\"\nto = \"oracle://h/d\"", "`to`: there is no sync with `oracle://`"),
         ("name = \"a\"\nto = \"hunter2\"", "`to`: it is no URL such as"),
-        ("name = \"a\"\nfrom = \"mysql://h/d\"", "`from`: there is no sync from MySQL or MariaDB yet"),
-        ("name = \"a\"\nfrom = \"mysql://h/d\"", "`from`: there is no sync from MySQL or MariaDB yet"),
         ("name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"both\"", "`direction`: `both` is not there"),
         (
             "name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"pull\"",

@@ -1,7 +1,7 @@
 //! Goal: one command takes a whole database to a server, or from one into a file, compares every value, and overwrites nothing.
 //! Method: the real binary and real servers; both sides read by plain SQL.
 
-use litekeep_testkit::mariadb::Mariadb;
+use litekeep_testkit::mysql::{Flavor, Mysql};
 use litekeep_testkit::postgres::Postgres;
 use rusqlite::Connection;
 
@@ -64,7 +64,7 @@ fn a_database_goes_to_postgres_and_comes_back_the_same() {
 
 #[test]
 fn a_database_goes_to_mariadb() {
-    let server = Mariadb::start().unwrap();
+    let server = Mysql::start(Flavor::Mariadb).unwrap();
     let (place, url) = (place(), server.url("test"));
     server.query("CREATE DATABASE IF NOT EXISTS test").unwrap();
     let copied = place.run(&["copy", "app.db", &url]).succeeded();

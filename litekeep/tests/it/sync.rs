@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use litekeep_testkit::campaign;
 use litekeep_testkit::postgres::Postgres;
 use litekeep_testkit::process::eventually;
@@ -165,16 +166,51 @@ fn kills_lose_no_row_and_repeat_none() {
     });
 }
 
-/// A database with rows of its own, into which those of a server come.
 fn pulling_from(server: &Postgres, sql: &str) -> Scene {
     server.query(sql).unwrap();
+    pulling(&server.url("postgres"))
+}
+
+/// A database with rows of its own, into which those of a server come.
+pub(crate) fn pulling(url: &str) -> Scene {
     let scene = Scene::new(Store::Folder, "upload_interval = \"20ms\"");
     let db = Connection::open(scene.db()).unwrap();
     db.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE own(n INTEGER PRIMARY KEY)").unwrap();
     drop(db);
     scene.replicate_once().unwrap();
-    add(&scene, &format!("[[sync]]\nname = \"pg\"\nfrom = {:?}\n", server.url("postgres")));
+    add(&scene, &format!("[[sync]]\nname = \"pg\"\nfrom = {url:?}\n"));
     scene
+}
+
+/// Writes rows of its own into a database while something is done.
+pub(crate) fn beside_a_writer<R>(scene: &Scene, work: impl FnOnce() -> R) -> R {
+    let stop = Arc::new(AtomicBool::new(false));
+    let writing = {
+        let (db, stop) = (scene.db(), stop.clone());
+        std::thread::spawn(move || {
+            let db = Connection::open(db).unwrap();
+            db.busy_timeout(LONG).unwrap();
+            while !stop.load(SeqCst) {
+                db.execute("INSERT INTO own DEFAULT VALUES", ()).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        })
+    };
+    let done = work();
+    stop.store(true, SeqCst);
+    writing.join().unwrap();
+    done
+}
+
+/// What the backup has is what is there: the application's rows and those that came.
+pub(crate) fn assert_restores(scene: &Scene) -> anyhow::Result<()> {
+    let restored = scene.restore(&[])?;
+    let rows = |db: &std::path::Path| -> anyhow::Result<(i64, i64)> {
+        let sql = "SELECT (SELECT count(*) FROM own), (SELECT sum(n + coalesce(v, 0)) FROM t)";
+        Ok(Connection::open(db)?.query_row(sql, (), |row| Ok((row.get(0)?, row.get(1)?)))?)
+    };
+    anyhow::ensure!(rows(&restored)? == rows(&scene.db())?, "the backup has not all");
+    Ok(())
 }
 
 const PULLED: &str = "CREATE TABLE t(n int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 0), (2, NULL)";
@@ -230,63 +266,42 @@ fn kills_lose_no_row_of_the_server() {
         let mut server = Postgres::start().unwrap();
         let scene = pulling_from(&server, PULLED);
         server.query("INSERT INTO t SELECT i, i FROM generate_series(1000, 20000) i").unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let writing = {
-            let (db, stop) = (scene.db(), stop.clone());
-            std::thread::spawn(move || {
-                let db = Connection::open(db).unwrap();
-                db.busy_timeout(LONG).unwrap();
-                while !stop.load(SeqCst) {
-                    db.execute("INSERT INTO own DEFAULT VALUES", ()).unwrap();
-                    std::thread::sleep(Duration::from_millis(5));
+        let litekeep = beside_a_writer(&scene, || {
+            for _ in 0..5 {
+                let litekeep = scene.replicate().unwrap();
+                for _ in 0..random.u32(5..40) {
+                    let (n, v) = (random.u32(0..500), random.u32(..));
+                    let sql = match random.u8(0..4) {
+                        0 => format!("DELETE FROM t WHERE n BETWEEN {n} AND {}", n + 20),
+                        1 => format!(
+                            "UPDATE t SET n = n + 100000 WHERE n = {n} AND NOT EXISTS (SELECT 1 FROM t WHERE n = {n} + 100000)"
+                        ),
+                        _ => format!(
+                            "INSERT INTO t SELECT i, {v} % 1000 FROM generate_series({n}, {}) i ON CONFLICT(n) DO UPDATE SET v = excluded.v",
+                            n + 50
+                        ),
+                    };
+                    server.query(&sql).unwrap();
                 }
-            })
-        };
-        for _ in 0..5 {
+                match random.u8(0..3) {
+                    0 => {
+                        server.kill().unwrap();
+                        server.resume().unwrap();
+                    }
+                    1 => drop(server.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'litekeep'")),
+                    _ => {}
+                }
+                std::thread::sleep(Duration::from_millis(random.u64(0..700)));
+                litekeep.kill().unwrap();
+            }
             let litekeep = scene.replicate().unwrap();
-            for _ in 0..random.u32(5..40) {
-                let (n, v) = (random.u32(0..500), random.u32(..));
-                let sql = match random.u8(0..4) {
-                    0 => format!("DELETE FROM t WHERE n BETWEEN {n} AND {}", n + 20),
-                    1 => format!(
-                        "UPDATE t SET n = n + 100000 WHERE n = {n} AND NOT EXISTS (SELECT 1 FROM t WHERE n = {n} + 100000)"
-                    ),
-                    _ => format!(
-                        "INSERT INTO t SELECT i, {v} % 1000 FROM generate_series({n}, {}) i ON CONFLICT(n) DO UPDATE SET v = excluded.v",
-                        n + 50
-                    ),
-                };
-                server.query(&sql).unwrap();
-            }
-            match random.u8(0..3) {
-                0 => {
-                    server.kill().unwrap();
-                    server.resume().unwrap();
-                }
-                1 => drop(server.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'litekeep'")),
-                _ => {}
-            }
-            std::thread::sleep(Duration::from_millis(random.u64(0..700)));
-            litekeep.kill().unwrap();
-        }
-        let litekeep = scene.replicate().unwrap();
-        eventually("both sides are the same", LONG, || Ok(rows_there(&server) == rows_here(&scene)))
-            .unwrap_or_else(|error| panic!("seed {seed}: {error}\n{}", litekeep.output()));
-        stop.store(true, SeqCst);
-        writing.join().unwrap();
+            eventually("both sides are the same", LONG, || Ok(rows_there(&server) == rows_here(&scene)))
+                .unwrap_or_else(|error| panic!("seed {seed}: {error}\n{}", litekeep.output()));
+            litekeep
+        });
         scene.place.run(&["sync", "verify"]).succeeded();
         scene.stop(litekeep)?;
-        let restored = scene.restore(&[])?;
-        let rows = |db: &std::path::Path| -> anyhow::Result<(i64, i64)> {
-            let db = Connection::open(db)?;
-            Ok(db.query_row(
-                "SELECT (SELECT count(*) FROM own), (SELECT sum(n + coalesce(v, 0)) FROM t)",
-                (),
-                |row| Ok((row.get(0)?, row.get(1)?)),
-            )?)
-        };
-        anyhow::ensure!(rows(&restored)? == rows(&scene.db())?, "seed {seed}: the backup has not all");
-        Ok(())
+        assert_restores(&scene).with_context(|| format!("seed {seed}"))
     });
 }
 

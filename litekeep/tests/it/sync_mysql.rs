@@ -1,22 +1,23 @@
-//! Goal: MariaDB is kept in step by the same commands and beside the same writers as PostgreSQL. Method: as in `sync`.
+//! Goal: MariaDB is kept in step, and SQLite with it, by the same commands and beside the same writers as PostgreSQL. Method: as in `sync`.
 
 use std::time::Duration;
 
-use litekeep_testkit::mariadb::Mariadb;
+use litekeep_testkit::campaign;
+use litekeep_testkit::mysql::{Flavor, Mysql};
 use litekeep_testkit::process::eventually;
 use rusqlite::Connection;
 
 use crate::scene::{LONG, Scene};
 use crate::shapes;
-use crate::sync::{rows_here, scene_with};
+use crate::sync::{assert_restores, beside_a_writer, pulling, rows_here, scene_with};
 
-fn server() -> Mariadb {
-    let server = Mariadb::start().unwrap();
+fn server() -> Mysql {
+    let server = Mysql::start(Flavor::Mariadb).unwrap();
     server.query("CREATE DATABASE app").unwrap();
     server
 }
 
-fn rows_there(server: &Mariadb) -> String {
+fn rows_there(server: &Mysql) -> String {
     let sql = "SELECT coalesce(group_concat(n, ':', v ORDER BY n SEPARATOR ' '), '') FROM t";
     server
         .query_in("app", &format!("SET group_concat_max_len = 1000000; {sql}"))
@@ -101,6 +102,95 @@ fn it_follows_beside_the_replication_whatever_is_killed() {
     .unwrap_or_else(|error| panic!("{error}\n{status}"));
     scene.place.run(&["sync", "verify"]).succeeded();
     scene.stop(litekeep).unwrap();
+}
+
+const PULLED: &str = "CREATE TABLE t(n int PRIMARY KEY, v bigint); INSERT INTO t VALUES (1, 0), (2, 7)";
+
+#[test]
+fn rows_of_a_server_come_into_the_database() {
+    let server = server();
+    server.query_in("app", PULLED).unwrap();
+    let scene = pulling(&server.url("app"));
+    let run = |args: &[&str]| scene.place.run(args);
+    let plan = run(&["sync", "plan", "--json"]).succeeded().json();
+    shapes::matches("sync plan", &plan);
+    assert_eq!(plan["tables"][0]["sql"][0], "CREATE TABLE \"t\"(\"n\" INTEGER PRIMARY KEY, \"v\" INTEGER)");
+    let ran = run(&["sync", "run", "--json"]).succeeded().json();
+    shapes::matches("sync run", &ran);
+    assert!(ran["position"].as_str().is_some_and(|position| position.starts_with("0-1-")), "{ran:#}");
+    let same = run(&["sync", "verify", "--json"]).succeeded().json();
+    assert_eq!((same["rows"].as_u64(), same["ok"].as_bool()), (Some(2), Some(true)), "{same:#}");
+    let status = run(&["sync", "status", "--json"]).succeeded().json();
+    shapes::matches("sync status", &status);
+    // Somebody writes here what is the server's.
+    execute(&scene, "UPDATE t SET v = 7 WHERE n = 1; INSERT INTO t VALUES (100, 1)");
+    let differs = run(&["sync", "verify", "--repair", "--json"]);
+    assert_eq!(differs.code, 1, "{}", differs.stderr);
+    let differs = differs.json();
+    assert_eq!(["missing", "extra", "different"].map(|key| differs[key].as_u64().unwrap()), [0, 1, 1]);
+    run(&["sync", "run"]).succeeded();
+    run(&["sync", "verify"]).succeeded();
+    run(&["sync", "resync"]).succeeded();
+    run(&["sync", "run"]).succeeded();
+    assert_eq!(rows_there(&server), rows_here(&scene));
+    run(&["sync", "refused"]).succeeded();
+    shapes::matches("sync forget", &run(&["sync", "forget", "--json"]).succeeded().json());
+    run(&["sync", "forget"]).failed_with(&["has not begun"]);
+    server.query("SET GLOBAL binlog_row_metadata = MINIMAL").unwrap();
+    run(&["sync", "plan"])
+        .failed_with(&["does not log what columns are called", "SET GLOBAL binlog_row_metadata = FULL;"]);
+}
+
+/// Kills litekeep, the server or the connection while the server changes and the application writes; in the end both have the same, and
+/// the backup has all of it.
+#[test]
+fn kills_lose_no_row_of_the_server() {
+    campaign::rounds("pulls-mysql", 2, |seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut server = server();
+        server.query_in("app", PULLED).unwrap();
+        server.query_in("app", "INSERT INTO t SELECT seq, seq FROM seq_1000_to_20000").unwrap();
+        let scene = pulling(&server.url("app"));
+        let litekeep = beside_a_writer(&scene, || {
+            for _ in 0..5 {
+                let litekeep = scene.replicate().unwrap();
+                for _ in 0..random.u32(5..40) {
+                    let (n, v) = (random.u32(0..500), random.u32(..));
+                    let sql = match random.u8(0..4) {
+                        0 => format!("DELETE FROM t WHERE n BETWEEN {n} AND {}", n + 20),
+                        1 => format!("UPDATE IGNORE t SET n = n + 100000 WHERE n = {n}"),
+                        _ => format!(
+                            "INSERT INTO t SELECT seq, {v} % 1000 FROM seq_{n}_to_{} ON DUPLICATE KEY UPDATE v = VALUES(v)",
+                            n + 50
+                        ),
+                    };
+                    server.query_in("app", &sql).unwrap();
+                }
+                match random.u8(0..3) {
+                    0 => {
+                        server.kill().unwrap();
+                        server.resume().unwrap();
+                    }
+                    1 => {
+                        for row in server.query("SELECT id FROM information_schema.processlist WHERE id <> connection_id() AND user = 'admin'").unwrap() {
+                            // It may have ended by itself.
+                            let _ = server.query(&format!("KILL {}", row[0].as_ref().unwrap()));
+                        }
+                    }
+                    _ => {}
+                }
+                std::thread::sleep(Duration::from_millis(random.u64(0..700)));
+                litekeep.kill().unwrap();
+            }
+            let litekeep = scene.replicate().unwrap();
+            eventually("both sides are the same", LONG, || Ok(rows_there(&server) == rows_here(&scene)))
+                .unwrap_or_else(|error| panic!("seed {seed}: {error}\n{}", litekeep.output()));
+            litekeep
+        });
+        scene.place.run(&["sync", "verify"]).succeeded();
+        scene.stop(litekeep)?;
+        assert_restores(&scene)
+    });
 }
 
 #[test]

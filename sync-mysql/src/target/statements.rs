@@ -118,23 +118,28 @@ pub(super) fn read(options: &Options, table: &Table, after: Option<&[Vec<u8>]>) 
         return sql;
     }
     if let Some(after) = after {
-        // Greater in one part, and equal in those before it; the first condition is what an index needs.
-        sql.extend_from_slice(format!(" WHERE {} >= ", key[0]).as_bytes());
-        sql.extend_from_slice(&after[0]);
-        for part in 0..key.len() {
-            sql.extend_from_slice(if part == 0 { b" AND ((" } else { b" OR (" });
-            for before in 0..=part {
-                let (and, than) =
-                    (if before > 0 { " AND " } else { "" }, if before == part { ">" } else { "=" });
-                sql.extend_from_slice(format!("{and}{} {than} ", key[before]).as_bytes());
-                sql.extend_from_slice(&after[before]);
-            }
-            sql.push(b')');
-        }
-        sql.push(b')');
+        sql.extend_from_slice(b" WHERE ");
+        is_after(&key, after, &mut sql);
     }
     sql.extend_from_slice(format!(" ORDER BY {} LIMIT {FETCHED}", key.join(", ")).as_bytes());
     sql
+}
+
+/// The condition that a key is greater than another one, both as SQL has them: in one part, and equal in those before it. The first
+/// condition is what an index needs.
+pub(crate) fn is_after(key: &[String], after: &[Vec<u8>], sql: &mut Vec<u8>) {
+    sql.extend_from_slice(format!("{} >= ", key[0]).as_bytes());
+    sql.extend_from_slice(&after[0]);
+    for part in 0..key.len() {
+        sql.extend_from_slice(if part == 0 { b" AND ((" } else { b" OR (" });
+        for before in 0..=part {
+            let (and, than) = (if before > 0 { " AND " } else { "" }, if before == part { ">" } else { "=" });
+            sql.extend_from_slice(format!("{and}{} {than} ", key[before]).as_bytes());
+            sql.extend_from_slice(&after[before]);
+        }
+        sql.push(b')');
+    }
+    sql.push(b')');
 }
 
 fn names(columns: &[Column]) -> String {
@@ -156,7 +161,7 @@ pub(super) fn size(text: &Text) -> usize {
 }
 
 /// Text in a statement.
-pub(super) fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 

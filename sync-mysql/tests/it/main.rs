@@ -1,5 +1,6 @@
-//! Goal: MariaDB has what SQLite has, row by row and value by value, whatever is killed; what it cannot have is said. Method: real
-//! logs, a real server, and every value read back and compared. What every server must do is in `sync/tests/conformance`.
+//! Goal: MariaDB has what SQLite has, and SQLite what it has, row by row and value by value, whatever is killed; what cannot be is said. Method:
+//! real logs, a real server, and every value read back and compared. What every server must do is in `sync/tests/conformance`, and `mysql`
+//! does the same with MySQL.
 
 #[path = "../../../sync/tests/conformance/comparing.rs"]
 mod comparing;
@@ -7,6 +8,11 @@ mod comparing;
 mod copying;
 #[path = "../../../sync/tests/conformance/following.rs"]
 mod following;
+#[path = "../../../sync/tests/conformance/pull_scene.rs"]
+mod pull_scene;
+mod pulled;
+#[path = "../../../sync/tests/conformance/pulling.rs"]
+mod pulling;
 #[path = "../../../sync/tests/conformance/pushers.rs"]
 mod pushers;
 mod refusing;
@@ -17,3 +23,5 @@ mod tables;
 #[path = "../../../sync/tests/conformance/transferring.rs"]
 mod transferring;
 mod values;
+
+pub(crate) const FLAVOR: litekeep_testkit::mysql::Flavor = litekeep_testkit::mysql::Flavor::Mariadb;

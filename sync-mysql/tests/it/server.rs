@@ -1,4 +1,4 @@
-//! MariaDB, for the tests that every server must pass.
+//! MariaDB or MySQL, for the tests that every server must pass: `crate::FLAVOR` says which.
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ use litekeep_sync::Value;
 use litekeep_sync_mysql::Address;
 pub(crate) use litekeep_sync_mysql::Mysql as Side;
 pub(crate) use litekeep_sync_mysql::target::MyTable as Table;
-pub(crate) use litekeep_testkit::mariadb::Mariadb as Server;
+pub(crate) use litekeep_testkit::mysql::Mysql as Server;
 use mysql_async::Value as Cell;
 
 pub(crate) const TAGGED: MyType = MyType::Tagged;
@@ -18,7 +18,15 @@ pub(crate) const DELETE_ONE_X: &str = "DELETE FROM bare WHERE a = 'x' LIMIT 1";
 pub(crate) const ADMITS_NO_5: &str = "ALTER TABLE t ADD CHECK (name <> 'n5' OR x <> 5)";
 
 /// One server for all tests that do not kill it.
-static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| Mutex::new(Server::start().unwrap()));
+static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| Mutex::new(start()));
+
+/// One for a test alone. Where there is none all tests are skipped: none of them does without.
+pub(crate) fn start() -> Server {
+    if !crate::FLAVOR.is_available() {
+        std::process::exit(0);
+    }
+    Server::start(crate::FLAVOR).unwrap()
+}
 
 pub(crate) fn server() -> MutexGuard<'static, Server> {
     SERVER.lock().unwrap_or_else(PoisonError::into_inner)

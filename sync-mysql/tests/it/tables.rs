@@ -124,7 +124,7 @@ fn a_changed_row_sets_off_no_cascade() {
 /// Where LOAD DATA LOCAL is not allowed, rows go by statements.
 #[test]
 fn a_server_that_takes_no_files_gets_statements() {
-    let mut own = litekeep_testkit::mariadb::Mariadb::start().unwrap();
+    let mut own = crate::server::start();
     own.query("SET GLOBAL local_infile = 0; CREATE DATABASE app").unwrap();
     let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 25000)";
     let scene = Scene::with_url(

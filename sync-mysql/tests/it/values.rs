@@ -61,8 +61,8 @@ fn every_value_arrives_as_it_is() {
     );
     scene.assert_equal(&kept.tables, &server());
     // The next row gets the next number, the defaults are there, and what is unique stays so.
-    let inserted =
-        "INSERT INTO `Odd \"``Types` (big) VALUES (1) RETURNING id, small, name, is_on, made IS NOT NULL";
+    let inserted = "INSERT INTO `Odd \"``Types` (big) VALUES (1); \
+                    SELECT id, small, name, is_on, made IS NOT NULL FROM `Odd \"``Types` WHERE id = last_insert_id()";
     let row: Vec<String> =
         server().query_in("odd", inserted).unwrap().remove(0).into_iter().flatten().collect();
     assert_eq!(row, ["5", "7", "it's", "1", "1"]);

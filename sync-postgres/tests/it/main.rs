@@ -9,6 +9,10 @@ mod copying;
 mod following;
 mod once;
 mod pooling;
+#[path = "../../../sync/tests/conformance/pull_scene.rs"]
+mod pull_scene;
+mod pulled;
+#[path = "../../../sync/tests/conformance/pulling.rs"]
 mod pulling;
 #[path = "../../../sync/tests/conformance/pushers.rs"]
 mod pushers;

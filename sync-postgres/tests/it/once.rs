@@ -3,7 +3,7 @@
 use litekeep_sync::transfer::Parts;
 use rusqlite::Connection;
 
-use crate::pulling::Scene;
+use crate::pull_scene::Scene;
 use crate::server::server;
 
 const SCHEMA: &str = "
@@ -83,7 +83,7 @@ fn whoever_may_only_read_can_copy() {
     );
     let url = scene.url.replacen("postgres://postgres@", "postgres://reader:r@", 1);
     assert_ne!(url, scene.url);
-    let mut pull = scene.pulling_from(&url, Default::default());
+    let mut pull = scene.pulling_from(&url, &[]);
     let made = scene.runtime.block_on(pull.copy_once(Parts::Schema, |_| ())).unwrap();
     assert!(made.found.is_none());
     assert_eq!(scene.rows("SELECT count(*) || '' FROM t"), [[Some("0".to_owned())]]);

@@ -18,7 +18,12 @@ pub(crate) const DELETE_ONE_X: &str =
 pub(crate) const ADMITS_NO_5: &str = "ALTER TABLE t ADD CHECK (name <> 'n5' OR x <> 5)";
 
 /// One server for all tests that do not kill it.
-static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| Mutex::new(Server::start().unwrap()));
+static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| Mutex::new(start()));
+
+/// One for a test alone.
+pub(crate) fn start() -> Server {
+    Server::start().unwrap()
+}
 
 pub(crate) fn server() -> MutexGuard<'static, Server> {
     SERVER.lock().unwrap_or_else(PoisonError::into_inner)

@@ -7,7 +7,7 @@ use litekeep_sync::{Flow as _, Kind, Stage};
 use rusqlite::Connection;
 
 use crate::scene::Scene;
-use crate::server::{self, Server, server};
+use crate::server::{self, server, start};
 
 pub(crate) const TABLES: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT UNIQUE, x REAL);
     CREATE TABLE pairs(a TEXT, b INTEGER, x BLOB, PRIMARY KEY (a, b)) WITHOUT ROWID;
@@ -175,7 +175,7 @@ fn a_row_that_cannot_go_there_is_listed_until_it_can() {
 /// Goal: no row is lost and none comes twice, whenever the server is killed or the pusher begins anew.
 #[test]
 fn kills_lose_nothing_and_repeat_nothing() {
-    let mut server = Server::start().unwrap();
+    let mut server = start();
     server.query("CREATE DATABASE killed").unwrap();
     let scene = Scene::with_url(
         server.url("killed"),

@@ -1,6 +1,7 @@
-//! MariaDB as Debian has it, on a port of its own with data of its own. It can be killed and comes back with what it had.
+//! MariaDB as Debian has it, or MySQL, on a port of its own with data of its own. It can be killed and comes back with what it had.
 //! Dropping the handle kills the server.
 
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
@@ -15,15 +16,45 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::certificates::Certificates;
+use crate::mysql_programs;
 use crate::process::{Process, eventually, user};
 
 const START: Duration = Duration::from_secs(120);
 /// The user that it runs as: it refuses to be root.
 const USER: &str = "mysql";
 
+/// Which of the two it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavor {
+    /// MariaDB, of this system.
+    Mariadb,
+    /// MySQL, unpacked beside it.
+    Mysql,
+}
+
+impl Flavor {
+    /// Whether it can be had. MySQL is fetched on first use; where it cannot be, a line says why.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Mariadb => true,
+            Self::Mysql => match mysql_programs::folder() {
+                Ok(_) => true,
+                Err(e) => {
+                    // What a test prints is kept from who runs it.
+                    let line = format!("skipped, for MySQL cannot be had: {e:#}\n");
+                    let _ = std::io::stderr().write_all(line.as_bytes());
+                    false
+                }
+            },
+        }
+    }
+}
+
 /// A server that runs, or is down for a while.
 #[derive(Debug)]
-pub struct Mariadb {
+pub struct Mysql {
+    flavor: Flavor,
     dir: TempDir,
     address: SocketAddr,
     ids: Option<(u32, u32)>,
@@ -31,21 +62,21 @@ pub struct Mariadb {
     runtime: Runtime,
 }
 
-impl Mariadb {
+impl Mysql {
     /// Starts one without data, and waits until it answers. It speaks TLS as `localhost` to those who ask for it.
     ///
     /// # Errors
     /// When it is not installed.
-    pub fn start() -> Result<Self> {
-        let dir = tempfile::tempdir().context("make a folder for MariaDB")?;
+    pub fn start(flavor: Flavor) -> Result<Self> {
+        let dir = tempfile::tempdir().with_context(|| format!("make a folder for {flavor:?}"))?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let ids = user(USER)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let mut server = Self { dir, address, ids, process: None, runtime };
+        let mut server = Self { flavor, dir, address, ids, process: None, runtime };
         let certificates = Certificates::make()?;
         let (certificate, key) = certificates.files();
         // A statement a line, as the server wants it.
-        let users = "CREATE USER IF NOT EXISTS admin@'127.0.0.1';\nGRANT ALL ON *.* TO admin@'127.0.0.1' WITH GRANT OPTION;\n";
+        let users = "CREATE USER IF NOT EXISTS admin@'127.0.0.1';\nGRANT ALL ON *.* TO admin@'127.0.0.1' WITH GRANT OPTION;\nCREATE DATABASE IF NOT EXISTS test;\n";
         std::fs::write(server.dir.path().join("users.sql"), users)?;
         for (name, from) in
             [("ca.pem", certificates.ca_file()), ("server.pem", certificate), ("server.key", key)]
@@ -55,11 +86,21 @@ impl Mariadb {
         if let Some((user, group)) = ids {
             chown(server.dir.path(), Some(user), Some(group)).context("give the folder to `mysql`")?;
         }
-        let mut install = server.command(Path::new("mariadb-install-db"));
-        install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
+        let install = match flavor {
+            Flavor::Mariadb => {
+                let mut install = server.command(Path::new("mariadb-install-db"))?;
+                install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
+                install
+            }
+            Flavor::Mysql => {
+                let mut install = server.command(&program())?;
+                install.args(["--initialize-insecure", "--secure-file-priv="]);
+                install
+            }
+        };
         let mut made = Process::start(install, &server.log())?;
         let status = made.wait(START)?;
-        ensure!(status.success(), "mariadb-install-db failed:\n{}", made.output());
+        ensure!(status.success(), "making the first tables failed:\n{}", made.output());
         server.resume()?;
         Ok(server)
     }
@@ -80,8 +121,23 @@ impl Mariadb {
     pub fn resume(&mut self) -> Result<()> {
         let dir = self.dir.path().to_owned();
         let file = |option: &str, name: &str| format!("--{option}={}", dir.join(name).display());
-        let mut command = self.command(&program());
-        command.args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-buffer-pool-size=64M"]);
+        let mut command = self.command(&program())?;
+        if self.flavor == Flavor::Mysql {
+            command.args(["--mysqlx=OFF", "--secure-file-priv=", "--local-infile=1"]);
+        }
+        command.args([
+            "--bind-address=127.0.0.1",
+            "--skip-name-resolve",
+            "--max-allowed-packet=16M",
+            "--innodb-buffer-pool-size=64M",
+        ]);
+        // With a log of all changes, as replicas follow it.
+        command.args([
+            "--log-bin=binlog",
+            "--server-id=1",
+            "--binlog-format=ROW",
+            "--binlog-row-metadata=FULL",
+        ]);
         command.arg(format!("--port={}", self.address.port()));
         command.args([file("socket", "socket"), file("pid-file", "pid"), file("init-file", "users.sql")]);
         command.args([
@@ -90,16 +146,22 @@ impl Mariadb {
             file("ssl-key", "server.key"),
         ]);
         self.process = Some(Process::start(command, &self.log())?);
-        eventually("MariaDB answers", START, || {
+        eventually("the server answers", START, || {
             let is_running = self.process.as_mut().map_or(Ok(false), Process::is_running)?;
-            ensure!(is_running, "MariaDB ended");
+            ensure!(is_running, "the server ended");
             std::thread::sleep(Duration::from_millis(50));
             Ok(self.query("SELECT 1").is_ok())
         })
         .with_context(|| self.process.as_ref().map_or(String::new(), Process::output))
     }
 
-    /// Its URL, for the administrator and the database of this name.
+    /// Whether it is MariaDB, and not MySQL.
+    #[must_use]
+    pub fn is_mariadb(&self) -> bool {
+        self.flavor == Flavor::Mariadb
+    }
+
+    /// Its URL, for the administrator and the database of this name (`test` is there).
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         self.url_with("admin@", database)
@@ -108,7 +170,8 @@ impl Mariadb {
     /// The same with a user, and perhaps a password: `me:secret@`.
     #[must_use]
     pub fn url_with(&self, login: &str, database: &str) -> String {
-        format!("mariadb://{login}{}/{database}", self.address)
+        let scheme = if self.is_mariadb() { "mariadb" } else { "mysql" };
+        format!("{scheme}://{login}{}/{database}", self.address)
     }
 
     /// Where it listens.
@@ -176,14 +239,23 @@ impl Mariadb {
         self.dir.path().join("log")
     }
 
-    fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
-        command.arg("--no-defaults").current_dir(self.dir.path());
+    fn command(&self, program: &Path) -> Result<Command> {
+        let mut command = match self.flavor {
+            Flavor::Mariadb => {
+                let mut command = Command::new(program);
+                command.arg("--no-defaults");
+                command
+            }
+            Flavor::Mysql => mysql_programs::program(&mysql_programs::folder()?),
+        };
+        command.current_dir(self.dir.path());
         command.arg(format!("--datadir={}", self.dir.path().join("data").display()));
+        // Others that start in one folder take files from each other.
+        command.arg(format!("--tmpdir={}", self.dir.path().display()));
         if let Some((user, group)) = self.ids {
             command.uid(user).gid(group);
         }
-        command
+        Ok(command)
     }
 }
 

@@ -1,0 +1,28 @@
+//! The tests of `it` with MySQL, which is fetched on first use; where it cannot be had a line says so, and they are skipped.
+
+#[path = "../../../sync/tests/conformance/comparing.rs"]
+mod comparing;
+#[path = "../../../sync/tests/conformance/copying.rs"]
+mod copying;
+#[path = "../../../sync/tests/conformance/following.rs"]
+mod following;
+#[path = "../../../sync/tests/conformance/pull_scene.rs"]
+mod pull_scene;
+#[path = "../it/pulled.rs"]
+mod pulled;
+#[path = "../../../sync/tests/conformance/pulling.rs"]
+mod pulling;
+#[path = "../../../sync/tests/conformance/pushers.rs"]
+mod pushers;
+#[path = "../it/refusing.rs"]
+mod refusing;
+#[path = "../../../sync/tests/conformance/scene.rs"]
+mod scene;
+#[path = "../it/server.rs"]
+mod server;
+#[path = "../it/tables.rs"]
+mod tables;
+#[path = "../it/values.rs"]
+mod values;
+
+pub(crate) const FLAVOR: litekeep_testkit::mysql::Flavor = litekeep_testkit::mysql::Flavor::Mysql;

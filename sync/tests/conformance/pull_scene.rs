@@ -1,0 +1,146 @@
+//! A database of a server, and one of SQLite that is kept as it. Which server, `crate::server` and `crate::pulled` say.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use litekeep_sync::pull::Settings;
+use litekeep_sync::push::Step;
+use litekeep_sync::{Error, Flow as _, Kind, Pull};
+use rusqlite::Connection;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::pulled::{self, Source};
+use crate::server::{Server, server};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Scene {
+    dir: TempDir,
+    pub(crate) runtime: Runtime,
+    pub(crate) url: String,
+}
+
+impl Scene {
+    /// A new database of the shared server, from these statements.
+    pub(crate) fn new(name: &str, sql: &str) -> Scene {
+        let server = server();
+        server.query(&format!("CREATE DATABASE {name}")).unwrap();
+        server.query_in(name, sql).unwrap();
+        Scene::with_url(server.url(name))
+    }
+
+    pub(crate) fn with_url(url: String) -> Scene {
+        Scene { dir: tempfile::tempdir().unwrap(), runtime: Runtime::new().unwrap(), url }
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.dir.path().join("app.db")
+    }
+
+    pub(crate) fn pulling(&self) -> Pull<Source> {
+        self.pulling_from(&self.url, &[])
+    }
+
+    /// These tables of a database, or all.
+    pub(crate) fn pulling_from(&self, url: &str, tables: &[&str]) -> Pull<Source> {
+        let settings = Settings { name: "orders".into(), database: self.database(), creates: true };
+        Pull::new(settings, pulled::source(url, tables))
+    }
+
+    /// Until SQLite has everything that the server has now, which it is asked anew.
+    pub(crate) fn pull(&self, pull: &mut Pull<Source>) -> Result<(), Error> {
+        pull.begin_anew();
+        self.runtime.block_on(async {
+            while pull.step().await? == Step::More {}
+            Ok(())
+        })
+    }
+
+    /// Until SQLite has everything, whatever is not there for a while.
+    pub(crate) fn pull_in_the_end(&self, pull: &mut Pull<Source>) {
+        for _ in 0..100 {
+            match self.pull(pull) {
+                Ok(()) => return,
+                Err(error) if error.kind() == Kind::Unavailable => {
+                    std::thread::sleep(Duration::from_millis(100))
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        panic!("it does not come to its end");
+    }
+
+    pub(crate) fn pulled(&self) -> Pull<Source> {
+        let mut pull = self.pulling();
+        self.pull_in_the_end(&mut pull);
+        pull
+    }
+
+    /// Goes on with what has begun until something holds.
+    pub(crate) fn follow(&self, pull: &mut Pull<Source>, mut holds: impl FnMut() -> bool) {
+        let begin = Instant::now();
+        while !holds() {
+            assert!(begin.elapsed() < PATIENCE, "it does not come");
+            self.runtime.block_on(pull.step()).unwrap();
+        }
+    }
+
+    /// What cannot be, with what to do.
+    pub(crate) fn refused(&self, mut pull: Pull<Source>) -> (Kind, String) {
+        let error = self.pull(&mut pull).unwrap_err();
+        (error.kind(), format!("{error}; {}", error.hint().unwrap_or_default()))
+    }
+
+    /// Rows of SQLite as text.
+    pub(crate) fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {
+        let db = Connection::open(self.database()).unwrap();
+        let mut select = db.prepare(sql).unwrap();
+        let columns = select.column_count();
+        let rows = select.query_map((), |row| (0..columns).map(|nth| row.get(nth)).collect()).unwrap();
+        rows.collect::<Result<_, _>>().unwrap()
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.url.rsplit('/').next().unwrap()
+    }
+
+    /// Holds all rows of the tables of [`pulled::TABLES`] against each other.
+    pub(crate) fn assert_equal(&self, server: &Server) {
+        assert_eq!(self.difference(server), None);
+    }
+
+    pub(crate) fn difference(&self, server: &Server) -> Option<String> {
+        for (table, columns, here) in [
+            ("orders", pulled::ORDERS, "CAST(id AS TEXT), name, lower(hex(body)), amount"),
+            ("parts", pulled::PARTS, "CAST(a AS TEXT), b, long"),
+        ] {
+            // hex() makes an empty text of NULL.
+            let here = here.replace("lower(hex(body))", "iif(body IS NULL, NULL, lower(hex(body)))");
+            let mut there = server.query_in(self.name(), &format!("SELECT {columns} FROM {table}")).unwrap();
+            let mut here = self.rows(&format!("SELECT {here} FROM {table}"));
+            there.sort();
+            here.sort();
+            let missing: Vec<_> = there.iter().filter(|row| !here.contains(row)).take(3).collect();
+            let extra: Vec<_> = here.iter().filter(|row| !there.contains(row)).take(3).collect();
+            if here != there {
+                return Some(format!("{table}: missing {missing:?}, too many {extra:?}"));
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        pulled::end(self.name());
+    }
+}
+
+/// Some transactions of all kinds.
+pub(crate) fn churn(server: &Server, name: &str, random: &mut fastrand::Rng) {
+    for _ in 0..random.u32(1..6) {
+        let statements: String = (0..random.u32(1..20)).map(|_| pulled::statement(random)).collect();
+        server.query_in(name, &pulled::transaction(&statements)).unwrap();
+    }
+}

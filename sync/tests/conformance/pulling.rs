@@ -1,0 +1,207 @@
+//! What SQLite has of a server, whatever happens: by real logs, and with both sides read by others than litekeep and held against each other.
+
+use std::time::Duration;
+
+use litekeep_sync::{Flow as _, Kind};
+use rusqlite::Connection;
+
+use crate::pull_scene::{Scene, churn};
+use crate::pulled::{self, DATABASE, TABLES};
+use crate::server::{cut_off, server, start};
+
+#[test]
+fn what_happens_there_happens_here() {
+    let scene = Scene::new("inward_churn", TABLES);
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut pull = scene.pulling();
+    for round in 0..25 {
+        churn(&server(), "inward_churn", &mut random);
+        match round % 5 {
+            0 => scene.pull(&mut pull).unwrap(),
+            _ => scene.follow(&mut pull, || scene.difference(&server()).is_none()),
+        }
+        scene.assert_equal(&server());
+    }
+    let found = scene.runtime.block_on(pull.compare()).unwrap();
+    assert!(found.is_equal() && found.rows > 0, "{found:?}");
+    assert_eq!(scene.rows("SELECT name FROM sqlite_schema WHERE type = 'index' AND sql NOT NULL").len(), 1);
+}
+
+/// Goal: no row is lost and none comes twice, whenever the server is killed, the connection cut, or the puller begins anew; in the copy, too,
+/// and while rows change.
+#[test]
+fn kills_lose_nothing_and_repeat_nothing() {
+    let mut server = start();
+    server.query_in(DATABASE, TABLES).unwrap();
+    server
+        .query_in(
+            DATABASE,
+            &format!(
+                "{}; {}",
+                pulled::orders(1_000, 30_000),
+                pulled::parts(1_000, 3_000, "repeat('y', 3000)")
+            ),
+        )
+        .unwrap();
+    let scene = Scene::with_url(server.url(DATABASE));
+    let mut random = fastrand::Rng::with_seed(12);
+    let mut pull = scene.pulling();
+    for round in 0..18 {
+        for _ in 0..random.u32(1..4) {
+            churn(&server, DATABASE, &mut random);
+        }
+        let steps = random.u32(0..4);
+        let moment = Duration::from_micros(random.u64(100..40_000));
+        scene.runtime.block_on(async {
+            for _ in 0..steps {
+                let _ = pull.step().await;
+            }
+            let _ = tokio::time::timeout(moment, pull.step()).await;
+        });
+        match round % 3 {
+            0 => pull = scene.pulling(),
+            1 => {
+                server.kill().unwrap();
+                let error = scene.pull(&mut pull).unwrap_err();
+                assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+                server.resume().unwrap();
+            }
+            _ => {
+                cut_off(&server);
+                pull = scene.pulling();
+            }
+        }
+    }
+    scene.pull_in_the_end(&mut pull);
+    scene.assert_equal(&server);
+}
+
+/// Goal: a transaction that is too big to be held is seen here whole or not at all.
+#[test]
+fn a_big_transaction_is_one() {
+    let scene = Scene::new("inward_big", TABLES);
+    let mut pull = scene.pulled();
+    server().query_in("inward_big", &pulled::parts(1, 20_000, "repeat('z', 2000)")).unwrap();
+    let db = Connection::open(scene.database()).unwrap();
+    let mut seen = vec![];
+    scene.follow(&mut pull, || {
+        let count: i64 = db.query_row("SELECT count(*) FROM parts", (), |row| row.get(0)).unwrap();
+        seen.push(count);
+        count == 20_000
+    });
+    assert!(seen.iter().all(|count| [0, 20_000].contains(count)), "{seen:?}");
+    scene.assert_equal(&server());
+}
+
+#[test]
+fn columns_that_are_added_come_with_their_values() {
+    let scene = Scene::new("inward_columns", TABLES);
+    server().query_in("inward_columns", "INSERT INTO orders(id, name) VALUES(1, 'a'), (2, 'b')").unwrap();
+    let mut pull = scene.pulled();
+    let sql = "ALTER TABLE orders ADD COLUMN state varchar(9) NOT NULL DEFAULT 'new'; INSERT INTO orders(id, name) VALUES(3, 'c'); UPDATE orders SET state = 'old' WHERE id = 2";
+    server().query_in("inward_columns", sql).unwrap();
+    scene.pull(&mut pull).unwrap();
+    let states = scene.rows("SELECT state FROM orders ORDER BY id");
+    assert_eq!(states, [["new"], ["old"], ["new"]].map(|[state]| [Some(state.to_owned())]));
+    assert_eq!(pull.progress().unwrap().paused, []);
+    scene.assert_equal(&server());
+}
+
+#[test]
+fn a_table_that_changes_otherwise_stands_still_and_the_others_go_on() {
+    let scene = Scene::new("inward_changed", TABLES);
+    server().query_in("inward_changed", "INSERT INTO orders(id, name) VALUES(1, 'a')").unwrap();
+    let mut pull = scene.pulled();
+    let sql = "ALTER TABLE orders DROP COLUMN body; INSERT INTO orders(id, name) VALUES(2, 'b'); INSERT INTO parts VALUES(1, 'x', 'y')";
+    server().query_in("inward_changed", sql).unwrap();
+    scene.pull(&mut pull).unwrap();
+    assert_eq!(scene.rows("SELECT count(*) || '' FROM orders"), [[Some("1".to_owned())]]);
+    assert_eq!(scene.rows("SELECT b FROM parts"), [[Some("x".to_owned())]]);
+    let paused = pull.progress().unwrap().paused;
+    assert_eq!(paused, [("orders".to_owned(), "its column `body` is gone or has another name".to_owned())]);
+    // A rename is told, though no row of it comes any more.
+    server()
+        .query_in(
+            "inward_changed",
+            "ALTER TABLE parts RENAME TO pieces; INSERT INTO pieces VALUES(2, 'x', 'y')",
+        )
+        .unwrap();
+    scene.pull(&mut pull).unwrap();
+    let paused = pull.progress().unwrap().paused;
+    assert!(paused[1].1.contains("dropped there, or has another name"), "{paused:?}");
+    server()
+        .query_in(
+            "inward_changed",
+            &format!(
+                "ALTER TABLE pieces RENAME TO parts; ALTER TABLE orders ADD COLUMN body {}",
+                pulled::BYTES
+            ),
+        )
+        .unwrap();
+    scene.runtime.block_on(pull.resync()).unwrap();
+    scene.pull(&mut pull).unwrap();
+    assert_eq!(pull.progress().unwrap().paused, []);
+    scene.assert_equal(&server());
+}
+
+/// A table of the application's that has the name of a new one there is not taken for one of the sync's.
+#[test]
+fn nobody_elses_rows_are_swept_away() {
+    let scene = Scene::new("inward_swept", TABLES);
+    let mut pull = scene.pulled();
+    let db = Connection::open(scene.database()).unwrap();
+    db.execute_batch(
+        "CREATE TABLE notes(id INTEGER PRIMARY KEY, text TEXT); INSERT INTO notes VALUES(1, 'mine')",
+    )
+    .unwrap();
+    server().query_in("inward_swept", "CREATE TABLE notes(id int PRIMARY KEY, text varchar(9))").unwrap();
+    let error = scene.runtime.block_on(pull.resync()).unwrap_err();
+    assert!(error.to_string().contains("the table `notes` is there and has rows"), "{error}");
+    scene.pull_in_the_end(&mut pull);
+    assert_eq!(scene.rows("SELECT text FROM notes"), [[Some("mine".to_owned())]]);
+    scene.assert_equal(&server());
+}
+
+#[test]
+fn what_differs_is_found_and_mended() {
+    let scene = Scene::new("inward_differs", TABLES);
+    server().query_in("inward_differs", &pulled::orders(1, 50)).unwrap();
+    let mut pull = scene.pulled();
+    let db = Connection::open(scene.database()).unwrap();
+    db.execute_batch("UPDATE orders SET name = 'other' WHERE id = 7; DELETE FROM orders WHERE id = 9; INSERT INTO orders VALUES(99, 'x', NULL, NULL)").unwrap();
+    let found = scene.runtime.block_on(pull.compare()).unwrap();
+    assert_eq!((found.rows, found.missing, found.extra, found.different), (50, 1, 1, 1), "{found:?}");
+    assert!(found.told.iter().any(|one| one.key == ["i7"] && one.what == "name"), "{found:?}");
+    scene.runtime.block_on(pull.resync()).unwrap();
+    scene.pull(&mut pull).unwrap();
+    scene.assert_equal(&server());
+    assert!(scene.runtime.block_on(pull.compare()).unwrap().is_equal());
+}
+
+/// What the application forbids in its own table is listed, and comes when it is mended there.
+#[test]
+fn rows_that_are_forbidden_here_are_listed() {
+    let scene = Scene::new("inward_forbidden", TABLES);
+    let db = Connection::open(scene.database()).unwrap();
+    db.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE orders(id INTEGER PRIMARY KEY, name TEXT CHECK(name NOT LIKE 'bad%'), body BLOB, amount TEXT)").unwrap();
+    server()
+        .query_in(
+            "inward_forbidden",
+            "INSERT INTO orders(id, name) VALUES(1, 'good'), (2, 'bad'), (3, 'fine')",
+        )
+        .unwrap();
+    let mut pull = scene.pulled();
+    assert_eq!(pull.progress().unwrap().refused, 1);
+    server().query_in("inward_forbidden", "UPDATE orders SET name = 'bad too' WHERE id = 1").unwrap();
+    scene.pull(&mut pull).unwrap();
+    let listed = scene.runtime.block_on(scene.pulling().listed()).unwrap().unwrap();
+    let keys: Vec<_> = listed.iter().map(|row| row.key.clone()).collect();
+    assert!(keys.contains(&vec!["i1".to_owned()]) && keys.contains(&vec!["i2".to_owned()]), "{listed:?}");
+    assert!(listed[0].reason.contains("CHECK"), "{listed:?}");
+    server()
+        .query_in("inward_forbidden", "UPDATE orders SET name = concat('better', id) WHERE name LIKE 'bad%'")
+        .unwrap();
+    scene.pull(&mut pull).unwrap();
+    assert_eq!(pull.progress().unwrap().refused, 0);
+    scene.assert_equal(&server());
+}
