@@ -442,6 +442,8 @@ pub enum OtherSide {
     Postgres(Secret),
     /// A URL of MySQL or MariaDB, with its password.
     Mysql(Secret),
+    /// A URL of MongoDB, with its password.
+    Mongodb(Secret),
 }
 
 /// Where the changes of a sync go.

@@ -51,7 +51,7 @@ pub(crate) enum Command {
     Undo(Undo),
     /// Print every changed row as it comes, one JSON object a line
     Changes(Changes),
-    /// Keep SQLite and another database in step: PostgreSQL, MySQL or MariaDB
+    /// Keep SQLite and another database in step: PostgreSQL, MySQL, MariaDB or MongoDB
     Sync(sync::Sync),
     /// Say what of a database cannot be as it is on another server: types, values, rules; exit code 1 when rows cannot go there
     Lint(Elsewhere),
@@ -445,6 +445,7 @@ pub(crate) enum Server {
     Postgres,
     Mysql,
     Mariadb,
+    Mongodb,
 }
 
 #[derive(Debug, clap::Args)]

@@ -33,6 +33,8 @@ const SYNC_LINES: &str =
 pub(crate) enum Side {
     Postgres(Box<Postgres>),
     Mysql(Box<Mysql>),
+    #[cfg(feature = "mongodb")]
+    Mongodb(Box<litekeep_sync_mongodb::Mongo>),
 }
 
 /// Does the same with whichever it is.
@@ -44,6 +46,11 @@ macro_rules! with_side {
                 $body
             }
             $crate::syncs::Side::Mysql(boxed) => {
+                let $target = *boxed;
+                $body
+            }
+            #[cfg(feature = "mongodb")]
+            $crate::syncs::Side::Mongodb(boxed) => {
                 let $target = *boxed;
                 $body
             }
@@ -108,6 +115,19 @@ impl DatabaseSync {
                 let options = self.options(MyType::named, &MyType::names())?;
                 Side::Mysql(Box::new(Mysql::new(address, name, options)))
             }
+            #[cfg(feature = "mongodb")]
+            OtherSide::Mongodb(url) => {
+                use litekeep_schema::portable::mongodb::MongoType;
+                let address = litekeep_sync_mongodb::Address::parse(url.expose())?;
+                let options = self.options(MongoType::named, &MongoType::names())?;
+                Side::Mongodb(Box::new(litekeep_sync_mongodb::Mongo::new(address, name, options)))
+            }
+            #[cfg(not(feature = "mongodb"))]
+            OtherSide::Mongodb(_) => {
+                return Err(Failure::invalid("this build has no client for MongoDB")
+                    .hint("`cargo build --release --features mongodb` makes one that has")
+                    .into());
+            }
         })
     }
 
@@ -149,6 +169,7 @@ impl DatabaseSync {
                 Ok(PostgresSource::new(address, wanted))
             }
             OtherSide::Mysql(_) => Err(Failure::invalid("nothing can be pulled from MySQL").into()),
+            OtherSide::Mongodb(_) => Err(Failure::invalid("nothing can be pulled from MongoDB").into()),
         }
     }
 

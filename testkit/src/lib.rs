@@ -17,6 +17,7 @@ pub mod installed;
 pub mod instance_metadata;
 pub mod litestream;
 pub mod mariadb;
+pub mod mongodb;
 pub mod postgres;
 pub mod power_cut;
 pub mod process;

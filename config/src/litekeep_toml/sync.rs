@@ -113,9 +113,15 @@ impl Reader<'_> {
                 None
             }
             Some(("mysql" | "mariadb", _)) => Some(OtherSide::Mysql(Secret::new(url))),
+            Some(("mongodb" | "mongodb+srv", _)) if direction == Direction::Pull => {
+                let message = "there is no sync from MongoDB yet, only to it; from postgres://user@host/database there is";
+                self.refuse(found, message);
+                None
+            }
+            Some(("mongodb" | "mongodb+srv", _)) => Some(OtherSide::Mongodb(Secret::new(url))),
             Some((scheme, _)) => {
                 let message = format!(
-                    "there is no sync with `{scheme}://`: it is postgres://user@host/database, or mysql:// or mariadb://"
+                    "there is no sync with `{scheme}://`: it is postgres://user@host/database, or mysql://, mariadb:// or mongodb://"
                 );
                 self.refuse(found, message);
                 None

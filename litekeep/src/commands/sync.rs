@@ -107,12 +107,17 @@ fn told(plan: Plan, format: Format) -> Outcome {
 
 impl Plan {
     fn text(&self) -> String {
-        let mut out = format!("-- {}, {}\n", self.name, self.other);
+        // As the other side's shell has comments.
+        let comment = if self.other.starts_with("mongodb") { "//" } else { "--" };
+        let mut out = format!("{comment} {}, {}\n", self.name, self.other);
         for table in &self.tables {
             out.push('\n');
             for note in &table.notes {
                 let column = note.column.as_ref().map_or(String::new(), |column| format!(".{column}"));
-                out.push_str(&format!("-- {}: {}{column} {}\n", note.level, table.table, note.message));
+                out.push_str(&format!(
+                    "{comment} {}: {}{column} {}\n",
+                    note.level, table.table, note.message
+                ));
             }
             out.extend(table.sql.iter().map(|statement| format!("{statement};\n")));
         }

@@ -24,6 +24,8 @@ mod scene;
 mod set_back;
 mod shapes;
 mod sync;
+#[cfg(feature = "mongodb")]
+mod sync_mongodb;
 mod sync_mysql;
 mod tune;
 mod up;
