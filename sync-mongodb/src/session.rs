@@ -21,6 +21,8 @@ pub(crate) struct Session {
     pub(crate) writing: ClientSession,
     /// Others know which it is.
     pub(crate) is_noted: bool,
+    /// That of whoever wrote before: its transaction may still be open.
+    pub(crate) before: Option<Document>,
 }
 
 impl Session {
@@ -37,7 +39,8 @@ impl Session {
         }
         let writing = client.start_session().await.map_err(|e| failed(&e))?;
         let db = client.database(database.unwrap_or(address.database()));
-        let session = Session { address: address.clone(), client, db, writing, is_noted: false };
+        let session =
+            Session { address: address.clone(), client, db, writing, is_noted: false, before: None };
         // Who it is and whether it may is known only now.
         session
             .run("connect", doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true })

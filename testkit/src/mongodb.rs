@@ -33,10 +33,18 @@ pub enum Kind {
     Open,
     /// A replica set that asks who one is; its administrator is `admin:admin`.
     Guarded,
+    /// A replica set whose transactions may take a second.
+    Hasty,
     /// No replica set.
     Alone,
     /// One that is to be a replica set, and was not told to begin.
     NotBegun,
+}
+
+impl Kind {
+    fn is_begun(self) -> bool {
+        matches!(self, Kind::Open | Kind::Guarded | Kind::Hasty)
+    }
 }
 
 /// A server that runs, or is down for a while.
@@ -79,7 +87,7 @@ impl Mongodb {
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))?;
         let mut server = Self { dir, address, kind, program, process: None, runtime };
         server.run_mongod()?;
-        if matches!(kind, Kind::Open | Kind::Guarded) {
+        if kind.is_begun() {
             let member = doc! { "_id": 0, "host": format!("localhost:{}", server.port()) };
             let config = doc! { "_id": SET, "members": [member] };
             let began = server.command(None, "admin", doc! { "replSetInitiate": config });
@@ -109,8 +117,8 @@ impl Mongodb {
     pub fn resume(&mut self) -> Result<()> {
         self.run_mongod()?;
         match self.kind {
-            Kind::Open | Kind::Guarded => self.wait_for_primary(self.admin()),
-            Kind::Alone | Kind::NotBegun => Ok(()),
+            kind if kind.is_begun() => self.wait_for_primary(self.admin()),
+            _ => Ok(()),
         }
     }
 
@@ -212,6 +220,9 @@ impl Mongodb {
         command.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
         if self.kind != Kind::Alone {
             command.args(["--replSet", SET]);
+        }
+        if self.kind == Kind::Hasty {
+            command.args(["--setParameter", "transactionLifetimeLimitSeconds=1"]);
         }
         if self.kind == Kind::Guarded {
             command.args(["--auth", "--keyFile"]).arg(file("members.key"));

@@ -161,13 +161,10 @@ impl Mongo {
 
     /// A transaction that a killed litekeep has left open keeps what it has written from others, for a minute.
     pub(super) async fn end_left_transaction(&mut self) -> Result<(), Error> {
-        let id = self.id(SESSION);
+        self.find_session_before().await?;
         let session = self.session()?;
-        let found = Mongo::kept_in(session).find_one(doc! { "_id": id }).await;
-        let found = found.map_err(|e| session.failed(LEFT, &e))?;
-        let left = found.as_ref().and_then(|found| found.get_document("lsid").ok());
-        if let Some(left) = left.filter(|left| *left != session.writing.id()) {
-            let ended = session.try_admin(doc! { "killSessions": [left.clone()] }).await;
+        if let Some(left) = session.before.clone() {
+            let ended = session.try_admin(doc! { "killSessions": [left] }).await;
             ended.map_err(|e| session.failed("end a transaction that was left open", &e))?;
         }
         Ok(())
@@ -175,11 +172,12 @@ impl Mongo {
 
     /// Lets others know whose transactions write.
     pub(super) async fn note_session(&mut self) -> Result<(), Error> {
-        let id = self.id(SESSION);
-        let session = self.session()?;
-        if session.is_noted {
+        if self.session()?.is_noted {
             return Ok(());
         }
+        self.find_session_before().await?;
+        let id = self.id(SESSION);
+        let session = self.session()?;
         let lsid = session.writing.id().clone();
         let update = doc! {
             "update": ledger::TABLE,
@@ -187,6 +185,19 @@ impl Mongo {
         };
         session.run("keep how far the sync is", update).await?;
         session.is_noted = true;
+        Ok(())
+    }
+
+    async fn find_session_before(&mut self) -> Result<(), Error> {
+        let id = self.id(SESSION);
+        let session = self.session()?;
+        if session.is_noted {
+            return Ok(());
+        }
+        let found = Mongo::kept_in(session).find_one(doc! { "_id": id }).await;
+        let found = found.map_err(|e| session.failed(LEFT, &e))?;
+        let before = found.as_ref().and_then(|found| found.get_document("lsid").ok());
+        session.before = before.filter(|before| *before != session.writing.id()).cloned();
         Ok(())
     }
 

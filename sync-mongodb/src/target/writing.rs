@@ -9,7 +9,7 @@ use litekeep_schema::portable::mongodb::Table;
 use litekeep_sync::ledger::{self, STAGE, text as json};
 use litekeep_sync::target::TargetTable as _;
 use litekeep_sync::{Error, Kind, Refused};
-use mongodb::error::{Error as Cause, UNKNOWN_TRANSACTION_COMMIT_RESULT};
+use mongodb::error::{Error as Cause, TRANSIENT_TRANSACTION_ERROR};
 use tokio::time::Instant;
 
 use super::documents::{self, ID};
@@ -127,13 +127,21 @@ impl Mongo {
             let _ = self.connected()?.writing.abort_transaction().await;
             return written;
         };
-        let writing = &mut self.connected()?.writing;
         let mut tries = 0;
         loop {
-            match writing.commit_transaction().await {
+            let session = self.connected()?;
+            match session.writing.commit_transaction().await {
                 Ok(()) => return Ok(refused),
-                Err(e) if e.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) && tries < 2 => tries += 1,
-                Err(e) => return Err(Failed::Server("commit rows", e)),
+                // Nothing of it has come to be.
+                Err(e) if e.contains_label(TRANSIENT_TRANSACTION_ERROR) => {
+                    return Err(Failed::Server("commit rows", e));
+                }
+                // Whatever else it says, it may have, and can be asked again.
+                Err(_) if tries < 3 => tries += 1,
+                Err(e) => {
+                    let message = session.failed("commit rows", &e).to_string();
+                    return Err(Failed::Other(Error::new(Kind::Unavailable, message)));
+                }
             }
         }
     }

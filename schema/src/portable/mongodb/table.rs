@@ -89,6 +89,9 @@ pub fn map(declared: &Declaration, profiles: &[Profile], options: &Options) -> (
             notes.add(Some(&column.name), Level::Info, message);
         }
     }
+    // Column by column, then what is of the table.
+    let place = |name: &String| declared.columns.iter().position(|column| column.name == *name);
+    notes.notes.sort_by_key(|note| note.column.as_ref().and_then(place).unwrap_or(usize::MAX));
     if has_defaults {
         notes.add(
             None,
