@@ -446,6 +446,19 @@ pub enum OtherSide {
     Mongodb(Secret),
 }
 
+impl OtherSide {
+    /// Which server a URL is of; `None`: of none that there is a sync with.
+    pub fn of(url: &str) -> Option<OtherSide> {
+        let secret = || Secret::new(url);
+        match url.split_once("://")?.0 {
+            "postgres" | "postgresql" => Some(OtherSide::Postgres(secret())),
+            "mysql" | "mariadb" => Some(OtherSide::Mysql(secret())),
+            "mongodb" | "mongodb+srv" => Some(OtherSide::Mongodb(secret())),
+            _ => None,
+        }
+    }
+}
+
 /// Where the changes of a sync go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {

@@ -101,76 +101,17 @@ impl DatabaseSync {
     /// Where a push goes.
     ///
     /// # Errors
-    /// When its address or a type is none.
+    /// As [`side`].
     pub(crate) fn side(&self) -> Result<Side> {
-        let name = &self.config.name;
-        Ok(match &self.config.other {
-            OtherSide::Postgres(url) => {
-                let address = litekeep_sync_postgres::Address::parse(url.expose())?;
-                let options = self.options(PgType::named, &PgType::names())?;
-                Side::Postgres(Box::new(Postgres::new(address, name, options)))
-            }
-            OtherSide::Mysql(url) => {
-                let address = litekeep_sync_mysql::Address::parse(url.expose())?;
-                let options = self.options(MyType::named, &MyType::names())?;
-                Side::Mysql(Box::new(Mysql::new(address, name, options)))
-            }
-            #[cfg(feature = "mongodb")]
-            OtherSide::Mongodb(url) => {
-                use litekeep_schema::portable::mongodb::MongoType;
-                let address = litekeep_sync_mongodb::Address::parse(url.expose())?;
-                let options = self.options(MongoType::named, &MongoType::names())?;
-                Side::Mongodb(Box::new(litekeep_sync_mongodb::Mongo::new(address, name, options)))
-            }
-            #[cfg(not(feature = "mongodb"))]
-            OtherSide::Mongodb(_) => {
-                return Err(Failure::invalid("this build has no client for MongoDB")
-                    .hint("`cargo build --release --features mongodb` makes one that has")
-                    .into());
-            }
-        })
-    }
-
-    /// What it is asked for.
-    fn options<T>(&self, named: fn(&str) -> Option<T>, names: &[&str]) -> Result<Options<T>> {
-        let mut options = Options {
-            schema: self.config.schema.clone(),
-            names: self.config.names.clone(),
-            types: BTreeMap::new(),
-        };
-        for (column, name) in &self.config.types {
-            let kind = named(name).ok_or_else(|| {
-                Failure::invalid(format!("`types`: `{name}`, for `{column}`, is no type that a sync knows"))
-                    .hint(format!("the types are {}", names.join(", ")))
-            })?;
-            options.types.insert(column.clone(), kind);
-        }
-        Ok(options)
+        side(&self.config)
     }
 
     /// Where a pull comes from.
     ///
     /// # Errors
-    /// When it cannot come from there.
+    /// As [`source`].
     pub(crate) fn source(&self) -> Result<PostgresSource> {
-        if let Some((column, _)) = self.config.types.iter().next() {
-            let message =
-                format!("`types` is for a sync to another server; this one comes from there: `{column}`");
-            return Err(Failure::invalid(message).hint("take `types` out").into());
-        }
-        let wanted = Wanted {
-            tables: self.config.tables.clone(),
-            schema: self.config.schema.clone(),
-            names: self.config.names.clone(),
-        };
-        match &self.config.other {
-            OtherSide::Postgres(url) => {
-                let address = litekeep_sync_postgres::Address::parse(url.expose())?;
-                Ok(PostgresSource::new(address, wanted))
-            }
-            OtherSide::Mysql(_) => Err(Failure::invalid("nothing can be pulled from MySQL").into()),
-            OtherSide::Mongodb(_) => Err(Failure::invalid("nothing can be pulled from MongoDB").into()),
-        }
+        source(&self.config)
     }
 
     /// A pull; with `creates` it makes a database that is not there.
@@ -376,6 +317,75 @@ impl SyncStatus {
         let way = if self.direction == "pull" { "from" } else { "to" };
         let other = if self.other.is_empty() { String::new() } else { format!(" {way} {}", self.other) };
         format!("    sync {}{other}: {stands}\n", self.name)
+    }
+}
+
+/// Where it goes.
+///
+/// # Errors
+/// When its address or a type is none.
+pub(crate) fn side(config: &SyncConfig) -> Result<Side> {
+    let name = &config.name;
+    Ok(match &config.other {
+        OtherSide::Postgres(url) => {
+            let address = litekeep_sync_postgres::Address::parse(url.expose())?;
+            let options = options(config, PgType::named, &PgType::names())?;
+            Side::Postgres(Box::new(Postgres::new(address, name, options)))
+        }
+        OtherSide::Mysql(url) => {
+            let address = litekeep_sync_mysql::Address::parse(url.expose())?;
+            let options = options(config, MyType::named, &MyType::names())?;
+            Side::Mysql(Box::new(Mysql::new(address, name, options)))
+        }
+        #[cfg(feature = "mongodb")]
+        OtherSide::Mongodb(url) => {
+            use litekeep_schema::portable::mongodb::MongoType;
+            let address = litekeep_sync_mongodb::Address::parse(url.expose())?;
+            let options = options(config, MongoType::named, &MongoType::names())?;
+            Side::Mongodb(Box::new(litekeep_sync_mongodb::Mongo::new(address, name, options)))
+        }
+        #[cfg(not(feature = "mongodb"))]
+        OtherSide::Mongodb(_) => {
+            return Err(Failure::invalid("this build has no client for MongoDB")
+                .hint("`cargo build --release --features mongodb` makes one that has")
+                .into());
+        }
+    })
+}
+
+/// What it is asked for.
+fn options<T>(config: &SyncConfig, named: fn(&str) -> Option<T>, names: &[&str]) -> Result<Options<T>> {
+    let mut options =
+        Options { schema: config.schema.clone(), names: config.names.clone(), types: BTreeMap::new() };
+    for (column, name) in &config.types {
+        let kind = named(name).ok_or_else(|| {
+            Failure::invalid(format!("`types`: `{name}`, for `{column}`, is no type that a sync knows"))
+                .hint(format!("the types are {}", names.join(", ")))
+        })?;
+        options.types.insert(column.clone(), kind);
+    }
+    Ok(options)
+}
+
+/// Where it comes from.
+///
+/// # Errors
+/// When it cannot come from there.
+pub(crate) fn source(config: &SyncConfig) -> Result<PostgresSource> {
+    if let Some((column, _)) = config.types.iter().next() {
+        let message =
+            format!("`types` is for a sync to another server; this one comes from there: `{column}`");
+        return Err(Failure::invalid(message).hint("take `types` out").into());
+    }
+    let wanted =
+        Wanted { tables: config.tables.clone(), schema: config.schema.clone(), names: config.names.clone() };
+    match &config.other {
+        OtherSide::Postgres(url) => {
+            let address = litekeep_sync_postgres::Address::parse(url.expose())?;
+            Ok(PostgresSource::new(address, wanted))
+        }
+        OtherSide::Mysql(_) => Err(Failure::invalid("nothing can be pulled from MySQL").into()),
+        OtherSide::Mongodb(_) => Err(Failure::invalid("nothing can be pulled from MongoDB").into()),
     }
 }
 

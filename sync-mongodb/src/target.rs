@@ -178,6 +178,10 @@ impl Target for Mongo {
         Ok(())
     }
 
+    async fn has(&mut self, table: &MongoTable) -> Result<bool, Error> {
+        Ok(self.find_collection(&table.0.name).await?.is_some())
+    }
+
     async fn add_table(&mut self, table: MongoTable) -> Result<(), Error> {
         let is_there = self.check(&table.0).await?;
         if is_there && let Some(failed) = self.make_indexes(&table.0).await?.into_iter().next() {
@@ -289,6 +293,17 @@ impl Target for Mongo {
             failed.extend(self.make_indexes(&table).await?);
         }
         Ok(failed)
+    }
+
+    async fn constrain(&mut self) -> Result<Vec<String>, Error> {
+        // Documents do not need each other there.
+        Ok(vec![])
+    }
+
+    async fn forget(&mut self) -> Result<(), Error> {
+        self.delete_kept().await?;
+        (self.tables, self.stage, self.refused) = (vec![], None, 0);
+        Ok(())
     }
 
     async fn commit(&mut self, stage: &Stage) -> Result<(), Error> {

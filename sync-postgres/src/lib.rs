@@ -11,6 +11,7 @@ pub mod address;
 mod error;
 mod pgoutput;
 mod replication;
+mod rules;
 mod session;
 pub mod source;
 pub mod target;

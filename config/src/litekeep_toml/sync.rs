@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use super::run::each;
 use crate::node::{Entry, Node, Value, entry};
 use crate::reader::Reader;
-use crate::secret::Secret;
 use crate::settings::{DatabaseConfig, Direction, OtherSide, SyncConfig};
 
 const KEYS: [&str; 8] = ["name", "from", "to", "direction", "tables", "schema", "rename", "types"];
@@ -105,21 +104,19 @@ impl Reader<'_> {
 
     fn other_side(&mut self, found: &Entry, direction: Direction) -> Option<OtherSide> {
         let url = self.non_empty(found)?;
-        match url.split_once("://") {
-            Some(("postgres" | "postgresql", _)) => Some(OtherSide::Postgres(Secret::new(url))),
-            Some(("mysql" | "mariadb", _)) if direction == Direction::Pull => {
+        match (OtherSide::of(&url), url.split_once("://")) {
+            (Some(OtherSide::Mysql(_)), _) if direction == Direction::Pull => {
                 let message = "there is no sync from MySQL or MariaDB yet, only to them; from postgres://user@host/database there is";
                 self.refuse(found, message);
                 None
             }
-            Some(("mysql" | "mariadb", _)) => Some(OtherSide::Mysql(Secret::new(url))),
-            Some(("mongodb" | "mongodb+srv", _)) if direction == Direction::Pull => {
+            (Some(OtherSide::Mongodb(_)), _) if direction == Direction::Pull => {
                 let message = "there is no sync from MongoDB yet, only to it; from postgres://user@host/database there is";
                 self.refuse(found, message);
                 None
             }
-            Some(("mongodb" | "mongodb+srv", _)) => Some(OtherSide::Mongodb(Secret::new(url))),
-            Some((scheme, _)) => {
+            (Some(other), _) => Some(other),
+            (None, Some((scheme, _))) => {
                 let message = format!(
                     "there is no sync with `{scheme}://`: it is postgres://user@host/database, or mysql://, mariadb:// or mongodb://"
                 );
@@ -127,7 +124,7 @@ impl Reader<'_> {
                 None
             }
             // It may be a password that stands alone.
-            None => {
+            (None, None) => {
                 self.refuse(found, "it is no URL such as postgres://user@host/database");
                 None
             }

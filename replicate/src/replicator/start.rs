@@ -102,7 +102,7 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
     {
         tracing::error!(
             path = %db.settings.path.display(),
-            "{hole}: files of the log at {} have vanished; it goes on with a new snapshot, so that everything from now on can be restored",
+            "{hole}: files of the log at {} have vanished or are damaged; it goes on with a new snapshot, so that everything from now on can be restored",
             store.place()
         );
         return first_snapshot(db, &local, capture, head.next()).await;

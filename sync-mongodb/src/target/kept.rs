@@ -201,6 +201,25 @@ impl Mongo {
         Ok(())
     }
 
+    /// Takes the items of this sync away, and the collection where it has no others.
+    pub(super) async fn delete_kept(&mut self) -> Result<(), Error> {
+        const FORGET: &str = "forget how far the sync is";
+        let all = self.items("");
+        let session = self.session()?;
+        let delete = doc! {
+            "delete": ledger::TABLE,
+            "deletes": [{ "q": all, "limit": 0 }],
+            "writeConcern": { "w": "majority", "j": true },
+        };
+        session.run(FORGET, delete).await?;
+        session.is_noted = false;
+        let rest = Mongo::kept_in(session).find_one(doc! {}).read_concern(ReadConcern::majority()).await;
+        if rest.map_err(|e| session.failed(FORGET, &e))?.is_none() {
+            session.run(FORGET, doc! { "drop": ledger::TABLE }).await?;
+        }
+        Ok(())
+    }
+
     /// Says that the comparison goes on.
     pub(super) fn renewal(&self, token: &str) -> Document {
         self.change_held(token, doc! { "$set": { "held": held(token) } })

@@ -7,6 +7,7 @@ mod comparing;
 mod copying;
 #[path = "../../../sync/tests/conformance/following.rs"]
 mod following;
+mod once;
 #[path = "../../../sync/tests/conformance/pushers.rs"]
 mod pushers;
 mod refusing;

@@ -16,4 +16,6 @@ mod refusing;
 mod scene;
 mod server;
 mod tables;
+#[path = "../../../sync/tests/conformance/transferring.rs"]
+mod transferring;
 mod values;

@@ -9,6 +9,7 @@ mod copying;
 mod following;
 #[path = "../../../sync/tests/conformance/in_sql.rs"]
 mod in_sql;
+mod once;
 mod pooling;
 mod pulling;
 #[path = "../../../sync/tests/conformance/pushers.rs"]
@@ -17,4 +18,6 @@ mod refusing;
 #[path = "../../../sync/tests/conformance/scene.rs"]
 mod scene;
 mod server;
+#[path = "../../../sync/tests/conformance/transferring.rs"]
+mod transferring;
 mod values;

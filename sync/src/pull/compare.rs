@@ -42,14 +42,22 @@ impl<S: Source> Pull<S> {
             return Err(Error::with_hint(Kind::Invalid, message, hint));
         };
         self.source.connect().await?;
-        let mut found = Found { refused, ..Found::default() };
-        for table in &plan.tables {
-            if !paused.iter().any(|(paused, _)| *paused == table.source) {
-                self.compare_table(table, &mut found).await?;
-            }
-        }
+        let goes_on = |table: &SourceTable| !paused.iter().any(|(paused, _)| *paused == table.source);
+        let tables: Vec<SourceTable> = plan.tables.into_iter().filter(goes_on).collect();
+        let (found, _) = self.compare_all(&tables).await?;
         self.begin_anew();
-        Ok(found)
+        Ok(Found { refused, ..found })
+    }
+
+    /// The same for these tables, over the connection that is there; also how many rows each has there.
+    pub(super) async fn compare_all(&mut self, tables: &[SourceTable]) -> Result<(Found, Vec<u64>), Error> {
+        let (mut found, mut counts) = (Found::default(), vec![]);
+        for table in tables {
+            let before = found.rows;
+            self.compare_table(table, &mut found).await?;
+            counts.push(found.rows - before);
+        }
+        Ok((found, counts))
     }
 
     async fn compare_table(&mut self, table: &SourceTable, found: &mut Found) -> Result<(), Error> {
