@@ -42,7 +42,7 @@ pub(super) struct Reading {
 
 enum Rows {
     /// As the server gives them.
-    Served(SessionCursor<RawDocumentBuf>),
+    Served(Box<SessionCursor<RawDocumentBuf>>),
     /// By their keys in SQLite's order, the next one last: the server orders blobs by their lengths.
     ByKey(Vec<Bson>),
 }
@@ -94,7 +94,7 @@ impl Mongo {
         } else {
             let found = collection.find(doc! {}).batch_size(u32::try_from(FETCHED).unwrap_or(u32::MAX));
             let found = if table.key.is_empty() { found } else { found.sort(doc! { ID: 1 }) };
-            Rows::Served(found.session(&mut *state).await.map_err(failed)?)
+            Rows::Served(Box::new(found.session(&mut *state).await.map_err(failed)?))
         };
         self.reading = Some(Reading { table: nth, rows });
         Ok(())

@@ -450,7 +450,7 @@ fn size(document: &RawDocumentBuf) -> usize {
 }
 
 /// Of one command each.
-fn groups<'a, R>(rows: &'a [R], bytes_of: impl Fn(&R) -> usize) -> Vec<&'a [R]> {
+fn groups<R>(rows: &[R], bytes_of: impl Fn(&R) -> usize) -> Vec<&[R]> {
     let (mut groups, mut first, mut bytes) = (vec![], 0, 0);
     for (nth, row) in rows.iter().enumerate() {
         let size = bytes_of(row);
