@@ -442,6 +442,8 @@ pub enum OtherSide {
     Postgres(Secret),
     /// A URL of MySQL or MariaDB, with its password.
     Mysql(Secret),
+    /// A URL of MongoDB, with its password.
+    Mongodb(Secret),
 }
 
 impl OtherSide {
@@ -451,6 +453,7 @@ impl OtherSide {
         match url.split_once("://")?.0 {
             "postgres" | "postgresql" => Some(OtherSide::Postgres(secret())),
             "mysql" | "mariadb" => Some(OtherSide::Mysql(secret())),
+            "mongodb" | "mongodb+srv" => Some(OtherSide::Mongodb(secret())),
             _ => None,
         }
     }

@@ -54,7 +54,7 @@ pub(crate) enum Command {
     Changes(Changes),
     /// Copy a whole database to a server, or from one into SQLite, and compare every value
     Copy(copy::Copy),
-    /// Keep SQLite and another database in step: PostgreSQL, MySQL or MariaDB
+    /// Keep SQLite and another database in step: PostgreSQL, MySQL, MariaDB or MongoDB
     Sync(sync::Sync),
     /// Say what of a database cannot be as it is on another server: types, values, rules; exit code 1 when rows cannot go there
     Lint(Elsewhere),
@@ -448,6 +448,7 @@ pub(crate) enum Server {
     Postgres,
     Mysql,
     Mariadb,
+    Mongodb,
 }
 
 #[derive(Debug, clap::Args)]

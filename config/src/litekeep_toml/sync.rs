@@ -70,7 +70,7 @@ impl Reader<'_> {
         };
         let database = self.database_of(database, node, ("sync", key), databases);
         let other = match other {
-            Some(found) => self.other_side(found),
+            Some(found) => self.other_side(found, direction),
             None => {
                 let message = "this sync has no `to`: add to = \"${DATABASE_URL}\", or a URL such as postgres://user@host/database \
                                (as `from` where SQLite is to get its rows)";
@@ -102,13 +102,18 @@ impl Reader<'_> {
         Some((database?, other?, direction))
     }
 
-    fn other_side(&mut self, found: &Entry) -> Option<OtherSide> {
+    fn other_side(&mut self, found: &Entry, direction: Direction) -> Option<OtherSide> {
         let url = self.non_empty(found)?;
         match (OtherSide::of(&url), url.split_once("://")) {
+            (Some(OtherSide::Mongodb(_)), _) if direction == Direction::Pull => {
+                let message = "there is no sync from MongoDB yet, only to it; from postgres:// and mysql:// there is";
+                self.refuse(found, message);
+                None
+            }
             (Some(other), _) => Some(other),
             (None, Some((scheme, _))) => {
                 let message = format!(
-                    "there is no sync with `{scheme}://`: it is postgres://user@host/database, or mysql:// or mariadb://"
+                    "there is no sync with `{scheme}://`: it is postgres://user@host/database, or mysql://, mariadb:// or mongodb://"
                 );
                 self.refuse(found, message);
                 None

@@ -476,6 +476,12 @@ fn syncs() {
         let OtherSide::Mysql(read) = &config.syncs[0].other else { panic!("{:?}", config.syncs) };
         assert_eq!(read.expose(), url);
     }
+    for url in ["mongodb://me@host/app", "mongodb+srv://me@host/app"] {
+        let database = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\n";
+        let config = toml(&format!("{database}[[sync]]\nname = \"mongo\"\nto = {url:?}\n")).unwrap();
+        let OtherSide::Mongodb(read) = &config.syncs[0].other else { panic!("{:?}", config.syncs) };
+        assert_eq!(read.expose(), url);
+    }
 }
 
 /// The URL says which side is the other one.
@@ -502,6 +508,7 @@ fn mistakes_in_syncs_are_told_with_what_would_be_right() {
         ("name = \"a\"", "this sync has no `to`"),
         ("name = \"a\"\nto = \"oracle://h/d\"", "`to`: there is no sync with `oracle://`"),
         ("name = \"a\"\nto = \"hunter2\"", "`to`: it is no URL such as"),
+        ("name = \"a\"\nfrom = \"mongodb://h/d\"", "`from`: there is no sync from MongoDB yet"),
         ("name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"both\"", "`direction`: `both` is not there"),
         (
             "name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"pull\"",

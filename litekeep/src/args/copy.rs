@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// A database and where it shall be; one of the two is SQLite.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Copy {
-    /// The database: a file, or postgres://, mysql:// or mariadb://
+    /// The database: a file, or postgres://, mysql://, mariadb:// or mongodb://
     #[arg(value_name = "FROM")]
     pub(crate) from: String,
     /// Where it shall be, likewise; tables that are there are never overwritten

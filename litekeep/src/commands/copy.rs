@@ -50,7 +50,8 @@ fn config(args: &Args) -> Result<SyncConfig> {
     let Some(other) = OtherSide::of(url) else {
         // Without the rest of it: there may be a password in it.
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-        let hint = "it is postgres://user@host/database, mysql:// or mariadb://, and a path for SQLite";
+        let hint =
+            "it is postgres://user@host/database, mysql://, mariadb:// or mongodb://, and a path for SQLite";
         return Err(Failure::invalid(format!("`{scheme}://` is no server that can be copied"))
             .hint(hint)
             .into());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use litekeep_schema::portable::mysql::{self, Flavor};
-use litekeep_schema::portable::{Level, Note, Options, postgres};
+use litekeep_schema::portable::{Level, Note, Options, mongodb, postgres};
 use litekeep_sql::{Declaration, Examiner, Profile};
 use litekeep_sync::copy;
 use litekeep_sync::push::is_wanted;
@@ -64,6 +64,7 @@ fn survey(path: &Path, server: Server) -> Result<Surveyed> {
             Server::Postgres => in_postgres(&declared, &profiles),
             Server::Mysql => in_mysql(&declared, &profiles, Flavor::Mysql),
             Server::Mariadb => in_mysql(&declared, &profiles, Flavor::Mariadb),
+            Server::Mongodb => in_mongodb(&declared, &profiles),
         };
         notes.extend(found);
         tables.push(table);
@@ -91,6 +92,21 @@ fn in_mysql(declared: &Declaration, profiles: &[Profile], flavor: Flavor) -> (Ta
     (Table { table: declared.name.clone(), sql, foreign_keys: table.foreign_keys }, notes)
 }
 
+/// Collections with validators, which admit what the columns declare.
+fn in_mongodb(declared: &Declaration, profiles: &[Profile]) -> (Table, Vec<Note>) {
+    let (table, mut notes) = mongodb::map(declared, profiles, &Options::default());
+    notes.extend(no_foreign_keys(declared));
+    let indexes = table.indexes.iter().map(|index| table.create_index(index));
+    let sql = std::iter::once(table.create(true)).chain(indexes).collect();
+    (Table { table: declared.name.clone(), sql, foreign_keys: vec![] }, notes)
+}
+
+fn no_foreign_keys(declared: &Declaration) -> Option<Note> {
+    let message = "its foreign keys are not translated".to_owned();
+    let note = Note { table: declared.name.clone(), column: None, level: Level::Rule, message };
+    (!declared.foreign_keys.is_empty()).then_some(note)
+}
+
 #[derive(Serialize)]
 struct Schema {
     database: PathBuf,
@@ -104,21 +120,23 @@ pub(super) async fn schema(args: &Elsewhere, format: Format) -> Result<Outcome> 
     let ok = notes.iter().all(|note| note.level < Level::Table);
     let findings = notes.into_iter().map(Finding::of).collect();
     let schema = Schema { database: args.db.clone(), tables, findings, ok };
-    report::result(format, &schema, || schema.text());
+    let comment = if matches!(args.server, Server::Mongodb) { "//" } else { "--" };
+    report::result(format, &schema, || schema.text(comment));
     Ok(if ok { Outcome::Done } else { Outcome::No })
 }
 
 impl Schema {
     /// Statements, with what is not as it is here as comments.
-    fn text(&self) -> String {
-        let mut out: String = self.findings.iter().map(|finding| format!("-- {}", finding.line())).collect();
+    fn text(&self, comment: &str) -> String {
+        let mut out: String =
+            self.findings.iter().map(|finding| format!("{comment} {}", finding.line())).collect();
         for table in &self.tables {
             out.push('\n');
             out.extend(table.sql.iter().map(|statement| format!("{statement};\n")));
         }
         let keys: Vec<&String> = self.tables.iter().flat_map(|table| &table.foreign_keys).collect();
         if !keys.is_empty() {
-            out.push_str("\n-- Once all rows are there:\n");
+            out.push_str(&format!("\n{comment} Once all rows are there:\n"));
             out.extend(keys.iter().map(|statement| format!("{statement};\n")));
         }
         out

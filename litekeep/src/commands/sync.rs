@@ -122,11 +122,13 @@ fn told(plan: Plan, format: Format) -> Outcome {
 
 impl Plan {
     fn text(&self) -> String {
-        let mut out = format!("-- {}, {}\n", self.name, self.other);
+        // As the other side's shell has comments.
+        let comment = if self.other.starts_with("mongodb") { "//" } else { "--" };
+        let mut out = format!("{comment} {}, {}\n", self.name, self.other);
         for table in &self.tables {
             out.push('\n');
             for note in &table.notes {
-                out.push_str(&format!("-- {}", note.line(&table.table)));
+                out.push_str(&format!("{comment} {}", note.line(&table.table)));
             }
             out.extend(table.sql.iter().map(|statement| format!("{statement};\n")));
         }

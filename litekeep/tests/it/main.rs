@@ -26,6 +26,8 @@ mod scene;
 mod set_back;
 mod shapes;
 mod sync;
+#[cfg(feature = "mongodb")]
+mod sync_mongodb;
 mod sync_mysql;
 mod tune;
 mod up;

@@ -70,6 +70,10 @@ pub(super) trait ColumnType: Copy {
     fn in_sql(self) -> Cow<'static, str>;
     /// Whether values can be compared by `=`, as a key needs.
     fn can_be_key(self) -> bool;
+    /// Whether a column holds values of any type, whatever its own is.
+    fn holds_any() -> bool {
+        false
+    }
 }
 
 /// What is told of a table.
@@ -190,7 +194,7 @@ fn choose<T: ColumnType>(column: &DeclaredColumn, profile: &Profile, notes: &mut
         return T::of(Content::Json);
     }
     if declared.contains("DATE") || declared.contains("TIME") {
-        return T::of(dates(profile, name, notes));
+        return T::of(dates(profile, name, T::holds_any(), notes));
     }
     let natural = match Affinity::of(&declared) {
         Affinity::Integer => Some(Content::Integers),
@@ -212,7 +216,7 @@ fn choose<T: ColumnType>(column: &DeclaredColumn, profile: &Profile, notes: &mut
             }
             T::of(content)
         }
-        (Some(content), None) if (values - fitting).saturating_mul(SELDOM) <= values => {
+        (Some(content), None) if (values - fitting).saturating_mul(SELDOM) <= values && !T::holds_any() => {
             let message = format!(
                 "{} of {values} values are not {}: these rows are refused; with the type `tagged` they are not",
                 values - fitting,
@@ -227,7 +231,10 @@ fn choose<T: ColumnType>(column: &DeclaredColumn, profile: &Profile, notes: &mut
             } else {
                 "holds values of several types"
             };
-            let message = format!(r#"{is}: each becomes JSON with its type, {{"t":"i","v":"7"}}"#);
+            let message = match T::holds_any() {
+                true => format!("{is}: each value keeps its own there"),
+                false => format!(r#"{is}: each becomes JSON with its type, {{"t":"i","v":"7"}}"#),
+            };
             notes.add(name, Level::Info, message);
             T::of(Content::Anything)
         }
@@ -259,7 +266,7 @@ fn by_values(profile: &Profile) -> Option<Content> {
         .find(|content| profile.values() > 0 && fitting(*content, profile) == profile.values())
 }
 
-fn dates(profile: &Profile, name: Option<&str>, notes: &mut Notes<'_>) -> Content {
+fn dates(profile: &Profile, name: Option<&str>, holds_any: bool, notes: &mut Notes<'_>) -> Content {
     let values = profile.values();
     if values == 0 {
         let message = "declares dates and has none yet, which would tell how they are written: text";
@@ -268,11 +275,11 @@ fn dates(profile: &Profile, name: Option<&str>, notes: &mut Notes<'_>) -> Conten
     }
     if profile.texts < values {
         return by_values(profile).unwrap_or_else(|| {
-            notes.add(
-                name,
-                Level::Info,
-                "holds dates as text and as numbers: each becomes JSON with its type",
-            );
+            let message = match holds_any {
+                true => "holds dates as text and as numbers: each keeps its own type there",
+                false => "holds dates as text and as numbers: each becomes JSON with its type",
+            };
+            notes.add(name, Level::Info, message);
             Content::Anything
         });
     }

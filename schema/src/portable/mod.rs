@@ -1,14 +1,15 @@
 //! What of a SQLite database other databases have the like of: types, keys, indexes, and how each value is written there.
 //!
 //! Promises:
-//! - A value comes back exactly as it was, type included, or it is refused with the reason ([`postgres::PgType::encode`], [`mysql::MyType::encode`]); none is changed
-//!   silently.
+//! - A value comes back exactly as it was, type included, or it is refused with the reason ([`postgres::PgType::encode`], [`mysql::MyType::encode`],
+//!   [`mongodb::MongoType::encode`]); none is changed silently.
 //! - What has no like is named in a [`Note`], never left out silently.
 //!
 //! Types are chosen by what a column declares and by what its rows hold, for SQLite promises nothing of either.
 
 mod columns;
 pub mod date;
+pub mod mongodb;
 pub mod mysql;
 pub mod postgres;
 mod value;

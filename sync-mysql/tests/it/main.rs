@@ -8,6 +8,8 @@ mod comparing;
 mod copying;
 #[path = "../../../sync/tests/conformance/following.rs"]
 mod following;
+#[path = "../../../sync/tests/conformance/in_sql.rs"]
+mod in_sql;
 #[path = "../../../sync/tests/conformance/pull_scene.rs"]
 mod pull_scene;
 mod pulled;

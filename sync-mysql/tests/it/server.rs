@@ -11,6 +11,10 @@ pub(crate) use litekeep_sync_mysql::target::MyTable as Table;
 pub(crate) use litekeep_testkit::mysql::Mysql as Server;
 use mysql_async::Value as Cell;
 
+pub(crate) use crate::in_sql::{
+    NOT_THERE, SCHEMA, VALUES, WHY_NOT, admit_no_5, count, differ, listed, make_database, names, values,
+};
+
 pub(crate) const TAGGED: MyType = MyType::Tagged;
 /// Of the rows of `bare` whose `a` is `x`.
 pub(crate) const DELETE_ONE_X: &str = "DELETE FROM bare WHERE a = 'x' LIMIT 1";

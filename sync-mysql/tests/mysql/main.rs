@@ -6,6 +6,8 @@ mod comparing;
 mod copying;
 #[path = "../../../sync/tests/conformance/following.rs"]
 mod following;
+#[path = "../../../sync/tests/conformance/in_sql.rs"]
+mod in_sql;
 #[path = "../../../sync/tests/conformance/pull_scene.rs"]
 mod pull_scene;
 #[path = "../it/pulled.rs"]
@@ -22,6 +24,8 @@ mod scene;
 mod server;
 #[path = "../it/tables.rs"]
 mod tables;
+#[path = "../../../sync/tests/conformance/transferring.rs"]
+mod transferring;
 #[path = "../it/values.rs"]
 mod values;
 

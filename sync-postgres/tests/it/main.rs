@@ -7,6 +7,8 @@ mod comparing;
 mod copying;
 #[path = "../../../sync/tests/conformance/following.rs"]
 mod following;
+#[path = "../../../sync/tests/conformance/in_sql.rs"]
+mod in_sql;
 mod once;
 mod pooling;
 #[path = "../../../sync/tests/conformance/pull_scene.rs"]

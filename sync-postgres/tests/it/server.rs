@@ -10,6 +10,10 @@ pub(crate) use litekeep_sync_postgres::Postgres as Side;
 pub(crate) use litekeep_sync_postgres::target::PgTable as Table;
 pub(crate) use litekeep_testkit::postgres::Postgres as Server;
 
+pub(crate) use crate::in_sql::{
+    NOT_THERE, SCHEMA, VALUES, WHY_NOT, admit_no_5, count, differ, listed, make_database, names, values,
+};
+
 pub(crate) const TAGGED: PgType = PgType::Tagged;
 /// Of the rows of `bare` whose `a` is `x`.
 pub(crate) const DELETE_ONE_X: &str =

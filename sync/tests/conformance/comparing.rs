@@ -29,13 +29,7 @@ fn what_is_the_same_is_the_same() {
 fn what_differs_is_told_and_mended() {
     let scene = Scene::new("differs", TABLES);
     scene.pushed();
-    let query = |sql: &str| server().query_in("differs", sql).unwrap();
-    query(&format!(
-        "UPDATE t SET name = 'z' WHERE id = 1; DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (7, 'b', 0);
-         UPDATE words SET word = 'Apple' WHERE word = 'apple'; UPDATE words SET n = 2 WHERE word = '';
-         {}; INSERT INTO bare SELECT * FROM bare WHERE a IS NULL",
-        server::DELETE_ONE_X
-    ));
+    server::differ(&server(), "differs");
     let found = compared(&scene, false);
     let counts = (found.missing, found.extra, found.different);
     assert_eq!(counts, (3, 3, 2), "{found:#?}");

@@ -50,7 +50,7 @@ fn a_schema_and_other_names_are_used() {
         "CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t VALUES (1, 'a'), (2, 'b')",
     );
     let options = Options {
-        schema: Some("from \"lite\"".into()),
+        schema: Some(server::SCHEMA.into()),
         names: [("t".to_owned(), "T o".to_owned())].into(),
         types: [("t.x".to_owned(), server::TAGGED)].into(),
     };
@@ -58,10 +58,7 @@ fn a_schema_and_other_names_are_used() {
     scene.push(&mut push).unwrap();
     scene.commit("UPDATE t SET x = 7 WHERE id = 2; INSERT INTO t VALUES (3, x'00')");
     scene.push(&mut push).unwrap();
-    let select = server::quoted(r#"SELECT id, x FROM "from ""lite"""."T o" ORDER BY id"#);
-    let rows = server().query_in("renamed", &select).unwrap();
-    let values: Vec<String> = rows.into_iter().map(|row| row[1].clone().unwrap()).collect();
-    assert_eq!(values, [r#"{"t":"s","v":"a"}"#, r#"{"t":"i","v":"7"}"#, r#"{"t":"b","v":"00"}"#]);
+    assert_eq!(server::values(&server(), "renamed"), server::VALUES);
 }
 
 /// Goal: each statement that is made for a declared table is one that the server takes.

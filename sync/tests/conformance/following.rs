@@ -1,5 +1,6 @@
 //! Everything after the copy.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use litekeep_sync::push::Step;
@@ -64,10 +65,10 @@ fn a_transaction_is_seen_whole_or_not_at_all() {
     });
     let mut seen = vec![];
     while !pushing.is_finished() {
-        seen.push(server().query_in("whole", "SELECT count(*) FROM t").unwrap().remove(0).remove(0).unwrap());
+        seen.push(server::count(&server(), "whole", "t"));
     }
     pushing.join().unwrap();
-    assert!(seen.iter().all(|count| count == "0" || count == "60000"), "{seen:?}");
+    assert!(seen.iter().all(|count| [0, 60_000].contains(count)), "{seen:?}");
 }
 
 #[test]
@@ -98,15 +99,15 @@ fn what_is_exchanged_arrives_beside_what_is_refused() {
         ),
     );
     let mut push = scene.pushed();
-    server().query_in("torn", server::ADMITS_NO_5).unwrap();
+    server::admit_no_5(&server(), "torn");
     scene.commit(
         "UPDATE t SET name = 'x' WHERE id = 1; UPDATE t SET name = 'n1' WHERE id = 9; UPDATE t SET name = 'n9' WHERE id = 1;
          UPDATE t SET x = 5 WHERE id BETWEEN 4 AND 5; UPDATE t SET x = 1 WHERE id NOT IN (1, 5, 9)",
     );
     scene.push(&mut push).unwrap();
     assert_eq!(push.kept().unwrap().refused, 1);
-    let there = server().query_in("torn", "SELECT name FROM t WHERE id IN (1, 9) ORDER BY id").unwrap();
-    assert_eq!(there, [[Some("n9".to_owned())], [Some("n1".to_owned())]]);
+    let there = server::names(&server(), "torn");
+    assert_eq!([&there[&1], &there[&9]], ["n9", "n1"]);
 }
 
 #[test]
@@ -139,7 +140,7 @@ fn new_tables_and_columns_follow_and_other_changes_stand_still() {
         push.kept().unwrap().tables.iter().filter(|table| table.0.source == "pairs").cloned().collect();
     let server = server();
     scene.assert_equal(&pairs, &server);
-    assert_eq!(server.query_in("altered", "SELECT count(*) FROM t").unwrap()[0][0].as_deref(), Some("2"));
+    assert_eq!(server::count(&server, "altered", "t"), 2);
 }
 
 #[test]
@@ -150,25 +151,18 @@ fn a_row_that_cannot_go_there_is_listed_until_it_can() {
     );
     let mut push = scene.pushed();
     assert_eq!(push.kept().unwrap().refused, 1);
-    scene.write(|db| {
-        db.execute_batch("INSERT INTO t VALUES (3, 'fine', 3), (4, 'no real', 'text'), (5, x'00', 5); UPDATE t SET name = x'01' WHERE id = 1").unwrap();
-    });
+    scene.commit(server::NOT_THERE);
     scene.push(&mut push).unwrap();
-    let refused = "SELECT content FROM _litekeep_sync WHERE item LIKE 'refused/%' ORDER BY content";
-    let listed: Vec<String> =
-        server().query_in("refused", refused).unwrap().into_iter().flatten().flatten().collect();
+    let listed = server::listed(&server(), "refused");
     assert_eq!(listed.len(), 4, "{listed:#?}");
-    assert!(
-        listed[0].contains(r#""key":["i1"]"#)
-            && listed[0].contains("`name`: it is a blob, and the column holds text")
-    );
-    let there = server().query_in("refused", "SELECT id, name FROM t ORDER BY id").unwrap();
-    let there: Vec<String> = there.into_iter().flatten().flatten().collect();
-    assert_eq!(there, ["1", "a", "3", "fine"], "what was there of a refused row stays");
+    assert!(listed[0].contains(r#""key":["i1"]"#) && listed[0].contains(server::WHY_NOT), "{listed:#?}");
+    let there = server::names(&server(), "refused");
+    let expected = BTreeMap::from([(1, "a".to_owned()), (3, "fine".to_owned())]);
+    assert_eq!(there, expected, "what was there of a refused row stays");
     scene.commit("UPDATE t SET name = 'n' || id, x = id WHERE id <> 3; DELETE FROM t WHERE id = 5");
     scene.push(&mut push).unwrap();
     assert_eq!(push.kept().unwrap().refused, 0);
-    assert_eq!(server().query_in("refused", refused).unwrap().len(), 0);
+    assert_eq!(server::listed(&server(), "refused").len(), 0);
     scene.assert_equal(&push.kept().unwrap().tables, &server());
 }
 
@@ -176,7 +170,7 @@ fn a_row_that_cannot_go_there_is_listed_until_it_can() {
 #[test]
 fn kills_lose_nothing_and_repeat_nothing() {
     let mut server = start();
-    server.query("CREATE DATABASE killed").unwrap();
+    server::make_database(&server, "killed");
     let scene = Scene::with_url(
         server.url("killed"),
         &format!("{TABLES} INSERT INTO bare VALUES ('x', 1), ('x', 1)"),

@@ -32,7 +32,7 @@ impl Scene {
     /// A database from these statements, and a new one of the shared server.
     pub(crate) fn new(name: &str, sql: &str) -> Scene {
         let server = server();
-        server.query(&format!("CREATE DATABASE {name}")).unwrap();
+        server::make_database(&server, name);
         Scene::with_url(server.url(name), sql)
     }
 

@@ -1,0 +1,138 @@
+//! A connection, and what travels over it.
+
+use bson::{Document, RawDocumentBuf, doc};
+use litekeep_sync::{Error, Kind};
+use mongodb::error::{Error as Cause, ErrorKind};
+use mongodb::options::{ReadConcern, TransactionOptions};
+use mongodb::{Client, ClientSession, Database};
+
+use crate::address::durable;
+use crate::{Address, error};
+
+/// What MongoDB 5.0 says of itself: the first that shows one state to many reads, and makes collections in transactions.
+const OLDEST: i32 = 13;
+
+/// A connection. Ends when it is dropped, and what is not committed with it.
+pub(crate) struct Session {
+    address: Address,
+    client: Client,
+    db: Database,
+    /// The one whose transactions write.
+    pub(crate) writing: ClientSession,
+    /// Others know which it is.
+    pub(crate) is_noted: bool,
+    /// That of whoever wrote before: its transaction may still be open.
+    pub(crate) before: Option<Document>,
+}
+
+impl Session {
+    /// `database`: another than the address's.
+    pub(crate) async fn open(address: &Address, database: Option<&str>) -> Result<Session, Error> {
+        let failed = |e: &Cause| error::server(address, "connect", e);
+        let client = Client::with_options(address.options().await?).map_err(|e| failed(&e))?;
+        let said = match client.database("admin").run_command(doc! { "hello": 1 }).await {
+            Ok(said) => said,
+            Err(e) => return Err(why_not(address, &e).await.unwrap_or_else(|| failed(&e))),
+        };
+        if let Some(error) = unfit(address, &said) {
+            return Err(error);
+        }
+        let writing = client.start_session().await.map_err(|e| failed(&e))?;
+        let db = client.database(database.unwrap_or(address.database()));
+        let session =
+            Session { address: address.clone(), client, db, writing, is_noted: false, before: None };
+        // Who it is and whether it may is known only now.
+        session
+            .run("connect", doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true })
+            .await?;
+        Ok(session)
+    }
+
+    /// An error of the server's, with what was being done.
+    pub(crate) fn failed(&self, doing: &str, error: &Cause) -> Error {
+        error::server(&self.address, doing, error)
+    }
+
+    pub(crate) fn db(&self) -> &Database {
+        &self.db
+    }
+
+    /// Runs a command outside of any transaction.
+    pub(crate) async fn run(&self, doing: &str, command: Document) -> Result<Document, Error> {
+        self.try_run(command).await.map_err(|e| self.failed(doing, &e))
+    }
+
+    /// The same, for one that may fail by its nature.
+    pub(crate) async fn try_run(&self, command: Document) -> Result<Document, Cause> {
+        self.db.run_command(command).await
+    }
+
+    /// Runs a command of the server itself.
+    pub(crate) async fn try_admin(&self, command: Document) -> Result<Document, Cause> {
+        self.client.database("admin").run_command(command).await
+    }
+
+    /// A session whose reads all see one state, that of the first.
+    pub(crate) async fn snapshot(&self) -> Result<ClientSession, Error> {
+        let begun = self.client.start_session().snapshot(true).await;
+        begun.map_err(|e| self.failed("begin to read one state", &e))
+    }
+
+    /// Begins a transaction that writes. It reads what is there when it begins, and nobody's writes are lost by it: who was before is a conflict.
+    pub(crate) async fn begin(&mut self) -> Result<(), Cause> {
+        let options = TransactionOptions::builder()
+            // Which collections are made with, too.
+            .read_concern(ReadConcern::local())
+            .write_concern(durable())
+            .build();
+        self.writing.start_transaction().with_options(options).await
+    }
+
+    /// Runs a command in the transaction.
+    pub(crate) async fn within(&mut self, command: RawDocumentBuf) -> Result<Document, Cause> {
+        self.db.run_raw_command(command).session(&mut self.writing).await
+    }
+}
+
+/// What keeps a server from being the other side of a sync.
+fn unfit(address: &Address, said: &Document) -> Option<Error> {
+    let name = address.name();
+    let refused = |what: &str, hint: &str| {
+        Some(Error::with_hint(Kind::Invalid, format!("connect in {name}: {what}"), hint.to_owned()))
+    };
+    let is_router = said.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
+    if said.get_i32("maxWireVersion").is_ok_and(|version| version < OLDEST) {
+        return refused("it is older than MongoDB 5.0", "a sync needs MongoDB 5.0 or later");
+    }
+    if said.get_str("setName").is_err() && !is_router {
+        let what = match said.get_bool("isreplicaset") {
+            Ok(true) => "its replica set has not begun",
+            _ => "it is no replica set",
+        };
+        return refused(what, error::REPLICA_SET);
+    }
+    None
+}
+
+/// Where no server was found that can be written to: what the first of them says by itself.
+async fn why_not(address: &Address, error: &Cause) -> Option<Error> {
+    let ErrorKind::ServerSelection { .. } = &*error.kind else { return None };
+    let mut options = address.options().await.ok()?;
+    options.hosts.truncate(1);
+    (options.direct_connection, options.repl_set_name, options.srv_max_hosts) = (Some(true), None, None);
+    options.credential = None;
+    let client = Client::with_options(options).ok()?;
+    let said = client.database("admin").run_command(doc! { "hello": 1 }).await.ok()?;
+    if let Some(error) = unfit(address, &said) {
+        return Some(error);
+    }
+    let members: Vec<&str> =
+        said.get_array("hosts").into_iter().flatten().filter_map(|host| host.as_str()).collect();
+    let message = format!(
+        "connect in {}: the server answers, and none of its replica set can be written to from here, which calls itself {}",
+        address.name(),
+        members.join(", ")
+    );
+    let hint = "these names must lead to the servers from here, too; `directConnection=true` in the URL uses the one that it names";
+    Some(Error::with_hint(Kind::Unavailable, message, hint))
+}

@@ -1,0 +1,18 @@
+//! Goal: MongoDB has what SQLite has, row by row and value by value, whatever is killed; what it cannot have is said. Method: real
+//! logs, a real server, and every value read back and compared. What every server must do is in `sync/tests/conformance`.
+
+#[path = "../../../sync/tests/conformance/comparing.rs"]
+mod comparing;
+#[path = "../../../sync/tests/conformance/copying.rs"]
+mod copying;
+#[path = "../../../sync/tests/conformance/following.rs"]
+mod following;
+mod once;
+#[path = "../../../sync/tests/conformance/pushers.rs"]
+mod pushers;
+mod refusing;
+#[path = "../../../sync/tests/conformance/scene.rs"]
+mod scene;
+mod server;
+mod transactions;
+mod values;
