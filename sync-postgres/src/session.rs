@@ -84,6 +84,18 @@ impl Session {
         self.client.execute_typed(sql, &typed).await
     }
 
+    /// Rows of a statement whose parameters are columns of text.
+    pub(crate) async fn rows_of(
+        &self,
+        doing: &str,
+        sql: &str,
+        columns: &[Vec<Text>],
+    ) -> Result<Vec<Row>, Error> {
+        let typed: Vec<(&(dyn ToSql + Sync), Type)> =
+            columns.iter().map(|column| (column as &(dyn ToSql + Sync), Type::TEXT_ARRAY)).collect();
+        self.client.query_typed(sql, &typed).await.map_err(|e| self.failed(doing, &e))
+    }
+
     /// Runs a statement whose parameters are values of text.
     pub(crate) async fn execute_one(
         &self,

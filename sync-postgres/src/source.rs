@@ -3,6 +3,8 @@
 //! The server keeps changes in a replication slot, of the tables in a publication; both have one name, which is the sync's own. It needs
 //! the server itself: a pooler passes no replication on.
 
+mod hub;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::pin::Pin;
@@ -18,6 +20,8 @@ use litekeep_sync::source::{Event, Incoming, Rows, Source, SourceTable, SourceTy
 use litekeep_sync::{Error, Kind, Value};
 use tokio_postgres::CopyOutStream;
 
+use self::hub::TwoWay;
+use crate::codec::Codec;
 use crate::pgoutput::{self, Cell, Message, Relation};
 use crate::replication::{Received, Replication, SETTINGS, lsn, lsn_text};
 use crate::session::{Session, read_row};
@@ -56,12 +60,14 @@ pub struct PostgresSource {
     /// A table whose form has come and is not yet known.
     coming: Option<Relation>,
     ready: VecDeque<Event>,
+    /// What it has where rows go there, too.
+    two_way: Option<TwoWay>,
 }
 
 /// Rows on their way.
 struct Reading {
     stream: Pin<Box<CopyOutStream>>,
-    forms: Vec<Inward>,
+    forms: Vec<Codec>,
     received: BytesMut,
     has_ended: bool,
 }
@@ -73,7 +79,7 @@ enum Coming {
     As {
         table: usize,
         /// Where each of its columns is, and what its values are.
-        columns: Vec<(usize, Inward)>,
+        columns: Vec<(usize, Codec)>,
     },
 }
 
@@ -91,6 +97,7 @@ impl PostgresSource {
             relations: HashMap::new(),
             coming: None,
             ready: VecDeque::new(),
+            two_way: None,
         }
     }
 
@@ -249,10 +256,19 @@ impl PostgresSource {
         let kinds = self.kinds(relation).await?;
         let known = &self.tables[nth];
         let place = |name: &str| relation.columns.iter().position(|column| column.name == name);
-        let columns: Option<Vec<(usize, Inward)>> = (known.mirror.columns.iter().zip(&known.types))
+        if self.two_way.is_some() && relation.identity != b'f' {
+            let reason = format!(
+                "its changes come without the row as it was: ALTER TABLE {} REPLICA IDENTITY FULL;",
+                self.path(known)
+            );
+            self.relations.insert(relation.id, Coming::Ignored);
+            self.ready.push_back(Event::Gone { table: nth, reason });
+            return Ok(());
+        }
+        let columns: Option<Vec<(usize, Codec)>> = (known.mirror.columns.iter().zip(&known.types))
             .map(|(column, kind)| {
-                let at = place(&column.name).filter(|at| kinds[*at] == *kind)?;
-                Some((at, form(kind)?))
+                let at = place(&column.name).filter(|at| kinds[*at].name == kind.name)?;
+                Some((at, Codec::of(kind)?))
             })
             .collect();
         let Some(columns) = columns.filter(|columns| columns.len() == relation.columns.len()) else {
@@ -303,6 +319,13 @@ impl PostgresSource {
             Message::Insert { relation, row } => (relation, (None, Some(row))),
             Message::Update { relation, old, row } => (relation, (old, Some(row))),
             Message::Delete { relation, old } => (relation, (Some(old), None)),
+            Message::Said { prefix, content } => {
+                if prefix == hub::SAYS {
+                    let content = String::from_utf8_lossy(&content).into_owned();
+                    self.ready.push_back(Event::Said { content });
+                }
+                return Ok(());
+            }
             Message::Begin | Message::Relation(_) | Message::Other => return Ok(()),
         };
         let (table, columns) = match self.relations.get(&relation) {
@@ -315,7 +338,7 @@ impl PostgresSource {
         };
         let key_columns = &self.tables[*table].mirror.key;
         let values = |cells: &[Cell]| -> Option<Vec<Option<Value>>> {
-            let value = |(at, form): &(usize, Inward)| {
+            let value = |(at, form): &(usize, Codec)| {
                 Some(match cells.get(*at)? {
                     Cell::Null => Some(Value::Null),
                     Cell::Unchanged => None,
@@ -327,7 +350,24 @@ impl PostgresSource {
         let key = |row: &[Option<Value>]| -> Option<Vec<Value>> {
             key_columns.iter().map(|nth| row.get(*nth)?.clone()).collect()
         };
+        let images = |(before, after): (Option<Vec<Cell>>, Option<Vec<Cell>>)| {
+            let before = match before {
+                Some(cells) => Some(values(&cells)?.into_iter().collect::<Option<Vec<Value>>>()?),
+                None => None,
+            };
+            let after = match after {
+                Some(cells) => {
+                    let value = |(nth, value): (usize, Option<Value>)| value.or_else(|| before.as_ref().map(|row| row[nth].clone()));
+                    Some(values(&cells)?.into_iter().enumerate().map(value).collect::<Option<Vec<Value>>>()?)
+                }
+                None => None,
+            };
+            Some(Incoming::Images { before, after })
+        };
         let change = (|| {
+            if self.two_way.is_some() {
+                return images(change);
+            }
             let (old, row) = change;
             let old = match old {
                 Some(cells) => Some(key(&values(&cells)?)?),
@@ -371,6 +411,18 @@ fn is_taken(error: &Error) -> bool {
     error.to_string().contains("is active for PID")
 }
 
+/// Does something as soon as nobody takes the changes any more.
+async fn until_let_go<T>(act: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
+    let mut patience = LETS_GO;
+    loop {
+        match act().await {
+            Err(error) if is_taken(&error) && patience > 0 => patience -= 1,
+            done => return done,
+        }
+        tokio::time::sleep(LET_GO).await;
+    }
+}
+
 /// A type by its name and that of the type below it.
 fn kind(name: String, base: &str) -> SourceType {
     let form = serde_json::to_string(&Inward::of(base)).unwrap_or_default();
@@ -383,6 +435,13 @@ fn form(kind: &SourceType) -> Option<Inward> {
 
 fn names(table: &SourceTable, columns: &[usize]) -> Vec<String> {
     columns.iter().map(|nth| table.mirror.columns[*nth].name.clone()).collect()
+}
+
+/// Settings of a session in which values are written as in replication.
+async fn set(session: &Session) -> Result<(), Error> {
+    let set: Vec<String> =
+        SETTINGS.iter().map(|(name, value)| format!("SET {name} = {}", literal(value))).collect();
+    session.run("connect", &set.join("; ")).await
 }
 
 /// A known table with the columns that come now.
@@ -417,9 +476,7 @@ impl Source for PostgresSource {
         (self.reading, self.replication) = (None, None);
         self.tables.clear();
         let session = Session::open(&self.address).await?;
-        let set: Vec<String> =
-            SETTINGS.iter().map(|(name, value)| format!("SET {name} = {}", literal(value))).collect();
-        session.run("connect", &set.join("; ")).await?;
+        set(&session).await?;
         self.schema = match &self.wanted.schema {
             Some(schema) => schema.clone(),
             None => {
@@ -432,6 +489,7 @@ impl Source for PostgresSource {
         let mut replication = Replication::open(&self.address).await?;
         let server = replication.identify().await?;
         self.replication = Some(replication);
+        self.connect_writer().await?;
         Ok(format!("{server}/{}", self.address.database()))
     }
 
@@ -567,7 +625,7 @@ impl Source for PostgresSource {
             joined(&all),
             self.path(table)
         );
-        let forms: Option<Vec<Inward>> = table.types.iter().map(form).collect();
+        let forms: Option<Vec<Codec>> = table.types.iter().map(Codec::of).collect();
         let damaged =
             || Error::new(Kind::Corrupt, format!("read the plan of `{}`: a type is none", table.source));
         let stream = self.session()?.copy_out(&format!("read the table {}", table.source), &sql).await?;
@@ -601,7 +659,7 @@ impl Source for PostgresSource {
             };
             let line = reading.received.split_to(end + 1);
             bytes += line.len();
-            let value = |(field, form): (Option<Cow<'_, [u8]>>, &Inward)| match field {
+            let value = |(field, form): (Option<Cow<'_, [u8]>>, &Codec)| match field {
                 Some(text) => form.value(&text),
                 None => Value::Null,
             };
@@ -629,7 +687,7 @@ impl Source for PostgresSource {
                 Some(unused) => unused,
                 None => Replication::open(&self.address).await?,
             };
-            match replication.start(slot, slot, from).await {
+            match replication.start(slot, slot, from, self.two_way.is_some()).await {
                 Ok(()) => {
                     self.replication = Some(replication);
                     break;
@@ -691,14 +749,7 @@ impl Source for PostgresSource {
         let session = self.session()?;
         let sql =
             "SELECT pg_drop_replication_slot(slot_name)::text FROM pg_replication_slots WHERE slot_name = $1";
-        let mut patience = LETS_GO;
-        while let Err(error) = session.rows("drop the replication slot", sql, &[slot]).await {
-            if !is_taken(&error) || patience == 0 {
-                return Err(error);
-            }
-            patience -= 1;
-            tokio::time::sleep(LET_GO).await;
-        }
+        until_let_go(async || session.rows("drop the replication slot", sql, &[slot]).await).await?;
         let sql = format!("DROP PUBLICATION IF EXISTS {}", quoted(slot));
         session.run("drop the publication", &sql).await
     }

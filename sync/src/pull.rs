@@ -5,8 +5,8 @@
 //! then, all of it is as it was at one moment of the source as soon as the changes have come up to the end of the copy.
 
 mod apply;
-mod compare;
-mod state;
+pub(crate) mod compare;
+pub(crate) mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -18,6 +18,7 @@ use litekeep_sql::{Mirror, MirrorTable, Written};
 use self::apply::{apply, key_of, list, size};
 use self::state::{Kept, Plan, Stage, changed, damaged, found, kept, make, slot, with_more};
 use crate::batch::Refused;
+use crate::local::Local;
 use crate::ledger::{PAUSED, PLAN, REFUSED, STAGE, read_listed, text as json};
 use crate::push::Step;
 use crate::source::{Event, Incoming, Rows, Source, SourceTable, Standing};
@@ -55,7 +56,7 @@ pub struct Settings {
 pub struct Pull<S: Source> {
     settings: Settings,
     source: S,
-    mirror: Option<Mirror>,
+    local: Local,
     kept: Option<Kept>,
     /// Who the server is that it is connected to; `None`: it is connected to anew.
     server: Option<String>,
@@ -100,7 +101,7 @@ impl<S: Source> Pull<S> {
         Pull {
             settings,
             source,
-            mirror: None,
+            local: Local::default(),
             kept: None,
             server: None,
             is_under_way: false,
@@ -114,22 +115,6 @@ impl<S: Source> Pull<S> {
         &self.source
     }
 
-    /// Runs something on the database, on a thread for what blocks.
-    async fn on_mirror<R: Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&Mirror) -> Result<R, Error> + Send + 'static,
-    ) -> Result<R, Error> {
-        let mirror = self.mirror.take().ok_or_else(|| Error::new(Kind::Internal, "no database is open"))?;
-        let worked = tokio::task::spawn_blocking(move || {
-            let done = work(&mirror);
-            (mirror, done)
-        });
-        let (mirror, done) =
-            worked.await.map_err(|e| Error::new(Kind::Internal, format!("write to the database: {e}")))?;
-        self.mirror = Some(mirror);
-        done
-    }
-
     /// Runs something in a transaction of its own, at whose end the pull is at a stage.
     async fn commit<R: Send + 'static>(
         &mut self,
@@ -139,7 +124,7 @@ impl<S: Source> Pull<S> {
         let expected = self.kept.as_ref().map(|kept| json(&kept.stage));
         let (text, name) = (json(&stage), self.settings.name.clone());
         let is_open = self.following.as_mut().is_some_and(|following| std::mem::take(&mut following.is_open));
-        let done = self.on_mirror(move |mirror| {
+        let done = self.local.on(move |mirror| {
             if !is_open {
                 mirror.begin(true)?;
             }
@@ -176,10 +161,8 @@ impl<S: Source> Pull<S> {
             let hint = format!("the application makes it, or `litekeep sync run {name}`");
             return Err(Error::with_hint(Kind::Unavailable, message, hint));
         }
-        let opened = tokio::task::spawn_blocking(move || Mirror::open(&database, &name, creates));
-        let opened = opened.await.map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-        self.mirror = Some(opened?);
-        self.on_mirror(|mirror| Ok(mirror.items()?)).await
+        self.local.open(&database, &name, creates).await?;
+        self.local.on(|mirror| Ok(mirror.items()?)).await
     }
 
     async fn connect(&mut self) -> Result<(), Error> {
@@ -240,7 +223,7 @@ impl<S: Source> Pull<S> {
                 format!("if its rows here can go: DROP TABLE {};", litekeep_sql::quoted(&old.mirror.name));
             // One that was dropped here is made anew.
             let name = old.mirror.clone();
-            if self.on_mirror(move |mirror| Ok(mirror.has(&name)?)).await? {
+            if self.local.on(move |mirror| Ok(mirror.has(&name)?)).await? {
                 return Err(Error::with_hint(Kind::Invalid, message, hint));
             }
         }
@@ -281,7 +264,7 @@ impl<S: Source> Pull<S> {
         };
         self.source.connect().await?;
         self.source.forget(&kept.plan.slot).await?;
-        self.on_mirror(move |mirror| {
+        self.local.on(move |mirror| {
             mirror.begin(true)?;
             for item in items.keys() {
                 mirror.set(item, None)?;
@@ -310,7 +293,7 @@ impl<S: Source> Pull<S> {
 
     async fn set_up(&mut self) -> Result<(), Error> {
         let tables = found(self.source.survey().await?)?;
-        if self.mirror.is_none() {
+        if !self.local.is_open() {
             self.open().await?;
         }
         let plan = Plan { slot: slot(&self.settings.name), tables };
@@ -372,7 +355,7 @@ impl<S: Source> Pull<S> {
             self.source.open(&table, key.as_deref().map_or(Rows::All, Rows::After)).await?;
             if sweeps {
                 let mirrored = table.mirror.clone();
-                self.on_mirror(move |mirror| Ok(mirror.begin_sweep(&mirrored)?)).await?;
+                self.local.on(move |mirror| Ok(mirror.begin_sweep(&mirrored)?)).await?;
             }
             self.is_copying = true;
         }
@@ -407,7 +390,7 @@ impl<S: Source> Pull<S> {
 
     async fn sweep(&mut self, table: &MirrorTable) -> Result<usize, Error> {
         let table = table.clone();
-        self.on_mirror(move |mirror| {
+        self.local.on(move |mirror| {
             mirror.begin(true)?;
             let swept = mirror.sweep(&table).and_then(|swept| mirror.commit().map(|()| swept));
             if swept.is_err() {
@@ -482,6 +465,7 @@ impl<S: Source> Pull<S> {
                         return Ok(Step::More);
                     }
                 }
+                Event::Said { .. } => {}
                 Event::Alive { position, wants_answer } => {
                     if following.is_between_transactions() {
                         following.reached = position;
@@ -589,7 +573,7 @@ impl<S: Source> Pull<S> {
         following.bytes = 0;
         let was_open = std::mem::replace(&mut following.is_open, true);
         let with = self.applied();
-        let listed = self.on_mirror(move |mirror| {
+        let listed = self.local.on(move |mirror| {
             if !was_open {
                 mirror.begin(true)?;
             }
@@ -614,7 +598,7 @@ impl<S: Source> Pull<S> {
     /// Commits what has come whole, and lets go of the rest, which comes again.
     async fn leave_off(&mut self) -> Result<(), Error> {
         if self.following.as_ref().is_some_and(|following| following.is_open) {
-            let items = self.on_mirror(|mirror| {
+            let items = self.local.on(|mirror| {
                 mirror.roll_back();
                 Ok(mirror.items()?)
             });
@@ -682,7 +666,8 @@ impl<S: Source> Flow for Pull<S> {
     }
 
     fn begin_anew(&mut self) {
-        (self.server, self.mirror, self.following, self.is_copying) = (None, None, None, false);
+        self.local.close();
+        (self.server, self.following, self.is_copying) = (None, None, false);
     }
 
     fn is_under_way(&mut self) -> &mut bool {

@@ -15,4 +15,5 @@ mod refusing;
 #[path = "../../../sync/tests/conformance/scene.rs"]
 mod scene;
 mod server;
+mod two_way;
 mod values;
