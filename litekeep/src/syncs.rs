@@ -13,8 +13,8 @@ use litekeep_schema::portable::Options;
 use litekeep_schema::portable::mysql::MyType;
 use litekeep_schema::portable::postgres::PgType;
 use litekeep_store::Store;
-use litekeep_sync::worker::{State, Worker};
 use litekeep_sync::two_way::{self, Durable, Policies, Policy};
+use litekeep_sync::worker::{State, Worker};
 use litekeep_sync::{Flow, Pull, Push, TwoWay, pull, push};
 use litekeep_sync_mysql::Mysql;
 use litekeep_sync_postgres::source::Wanted;
@@ -305,7 +305,9 @@ impl DatabaseSync {
             lag_transactions: behind,
             lag_seconds_at_most: match (behind, progress.time_ms) {
                 (Some(0), _) => Some(0.0),
-                (Some(_), Some(time_ms)) if !self.is_two_way() => Some((now_ms - time_ms).max(0) as f64 / 1000.0),
+                (Some(_), Some(time_ms)) if !self.is_two_way() => {
+                    Some((now_ms - time_ms).max(0) as f64 / 1000.0)
+                }
                 _ => None,
             },
             refused_rows: progress.refused,

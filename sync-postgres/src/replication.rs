@@ -193,7 +193,9 @@ impl Replication {
                     // Its name, the position, the picture, the plugin.
                     return match made.as_deref() {
                         Some([_, position, picture, ..]) => Ok((position.clone(), picture.clone())),
-                        _ => Err(self.lost(MAKE, &io::Error::other("the server does not say where it begins"))),
+                        _ => {
+                            Err(self.lost(MAKE, &io::Error::other("the server does not say where it begins")))
+                        }
                     };
                 }
                 _ => {}

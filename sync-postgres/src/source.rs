@@ -231,6 +231,21 @@ impl PostgresSource {
         })
     }
 
+    /// Drops the slot, if it is there, as soon as nobody takes the changes any more.
+    async fn drop_slot(&self, slot: &str) -> Result<(), Error> {
+        let sql =
+            "SELECT pg_drop_replication_slot(slot_name)::text FROM pg_replication_slots WHERE slot_name = $1";
+        let mut patience = LETS_GO;
+        while let Err(error) = self.session()?.rows("drop the replication slot", sql, &[slot]).await {
+            if !is_taken(&error) || patience == 0 {
+                return Err(error);
+            }
+            patience -= 1;
+            tokio::time::sleep(LET_GO).await;
+        }
+        Ok(())
+    }
+
     /// Tells which of the tables are not there.
     async fn look_for_tables(&mut self) -> Result<(), Error> {
         for (table, known) in self.tables.iter().enumerate() {
@@ -357,7 +372,9 @@ impl PostgresSource {
             };
             let after = match after {
                 Some(cells) => {
-                    let value = |(nth, value): (usize, Option<Value>)| value.or_else(|| before.as_ref().map(|row| row[nth].clone()));
+                    let value = |(nth, value): (usize, Option<Value>)| {
+                        value.or_else(|| before.as_ref().map(|row| row[nth].clone()))
+                    };
                     Some(values(&cells)?.into_iter().enumerate().map(value).collect::<Option<Vec<Value>>>()?)
                 }
                 None => None,
@@ -409,18 +426,6 @@ struct FoundColumn {
 /// Whether somebody takes the changes.
 fn is_taken(error: &Error) -> bool {
     error.to_string().contains("is active for PID")
-}
-
-/// Does something as soon as nobody takes the changes any more.
-async fn until_let_go<T>(act: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
-    let mut patience = LETS_GO;
-    loop {
-        match act().await {
-            Err(error) if is_taken(&error) && patience > 0 => patience -= 1,
-            done => return done,
-        }
-        tokio::time::sleep(LET_GO).await;
-    }
 }
 
 /// A type by its name and that of the type below it.
@@ -746,10 +751,8 @@ impl Source for PostgresSource {
 
     async fn forget(&mut self, slot: &str) -> Result<(), Error> {
         self.replication = None;
+        self.drop_slot(slot).await?;
         let session = self.session()?;
-        let sql =
-            "SELECT pg_drop_replication_slot(slot_name)::text FROM pg_replication_slots WHERE slot_name = $1";
-        until_let_go(async || session.rows("drop the replication slot", sql, &[slot]).await).await?;
         let sql = format!("DROP PUBLICATION IF EXISTS {}", quoted(slot));
         session.run("drop the publication", &sql).await
     }

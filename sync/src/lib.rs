@@ -34,10 +34,10 @@ pub mod two_way;
 pub mod worker;
 
 pub use batch::{Change, Refused};
+pub use hub::Hub;
 pub use litekeep_rows::{Error, Kind, Value};
 pub use pull::Pull;
 pub use push::{Push, Settings};
-pub use hub::Hub;
 pub use source::Source;
 pub use target::{Kept, Stage, Target};
 pub use two_way::TwoWay;

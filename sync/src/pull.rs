@@ -18,8 +18,8 @@ use litekeep_sql::{Mirror, MirrorTable, Written};
 use self::apply::{apply, key_of, list, size};
 use self::state::{Kept, Plan, Stage, changed, damaged, found, kept, make, slot, with_more};
 use crate::batch::Refused;
-use crate::local::Local;
 use crate::ledger::{PAUSED, PLAN, REFUSED, STAGE, read_listed, text as json};
+use crate::local::Local;
 use crate::push::Step;
 use crate::source::{Event, Incoming, Rows, Source, SourceTable, Standing};
 use crate::target::{Listed, key_text, key_value};
@@ -264,14 +264,15 @@ impl<S: Source> Pull<S> {
         };
         self.source.connect().await?;
         self.source.forget(&kept.plan.slot).await?;
-        self.local.on(move |mirror| {
-            mirror.begin(true)?;
-            for item in items.keys() {
-                mirror.set(item, None)?;
-            }
-            Ok(mirror.commit()?)
-        })
-        .await?;
+        self.local
+            .on(move |mirror| {
+                mirror.begin(true)?;
+                for item in items.keys() {
+                    mirror.set(item, None)?;
+                }
+                Ok(mirror.commit()?)
+            })
+            .await?;
         self.kept = None;
         self.begin_anew();
         Ok(())
@@ -390,15 +391,16 @@ impl<S: Source> Pull<S> {
 
     async fn sweep(&mut self, table: &MirrorTable) -> Result<usize, Error> {
         let table = table.clone();
-        self.local.on(move |mirror| {
-            mirror.begin(true)?;
-            let swept = mirror.sweep(&table).and_then(|swept| mirror.commit().map(|()| swept));
-            if swept.is_err() {
-                mirror.roll_back();
-            }
-            Ok(swept?)
-        })
-        .await
+        self.local
+            .on(move |mirror| {
+                mirror.begin(true)?;
+                let swept = mirror.sweep(&table).and_then(|swept| mirror.commit().map(|()| swept));
+                if swept.is_err() {
+                    mirror.roll_back();
+                }
+                Ok(swept?)
+            })
+            .await
     }
 
     /// So many rows more are refused.

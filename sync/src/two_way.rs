@@ -29,7 +29,7 @@ mod follow;
 mod inward;
 mod merge;
 mod outward;
-mod push;
+mod sending;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -179,7 +179,9 @@ impl<H: Hub> TwoWay<H> {
             done
         });
         let done = done.await?;
-        old.iter().for_each(|item| drop(self.notes.remove(item)));
+        for item in &old {
+            self.notes.remove(item);
+        }
         if let Some(kept) = &mut self.kept {
             kept.stage = stage;
         }
@@ -294,7 +296,9 @@ impl<H: Hub> TwoWay<H> {
         let pairs = self.paired().await?;
         let name = self.name().to_owned();
         let notes = pairs.iter().flat_map(|pair| &pair.notes);
-        if let Some(note) = notes.into_iter().find(|note| note.level == litekeep_schema::portable::Level::Table) {
+        if let Some(note) =
+            notes.into_iter().find(|note| note.level == litekeep_schema::portable::Level::Table)
+        {
             let hint = "or leave the table out: name the others in `tables`";
             return Err(Error::with_hint(Kind::Invalid, format!("`{note}`"), hint));
         }
@@ -325,7 +329,10 @@ impl<H: Hub> TwoWay<H> {
         let made = self.commit(stage.clone(), move |mirror| {
             for table in &missing {
                 if let Err(why) = mirror.make(table)? {
-                    return Err(Error::new(Kind::Invalid, format!("the table `{}` is there and {why}", table.name)));
+                    return Err(Error::new(
+                        Kind::Invalid,
+                        format!("the table `{}` is there and {why}", table.name),
+                    ));
                 }
             }
             for (table, _) in &paused {
@@ -455,8 +462,9 @@ impl<H: Hub> TwoWay<H> {
             return Ok(());
         }
         let name = &self.settings.push.name;
-        let reason =
-            format!("{reason}: make it the same on both sides, then `litekeep sync resync {name}` compares its rows");
+        let reason = format!(
+            "{reason}: make it the same on both sides, then `litekeep sync resync {name}` compares its rows"
+        );
         tracing::warn!(sync = name, "the table `{table}` stands still: {reason}");
         let (item, text, stage) = (format!("{PAUSED}{table}"), reason.clone(), kept.stage.clone());
         kept.paused.push((table, reason));

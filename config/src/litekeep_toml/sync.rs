@@ -45,7 +45,10 @@ impl Reader<'_> {
         let (conflict, conflicts) = match get("conflict") {
             Some(found) if direction == Direction::Both => self.conflict(found)?,
             Some(found) => {
-                self.refuse(found, "only one side is written to, so there are no conflicts: it is for direction = \"both\"");
+                self.refuse(
+                    found,
+                    "only one side is written to, so there are no conflicts: it is for direction = \"both\"",
+                );
                 return None;
             }
             None => (ConflictPolicy::default(), BTreeMap::new()),

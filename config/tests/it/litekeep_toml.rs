@@ -2,8 +2,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use litekeep_config::{
-    ConditionalWrites, ConflictPolicy, Credentials, Direction, ErrorKind, FeedFrom, FeedUrl, LogFormat, LogLevel, OtherSide,
-    Secret, Source, StoreUrl,
+    ConditionalWrites, ConflictPolicy, Credentials, Direction, ErrorKind, FeedFrom, FeedUrl, LogFormat,
+    LogLevel, OtherSide, Secret, Source, StoreUrl,
 };
 use proptest::prelude::*;
 
@@ -503,7 +503,10 @@ fn a_sync_in_both_directions_says_who_wins() {
         ] {
             let config = toml(&format!("{database}{sync}{conflict}")).unwrap();
             let [sync] = config.syncs.as_slice() else { panic!("{:?}", config.syncs) };
-            assert_eq!((sync.direction, sync.database.as_path()), (Direction::Both, Path::new("/etc/app.db")));
+            assert_eq!(
+                (sync.direction, sync.database.as_path()),
+                (Direction::Both, Path::new("/etc/app.db"))
+            );
             assert_eq!((sync.conflict, sync.conflicts.get("orders").copied()), (of_all, of_orders));
         }
     }
@@ -519,12 +522,18 @@ fn mistakes_in_syncs_are_told_with_what_would_be_right() {
         ("name = \"a\"\nto = \"hunter2\"", "`to`: it is no URL such as"),
         ("name = \"a\"\nfrom = \"mysql://h/d\"", "`from`: there is no sync from MySQL or MariaDB yet"),
         ("name = \"a\"\nfrom = \"mysql://h/d\"", "`from`: there is no sync from MySQL or MariaDB yet"),
-        ("name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"sideways\"", "`direction`: `sideways` is not there"),
+        (
+            "name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"sideways\"",
+            "`direction`: `sideways` is not there",
+        ),
         (
             "name = \"a\"\nto = \"mysql://h/d\"\ndirection = \"both\"",
             "`to`: there is no sync in both directions with MySQL or MariaDB",
         ),
-        ("name = \"a\"\nto = \"postgres://h/d\"\nconflict = \"latest\"", "`conflict`: only one side is written to"),
+        (
+            "name = \"a\"\nto = \"postgres://h/d\"\nconflict = \"latest\"",
+            "`conflict`: only one side is written to",
+        ),
         (
             "name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"both\"\nconflict = \"mine\"",
             "`conflict`: `mine` is not there: it is \"server\", \"sqlite\" or \"latest\"",

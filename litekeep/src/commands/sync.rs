@@ -436,9 +436,7 @@ async fn refused(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
     let listed = match sync.is_pull() {
         true => sync.pull(false)?.listed().await?,
-        false if sync.is_two_way() => {
-            sync.two_way(sync.stores(&Stores::default())?, None)?.listed().await?
-        }
+        false if sync.is_two_way() => sync.two_way(sync.stores(&Stores::default())?, None)?.listed().await?,
         false => with_side!(sync.side()?, target => of_target(target).await)?,
     };
     let Some(listed) = listed else {
@@ -522,7 +520,13 @@ impl Conflicts {
             .map(|one| {
                 let key: Vec<String> = one.key.iter().map(ToString::to_string).collect();
                 let (table, key) = (&one.table, key.join(", "));
-                format!("{} {table} {key}: {} won\n    kept {}\n    lost {}\n", one.at, one.winner, row(&one.kept), row(&one.lost))
+                format!(
+                    "{} {table} {key}: {} won\n    kept {}\n    lost {}\n",
+                    one.at,
+                    one.winner,
+                    row(&one.kept),
+                    row(&one.lost)
+                )
             })
             .collect();
         let listed = self.conflicts.len();
@@ -530,7 +534,10 @@ impl Conflicts {
         out.push_str(&match (count, count - listed.min(count)) {
             (0, _) => "no row was changed on both sides\n".to_owned(),
             (_, 0) => format!("{}\n", text::count(count, "conflict")),
-            (_, gone) => format!("{}, of which the first {gone} are not kept any more\n", text::count(count, "conflict")),
+            (_, gone) => format!(
+                "{}, of which the first {gone} are not kept any more\n",
+                text::count(count, "conflict")
+            ),
         });
         out
     }

@@ -26,6 +26,7 @@ mod shapes;
 mod sync;
 mod sync_mysql;
 mod tune;
+mod two_way;
 mod up;
 mod wrapped_restart;
 

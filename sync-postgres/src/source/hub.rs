@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use async_trait::async_trait;
 use litekeep_schema::portable::postgres::{Inward, Options, PgType, Table, map, quoted};
 use litekeep_schema::portable::{Affinity, Level, Note};
-use litekeep_sql::{Declaration, Generated, MirrorColumn, MirrorTable, Profile, SYNC_TABLE};
+use litekeep_sql::{Declaration, MirrorColumn, MirrorTable, Profile, SYNC_TABLE};
 use litekeep_sync::halves::{Blame, Halves};
 use litekeep_sync::hub::{Hub, Paired, Writing};
 use litekeep_sync::source::{Source as _, SourceTable};
@@ -163,7 +163,10 @@ impl PostgresSource {
             key: ours.key.clone(),
             indexes: vec![],
         };
-        let types = ours.columns.iter().map(|column| Codec::Ours(column.kind).kind(full_name(column.kind).to_owned()));
+        let types = ours
+            .columns
+            .iter()
+            .map(|column| Codec::Ours(column.kind).kind(full_name(column.kind).to_owned()));
         SourceTable { source: ours.name.clone(), types: types.collect(), mirror }
     }
 
@@ -177,21 +180,28 @@ impl PostgresSource {
             .zip(values)
             .map(|(nth, value)| {
                 let codec = Codec::of(&table.types[nth]).ok_or("the plan is damaged")?;
-                let text = codec.text(value).map_err(|why| format!("`{}`: {why}", table.mirror.columns[nth].name))?;
+                let text = codec
+                    .text(value)
+                    .map_err(|why| format!("`{}`: {why}", table.mirror.columns[nth].name))?;
                 Ok(text.map(Into::into))
             })
             .collect()
     }
 
     /// Writes some rows, or none; `Err` in it: what the server says of one of them.
-    async fn act(&self, table: &SourceTable, act: Act, rows: &[&Encoded]) -> Result<Result<(), Blame>, Error> {
+    async fn act(
+        &self,
+        table: &SourceTable,
+        act: Act,
+        rows: &[&Encoded],
+    ) -> Result<Result<(), Blame>, Error> {
         let session = self.writer()?;
         let doing = format!("write rows of `{}`", table.source);
         session.run(&doing, "SAVEPOINT rows").await?;
         let columns: Vec<Vec<Text>> = match rows.first() {
-            Some(first) => {
-                (0..first.row.len()).map(|nth| rows.iter().map(|row| row.row[nth].clone()).collect()).collect()
-            }
+            Some(first) => (0..first.row.len())
+                .map(|nth| rows.iter().map(|row| row.row[nth].clone()).collect())
+                .collect(),
             None => return Ok(Ok(())),
         };
         let failed = match session.execute(&self.sql(table, act), &columns).await {
@@ -213,8 +223,7 @@ impl PostgresSource {
         session.run("take rows back", "ROLLBACK TO SAVEPOINT rows").await?;
         // Rows that exchange a unique value are in each other's way, unless all of them go first.
         if act == Act::Update && rows.len() > 1 && error::is_about_uniqueness(&failed) {
-            let keys: Vec<Vec<Text>> =
-                table.mirror.key.iter().map(|nth| columns[*nth].clone()).collect();
+            let keys: Vec<Vec<Text>> = table.mirror.key.iter().map(|nth| columns[*nth].clone()).collect();
             let exchanged = async {
                 session.execute(&self.sql(table, Act::Delete), &keys).await?;
                 session.execute(&self.sql(table, Act::Insert), &columns).await
@@ -255,14 +264,17 @@ impl PostgresSource {
             }
             Act::Update => {
                 let others = all.iter().filter(|nth| !key.contains(nth));
-                let mut set: Vec<String> =
-                    others.map(|nth| format!("{} = n.c{nth}", name(nth))).collect();
+                let mut set: Vec<String> = others.map(|nth| format!("{} = n.c{nth}", name(nth))).collect();
                 if set.is_empty() {
                     // Of a table that is all key a row has nothing else to be set.
                     set = vec![format!("{} = n.c{}", name(&key[0]), key[0])];
                 }
                 let set = set.join(", ");
-                format!("UPDATE {path} t SET {set} FROM {} WHERE {}", unnested(table, &all), is_key(table, key))
+                format!(
+                    "UPDATE {path} t SET {set} FROM {} WHERE {}",
+                    unnested(table, &all),
+                    is_key(table, key)
+                )
             }
         }
     }
@@ -331,12 +343,10 @@ impl Hub for PostgresSource {
             let table = self.both(declared, &ours, &there, &key, &mut notes);
             paired.push(Paired { table, notes, is_here: true, is_there: true, statements: vec![] });
         }
-        let is_here = |name: &str| declared.iter().any(|(declared, _)| declared.name.eq_ignore_ascii_case(name));
-        let missing: Vec<String> = by_table
-            .keys()
-            .filter_map(|there| self.wanted(there))
-            .filter(|here| !is_here(here))
-            .collect();
+        let is_here =
+            |name: &str| declared.iter().any(|(declared, _)| declared.name.eq_ignore_ascii_case(name));
+        let missing: Vec<String> =
+            by_table.keys().filter_map(|there| self.wanted(there)).filter(|here| !is_here(here)).collect();
         if !missing.is_empty() {
             let named = std::mem::replace(&mut self.wanted.tables, missing);
             let surveyed = self.survey().await;
@@ -344,7 +354,10 @@ impl Hub for PostgresSource {
             for (table, mut notes) in surveyed? {
                 for (column, kind) in table.mirror.columns.iter().zip(&table.types) {
                     if Codec::of(kind).is_none_or(|codec| !codec.goes_both_ways()) {
-                        let message = format!("is `{}`, whose values are read and not written: leave the table out", kind.name);
+                        let message = format!(
+                            "is `{}`, whose values are read and not written: leave the table out",
+                            kind.name
+                        );
                         let (table, column) = (table.mirror.name.clone(), Some(column.name.clone()));
                         notes.push(Note { table, column, level: Level::Table, message });
                     }
@@ -354,7 +367,8 @@ impl Hub for PostgresSource {
         }
         let has = |name: &String| paired.iter().any(|pair| pair.table.mirror.name == *name);
         if let Some(missing) = self.wanted.tables.iter().find(|name| !has(name)) {
-            let message = format!("there is no table `{missing}`, neither here nor in {}", self.address.name());
+            let message =
+                format!("there is no table `{missing}`, neither here nor in {}", self.address.name());
             return Err(Error::with_hint(Kind::Invalid, message, "take it out of `tables`, or make it"));
         }
         Ok(paired)
@@ -391,12 +405,14 @@ impl Hub for PostgresSource {
             let found = session.rows("read a table's replica identity", sql, &[&path]).await?;
             if !found.first().is_some_and(|row| row.get(0)) {
                 let sql = format!("ALTER TABLE {path} REPLICA IDENTITY FULL");
-                session.run("have old rows come with changes", &sql).await.map_err(|error| match error.kind() {
-                    Kind::Invalid => {
-                        let hint = format!("as the owner of the table, or an administrator: {sql};");
-                        Error::with_hint(Kind::Invalid, error.to_string(), hint)
+                session.run("have old rows come with changes", &sql).await.map_err(|error| {
+                    match error.kind() {
+                        Kind::Invalid => {
+                            let hint = format!("as the owner of the table, or an administrator: {sql};");
+                            Error::with_hint(Kind::Invalid, error.to_string(), hint)
+                        }
+                        _ => error,
                     }
-                    _ => error,
                 })?;
             }
         }
@@ -405,12 +421,13 @@ impl Hub for PostgresSource {
 
     async fn picture(&mut self, slot: &str, tables: &[SourceTable]) -> Result<String, Error> {
         self.publish(slot, tables).await?;
-        let session = self.session()?;
-        let sql = "SELECT pg_drop_replication_slot(slot_name)::text FROM pg_replication_slots WHERE slot_name = $1";
-        super::until_let_go(async || session.rows("drop the replication slot", sql, &[slot]).await).await?;
+        self.drop_slot(slot).await?;
         let none = || Error::new(Kind::Internal, "make a slot without a connection");
         let (position, picture) = self.replication.as_mut().ok_or_else(none)?.make_slot(slot).await?;
-        let sql = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}", literal(&picture));
+        let sql = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+            literal(&picture)
+        );
         self.session()?.run("see all rows at one moment", &sql).await?;
         Ok(position)
     }
@@ -441,7 +458,8 @@ impl Hub for PostgresSource {
     async fn lock(&mut self, table: &SourceTable, keys: &[Vec<Value>]) -> Result<Vec<Vec<Value>>, Error> {
         let session = self.writer()?;
         let codecs: Option<Vec<Codec>> = table.types.iter().map(Codec::of).collect();
-        let damaged = || Error::new(Kind::Corrupt, format!("read the plan of `{}`: a type is none", table.source));
+        let damaged =
+            || Error::new(Kind::Corrupt, format!("read the plan of `{}`: a type is none", table.source));
         let codecs = codecs.ok_or_else(damaged)?;
         // As COPY writes it: a cast to text is not always the same.
         let texts: Vec<String> = (table.mirror.columns.iter())
@@ -469,7 +487,9 @@ impl Hub for PostgresSource {
                 continue;
             }
             let rows = session.rows_of(&format!("lock rows of `{}`", table.source), &sql, &columns).await?;
-            let value = |row: &tokio_postgres::Row, nth: usize, codec: &Codec| match row.get::<_, Option<&str>>(nth) {
+            let value = |row: &tokio_postgres::Row, nth: usize, codec: &Codec| match row
+                .get::<_, Option<&str>>(nth)
+            {
                 Some(text) => codec.value(text.as_bytes()),
                 None => Value::Null,
             };

@@ -1,7 +1,7 @@
 //! SQLite and PostgreSQL in step in both directions: real logs, real logical replication, and both sides read by others than litekeep.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use litekeep_replicate::local::MetaDir;
 use litekeep_replicate::replicator::{self, Replicator};
@@ -15,7 +15,7 @@ use litekeep_sync::two_way::{Conflict, Policies, Policy, Settings};
 use litekeep_sync::{Error, Flow as _, Kind, TwoWay, Value};
 use litekeep_sync_postgres::source::Wanted;
 use litekeep_sync_postgres::{Address, PostgresSource};
-use litekeep_testkit::postgres::Postgres as Server;
+use litekeep_testkit::process::eventually;
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -95,7 +95,13 @@ impl Node {
     fn sync(&mut self) -> Result<(), Error> {
         let mut flow = self.flow.take().unwrap_or_else(|| self.new_flow());
         flow.begin_anew();
-        let done = self.runtime.block_on(async { while flow.step().await? == Step::More {} Ok(()) });
+        let done = self.runtime.block_on(async {
+            let begin = Instant::now();
+            while flow.step().await? == Step::More {
+                assert!(begin.elapsed() < PATIENCE, "it does not come to rest: {:?}", flow.progress());
+            }
+            Ok(())
+        });
         self.flow = Some(flow);
         done
     }
@@ -123,9 +129,12 @@ impl Node {
     }
 
     /// Pushes there, and transactions of the log.
-    fn commits(&self, server: &Server) -> (String, u64) {
+    fn commits(&self) -> (String, u64) {
         let name = self.url.rsplit('/').next().unwrap();
-        let pushes = server.query_in(name, "SELECT content::json ->> 'pushes' FROM _litekeep_sync WHERE item = 'stage' ORDER BY 1");
+        let pushes = server().query_in(
+            name,
+            "SELECT content::json ->> 'pushes' FROM _litekeep_sync WHERE item = 'stage' ORDER BY 1",
+        );
         let last = self.runtime.block_on(self.store.list()).unwrap().last().unwrap().get();
         (format!("{:?}", pushes.unwrap()), last)
     }
@@ -206,12 +215,12 @@ fn rows_go_both_ways_and_come_to_rest() {
         assert_eq!(node.conflicts(), []);
     }
     // Nothing goes in circles.
-    let before = (node.commits(&server()), other.commits(&server()));
+    let before = (node.commits(), other.commits());
     for _ in 0..3 {
         node.settle();
         other.settle();
     }
-    assert_eq!((node.commits(&server()), other.commits(&server())), before);
+    assert_eq!((node.commits(), other.commits()), before);
     let found = node.runtime.block_on(node.new_flow().compare()).unwrap();
     assert!(found.is_equal() && found.rows > 5000, "{found:?}");
 }
@@ -264,7 +273,8 @@ fn conflicts_are_decided_alike_and_listed() {
             let of = |row: &Option<Vec<String>>| row.as_ref().map_or("gone".to_owned(), |row| row[1].clone());
             let sides = [of(&conflict.kept), of(&conflict.lost)];
             for side in [here, elsewhere] {
-                let image = side.split('\'').nth(1).map_or("gone".to_owned(), |v| key_text(&Value::Text(v.into())));
+                let image =
+                    side.split('\'').nth(1).map_or("gone".to_owned(), |v| key_text(&Value::Text(v.into())));
                 assert!(sides.contains(&image), "{said}: {image} is not in {conflict:?}");
             }
         }
@@ -277,9 +287,13 @@ fn conflicts_are_decided_alike_and_listed() {
 fn what_the_application_does_beside_the_pull_is_pushed() {
     let (name, _slots) = ("two_beside", Slots("two_beside"));
     let url = database(name, "");
-    let mut node = Node::new(&url, Policy::Server, &format!("{TABLE} INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c');"));
+    let mut node = Node::new(
+        &url,
+        Policy::Server,
+        &format!("{TABLE} INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c');"),
+    );
     node.settle();
-    let (pushes, _) = node.commits(&server());
+    let (pushes, _) = node.commits();
     server().query_in(name, "UPDATE t SET v = 'there' WHERE id IN (1, 2)").unwrap();
     node.sync().unwrap();
     assert_eq!(shown(&node.rows(ALL)), "1 there, 2 there, 3 c");
@@ -290,7 +304,7 @@ fn what_the_application_does_beside_the_pull_is_pushed() {
     assert_eq!(node.rows(ALL), there(name));
     assert_eq!(node.conflicts(), []);
     let count = |pushes: &str| pushes.split('"').nth(1).unwrap().parse::<u64>().unwrap();
-    assert_eq!(count(&node.commits(&server()).0), count(&pushes) + 1);
+    assert_eq!(count(&node.commits().0), count(&pushes) + 1);
 }
 
 /// While a push has not come back, what others did before it is passed over.
@@ -312,8 +326,15 @@ fn a_row_that_was_there_and_back_is_not_mistaken() {
 #[test]
 fn what_has_rows_on_both_sides_waits_for_a_word() {
     let (name, _slots) = ("two_filled", Slots("two_filled"));
-    let url = database(name, "CREATE TABLE t(id bigint PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'same'), (2, 'there'), (3, 'only there')");
-    let mut node = Node::new(&url, Policy::Sqlite, &format!("{TABLE} INSERT INTO t VALUES (1, 'same'), (2, 'here'), (4, 'only here');"));
+    let url = database(
+        name,
+        "CREATE TABLE t(id bigint PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'same'), (2, 'there'), (3, 'only there')",
+    );
+    let mut node = Node::new(
+        &url,
+        Policy::Sqlite,
+        &format!("{TABLE} INSERT INTO t VALUES (1, 'same'), (2, 'here'), (4, 'only here');"),
+    );
     let error = node.sync().unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid);
     assert!(error.to_string().contains("`t` has rows on both sides"), "{error}");
@@ -326,7 +347,10 @@ fn what_has_rows_on_both_sides_waits_for_a_word() {
     assert_eq!(node.rows(ALL), there(name));
     let conflicts = node.conflicts();
     assert_eq!(conflicts.len(), 1);
-    assert_eq!((conflicts[0].winner.as_str(), &conflicts[0].lost), ("sqlite", &Some(vec!["i2".into(), "sthere".into()])));
+    assert_eq!(
+        (conflicts[0].winner.as_str(), &conflicts[0].lost),
+        ("sqlite", &Some(vec!["i2".into(), "sthere".into()]))
+    );
 }
 
 /// The server makes something else of what comes, which comes back once; what cannot be there is listed, and goes when it is mended.
@@ -339,7 +363,11 @@ fn rules_of_the_server_are_kept() {
          CREATE FUNCTION upper_v() RETURNS trigger AS 'BEGIN NEW.v := upper(NEW.v); RETURN NEW; END' LANGUAGE plpgsql; \
          CREATE TRIGGER up BEFORE INSERT OR UPDATE ON t FOR EACH ROW WHEN (NEW.v LIKE 'up%') EXECUTE FUNCTION upper_v()",
     );
-    let mut node = Node::new(&url, Policy::Server, &format!("{TABLE} INSERT INTO t VALUES (1, 'up1'), (2, 'b'), (3, 'c');"));
+    let mut node = Node::new(
+        &url,
+        Policy::Server,
+        &format!("{TABLE} INSERT INTO t VALUES (1, 'up1'), (2, 'b'), (3, 'c');"),
+    );
     node.settle();
     assert_eq!(shown(&node.rows(ALL)), "1 UP1, 2 b, 3 c");
     node.run("UPDATE t SET v = 'up2' WHERE id = 1");
@@ -364,16 +392,36 @@ fn rules_of_the_server_are_kept() {
 fn a_slot_that_is_gone_costs_a_comparison() {
     let (name, _slots) = ("two_slotless", Slots("two_slotless"));
     let url = database(name, "");
-    let mut node = Node::new(&url, Policy::Server, &format!("{TABLE} INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c');"));
+    let mut node = Node::new(
+        &url,
+        Policy::Server,
+        &format!("{TABLE} INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c');"),
+    );
     node.settle();
     node.flow = None;
-    drop(Slots(name));
-    server().query_in(name, "UPDATE t SET v = 'there' WHERE id = 1; INSERT INTO t VALUES (4, 'there')").unwrap();
+    eventually("the slot is gone", PATIENCE, || {
+        drop(Slots(name));
+        Ok(server()
+            .query(&format!("SELECT 1 FROM pg_replication_slots WHERE database = '{name}'"))?
+            .is_empty())
+    })
+    .unwrap();
+    server()
+        .query_in(name, "UPDATE t SET v = 'there' WHERE id = 1; INSERT INTO t VALUES (4, 'there')")
+        .unwrap();
     node.run("UPDATE t SET v = 'here' WHERE id = 2; INSERT INTO t VALUES (5, 'here')");
     node.settle();
     assert_eq!(node.rows(ALL), there(name));
-    // Of rows that both have otherwise nobody knows who has changed them: the policy decides, and says so.
-    assert_eq!(shown(&there(name)), "1 there, 2 b, 3 c, 4 there, 5 here");
+    // What the hub keeps of the last push tells who has changed a row.
+    assert_eq!(shown(&there(name)), "1 there, 2 here, 3 c, 4 there, 5 here");
+    assert_eq!(node.conflicts(), []);
+    // Where nothing is kept nobody knows: the policy decides, and says so.
+    node.flow = None;
+    server().query_in(name, "DELETE FROM _litekeep_sync; UPDATE t SET v = 'again' WHERE id = 1").unwrap();
+    node.run("UPDATE t SET v = 'again' WHERE id = 2; DELETE FROM _litekeep_sync WHERE item LIKE 'row/%'");
+    node.settle();
+    assert_eq!(node.rows(ALL), there(name));
+    assert_eq!(shown(&there(name)), "1 again, 2 here, 3 c, 4 there, 5 here");
     assert_eq!(node.conflicts().len(), 2);
 }
 
@@ -401,7 +449,9 @@ fn what_cannot_go_both_ways_is_refused_with_what_to_do() {
     node.settle();
     let paused = node.flow.as_ref().unwrap().progress().unwrap().paused;
     assert!(paused.len() == 1 && paused[0].1.contains("its columns were changed here"), "{paused:?}");
-    server().query_in(name, "ALTER TABLE t ADD COLUMN more text; INSERT INTO t VALUES (2, 'b', 'n')").unwrap();
+    server()
+        .query_in(name, "ALTER TABLE t ADD COLUMN more text; INSERT INTO t VALUES (2, 'b', 'n')")
+        .unwrap();
     let mut flow = node.new_flow();
     node.runtime.block_on(flow.resync()).unwrap();
     node.settle();

@@ -44,7 +44,8 @@ impl<S: Source> Pull<S> {
         };
         self.source.connect().await?;
         let mut found = Found { refused, ..Found::default() };
-        let tables = plan.tables.iter().filter(|table| !paused.iter().any(|(paused, _)| *paused == table.source));
+        let tables =
+            plan.tables.iter().filter(|table| !paused.iter().any(|(paused, _)| *paused == table.source));
         for table in tables {
             let mut both = Sides { source: &mut self.source, local: &mut self.local };
             both.compare(table, &mut found).await?;

@@ -184,7 +184,9 @@ impl<H: Hub> TwoWay<H> {
         }
         let waits = self.way.iter().flat_map(|way| way.works.values());
         let is_waiting = waits.into_iter().any(|work| matches!(work.waits, Waits::Until(_)));
-        let (Some(inflow), Some(Kept { stage: Stage::Following(follows), .. })) = (&mut self.inflow, &self.kept) else {
+        let (Some(inflow), Some(Kept { stage: Stage::Following(follows), .. })) =
+            (&mut self.inflow, &self.kept)
+        else {
             return Ok(false);
         };
         if is_late {
@@ -206,7 +208,8 @@ impl<H: Hub> TwoWay<H> {
 
     /// The stage at what has come.
     fn advanced(&self, at_ms: Option<i64>) -> Option<Stage> {
-        let (Some(inflow), Some(Kept { stage: Stage::Following(follows), .. })) = (&self.inflow, &self.kept) else {
+        let (Some(inflow), Some(Kept { stage: Stage::Following(follows), .. })) = (&self.inflow, &self.kept)
+        else {
             return None;
         };
         Some(Stage::Following(Follows {
@@ -277,7 +280,11 @@ impl<H: Hub> TwoWay<H> {
         for nth in emptied {
             let Some(kept) = &self.kept else { return Ok(()) };
             let table = kept.plan.tables[nth].mirror.name.clone();
-            self.pause(table, "it was emptied there by TRUNCATE, which says nothing of single rows".to_owned()).await?;
+            self.pause(
+                table,
+                "it was emptied there by TRUNCATE, which says nothing of single rows".to_owned(),
+            )
+            .await?;
         }
         Ok(())
     }
@@ -303,7 +310,8 @@ fn by_row(plan: &Plan, changes: Vec<(usize, Incoming)>, nets: bool) -> (Vec<Row>
             continue;
         };
         let mirror = &plan.tables[table].mirror;
-        let key_of = |row: &Vec<Value>| -> Vec<Value> { mirror.key.iter().map(|nth| row[*nth].clone()).collect() };
+        let key_of =
+            |row: &Vec<Value>| -> Vec<Value> { mirror.key.iter().map(|nth| row[*nth].clone()).collect() };
         let halves = match (before.as_ref().map(key_of), after.as_ref().map(key_of)) {
             (Some(old), Some(new)) if old != new => vec![(old, before, None), (new, None, after)],
             (Some(key), _) | (None, Some(key)) => vec![(key, before, after)],

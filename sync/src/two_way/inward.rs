@@ -67,7 +67,13 @@ impl Judge {
         Ok(applied)
     }
 
-    fn one(&self, mirror: &Mirror, nth: usize, arrival: &Arrival, applied: &mut Applied) -> Result<(), Error> {
+    fn one(
+        &self,
+        mirror: &Mirror,
+        nth: usize,
+        arrival: &Arrival,
+        applied: &mut Applied,
+    ) -> Result<(), Error> {
         let table = &self.tables[arrival.table];
         let here = mirror.row(table, &arrival.key)?;
         let (image_here, image_there) = (image(here.as_deref()), image(arrival.new.as_deref()));

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 
-use litekeep_ltx::Txid;
 use litekeep_sql::MirrorTable;
 use tempfile::TempDir;
 
@@ -28,7 +27,7 @@ pub(super) struct Merge {
     /// The state of the log.
     state: Local,
     _database: TempDir,
-    txid: Txid,
+    /// When that was seen, milliseconds since the epoch.
     time_ms: i64,
     /// The moment of the hub.
     position: String,
@@ -109,7 +108,6 @@ impl<H: Hub> TwoWay<H> {
         self.merge = Some(Merge {
             state,
             _database: database,
-            txid,
             time_ms,
             position,
             pushes,
@@ -176,7 +174,15 @@ impl<H: Hub> TwoWay<H> {
             if image_here == image_there {
                 continue;
             }
-            let work = |base: String| Work { table: nth, key: key.clone(), want: here.clone(), base, time_ms: merge.time_ms, waits: Waits::Due, is_late: false };
+            let work = |base: String| Work {
+                table: nth,
+                key: key.clone(),
+                want: here.clone(),
+                base,
+                time_ms: merge.time_ms,
+                waits: Waits::Due,
+                is_late: false,
+            };
             match base {
                 // Changed only here.
                 Some(base) if base == image_there => works.push((id, work(base))),
@@ -184,7 +190,14 @@ impl<H: Hub> TwoWay<H> {
                     let work = work(image_there);
                     // A row that is only there is new; of one that both have otherwise nobody knows.
                     let old = base.or_else(|| here.is_none().then(|| NONE.to_owned()));
-                    let arrival = Arrival { table: nth, key: key.clone(), old, new: Some(there), made: None, is_ours: false };
+                    let arrival = Arrival {
+                        table: nth,
+                        key: key.clone(),
+                        old,
+                        new: Some(there),
+                        made: None,
+                        is_ours: false,
+                    };
                     arrivals.push((arrival, id, work));
                 }
             }
@@ -223,13 +236,25 @@ impl<H: Hub> TwoWay<H> {
         let (mut arrivals, mut works) = (vec![], vec![]);
         for (key, row) in rows {
             let id = row_id(&table.name, &key);
-            let work = Work { table: nth, key: key.clone(), want: row, base: NONE.to_owned(), time_ms: merge.time_ms, waits: Waits::Due, is_late: false };
+            let work = Work {
+                table: nth,
+                key: key.clone(),
+                want: row,
+                base: NONE.to_owned(),
+                time_ms: merge.time_ms,
+                waits: Waits::Due,
+                is_late: false,
+            };
             match merge.bases.get(&id).filter(|base| *base != NONE) {
                 None => works.push((id, work)),
                 // It was deleted there.
                 Some(base) => {
                     let old = Some(base.clone());
-                    arrivals.push((Arrival { table: nth, key, old, new: None, made: None, is_ours: false }, id, work));
+                    arrivals.push((
+                        Arrival { table: nth, key, old, new: None, made: None, is_ours: false },
+                        id,
+                        work,
+                    ));
                 }
             }
         }

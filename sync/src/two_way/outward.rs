@@ -10,9 +10,7 @@ use litekeep_ltx::Txid;
 use litekeep_rows::feed::{Feed, RowEvent, Transaction};
 use litekeep_sql::{Declaration, SYNC_TABLE};
 
-use super::state::{
-    FLIGHT, Outward, PENDING, Plan, SEEN, Seen, Stage, Waits, Work, image, parsed, values,
-};
+use super::state::{FLIGHT, Outward, PENDING, Plan, SEEN, Seen, Stage, Waits, Work, image, parsed, values};
 use crate::batch::picked;
 use crate::ledger::{STAGE, row_id, text as json};
 use crate::{Error, Value};
@@ -43,7 +41,9 @@ impl Diff {
     /// Adds a part of it; `sync` is the sync's name.
     pub(super) fn add(&mut self, plan: &Plan, sync: &str, part: Transaction) -> Result<(), Error> {
         for change in &part.schema {
-            let Some(table) = plan.tables.iter().find(|table| table.mirror.name == change.of_table()) else { continue };
+            let Some(table) = plan.tables.iter().find(|table| table.mirror.name == change.of_table()) else {
+                continue;
+            };
             let is_table = |kind: &str| kind == "table";
             let row = change.after.as_ref().or(change.before.as_ref());
             if !row.is_some_and(|row| is_table(&row.kind)) || change.comes_by_itself(&part.schema) {
@@ -61,8 +61,10 @@ impl Diff {
             if columns.as_ref() == Some(&known) {
                 continue;
             }
-            let what = if columns.is_some() { "its columns were changed" } else { "it was dropped or renamed" };
-            self.changed.push((table.mirror.name.clone(), format!("{what} here in transaction {}", part.txid)));
+            let what =
+                if columns.is_some() { "its columns were changed" } else { "it was dropped or renamed" };
+            self.changed
+                .push((table.mirror.name.clone(), format!("{what} here in transaction {}", part.txid)));
         }
         for event in part.rows {
             if event.table == SYNC_TABLE {
@@ -77,7 +79,8 @@ impl Diff {
     fn row(&mut self, plan: &Plan, nth: usize, event: RowEvent) {
         let table = &plan.tables[nth].mirror;
         let columns: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
-        let key_of = |row: &[Value]| -> Vec<Value> { table.key.iter().map(|nth| row[*nth].clone()).collect() };
+        let key_of =
+            |row: &[Value]| -> Vec<Value> { table.key.iter().map(|nth| row[*nth].clone()).collect() };
         for (row, is_after) in [(event.before, false), (event.after, true)] {
             let Some(row) = row.map(|row| picked(&columns, row)) else { continue };
             let key = key_of(&row);
@@ -123,7 +126,10 @@ impl Diff {
                 (None, Some(work)) => work.base.clone(),
                 (None, None) => image(before.as_deref()),
             };
-            works.insert(id, Work { table, key, want: after, base, time_ms, waits: Waits::Due, is_late: false });
+            works.insert(
+                id,
+                Work { table, key, want: after, base, time_ms, waits: Waits::Due, is_late: false },
+            );
         }
         let mut unknown = vec![];
         for (id, seen) in seen {
@@ -146,7 +152,10 @@ pub(super) fn found(
 ) -> Result<(), Error> {
     if seen.image != image(row.as_deref()) {
         let key = values(&seen.key)?;
-        works.insert(id, Work { table, key, want: row, base: seen.image, time_ms, waits: Waits::Due, is_late: false });
+        works.insert(
+            id,
+            Work { table, key, want: row, base: seen.image, time_ms, waits: Waits::Due, is_late: false },
+        );
     }
     Ok(())
 }
@@ -249,5 +258,83 @@ impl Way {
     /// Items of pushes that have come back.
     pub(super) fn landed(&self, echoed: u64) -> Vec<(String, Option<String>)> {
         self.kept_flights.range(..=echoed).map(|push| (format!("{FLIGHT}{push:016}"), None)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(v: &str) -> Vec<Value> {
+        vec![Value::Integer(1), Value::Text(v.into())]
+    }
+
+    fn net(before: Option<&str>, after: Option<&str>) -> Option<Net> {
+        Some(Net { table: 0, key: vec![Value::Integer(1)], before: before.map(row), after: after.map(row) })
+    }
+
+    fn of(image_of: Option<&str>) -> String {
+        image(image_of.map(row).as_deref())
+    }
+
+    /// What is to be done after a file with this row and this note, where that was to be done before; and how many rows must be looked up.
+    fn folded(
+        before: Option<(Option<&str>, Option<&str>)>,
+        net: Option<Net>,
+        note: Option<Option<&str>>,
+    ) -> (Option<(String, Option<String>)>, usize) {
+        let work = |(base, want): (Option<&str>, Option<&str>)| Work {
+            table: 0,
+            key: vec![Value::Integer(1)],
+            want: want.map(row),
+            base: of(base),
+            time_ms: 1,
+            waits: Waits::Until("0/1".to_owned()),
+            is_late: false,
+        };
+        let mut works: BTreeMap<String, Work> =
+            before.map(|before| ("t/1".to_owned(), work(before))).into_iter().collect();
+        let seen = |note: Option<&str>| Seen { commit: 1, image: of(note), key: vec!["i1".to_owned()] };
+        let diff = Diff {
+            rows: net.map(|net| ("t/1".to_owned(), net)).into_iter().collect(),
+            seen: note.map(|note| ("t/1".to_owned(), seen(note))).into_iter().collect(),
+            ..Diff::default()
+        };
+        let unknown = diff.fold(&mut works, 2).len();
+        let text = |row: &Vec<Value>| {
+            if let Value::Text(text) = &row[1] {
+                String::from_utf8_lossy(text).into_owned()
+            } else {
+                String::new()
+            }
+        };
+        (works.remove("t/1").map(|work| (work.base, work.want.as_ref().map(text))), unknown)
+    }
+
+    #[test]
+    fn what_was_changed_here_is_told_from_what_came() {
+        let todo = |base: Option<&str>, want: &str| (Some((of(base), Some(want.to_owned()))), 0);
+        let nothing = (None, 0);
+        // Changed here, and the hub has it as it was before.
+        assert_eq!(folded(None, net(Some("a"), Some("b")), None), todo(Some("a"), "b"));
+        assert_eq!(folded(None, net(None, Some("b")), None), todo(None, "b"));
+        assert_eq!(folded(None, net(Some("a"), None), None), (Some((of(Some("a")), None)), 0));
+        // As the pull has left it; it was changed here before, and has lost.
+        assert_eq!(folded(None, net(Some("a"), Some("x")), Some(Some("x"))), nothing);
+        assert_eq!(folded(Some((Some("a"), Some("b"))), net(Some("b"), Some("x")), Some(Some("x"))), nothing);
+        // Changed here after that.
+        assert_eq!(folded(None, net(Some("a"), Some("b")), Some(Some("x"))), todo(Some("x"), "b"));
+        assert_eq!(folded(None, net(Some("a"), Some("b")), Some(None)), todo(None, "b"));
+        // Changed here and on: the hub has what it had.
+        assert_eq!(
+            folded(Some((Some("a"), Some("b"))), net(Some("b"), Some("c")), None),
+            todo(Some("a"), "c")
+        );
+        // It has won over what came.
+        assert_eq!(folded(Some((Some("a"), Some("b"))), None, Some(Some("x"))), todo(Some("x"), "b"));
+        // The same on both sides.
+        assert_eq!(folded(Some((Some("a"), Some("b"))), None, Some(Some("b"))), nothing);
+        // It may have been there and back.
+        assert_eq!(folded(None, None, Some(Some("x"))), (None, 1));
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use litekeep_env::{Clock as _, SystemClock};
+use litekeep_replicate::restore::Goal;
 use litekeep_rows::Selection;
 use litekeep_rows::feed::Feed;
-use litekeep_replicate::restore::Goal;
 use litekeep_sql::SYNC_TABLE;
 
 use super::TwoWay;
@@ -34,7 +34,8 @@ impl<H: Hub> TwoWay<H> {
         let (at, time_ms) = (txid_of(txid)?, *time_ms);
         let log = self.settings.push.store.list().await?;
         if log.last().is_none_or(|last| at > last) {
-            self.compare_anew(&format!("the log ends before transaction {at}, up to which it was read")).await?;
+            self.compare_anew(&format!("the log ends before transaction {at}, up to which it was read"))
+                .await?;
             return Ok(false);
         }
         let mut wanted = Selection { tables: self.settings.push.tables.clone(), condition: None };
@@ -44,11 +45,15 @@ impl<H: Hub> TwoWay<H> {
         match Feed::open(&self.settings.push.store, Goal::Txid(at), wanted).await {
             Err(error) if error.kind() == Kind::Unavailable => return Err(error),
             Err(error) => {
-                self.compare_anew(&format!("the log cannot be read after transaction {at} ({error})")).await?;
+                self.compare_anew(&format!("the log cannot be read after transaction {at} ({error})"))
+                    .await?;
                 return Ok(false);
             }
             Ok(feed) if feed.time_ms() != time_ms => {
-                self.compare_anew(&format!("the log has another transaction {at} than the one that was read")).await?;
+                self.compare_anew(&format!(
+                    "the log has another transaction {at} than the one that was read"
+                ))
+                .await?;
                 return Ok(false);
             }
             Ok(feed) => {
@@ -148,7 +153,8 @@ impl<H: Hub> TwoWay<H> {
     pub(super) async fn push_due(&mut self) -> Result<bool, Error> {
         let (Some(way), Some(kept)) = (&self.way, &self.kept) else { return Ok(false) };
         let mut due: BTreeMap<usize, Vec<(String, Work)>> = BTreeMap::new();
-        let works = way.works.iter().filter(|(_, work)| work.waits == Waits::Due && !kept.is_paused(work.table));
+        let works =
+            way.works.iter().filter(|(_, work)| work.waits == Waits::Due && !kept.is_paused(work.table));
         for (id, work) in works {
             due.entry(work.table).or_default().push((id.clone(), work.clone()));
         }
@@ -183,7 +189,9 @@ impl<H: Hub> TwoWay<H> {
         }
         // Those of one table may have been in the way of another's.
         for (nth, works) in refused.into_iter().filter(|(_, works)| !works.is_empty()) {
-            for (id, mut work) in self.write_table(&plan.tables[nth], works, &there, &until, &mut outcome).await? {
+            for (id, mut work) in
+                self.write_table(&plan.tables[nth], works, &there, &until, &mut outcome).await?
+            {
                 work.waits = outcome.reasons.remove(&id).map_or(Waits::Due, Waits::Refused);
                 outcome.left.push((id, work));
             }
@@ -279,13 +287,19 @@ impl<H: Hub> TwoWay<H> {
         follows.commits += 1;
         let ids: Vec<String> = arrivals
             .iter()
-            .map(|arrival| row_id(&self.kept.as_ref().map_or("", |kept| &kept.plan.tables[arrival.table].mirror.name), &arrival.key))
+            .map(|arrival| {
+                row_id(
+                    &self.kept.as_ref().map_or("", |kept| &kept.plan.tables[arrival.table].mirror.name),
+                    &arrival.key,
+                )
+            })
             .collect();
         let applied = self.arrive(Stage::Following(follows), arrivals).await?;
         let Some(way) = &mut self.way else { return Ok(()) };
         for (nth, reason) in applied.forbidden {
             if let Some(work) = way.works.get_mut(&ids[nth]) {
-                work.waits = Waits::Refused(format!("the server has it otherwise, which cannot be here: {reason}"));
+                work.waits =
+                    Waits::Refused(format!("the server has it otherwise, which cannot be here: {reason}"));
             }
         }
         Ok(())
