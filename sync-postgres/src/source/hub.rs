@@ -59,6 +59,13 @@ impl PostgresSource {
         two_way.writer = None;
         let writer = Session::open(&self.address).await?;
         set(&writer).await?;
+        let sql = "SELECT current_setting('server_version_num')::int >= 140000, current_setting('server_version')";
+        let version = writer.rows("ask for the server's version", sql, &[]).await?;
+        if let Some(row) = version.first().filter(|row| !row.get::<_, bool>(0)) {
+            let (version, place): (String, &str) = (row.get(1), self.address.name());
+            let message = format!("{place} is PostgreSQL {version}, whose changes do not tell which node has made them");
+            return Err(Error::with_hint(Kind::Invalid, message, "a sync in both directions needs version 14 or later"));
+        }
         two_way.writer = Some(writer);
         Ok(())
     }

@@ -151,6 +151,7 @@ impl<H: Hub> TwoWay<H> {
 
     /// Writes what is due, over the images that are known. Whether there was anything.
     pub(super) async fn push_due(&mut self) -> Result<bool, Error> {
+        self.wake();
         let (Some(way), Some(kept)) = (&self.way, &self.kept) else { return Ok(false) };
         let mut due: BTreeMap<usize, Vec<(String, Work)>> = BTreeMap::new();
         let works =
