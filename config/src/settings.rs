@@ -460,6 +460,18 @@ pub enum OtherSide {
     Mysql(Secret),
 }
 
+impl OtherSide {
+    /// Which server a URL is of; `None`: of none that there is a sync with.
+    pub fn of(url: &str) -> Option<OtherSide> {
+        let secret = || Secret::new(url);
+        match url.split_once("://")?.0 {
+            "postgres" | "postgresql" => Some(OtherSide::Postgres(secret())),
+            "mysql" | "mariadb" => Some(OtherSide::Mysql(secret())),
+            _ => None,
+        }
+    }
+}
+
 /// Where the changes of a sync go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {

@@ -161,19 +161,35 @@ function drawDatabase(database) {
       fact("Commits", database.commits.toLocaleString(), "since start"),
       fact("Oldest reader", reader ? span(now() - Date.parse(reader.since)) : "none", reader ? `${reader.command || "process"} ${reader.pid}` : "")),
     database.backups.map((backup, place) => drawBackup(database, backup, place === 0)),
-    database.feeds.map(drawFeed));
+    database.feeds.map(drawFeed),
+    database.syncs.map(drawSync));
 }
 
 function drawFeed(feed) {
-  const facts = [
-    feed.error && badge("bad", "failing"),
+  return drawFollower(`feed ${feed.name}: ${feed.to}`, feed, [
     feed.txid ? `transaction ${shortId(feed.txid)}` : "not begun",
     feed.lag_transactions > 0 && `${count(feed.lag_transactions, "transaction")} behind`,
     feed.delivered_at && `last event ${ago(feed.delivered_at)}`,
-  ].filter(Boolean);
+  ]);
+}
+
+function drawSync(sync) {
+  const begun = sync.copied_rows === null ? "not begun" : `first copy: ${count(sync.copied_rows, "row")} so far`;
+  return drawFollower(`sync ${sync.name}: ${sync.direction} ${{ pull: "from", both: "with" }[sync.direction] ?? "to"} ${sync.other}`, sync, [
+    sync.refused_rows > 0 && badge("bad", `${count(sync.refused_rows, "row")} refused`),
+    sync.txid ? `transaction ${shortId(sync.txid)}` : sync.position ? `at ${sync.position}` : begun,
+    sync.lag_transactions > 0 && `${count(sync.lag_transactions, "transaction")} behind`,
+    sync.confirmed_at && `last confirmed ${ago(sync.confirmed_at)}`,
+    ...sync.paused_tables.map((paused) => badge("bad", `${paused.table} stands still`)),
+  ]);
+}
+
+/** What follows a database: what is wrong comes first. */
+function drawFollower(title, follower, facts) {
+  const shown = [follower.error && badge("bad", "failing"), ...facts].filter(Boolean);
   return h("section", { class: "place" },
-    h("p", { class: "url" }, `feed ${feed.name}: ${feed.to}`), h("p", { class: "meta" }, facts.map((fact) => h("span", {}, fact))),
-    feed.error && h("p", { class: "why" }, feed.error, feed.hint ? `; ${feed.hint}` : ""));
+    h("p", { class: "url" }, title), h("p", { class: "meta" }, shown.map((fact) => h("span", {}, fact))),
+    follower.error && h("p", { class: "why" }, follower.error, follower.hint ? `; ${follower.hint}` : ""));
 }
 
 /** A restore takes the first place that has what is wanted; what others have is a look further. */

@@ -32,7 +32,14 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Watcher {
     fd: OwnedFd,
-    dirs: Mutex<HashMap<i32, PathBuf>>,
+    dirs: Mutex<HashMap<i32, Dir>>,
+}
+
+#[derive(Debug)]
+struct Dir {
+    path: PathBuf,
+    /// How often somebody has asked for it.
+    asked: u32,
 }
 
 /// Bytes of an event with the longest name: `struct inotify_event` and `NAME_MAX + 1`.
@@ -73,15 +80,30 @@ impl Watcher {
                 _ => e,
             });
         }
-        dirs.insert(wd, dir.to_owned());
+        dirs.entry(wd).or_insert(Dir { path: dir.to_owned(), asked: 0 }).asked += 1;
         Ok(())
+    }
+
+    /// Tells of no [`Event::Modified`] in a directory any more, or tells of them again; `false`: not so, for others have asked for it, too.
+    /// Each event costs whoever writes the file a microsecond, which is of no use while the file is looked at anyway.
+    pub fn mute(&self, dir: &Path, is_muted: bool) -> bool {
+        let Ok(c) = CString::new(dir.as_os_str().as_bytes()) else { return false };
+        // Held across the call: who asks from now on hears of everything.
+        let dirs = self.dirs.lock().expect("no panic while held");
+        let Some((known, _)) = dirs.iter().find(|(_, known)| known.path == dir && known.asked == 1) else {
+            return false;
+        };
+        let mask = if is_muted { MASK & !libc::IN_MODIFY } else { MASK };
+        // SAFETY: `c` is a NUL-terminated path that outlives the call.
+        let wd = unsafe { libc::inotify_add_watch(self.fd.as_raw_fd(), c.as_ptr(), mask) };
+        wd == *known
     }
 
     /// Watches a directory and everything that was watched below it no more.
     pub fn remove(&self, dir: &Path) {
         let mut dirs = self.dirs.lock().expect("no panic while held");
         dirs.retain(|wd, watched| {
-            let goes = watched.starts_with(dir);
+            let goes = watched.path.starts_with(dir);
             if goes {
                 // SAFETY: a plain system call; a watch that the kernel ended already is an error that nobody needs.
                 unsafe { libc::inotify_rm_watch(self.fd.as_raw_fd(), *wd) };
@@ -147,12 +169,12 @@ impl Watcher {
             // The directory itself went away.
             if let Some(dir) = dirs.remove(&wd) {
                 drop(dirs);
-                f(Event::Vanished(dir));
+                f(Event::Vanished(dir.path));
             }
             return;
         }
         let Some(dir) = dirs.get(&wd) else { return };
-        let path = dir.join(OsString::from(name));
+        let path = dir.path.join(OsString::from(name));
         drop(dirs);
         if mask & (libc::IN_CREATE | libc::IN_MOVED_TO) != 0 {
             f(Event::Appeared(path));
@@ -195,6 +217,33 @@ mod tests {
         let mut seen = vec![];
         w.drain(|e| seen.push(e)).unwrap();
         assert_eq!(seen, [Event::Appeared(dir.path().join("b"))]);
+    }
+
+    #[test]
+    fn what_is_muted_tells_of_names_only_and_never_where_two_have_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        let w = Watcher::new().unwrap();
+        assert!(!w.mute(dir.path(), true), "nobody has asked for it");
+        w.add(dir.path()).unwrap();
+        let heard = || {
+            let mut seen = vec![];
+            w.drain(|e| seen.push(e)).unwrap();
+            seen
+        };
+        assert!(w.mute(dir.path(), true));
+        std::fs::write(&a, b"x").unwrap();
+        assert_eq!(heard(), [Event::Appeared(a.clone())]);
+        assert!(w.mute(dir.path(), false));
+        std::fs::write(&a, b"y").unwrap();
+        assert!(heard().contains(&Event::Modified(a.clone())));
+        assert!(w.mute(dir.path(), true));
+        w.add(dir.path()).unwrap();
+        std::fs::write(&b, b"x").unwrap();
+        assert_eq!(heard(), [Event::Appeared(b.clone()), Event::Modified(b.clone())]);
+        assert!(!w.mute(dir.path(), true));
+        std::fs::write(&b, b"y").unwrap();
+        assert!(heard().contains(&Event::Modified(b)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Litestream's flags with one dash (`-config`, `-txid`) work beside the usual two dashes: [`single_dash`] rewrites them
 //! before clap sees them.
 
+pub(crate) mod copy;
 mod single_dash;
 pub(crate) mod sync;
 
@@ -51,6 +52,8 @@ pub(crate) enum Command {
     Undo(Undo),
     /// Print every changed row as it comes, one JSON object a line
     Changes(Changes),
+    /// Copy a whole database to a server, or from one into SQLite, and compare every value
+    Copy(copy::Copy),
     /// Keep SQLite and another database in step: PostgreSQL, MySQL or MariaDB
     Sync(sync::Sync),
     /// Say what of a database cannot be as it is on another server: types, values, rules; exit code 1 when rows cannot go there

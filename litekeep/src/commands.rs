@@ -3,6 +3,7 @@
 mod ask;
 mod bench;
 mod changes;
+mod copy;
 mod databases;
 mod demo;
 mod diff;
@@ -53,6 +54,7 @@ pub(crate) async fn run(args: Args) -> Result<Outcome> {
         Command::Diff(args) => diff::run(&args, format).await,
         Command::Undo(args) => undo::run(&args, format).await,
         Command::Changes(args) => changes::run(&args, format).await,
+        Command::Copy(args) => copy::run(&args, format).await,
         Command::Sync(args) => sync::run(&args, format).await,
         Command::Lint(args) => portability::lint(&args, format).await,
         Command::Schema(args) => portability::schema(&args, format).await,

@@ -3,7 +3,6 @@
 //! stdout is data, stderr is everything else. Exit codes: 0 done; 1 the answer is no; 2 error; a child's own code passes
 //! through.
 
-mod allocator;
 mod args;
 mod child;
 mod commands;
@@ -11,6 +10,7 @@ mod control;
 mod dashboard;
 mod feeds;
 mod followers;
+mod memory;
 mod metrics;
 mod point_in_time;
 mod proof;
@@ -41,7 +41,7 @@ const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(3);
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    allocator::stay_small();
+    memory::stay_small();
     let argv: Vec<_> = std::env::args_os().collect();
     let format = args::format_of(&argv);
     let args = match args::parse(argv) {

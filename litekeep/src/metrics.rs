@@ -15,6 +15,7 @@ use crate::dashboard::Board;
 use crate::feeds::FeedStatus;
 use crate::replication::Replication;
 use crate::stack::{ProcessStatus, Stack, StackStatus};
+use crate::syncs::SyncStatus;
 use crate::verification::Verified;
 
 /// What is at `/metrics`.
@@ -28,8 +29,10 @@ pub(crate) fn routes(
         let mut text = replication.upgrade().map_or(String::new(), |replication| {
             let verified = |path: &Path| replication.verifications().of(path);
             let (statuses, now_ms) = (replication.statuses(), SystemClock.unix_ms());
-            let feeds = board.feeds(&statuses, now_ms);
-            render(&statuses, &replication.stores().counts(), &verified, now_ms) + &render_feeds(&feeds)
+            let (feeds, syncs) = (board.feeds(&statuses, now_ms), board.syncs(&statuses, now_ms));
+            render(&statuses, &replication.stores().counts(), &verified, now_ms)
+                + &render_followers("feed", &OF_FEEDS, &feeds, |feed| &feed.name)
+                + &render_followers("sync", &OF_SYNCS, &syncs, |sync| &sync.name)
         });
         if let Some(stack) = stack.as_ref().and_then(Weak::upgrade) {
             text.push_str(&render_stack(&stack.status()));
@@ -144,10 +147,10 @@ fn render(
     out
 }
 
-/// What a feed has for a metric.
-type OfFeed = (&'static str, &'static str, &'static str, fn(&FeedStatus) -> Option<f64>);
+/// A metric of what follows a database: a feed or a sync.
+type Of<T> = (&'static str, &'static str, &'static str, fn(&T) -> Option<f64>);
 
-const OF_FEEDS: [OfFeed; 4] = [
+const OF_FEEDS: [Of<FeedStatus>; 4] = [
     ("feed_up", "gauge", "1 while the feed delivers, 0 when somebody has to look.", |feed| {
         Some(f64::from(u8::from(feed.error.is_none())))
     }),
@@ -156,19 +159,49 @@ const OF_FEEDS: [OfFeed; 4] = [
     }),
     ("feed_lag_seconds", "gauge", "How old the oldest of them can be.", |feed| feed.lag_seconds_at_most),
     ("feed_delivered_timestamp_seconds", "gauge", "When the last event was confirmed.", |feed| {
-        let at: jiff::Timestamp = feed.delivered_at.as_ref()?.parse().ok()?;
-        Some(at.as_millisecond() as f64 / 1000.0)
+        seconds(feed.delivered_at.as_ref())
     }),
 ];
 
-fn render_feeds(feeds: &[(PathBuf, FeedStatus)]) -> String {
+const OF_SYNCS: [Of<SyncStatus>; 6] = [
+    ("sync_up", "gauge", "1 while the sync goes on, 0 when somebody has to look.", |sync| {
+        Some(f64::from(u8::from(sync.problems().is_empty())))
+    }),
+    ("sync_lag_transactions", "gauge", "Transactions of the backup that are not there.", |sync| {
+        Some(sync.lag_transactions? as f64)
+    }),
+    ("sync_lag_seconds", "gauge", "How old the oldest of them can be.", |sync| sync.lag_seconds_at_most),
+    ("sync_refused_rows", "gauge", "Rows that the side that is written to cannot hold.", |sync| {
+        Some(sync.refused_rows as f64)
+    }),
+    ("sync_paused_tables", "gauge", "Tables that stand still.", |sync| Some(sync.paused_tables.len() as f64)),
+    ("sync_confirmed_timestamp_seconds", "gauge", "When something was last confirmed.", |sync| {
+        seconds(sync.confirmed_at.as_ref())
+    }),
+];
+
+fn seconds(time: Option<&String>) -> Option<f64> {
+    let at: jiff::Timestamp = time?.parse().ok()?;
+    Some(at.as_millisecond() as f64 / 1000.0)
+}
+
+/// `label`: what they are.
+fn render_followers<T>(
+    label: &str,
+    metrics: &[Of<T>],
+    followers: &[(PathBuf, T)],
+    of: impl Fn(&T) -> &str,
+) -> String {
     let mut out = String::new();
-    for (name, kind, help, value) in OF_FEEDS.iter().filter(|_| !feeds.is_empty()) {
+    for (name, kind, help, value) in metrics.iter().filter(|_| !followers.is_empty()) {
         head(&mut out, name, kind, help);
-        for (path, feed) in feeds {
-            if let Some(value) = value(feed) {
-                let (database, feed) = (escaped(&path.to_string_lossy()), escaped(&feed.name));
-                let _ = writeln!(out, "litekeep_{name}{{database=\"{database}\",feed=\"{feed}\"}} {value}");
+        for (path, follower) in followers {
+            if let Some(value) = value(follower) {
+                let (database, follower) = (escaped(&path.to_string_lossy()), escaped(of(follower)));
+                let _ = writeln!(
+                    out,
+                    "litekeep_{name}{{database=\"{database}\",{label}=\"{follower}\"}} {value}"
+                );
             }
         }
     }
@@ -238,7 +271,7 @@ mod tests {
             hint: None,
             error_since: None,
         };
-        let text = render_feeds(&[("/a.db".into(), feed)]);
+        let text = render_followers("feed", &OF_FEEDS, &[("/a.db".into(), feed)], |feed| &feed.name);
         for (name, value) in [
             ("up", "0"),
             ("lag_transactions", "2"),
@@ -246,6 +279,27 @@ mod tests {
             ("delivered_timestamp_seconds", "2.5"),
         ] {
             let line = format!("litekeep_feed_{name}{{database=\"/a.db\",feed=\"orders\"}} {value}");
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn syncs_are_told_by_their_names() {
+        let sync = r#"{"name": "pg", "direction": "push", "other": "postgres://h/d", "copied_rows": null, "txid": "0000000000000001",
+            "position": null, "lag_transactions": 3, "lag_seconds_at_most": 2.5, "refused_rows": 4, "conflicts": 0,
+            "paused_tables": [{"table": "t", "reason": "it was dropped"}], "confirmed_at": "1970-01-01T00:00:02.500Z",
+            "error": null, "hint": null, "error_since": null}"#;
+        let sync: SyncStatus = serde_json::from_str(sync).unwrap();
+        let text = render_followers("sync", &OF_SYNCS, &[("/a.db".into(), sync)], |sync| &sync.name);
+        for (name, value) in [
+            ("up", "0"),
+            ("lag_transactions", "3"),
+            ("lag_seconds", "2.5"),
+            ("refused_rows", "4"),
+            ("paused_tables", "1"),
+            ("confirmed_timestamp_seconds", "2.5"),
+        ] {
+            let line = format!("litekeep_sync_{name}{{database=\"/a.db\",sync=\"pg\"}} {value}");
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
     }

@@ -100,65 +100,17 @@ impl DatabaseSync {
     /// Where a push goes.
     ///
     /// # Errors
-    /// When its address or a type is none.
+    /// As [`side`].
     pub(crate) fn side(&self) -> Result<Side> {
-        let name = &self.config.name;
-        Ok(match &self.config.other {
-            OtherSide::Postgres(url) => {
-                let address = litekeep_sync_postgres::Address::parse(url.expose())?;
-                let options = self.options(PgType::named, &PgType::names())?;
-                Side::Postgres(Box::new(Postgres::new(address, name, options)))
-            }
-            OtherSide::Mysql(url) => {
-                let address = litekeep_sync_mysql::Address::parse(url.expose())?;
-                let options = self.options(MyType::named, &MyType::names())?;
-                Side::Mysql(Box::new(Mysql::new(address, name, options)))
-            }
-        })
-    }
-
-    /// What it is asked for.
-    fn options<T>(&self, named: fn(&str) -> Option<T>, names: &[&str]) -> Result<Options<T>> {
-        let mut options = Options {
-            schema: self.config.schema.clone(),
-            names: self.config.names.clone(),
-            types: BTreeMap::new(),
-        };
-        for (column, name) in &self.config.types {
-            let kind = named(name).ok_or_else(|| {
-                Failure::invalid(format!("`types`: `{name}`, for `{column}`, is no type that a sync knows"))
-                    .hint(format!("the types are {}", names.join(", ")))
-            })?;
-            options.types.insert(column.clone(), kind);
-        }
-        Ok(options)
+        side(&self.config)
     }
 
     /// Where a pull comes from.
     ///
     /// # Errors
-    /// When it cannot come from there.
+    /// As [`source`].
     pub(crate) fn source(&self) -> Result<PostgresSource> {
-        if let Some((column, _)) = self.config.types.iter().next() {
-            let message =
-                format!("`types` is for a sync to another server; this one comes from there: `{column}`");
-            return Err(Failure::invalid(message).hint("take `types` out").into());
-        }
-        match &self.config.other {
-            OtherSide::Postgres(url) => {
-                let address = litekeep_sync_postgres::Address::parse(url.expose())?;
-                Ok(PostgresSource::new(address, self.wanted()))
-            }
-            OtherSide::Mysql(_) => Err(Failure::invalid("nothing can be pulled from MySQL").into()),
-        }
-    }
-
-    fn wanted(&self) -> Wanted {
-        Wanted {
-            tables: self.config.tables.clone(),
-            schema: self.config.schema.clone(),
-            names: self.config.names.clone(),
-        }
+        source(&self.config)
     }
 
     /// What goes both ways. `durable`: up to where the backup has the database, where that is known without asking it.
@@ -174,7 +126,7 @@ impl DatabaseSync {
             return Err(Failure::invalid("MySQL and MariaDB are not kept in step in both directions").into());
         };
         let address = litekeep_sync_postgres::Address::parse(url.expose())?;
-        let options = self.options(PgType::named, &PgType::names())?;
+        let options = options(&self.config, PgType::named, &PgType::names())?;
         let policy = |policy: &ConflictPolicy| match policy {
             ConflictPolicy::Server => Policy::Server,
             ConflictPolicy::Sqlite => Policy::Sqlite,
@@ -184,7 +136,7 @@ impl DatabaseSync {
         let policies = Policies { all: policy(&self.config.conflict), tables: by_table.collect() };
         let (push, database) = (self.push(stores)?, self.database.path.clone());
         let settings = two_way::Settings { push, database, policies, durable };
-        Ok(TwoWay::new(settings, PostgresSource::two_way(address, self.wanted(), options)))
+        Ok(TwoWay::new(settings, PostgresSource::two_way(address, wanted(&self.config), options)))
     }
 
     /// A pull; with `creates` it makes a database that is not there.
@@ -420,6 +372,63 @@ impl SyncStatus {
             count => format!("; {} so far, see `litekeep sync conflicts`", text::count(count, "conflict")),
         };
         format!("    sync {}{other}: {stands}{conflicts}\n", self.name)
+    }
+}
+
+/// Where it goes.
+///
+/// # Errors
+/// When its address or a type is none.
+pub(crate) fn side(config: &SyncConfig) -> Result<Side> {
+    let name = &config.name;
+    Ok(match &config.other {
+        OtherSide::Postgres(url) => {
+            let address = litekeep_sync_postgres::Address::parse(url.expose())?;
+            let options = options(config, PgType::named, &PgType::names())?;
+            Side::Postgres(Box::new(Postgres::new(address, name, options)))
+        }
+        OtherSide::Mysql(url) => {
+            let address = litekeep_sync_mysql::Address::parse(url.expose())?;
+            let options = options(config, MyType::named, &MyType::names())?;
+            Side::Mysql(Box::new(Mysql::new(address, name, options)))
+        }
+    })
+}
+
+/// What it is asked for.
+fn options<T>(config: &SyncConfig, named: fn(&str) -> Option<T>, names: &[&str]) -> Result<Options<T>> {
+    let mut options =
+        Options { schema: config.schema.clone(), names: config.names.clone(), types: BTreeMap::new() };
+    for (column, name) in &config.types {
+        let kind = named(name).ok_or_else(|| {
+            Failure::invalid(format!("`types`: `{name}`, for `{column}`, is no type that a sync knows"))
+                .hint(format!("the types are {}", names.join(", ")))
+        })?;
+        options.types.insert(column.clone(), kind);
+    }
+    Ok(options)
+}
+
+fn wanted(config: &SyncConfig) -> Wanted {
+    Wanted { tables: config.tables.clone(), schema: config.schema.clone(), names: config.names.clone() }
+}
+
+/// Where it comes from.
+///
+/// # Errors
+/// When it cannot come from there.
+pub(crate) fn source(config: &SyncConfig) -> Result<PostgresSource> {
+    if let Some((column, _)) = config.types.iter().next() {
+        let message =
+            format!("`types` is for a sync to another server; this one comes from there: `{column}`");
+        return Err(Failure::invalid(message).hint("take `types` out").into());
+    }
+    match &config.other {
+        OtherSide::Postgres(url) => {
+            let address = litekeep_sync_postgres::Address::parse(url.expose())?;
+            Ok(PostgresSource::new(address, wanted(config)))
+        }
+        OtherSide::Mysql(_) => Err(Failure::invalid("nothing can be pulled from MySQL").into()),
     }
 }
 

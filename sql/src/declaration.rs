@@ -84,7 +84,7 @@ pub struct ForeignKey {
     pub columns: Vec<usize>,
     /// The table that is referred to.
     pub parent: String,
-    /// Its columns; empty: its primary key.
+    /// Its columns; empty: its primary key, and the table is not there.
     pub parent_columns: Vec<String>,
     /// `CASCADE`, `SET NULL`, ..., `NO ACTION`.
     pub on_update: String,
@@ -248,7 +248,13 @@ impl Examiner {
             key.columns.extend(columns.iter().position(|column| column.name.eq_ignore_ascii_case(&from)));
             key.parent_columns.extend(to);
         }
-        Ok(keys.into_iter().map(|(_, key)| key).collect())
+        let mut keys: Vec<ForeignKey> = keys.into_iter().map(|(_, key)| key).collect();
+        for key in keys.iter_mut().filter(|key| key.parent_columns.is_empty()) {
+            let parent = key.parent.replace('\'', "''");
+            let sql = format!("SELECT name FROM pragma_table_info('{parent}') WHERE pk > 0 ORDER BY pk");
+            key.parent_columns = self.rows(READ, &sql, |row| row.get(0))?;
+        }
+        Ok(keys)
     }
 
     /// What the columns of a table hold, by reading all of it; virtual columns are left out.

@@ -33,7 +33,7 @@ pub use examination::{Examiner, Layout, Stale, Unindexed};
 pub use migration::{
     Aims, Census, Migrator, Object, Stopped, Transaction as MigrationTransaction, statements,
 };
-pub use mirror::{Mirror, MirrorColumn, MirrorTable, SYNC_TABLE};
+pub use mirror::{Mirror, MirrorColumn, MirrorForeignKey, MirrorRules, MirrorTable, SYNC_TABLE};
 pub use observer::{Checkpoint, Observer, Snapshot};
 pub use row_editor::{Dangling, RowEditor, TableKind, Written, is_full_text};
 pub use row_filter::RowFilter;

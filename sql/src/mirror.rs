@@ -20,6 +20,7 @@ use crate::{Error, Written, quoted};
 
 /// The table that keeps how far mirrors are.
 pub const SYNC_TABLE: &str = "_litekeep_sync";
+const FORGET: &str = "forget how far the sync is";
 /// How long a transaction waits for other writers.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Rows that are deleted at once.
@@ -36,6 +37,33 @@ pub struct MirrorTable {
     pub key: Vec<usize>,
     /// Indexes by their names, each with its columns. They forbid nothing: what must be unique the server has checked.
     pub indexes: Vec<(String, Vec<usize>)>,
+    /// What it forbids and supplies by itself; nothing, where a server goes on to do that.
+    #[serde(default)]
+    pub rules: MirrorRules,
+}
+
+/// What a table does by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorRules {
+    /// What columns have by default, as expressions of SQL.
+    pub defaults: BTreeMap<usize, String>,
+    /// The indexes, by their places, that are unique.
+    pub unique: Vec<usize>,
+    /// Its foreign keys.
+    pub foreign_keys: Vec<MirrorForeignKey>,
+}
+
+/// A foreign key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorForeignKey {
+    /// Its columns.
+    pub columns: Vec<usize>,
+    /// The table that it refers to, by its name here.
+    pub parent: String,
+    /// The columns of that.
+    pub parent_columns: Vec<String>,
+    /// What follows: `ON DELETE CASCADE` and the like.
+    pub actions: String,
 }
 
 /// A column of it.
@@ -63,20 +91,28 @@ impl MirrorTable {
                 (false, true) => " NOT NULL",
                 (false, false) => "",
             };
-            format!("{} {}{rule}", quoted(&column.name), column.declared)
+            let default =
+                self.rules.defaults.get(&nth).map_or(String::new(), |text| format!(" DEFAULT ({text})"));
+            format!("{} {}{rule}{default}", quoted(&column.name), column.declared)
         };
         let mut parts: Vec<String> = self.columns.iter().enumerate().map(column).collect();
         if rowid.is_none() {
             parts.push(format!("PRIMARY KEY ({})", self.names(&self.key)));
         }
+        parts.extend(self.rules.foreign_keys.iter().map(|key| {
+            let of: Vec<String> = key.parent_columns.iter().map(|name| quoted(name)).collect();
+            let (columns, parent, of) = (self.names(&key.columns), quoted(&key.parent), of.join(", "));
+            format!("FOREIGN KEY ({columns}) REFERENCES {parent}({of}){}", key.actions)
+        }));
         format!("CREATE TABLE {}({})", quoted(&self.name), parts.join(", "))
     }
 
     /// The statements that make its indexes, where they are not there.
     pub fn create_indexes(&self) -> impl Iterator<Item = String> {
-        self.indexes.iter().map(|(name, columns)| {
+        self.indexes.iter().enumerate().map(|(nth, (name, columns))| {
             let (index, table) = (quoted(name), quoted(&self.name));
-            format!("CREATE INDEX IF NOT EXISTS {index} ON {table}({})", self.names(columns))
+            let unique = if self.rules.unique.contains(&nth) { "UNIQUE " } else { "" };
+            format!("CREATE {unique}INDEX IF NOT EXISTS {index} ON {table}({})", self.names(columns))
         })
     }
 
@@ -256,6 +292,27 @@ impl Mirror {
             self.connection.prepare_cached(&sql)?.execute([&self.name, item, content]).map(|_| true)
         };
         set().map_err(|e| Error::new("keep how far the sync is", e))
+    }
+
+    /// Keeps nothing of this mirror any more, and has no table of ours where that was all. Rows stay.
+    ///
+    /// # Errors
+    /// What SQLite refuses.
+    pub fn forget(&self) -> Result<(), Error> {
+        self.begin(true)?;
+        let forget = || {
+            if self.has_table(SYNC_TABLE)? {
+                let of = format!("DELETE FROM {SYNC_TABLE} WHERE name = ?1");
+                self.connection.execute(&of, [&self.name]).map_err(|e| Error::new(FORGET, e))?;
+                let any = format!("SELECT 1 FROM {SYNC_TABLE} LIMIT 1");
+                let is_kept = self.connection.prepare(&any).and_then(|mut select| select.exists(()));
+                if !is_kept.map_err(|e| Error::new(FORGET, e))? {
+                    self.run(FORGET, &format!("DROP TABLE {SYNC_TABLE}"))?;
+                }
+            }
+            self.commit()
+        };
+        forget().inspect_err(|_| self.roll_back())
     }
 
     /// Whether a table is there.
@@ -525,6 +582,7 @@ mod tests {
             columns,
             key: vec![1, 0],
             indexes: vec![("t_v".to_owned(), vec![2])],
+            rules: MirrorRules::default(),
         }
     }
 

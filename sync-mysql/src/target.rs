@@ -444,6 +444,11 @@ impl Target for Mysql {
         Ok(())
     }
 
+    async fn has(&mut self, table: &MyTable) -> Result<bool, Error> {
+        let path = table.0.path(&self.options);
+        self.is_there(&path).await
+    }
+
     async fn add_table(&mut self, table: MyTable) -> Result<(), Error> {
         let (path, create) = (table.0.path(&self.options), self.create(&table.0));
         if self.is_there(&path).await? {
@@ -587,6 +592,39 @@ impl Target for Mysql {
         // Making one has ended the transaction.
         self.begin().await?;
         Ok(failed)
+    }
+
+    async fn constrain(&mut self) -> Result<Vec<String>, Error> {
+        let mut failed = vec![];
+        // Otherwise rows that are there are not looked at.
+        self.run("look at the rows that are there", "SET foreign_key_checks = 1").await?;
+        for MyTable(table) in self.tables.clone() {
+            for statement in table.foreign_keys {
+                let session = self.session()?;
+                match session.try_run(statement.as_str()).await {
+                    Ok(_) => {}
+                    Err(e) if error::is_for_later(&e) => return Err(session.failed("make a foreign key", &e)),
+                    Err(e) => failed.push(format!("`{statement}` failed: {}", error::words(&e))),
+                }
+            }
+        }
+        self.run("look at no more rows", "SET foreign_key_checks = 0").await?;
+        // Making one has ended the transaction.
+        self.begin().await?;
+        Ok(failed)
+    }
+
+    async fn forget(&mut self) -> Result<(), Error> {
+        const FORGET: &str = "forget how far the sync is";
+        let state = self.state();
+        self.run(FORGET, &format!("LOCK TABLES {state} WRITE")).await?;
+        self.run(FORGET, &format!("DELETE FROM {state} WHERE name = {}", literal(&self.name))).await?;
+        if self.session()?.texts(FORGET, &format!("SELECT 1 FROM {state} LIMIT 1")).await?.is_empty() {
+            self.run(FORGET, &format!("DROP TABLE {state}")).await?;
+        }
+        self.run(FORGET, "UNLOCK TABLES").await?;
+        (self.tables, self.stage, self.refused) = (vec![], None, 0);
+        Ok(())
     }
 
     async fn commit(&mut self, stage: &Stage) -> Result<(), Error> {

@@ -12,6 +12,7 @@ mod codec;
 mod error;
 mod pgoutput;
 mod replication;
+mod rules;
 mod session;
 pub mod source;
 pub mod target;

@@ -15,8 +15,8 @@ use bytes::BytesMut;
 use futures::StreamExt as _;
 use litekeep_schema::portable::postgres::{Inward, quoted};
 use litekeep_schema::portable::{Level, Note};
-use litekeep_sql::{MirrorColumn, MirrorTable};
-use litekeep_sync::source::{Event, Incoming, Rows, Source, SourceTable, SourceType, Standing};
+use litekeep_sql::{MirrorColumn, MirrorRules, MirrorTable};
+use litekeep_sync::source::{Event, Incoming, Rows as Which, Source, SourceTable, SourceType, Standing};
 use litekeep_sync::{Error, Kind, Value};
 use tokio_postgres::CopyOutStream;
 
@@ -24,6 +24,7 @@ use self::hub::TwoWay;
 use crate::codec::Codec;
 use crate::pgoutput::{self, Cell, Message, Relation};
 use crate::replication::{Received, Replication, SETTINGS, lsn, lsn_text};
+use crate::rules::Rules;
 use crate::session::{Session, read_row};
 use crate::{Address, literal};
 
@@ -62,6 +63,8 @@ pub struct PostgresSource {
     ready: VecDeque<Event>,
     /// What it has where rows go there, too.
     two_way: Option<TwoWay>,
+    /// It was connected to only to copy, so that tables have rules of their own.
+    is_once: bool,
 }
 
 /// Rows on their way.
@@ -98,7 +101,24 @@ impl PostgresSource {
             coming: None,
             ready: VecDeque::new(),
             two_way: None,
+            is_once: false,
         }
+    }
+
+    async fn open_session(&mut self) -> Result<(), Error> {
+        (self.reading, self.replication, self.is_once) = (None, None, false);
+        self.tables.clear();
+        let session = Session::open(&self.address).await?;
+        set(&session).await?;
+        self.schema = match &self.wanted.schema {
+            Some(schema) => schema.clone(),
+            None => {
+                let rows = session.rows("read the schema", "SELECT current_schema()::text", &[]).await?;
+                rows.first().and_then(|row| row.get(0)).unwrap_or_else(|| "public".to_owned())
+            }
+        };
+        self.session = Some(session);
+        Ok(())
     }
 
     fn session(&self) -> Result<&Session, Error> {
@@ -415,9 +435,9 @@ impl PostgresSource {
     }
 }
 
-struct FoundColumn {
-    table: String,
-    name: String,
+pub(crate) struct FoundColumn {
+    pub(crate) table: String,
+    pub(crate) name: String,
     is_not_null: bool,
     kind: SourceType,
     is_generated: bool,
@@ -467,6 +487,7 @@ fn of_relation(
         columns: columns.collect(),
         key: key.iter().filter_map(place).collect(),
         indexes: known.mirror.indexes.clone(),
+        rules: known.mirror.rules.clone(),
     };
     SourceTable { source: known.source.clone(), types, mirror }
 }
@@ -478,18 +499,7 @@ impl Source for PostgresSource {
     }
 
     async fn connect(&mut self) -> Result<String, Error> {
-        (self.reading, self.replication) = (None, None);
-        self.tables.clear();
-        let session = Session::open(&self.address).await?;
-        set(&session).await?;
-        self.schema = match &self.wanted.schema {
-            Some(schema) => schema.clone(),
-            None => {
-                let rows = session.rows("read the schema", "SELECT current_schema()::text", &[]).await?;
-                rows.first().and_then(|row| row.get(0)).unwrap_or_else(|| "public".to_owned())
-            }
-        };
-        self.session = Some(session);
+        self.open_session().await?;
         self.check_rights().await?;
         let mut replication = Replication::open(&self.address).await?;
         let server = replication.identify().await?;
@@ -498,8 +508,20 @@ impl Source for PostgresSource {
         Ok(format!("{server}/{}", self.address.database()))
     }
 
+    async fn connect_to_copy(&mut self) -> Result<String, Error> {
+        self.open_session().await?;
+        let sql = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        self.session()?.run("hold the state of the database", sql).await?;
+        self.is_once = true;
+        Ok(self.address.name().to_owned())
+    }
+
     async fn survey(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error> {
         let (columns, keys, mut indexes) = (self.columns().await?, self.keys().await?, self.indexes().await?);
+        let rules = match self.is_once {
+            true => Some(Rules::read(self.session()?, &self.schema).await?),
+            false => None,
+        };
         let mut found: Vec<(SourceTable, Vec<Note>)> = vec![];
         let mut seen = HashSet::new();
         for of_table in columns.chunk_by(|a, b| a.table == b.table) {
@@ -557,7 +579,12 @@ impl Source for PostgresSource {
             });
             let indexes = indexes.collect();
             let key = key.unwrap_or_default();
-            let mirror = MirrorTable { name: here, columns: mirrored, key, indexes };
+            let mut mirror =
+                MirrorTable { name: here, columns: mirrored, key, indexes, rules: MirrorRules::default() };
+            if let Some(rules) = &rules {
+                mirror.rules =
+                    rules.of((table.as_str(), &types), &mirror, |there| self.wanted(there), &mut note);
+            }
             found.push((SourceTable { source: table.clone(), types, mirror }, notes));
         }
         let is_there = |name: &&String| found.iter().any(|(table, _)| table.mirror.name == **name);
@@ -610,7 +637,7 @@ impl Source for PostgresSource {
         })
     }
 
-    async fn open(&mut self, table: &SourceTable, rows: Rows<'_>) -> Result<(), Error> {
+    async fn open(&mut self, table: &SourceTable, rows: Which<'_>) -> Result<(), Error> {
         let all: Vec<usize> = (0..table.mirror.columns.len()).collect();
         let joined = |columns: &[usize]| {
             names(table, columns).iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
@@ -618,9 +645,9 @@ impl Source for PostgresSource {
         let key = joined(&table.mirror.key);
         let row = |key: &[Value]| key.iter().map(written).collect::<Vec<_>>().join(", ");
         let condition = match rows {
-            Rows::All => String::new(),
-            Rows::After(after) => format!(" WHERE ({key}) > ({})", row(after)),
-            Rows::With(keys) => {
+            Which::All => String::new(),
+            Which::After(after) => format!(" WHERE ({key}) > ({})", row(after)),
+            Which::With(keys) => {
                 let rows: Vec<String> = keys.iter().map(|key| format!("({})", row(key))).collect();
                 format!(" WHERE ({key}) IN ({})", rows.join(", "))
             }

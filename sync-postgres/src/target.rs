@@ -190,6 +190,28 @@ impl Postgres {
         Ok(rows.first().is_some_and(|row| row.get(0)))
     }
 
+    /// Runs statements within a transaction, and tells those that the server refuses.
+    async fn try_all(
+        &self,
+        doing: &str,
+        statements: impl Iterator<Item = String>,
+    ) -> Result<Vec<String>, Error> {
+        let session = self.session()?;
+        let mut failed = vec![];
+        for statement in statements {
+            session.run(doing, "SAVEPOINT rows").await?;
+            match session.try_run(&statement).await {
+                Ok(()) => session.run(doing, "RELEASE SAVEPOINT rows").await?,
+                Err(e) if e.as_db_error().is_some() => {
+                    session.run("go on without it", "ROLLBACK TO SAVEPOINT rows").await?;
+                    failed.push(format!("`{statement}` failed: {}", error::words(&e)));
+                }
+                Err(e) => return Err(session.failed(doing, &e)),
+            }
+        }
+        Ok(failed)
+    }
+
     async fn set_plan(&self) -> Result<(), Error> {
         self.set(PLAN, &json(&self.tables)).await.map(drop)
     }
@@ -500,6 +522,10 @@ impl Target for Postgres {
         Ok(())
     }
 
+    async fn has(&mut self, table: &PgTable) -> Result<bool, Error> {
+        self.is_there(&table.0.path(&self.options)).await
+    }
+
     async fn add_table(&mut self, table: PgTable) -> Result<(), Error> {
         self.make(&table.0).await?;
         for index in &table.0.indexes {
@@ -620,22 +646,29 @@ impl Target for Postgres {
     }
 
     async fn finish(&mut self) -> Result<Vec<String>, Error> {
-        let session = self.session()?;
-        let mut failed = vec![];
-        for PgTable(table) in &self.tables {
-            for statement in table.indexes.iter().cloned().chain(table.restart_identity(&self.options)) {
-                session.run("make an index", "SAVEPOINT rows").await?;
-                match session.try_run(&statement).await {
-                    Ok(()) => session.run("make an index", "RELEASE SAVEPOINT rows").await?,
-                    Err(e) if e.as_db_error().is_some() => {
-                        session.run("go on without an index", "ROLLBACK TO SAVEPOINT rows").await?;
-                        failed.push(format!("`{statement}` failed: {}", error::words(&e)));
-                    }
-                    Err(e) => return Err(session.failed("make an index", &e)),
-                }
-            }
+        let more = |PgTable(table): &PgTable| {
+            table.indexes.iter().cloned().chain(table.restart_identity(&self.options)).collect::<Vec<_>>()
+        };
+        self.try_all("make an index", self.tables.iter().flat_map(more)).await
+    }
+
+    async fn constrain(&mut self) -> Result<Vec<String>, Error> {
+        let keys = self.tables.iter().flat_map(|PgTable(table)| table.foreign_keys.clone());
+        self.try_all("make a foreign key", keys).await
+    }
+
+    async fn forget(&mut self) -> Result<(), Error> {
+        const FORGET: &str = "forget how far the sync is";
+        let (state, session) = (self.state(), self.session()?);
+        session.run(FORGET, &format!("BEGIN; LOCK TABLE {state} IN ACCESS EXCLUSIVE MODE")).await?;
+        let sql = format!("DELETE FROM {state} WHERE name = $1");
+        session.rows(FORGET, &sql, &[&self.name]).await?;
+        if session.rows(FORGET, &format!("SELECT 1 FROM {state} LIMIT 1"), &[]).await?.is_empty() {
+            session.run(FORGET, &format!("DROP TABLE {state}")).await?;
         }
-        Ok(failed)
+        session.run(FORGET, "COMMIT").await?;
+        (self.tables, self.stage, self.refused) = (vec![], None, 0);
+        Ok(())
     }
 
     async fn commit(&mut self, stage: &Stage) -> Result<(), Error> {

@@ -21,6 +21,9 @@ const BATCH: usize = 2_000;
 /// Differences that are told one by one; all are counted.
 const TOLD: usize = 100;
 
+/// What is told of a row that the target lacks.
+pub(crate) const MISSING: &str = "missing";
+
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Found {
@@ -68,7 +71,7 @@ impl Found {
         let what = match (should, is) {
             (Some(_), None) => {
                 self.missing += 1;
-                "missing".to_owned()
+                MISSING.to_owned()
             }
             (None, _) => {
                 self.extra += 1;
@@ -134,13 +137,8 @@ async fn compare_all<T: Target>(settings: &Settings, target: &mut T, mend: bool)
     }
     let (send, chunks) = mpsc::channel(1);
     let (path, tables) = (database.path().join(DATABASE), kept.tables.clone());
-    let reading = tokio::task::spawn_blocking(move || copy::read_by_key(&path, &tables, &send));
-    let mut comparison =
-        Comparison { target, chunks, here: VecDeque::new(), mend, changes: vec![], found: Found::default() };
-    for (nth, table) in kept.tables.iter().enumerate() {
-        comparison.table(nth, table).await?;
-    }
-    let mut found = comparison.found;
+    let reading = tokio::task::spawn_blocking(move || copy::read_by_key(&copy::hold(&path)?, &tables, &send));
+    let mut found = tables_of(target, &kept.tables, chunks, mend).await?;
     reading.await.map_err(|e| Error::new(Kind::Internal, e.to_string()))??;
     found.txid = Some(txid);
     if !mend {
@@ -154,6 +152,21 @@ async fn compare_all<T: Target>(settings: &Settings, target: &mut T, mend: bool)
     target.commit(&stage).await?;
     found.refused = target.refused();
     Ok(found)
+}
+
+/// Compares the rows that come, table by table in the order of their keys, with those of the target, in the transaction that it holds.
+pub(crate) async fn tables_of<T: Target>(
+    target: &mut T,
+    tables: &[T::Table],
+    chunks: mpsc::Receiver<Chunk>,
+    mend: bool,
+) -> Result<Found, Error> {
+    let mut comparison =
+        Comparison { target, chunks, here: VecDeque::new(), mend, changes: vec![], found: Found::default() };
+    for (nth, table) in tables.iter().enumerate() {
+        comparison.table(nth, table).await?;
+    }
+    Ok(comparison.found)
 }
 
 struct Comparison<'a, T> {

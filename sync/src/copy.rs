@@ -27,8 +27,10 @@ pub struct Chunk {
 ///
 /// # Errors
 /// Those of SQLite.
-pub fn survey(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(Declaration, Vec<Profile>)>, Error> {
-    let examiner = Examiner::open(path)?;
+pub fn survey(
+    examiner: &Examiner,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<(Declaration, Vec<Profile>)>, Error> {
     let declared = examiner.declarations()?.into_iter().filter(|table| wanted(&table.name));
     declared
         .map(|table| {
@@ -38,24 +40,31 @@ pub fn survey(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(Declara
         .collect()
 }
 
+/// Holds the present state of a database. Blocks.
+///
+/// # Errors
+/// Those of SQLite.
+pub(crate) fn hold(path: &Path) -> Result<RowReader, Error> {
+    Ok(RowReader::hold(Examiner::open(path)?)?)
+}
+
 /// Reads tables from one on, after a key of it, and sends their chunks. Blocks.
 ///
 /// # Errors
 /// Those of SQLite, and `Corrupt` for a key that is none.
 pub fn read<T: TargetTable>(
-    path: &Path,
+    reader: &RowReader,
     tables: &[T],
     (first, after): (usize, Option<&[String]>),
     chunks: &mpsc::Sender<Chunk>,
 ) -> Result<(), Error> {
-    let reader = RowReader::hold(Examiner::open(path)?)?;
     let declared = reader.examiner().declarations()?;
     let mut after = after.map(|key| key.iter().map(|text| key_value(text)).collect::<Option<Vec<Value>>>());
     for (nth, table) in tables.iter().enumerate().skip(first) {
         let of_first = after.take().map(|key| key.ok_or_else(damaged)).transpose()?;
         let (declaration, columns) = found(&declared, table)?;
         let order = Order::stored(declaration);
-        if !read_table(&reader, (declaration, &columns, &order), nth, of_first.as_deref(), chunks)? {
+        if !read_table(reader, (declaration, &columns, &order), nth, of_first.as_deref(), chunks)? {
             break;
         }
     }
@@ -71,11 +80,10 @@ fn damaged() -> Error {
 /// # Errors
 /// Those of SQLite.
 pub(crate) fn read_by_key<T: TargetTable>(
-    path: &Path,
+    reader: &RowReader,
     tables: &[T],
     chunks: &mpsc::Sender<Chunk>,
 ) -> Result<(), Error> {
-    let reader = RowReader::hold(Examiner::open(path)?)?;
     let declared = reader.examiner().declarations()?;
     for (nth, table) in tables.iter().enumerate() {
         let (declaration, columns) = found(&declared, table)?;
@@ -83,7 +91,7 @@ pub(crate) fn read_by_key<T: TargetTable>(
             [] => Order::stored(declaration),
             key => Order::by(declaration, &key.iter().map(|nth| columns[*nth]).collect::<Vec<_>>()),
         };
-        if !read_table(&reader, (declaration, &columns, &order), nth, None, chunks)? {
+        if !read_table(reader, (declaration, &columns, &order), nth, None, chunks)? {
             break;
         }
     }

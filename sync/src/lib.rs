@@ -3,6 +3,7 @@
 //! - [`target`]: what a database must be able to do to be kept in step; one crate implements it for each kind.
 //! - [`push`]: from the log to a target: first a copy of one state, then every transaction after it.
 //! - [`copy`]: the rows of one state, table by table.
+//! - [`transfer`]: a database taken whole to a target, or from a source, once.
 //! - [`compare`]: which rows differ, and how to mend them.
 //! - [`ledger`], [`halves`]: what targets share: how far a sync is, as they keep it; finding the rows that a server refuses.
 //! - [`source`]: what a database must be able to do so that SQLite is kept as it is.
@@ -30,6 +31,7 @@ pub mod pull;
 pub mod push;
 pub mod source;
 pub mod target;
+pub mod transfer;
 pub mod two_way;
 pub mod worker;
 

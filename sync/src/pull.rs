@@ -6,6 +6,7 @@
 
 mod apply;
 pub(crate) mod compare;
+mod once;
 pub(crate) mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -264,15 +265,11 @@ impl<S: Source> Pull<S> {
         };
         self.source.connect().await?;
         self.source.forget(&kept.plan.slot).await?;
-        self.local
-            .on(move |mirror| {
-                mirror.begin(true)?;
-                for item in items.keys() {
-                    mirror.set(item, None)?;
-                }
-                Ok(mirror.commit()?)
-            })
-            .await?;
+        self.keep_nothing().await
+    }
+
+    async fn keep_nothing(&mut self) -> Result<(), Error> {
+        self.local.on(|mirror| Ok(mirror.forget()?)).await?;
         self.kept = None;
         self.begin_anew();
         Ok(())
@@ -288,8 +285,7 @@ impl<S: Source> Pull<S> {
         if !items.contains_key(STAGE) {
             return Ok(None);
         }
-        let refused = items.iter().filter(|(item, _)| item.starts_with(REFUSED));
-        read_listed(refused.map(|(_, content)| content.as_str())).map(Some)
+        listed_in(&items).map(Some)
     }
 
     async fn set_up(&mut self) -> Result<(), Error> {
@@ -330,18 +326,11 @@ impl<S: Source> Pull<S> {
         let (mut tables, mut after, mut rows) = (tables.clone(), after.clone(), *rows);
         let Some(nth) = tables.first().copied() else {
             let consistent_at = self.source.position().await?;
-            let all: Vec<MirrorTable> = plan.tables.iter().map(|table| table.mirror.clone()).collect();
             let stage = Stage::Following { position, server, time_ms: None, consistent_at };
-            let name = self.settings.name.clone();
-            let indexes = move |mirror: &Mirror| {
-                for table in &all {
-                    if let Err(error) = mirror.make_indexes(table) {
-                        tracing::warn!(sync = name, "{error}");
-                    }
-                }
-                Ok(())
-            };
-            return self.commit(stage, indexes).await;
+            for failed in self.end_copy(stage).await? {
+                tracing::warn!(sync = self.settings.name, "{failed}");
+            }
+            return Ok(());
         };
         let table = plan.tables[nth].clone();
         if !self.is_copying {
@@ -387,6 +376,20 @@ impl<S: Source> Pull<S> {
         let listed = written.await?;
         self.count(listed);
         Ok(())
+    }
+
+    /// Makes the indexes, and tells those that cannot be made.
+    async fn end_copy(&mut self, stage: Stage) -> Result<Vec<String>, Error> {
+        let Some(Kept { plan, .. }) = &self.kept else { return Ok(vec![]) };
+        let all: Vec<MirrorTable> = plan.tables.iter().map(|table| table.mirror.clone()).collect();
+        let make = move |mirror: &Mirror| {
+            Ok(all
+                .iter()
+                .filter_map(|table| mirror.make_indexes(table).err())
+                .map(|e| e.to_string())
+                .collect())
+        };
+        self.commit(stage, make).await
     }
 
     async fn sweep(&mut self, table: &MirrorTable) -> Result<usize, Error> {
@@ -643,6 +646,12 @@ impl<S: Source> Pull<S> {
         })
         .await
     }
+}
+
+/// The rows that are refused, of what is kept.
+fn listed_in(items: &BTreeMap<String, String>) -> Result<Vec<Listed>, Error> {
+    let refused = items.iter().filter(|(item, _)| item.starts_with(REFUSED));
+    read_listed(refused.map(|(_, content)| content.as_str()))
 }
 
 #[async_trait::async_trait]

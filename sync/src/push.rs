@@ -8,7 +8,7 @@ use litekeep_replicate::restore::{self, Goal};
 use litekeep_rows::feed::{Feed, Transaction};
 use litekeep_rows::{SchemaChange, SchemaRow, Selection};
 use litekeep_schema::portable::Level;
-use litekeep_sql::{Declaration, Profile, SYNC_TABLE};
+use litekeep_sql::{Declaration, Examiner, Profile, SYNC_TABLE};
 use litekeep_store::Store;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -125,9 +125,9 @@ impl<T: Target> Push<T> {
         let (database, time_ms) = self.settings.restored(txid).await?;
         let settings = self.settings.clone();
         let path = database.path().join(DATABASE);
-        let survey = move || copy::survey(&path, |table| settings.wants(table));
+        let survey = move || copy::survey(&Examiner::open(&path)?, |table| settings.wants(table));
         let surveyed = blocking(survey).await?;
-        let tables = self.mapped(&surveyed)?;
+        let tables = mapped(&self.target, &surveyed, &self.settings.tables)?;
         let (txid, table) = (txid.to_string(), 0);
         let stage = Stage::Copying { txid, time_ms, table, after: None, rows: 0 };
         self.target.set_up(&tables, &stage).await?;
@@ -136,37 +136,13 @@ impl<T: Target> Push<T> {
         Ok(Step::More)
     }
 
-    fn mapped(&self, surveyed: &[(Declaration, Vec<Profile>)]) -> Result<Vec<T::Table>, Error> {
-        if let Some(missing) = self
-            .settings
-            .tables
-            .iter()
-            .find(|name| !surveyed.iter().any(|(table, _)| table.name.eq_ignore_ascii_case(name)))
-        {
-            return Err(Error::new(Kind::Invalid, format!("there is no table `{missing}` in the database")));
-        }
-        let mut tables = vec![];
-        for (declared, profiles) in surveyed {
-            let (table, notes) = self.target.map(declared, profiles);
-            if let Some(note) = notes.iter().find(|note| note.level == Level::Table) {
-                let hint = "leave it out: name the others in `tables`";
-                return Err(Error::with_hint(
-                    Kind::Invalid,
-                    format!("`{}` cannot go there: {}", note.table, note.message),
-                    hint,
-                ));
-            }
-            tables.push(table);
-        }
-        Ok(tables)
-    }
-
     fn reading(&self, database: TempDir, (first, after): (usize, Option<Vec<String>>)) -> Copying {
         let (send, chunks) = mpsc::channel(1);
         let path = database.path().join(DATABASE);
         let tables = self.kept.as_ref().map_or(vec![], |kept| kept.tables.clone());
-        let reading =
-            tokio::task::spawn_blocking(move || copy::read(&path, &tables, (first, after.as_deref()), &send));
+        let reading = tokio::task::spawn_blocking(move || {
+            copy::read(&copy::hold(&path)?, &tables, (first, after.as_deref()), &send)
+        });
         Copying { chunks, reading, _database: database }
     }
 
@@ -447,6 +423,29 @@ fn renamed<'a>(gone: &'a SchemaChange, all: &'a [SchemaChange]) -> Option<(&'a s
     let new = all.iter().filter(|change| change.before.is_none()).filter_map(|change| change.after.as_ref());
     let mut there = new.filter(|row| row.kind == "table" && row.root.is_some() && row.root == was.root);
     there.next().map(|row| (was.name.as_str(), row.name.as_str()))
+}
+
+/// The tables as the target has them, where all that are wanted can be there.
+pub(crate) fn mapped<T: Target>(
+    target: &T,
+    surveyed: &[(Declaration, Vec<Profile>)],
+    wanted: &[String],
+) -> Result<Vec<T::Table>, Error> {
+    let is_there = |name: &&String| surveyed.iter().any(|(table, _)| table.name.eq_ignore_ascii_case(name));
+    if let Some(missing) = wanted.iter().find(|name| !is_there(name)) {
+        return Err(Error::new(Kind::Invalid, format!("there is no table `{missing}` in the database")));
+    }
+    let mut tables = vec![];
+    for (declared, profiles) in surveyed {
+        let (table, notes) = target.map(declared, profiles);
+        if let Some(note) = notes.iter().find(|note| note.level == Level::Table) {
+            let hint = "leave it out: name the others in `tables`";
+            let message = format!("`{}` cannot go there: {}", note.table, note.message);
+            return Err(Error::with_hint(Kind::Invalid, message, hint));
+        }
+        tables.push(table);
+    }
+    Ok(tables)
 }
 
 pub(crate) const DATABASE: &str = "state.db";

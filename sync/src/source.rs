@@ -137,6 +137,12 @@ pub trait Source: Send {
     /// `Unavailable` when there is no answer, `Invalid` when a person must change something.
     async fn connect(&mut self) -> Result<String, Error>;
 
+    /// Connects anew only to read, and everything as it is at one moment; who the server is. Changes need not be kept there.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    async fn connect_to_copy(&mut self) -> Result<String, Error>;
+
     /// The tables that are wanted, and what of them does not come as it is there.
     ///
     /// # Errors

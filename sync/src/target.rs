@@ -129,6 +129,12 @@ pub trait Target: Send {
     /// `Invalid` when one of the tables is there and has rows or other columns: they are never overwritten.
     async fn set_up(&mut self, tables: &[Self::Table], stage: &Stage) -> Result<(), Error>;
 
+    /// Whether there is a table where this one would be.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    async fn has(&mut self, table: &Self::Table) -> Result<bool, Error>;
+
     /// Makes a further table, at the beginning of a transaction: a server may commit what was done before in it.
     ///
     /// # Errors
@@ -196,6 +202,18 @@ pub trait Target: Send {
     /// # Errors
     /// When the server refuses one of them; it says which.
     async fn finish(&mut self) -> Result<Vec<String>, Error>;
+
+    /// Makes what makes rows of one table need those of another, in a transaction that has no rows: foreign keys.
+    ///
+    /// # Errors
+    /// When there is no answer. Those that the server refuses are told.
+    async fn constrain(&mut self) -> Result<Vec<String>, Error>;
+
+    /// Keeps nothing of the sync any more. Its rows stay.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    async fn forget(&mut self) -> Result<(), Error>;
 
     /// Commits the transaction, with how far it is.
     ///

@@ -38,7 +38,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use litekeep_ltx::Txid;
-use litekeep_sql::{Mirror, MirrorTable};
+use litekeep_sql::{Examiner, Mirror, MirrorTable};
 
 use self::follow::Inflow;
 use self::inward::{Applied, Arrival, Judge};
@@ -279,7 +279,7 @@ impl<H: Hub> TwoWay<H> {
 
     async fn paired(&mut self) -> Result<Vec<Paired>, Error> {
         let (path, wanted) = (self.settings.database.clone(), self.settings.push.tables.clone());
-        let survey = move || copy::survey(&path, |table| is_wanted(&wanted, table));
+        let survey = move || copy::survey(&Examiner::open(&path)?, |table| is_wanted(&wanted, table));
         let declared = push::blocking(survey).await?;
         self.hub.pair(&declared).await
     }
@@ -383,15 +383,7 @@ impl<H: Hub> TwoWay<H> {
         self.hub.connect().await?;
         self.hub.forget(&kept.plan.slot).await?;
         self.hub.forget_node(&kept.plan.slot).await?;
-        self.local
-            .on(move |mirror| {
-                mirror.begin(true)?;
-                for item in items.keys() {
-                    mirror.set(item, None)?;
-                }
-                Ok(mirror.commit()?)
-            })
-            .await?;
+        self.local.on(|mirror| Ok(mirror.forget()?)).await?;
         self.kept = None;
         self.begin_anew();
         Ok(())

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use super::run::each;
 use crate::node::{Entry, Node, Value, entry};
 use crate::reader::Reader;
-use crate::secret::Secret;
 use crate::settings::{ConflictPolicy, DatabaseConfig, Direction, OtherSide, SyncConfig};
 
 const KEYS: [&str; 9] =
@@ -145,20 +144,19 @@ impl Reader<'_> {
 
     fn other_side(&mut self, found: &Entry, direction: Direction) -> Option<OtherSide> {
         let url = self.non_empty(found)?;
-        match url.split_once("://") {
-            Some(("postgres" | "postgresql", _)) => Some(OtherSide::Postgres(Secret::new(url))),
-            Some(("mysql" | "mariadb", _)) if direction == Direction::Both => {
+        match (OtherSide::of(&url), url.split_once("://")) {
+            (Some(OtherSide::Mysql(_)), _) if direction == Direction::Both => {
                 let message = "there is no sync in both directions with MySQL or MariaDB, only to them; with postgres://user@host/database there is";
                 self.refuse(found, message);
                 None
             }
-            Some(("mysql" | "mariadb", _)) if direction == Direction::Pull => {
+            (Some(OtherSide::Mysql(_)), _) if direction == Direction::Pull => {
                 let message = "there is no sync from MySQL or MariaDB yet, only to them; from postgres://user@host/database there is";
                 self.refuse(found, message);
                 None
             }
-            Some(("mysql" | "mariadb", _)) => Some(OtherSide::Mysql(Secret::new(url))),
-            Some((scheme, _)) => {
+            (Some(other), _) => Some(other),
+            (None, Some((scheme, _))) => {
                 let message = format!(
                     "there is no sync with `{scheme}://`: it is postgres://user@host/database, or mysql:// or mariadb://"
                 );
@@ -166,7 +164,7 @@ impl Reader<'_> {
                 None
             }
             // It may be a password that stands alone.
-            None => {
+            (None, None) => {
                 self.refuse(found, "it is no URL such as postgres://user@host/database");
                 None
             }

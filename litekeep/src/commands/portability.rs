@@ -58,7 +58,8 @@ async fn surveyed(args: &Elsewhere) -> Result<Surveyed> {
 
 fn survey(path: &Path, server: Server) -> Result<Surveyed> {
     let (mut tables, mut notes) = (vec![], vec![]);
-    for (declared, profiles) in copy::survey(path, |table| is_wanted(&[], table))? {
+    let mut examiner = Examiner::open(path)?;
+    for (declared, profiles) in copy::survey(&examiner, |table| is_wanted(&[], table))? {
         let (table, found) = match server {
             Server::Postgres => in_postgres(&declared, &profiles),
             Server::Mysql => in_mysql(&declared, &profiles, Flavor::Mysql),
@@ -67,7 +68,7 @@ fn survey(path: &Path, server: Server) -> Result<Surveyed> {
         notes.extend(found);
         tables.push(table);
     }
-    for (table, rows) in Examiner::open(path)?.foreign_key_violations(LONG)?.unwrap_or_default() {
+    for (table, rows) in examiner.foreign_key_violations(LONG)?.unwrap_or_default() {
         let rows = text::count(usize::try_from(rows).unwrap_or(usize::MAX), "row");
         let message = format!("{rows} refer to rows that are not there: its foreign keys cannot be made");
         notes.push(Note { table, column: None, level: Level::Rule, message });
@@ -84,14 +85,10 @@ fn in_postgres(declared: &Declaration, profiles: &[Profile]) -> (Table, Vec<Note
 
 fn in_mysql(declared: &Declaration, profiles: &[Profile], flavor: Flavor) -> (Table, Vec<Note>) {
     let options = Options::default();
-    let (table, mut notes) = mysql::map(declared, profiles, &options);
-    if !declared.foreign_keys.is_empty() {
-        let message = "its foreign keys are not translated".to_owned();
-        notes.push(Note { table: declared.name.clone(), column: None, level: Level::Rule, message });
-    }
+    let (table, notes) = mysql::map(declared, profiles, &options);
     let indexes = table.indexes.iter().map(|index| table.create_index(index, &options));
     let sql = std::iter::once(table.create(&options, flavor)).chain(indexes).collect();
-    (Table { table: declared.name.clone(), sql, foreign_keys: vec![] }, notes)
+    (Table { table: declared.name.clone(), sql, foreign_keys: table.foreign_keys }, notes)
 }
 
 #[derive(Serialize)]

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use litekeep_config::{Config, Dashboard, DatabaseConfig, Destination, Log, Metrics};
@@ -15,6 +16,7 @@ use crate::child::{self, Signals};
 use crate::dashboard::Board;
 use crate::feeds::{self, Feed};
 use crate::followers::Followers;
+use crate::memory;
 use crate::replication::{Choices, Replication};
 use crate::report::{Failure, Format, Outcome, log};
 use crate::served::Pages;
@@ -22,6 +24,9 @@ use crate::settings::{Database, Settings, database, env};
 use crate::stack::Stack;
 use crate::syncs::{self, DatabaseSync};
 use crate::verification::Schedule;
+
+/// After so long a start is over.
+const STARTED: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(args: &args::Replicate, format: Format) -> Result<Outcome> {
     let scope = read(args, format).context("replicate")?;
@@ -229,6 +234,10 @@ impl Run {
             return self.refuse_missing().map(|()| Outcome::Done);
         }
         replication.follow_folders(&self.scope.folders)?;
+        tokio::spawn(async {
+            tokio::time::sleep(STARTED).await;
+            memory::let_go_of_start();
+        });
         let Scope { config, databases, folders, .. } = &self.scope;
         let Some(schedule) = Schedule::new(config.clone(), databases, folders) else {
             return self.beside(replication, signals).await;

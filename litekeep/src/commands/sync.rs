@@ -1,13 +1,16 @@
 //! `litekeep sync`: other databases kept in step, by hand.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use litekeep_env::{Clock as _, SystemClock};
 use litekeep_schema::portable::{Level, Note};
+use litekeep_sql::Examiner;
 use litekeep_sync::compare::{self, Found};
 use litekeep_sync::push::{Step, is_wanted};
 use litekeep_sync::target::Listed;
 use litekeep_sync::two_way::Conflict;
-use litekeep_sync::{Source as _, Target, copy};
+use litekeep_sync::{Source, Target, copy};
 use serde::Serialize;
 
 use crate::args::sync::{Named, Sync as Args, SyncAction, Verify};
@@ -52,33 +55,46 @@ struct PlannedTable {
 }
 
 #[derive(Serialize)]
-struct PlannedNote {
+pub(super) struct PlannedNote {
     column: Option<String>,
     level: &'static str,
     message: String,
 }
 
 impl PlannedNote {
-    fn of(note: Note) -> PlannedNote {
+    pub(super) fn of(note: Note) -> PlannedNote {
         PlannedNote { column: note.column, level: note.level.word(), message: note.message }
+    }
+
+    pub(super) fn line(&self, table: &str) -> String {
+        let column = self.column.as_ref().map_or(String::new(), |column| format!(".{column}"));
+        format!("{}: {table}{column} {}\n", self.level, self.message)
     }
 }
 
 async fn plan(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
+    let name = &sync.config.name;
     if sync.is_pull() {
-        return plan_pull(&sync, format).await;
+        return plan_pull(name, sync.source()?, format).await;
     }
     if sync.is_two_way() {
         return plan_two_way(&sync, format).await;
     }
-    with_side!(sync.side()?, target => planned(&sync, &target, format).await)
+    let of = (sync.database.path.as_path(), name.as_str(), sync.config.tables.as_slice());
+    with_side!(sync.side()?, target => planned(of, &target, format).await)
 }
 
-async fn planned<T: Target>(sync: &DatabaseSync, target: &T, format: Format) -> Result<Outcome> {
-    let (path, wanted) = (sync.database.path.clone(), sync.config.tables.clone());
+/// The tables that are made on a server, of a database, under a name.
+pub(super) async fn planned<T: Target>(
+    (database, name, wanted): (&Path, &str, &[String]),
+    target: &T,
+    format: Format,
+) -> Result<Outcome> {
+    let (path, wanted) = (database.to_owned(), wanted.to_owned());
     let wants = move |table: &str| is_wanted(&wanted, table);
-    let surveyed = tokio::task::spawn_blocking(move || copy::survey(&path, wants)).await??;
+    let surveyed =
+        tokio::task::spawn_blocking(move || copy::survey(&Examiner::open(&path)?, wants)).await??;
     let mut tables = vec![];
     let mut ok = true;
     for (declared, profiles) in &surveyed {
@@ -87,13 +103,12 @@ async fn planned<T: Target>(sync: &DatabaseSync, target: &T, format: Format) -> 
         let notes = notes.into_iter().map(PlannedNote::of).collect();
         tables.push(PlannedTable { table: declared.name.clone(), sql: target.statements(&table), notes });
     }
-    Ok(told(Plan { name: sync.config.name.clone(), other: target.name(), tables, ok }, format))
+    Ok(told(Plan { name: name.to_owned(), other: target.name(), tables, ok }, format))
 }
 
-/// The tables that a pull makes in SQLite.
-async fn plan_pull(sync: &DatabaseSync, format: Format) -> Result<Outcome> {
-    let mut source = sync.source()?;
-    source.connect().await?;
+/// The tables that are made in SQLite.
+pub(super) async fn plan_pull(name: &str, mut source: impl Source, format: Format) -> Result<Outcome> {
+    source.connect_to_copy().await?;
     let mut tables = vec![];
     let mut ok = true;
     for (table, notes) in source.survey().await? {
@@ -102,7 +117,7 @@ async fn plan_pull(sync: &DatabaseSync, format: Format) -> Result<Outcome> {
         let notes = notes.into_iter().map(PlannedNote::of).collect();
         tables.push(PlannedTable { table: table.mirror.name, sql, notes });
     }
-    Ok(told(Plan { name: sync.config.name.clone(), other: source.name(), tables, ok }, format))
+    Ok(told(Plan { name: name.to_owned(), other: source.name(), tables, ok }, format))
 }
 
 /// The tables that either side lacks.
@@ -134,8 +149,7 @@ impl Plan {
         for table in &self.tables {
             out.push('\n');
             for note in &table.notes {
-                let column = note.column.as_ref().map_or(String::new(), |column| format!(".{column}"));
-                out.push_str(&format!("-- {}: {}{column} {}\n", note.level, table.table, note.message));
+                out.push_str(&format!("-- {}", note.line(&table.table)));
             }
             out.extend(table.sql.iter().map(|statement| format!("{statement};\n")));
         }
@@ -244,14 +258,36 @@ struct Compared {
     /// Both sides are the same now.
     repaired: bool,
     refused_rows: u64,
-    differences: Vec<OneDifference>,
+    differences: Vec<Difference>,
 }
 
+/// A row that is not the same on both sides.
 #[derive(Serialize)]
-struct OneDifference {
+pub(super) struct Difference {
     table: String,
     key: Vec<serde_json::Value>,
     what: String,
+}
+
+impl Difference {
+    pub(super) fn line(&self) -> String {
+        line(&self.table, &self.key, &self.what)
+    }
+}
+
+/// The same for people and JSON.
+pub(super) fn differences(told: &[compare::Difference]) -> Vec<Difference> {
+    let one = |one: &compare::Difference| Difference {
+        table: one.table.clone(),
+        key: one.key.iter().map(|text| shown(text)).collect(),
+        what: one.what.clone(),
+    };
+    told.iter().map(one).collect()
+}
+
+fn line(table: &str, key: &[serde_json::Value], what: &str) -> String {
+    let key: Vec<String> = key.iter().map(ToString::to_string).collect();
+    format!("{table} {}: {what}\n", key.join(", "))
 }
 
 async fn verify(args: &Verify, format: Format) -> Result<Outcome> {
@@ -366,12 +402,6 @@ struct Resynced {
 
 impl Compared {
     fn new(sync: &DatabaseSync, found: Found, repaired: bool, ok: bool) -> Compared {
-        let key = |key: &[String]| key.iter().map(|text| shown(text)).collect();
-        let told = found.told.iter().map(|one| OneDifference {
-            table: one.table.clone(),
-            key: key(&one.key),
-            what: one.what.clone(),
-        });
         Compared {
             name: sync.config.name.clone(),
             ok,
@@ -382,20 +412,13 @@ impl Compared {
             different: found.different,
             repaired,
             refused_rows: found.refused,
-            differences: told.collect(),
+            differences: differences(&found.told),
         }
     }
 
     fn text(&self) -> String {
         let rows = |count: u64| text::count(usize::try_from(count).unwrap_or(usize::MAX), "row");
-        let mut out: String = self
-            .differences
-            .iter()
-            .map(|one| {
-                let key: Vec<String> = one.key.iter().map(ToString::to_string).collect();
-                format!("{} {}: {}\n", one.table, key.join(", "), one.what)
-            })
-            .collect();
+        let mut out: String = self.differences.iter().map(Difference::line).collect();
         let at = self.txid.as_ref().map_or(String::new(), |txid| format!(" at transaction {txid}"));
         let compared = format!("{} compared{at}", rows(self.rows));
         out.push_str(&match self.missing + self.extra + self.different {
@@ -418,11 +441,28 @@ fn shown(key: &str) -> serde_json::Value {
         .map_or(serde_json::Value::Null, |value| litekeep_rows::json::value(&value))
 }
 
+/// A row that cannot be written.
 #[derive(Serialize)]
-struct RefusedRow {
+pub(super) struct Refused {
     table: String,
     key: Vec<serde_json::Value>,
     reason: String,
+}
+
+impl Refused {
+    pub(super) fn line(&self) -> String {
+        line(&self.table, &self.key, &self.reason)
+    }
+}
+
+/// The same for people and JSON.
+pub(super) fn refused_rows(listed: Vec<Listed>) -> Vec<Refused> {
+    let row = |Listed { table, key, reason }: Listed| Refused {
+        table,
+        key: key.iter().map(|text| shown(text)).collect(),
+        reason,
+    };
+    listed.into_iter().map(row).collect()
 }
 
 async fn of_target<T: Target>(mut target: T) -> Result<Option<Vec<Listed>>> {
@@ -444,21 +484,10 @@ async fn refused(named: &Named, format: Format) -> Result<Outcome> {
         let hint = format!("`litekeep sync run {}` makes the first copy", sync.config.name);
         return Err(Failure::invalid(message).hint(hint).into());
     };
-    let row = |Listed { table, key, reason }: Listed| RefusedRow {
-        table,
-        key: key.iter().map(|text| shown(text)).collect(),
-        reason,
-    };
-    let rows: Vec<RefusedRow> = listed.into_iter().map(row).collect();
-    report::result(format, &rows, || {
-        let line = |row: &RefusedRow| {
-            let key: Vec<String> = row.key.iter().map(ToString::to_string).collect();
-            format!("{} {}: {}\n", row.table, key.join(", "), row.reason)
-        };
-        match rows.is_empty() {
-            true => "no row is refused\n".to_owned(),
-            false => rows.iter().map(line).collect(),
-        }
+    let rows = refused_rows(listed);
+    report::result(format, &rows, || match rows.is_empty() {
+        true => "no row is refused\n".to_owned(),
+        false => rows.iter().map(Refused::line).collect(),
     });
     Ok(if rows.is_empty() { Outcome::Done } else { Outcome::No })
 }

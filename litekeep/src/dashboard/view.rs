@@ -154,6 +154,11 @@ pub(crate) struct Board {
     has_waited: AtomicBool,
 }
 
+/// What follows each database.
+fn of_each<T>(statuses: &[Status], of: impl Fn(&Status) -> Vec<T>) -> Vec<(PathBuf, T)> {
+    statuses.iter().flat_map(|status| of(status).into_iter().map(|one| (status.path.clone(), one))).collect()
+}
+
 impl Board {
     pub(crate) fn new(
         replication: Weak<Replication>,
@@ -298,12 +303,12 @@ impl Board {
 
     /// How every feed stands.
     pub(crate) fn feeds(&self, statuses: &[Status], now_ms: i64) -> Vec<(PathBuf, FeedStatus)> {
-        let of = |status: &Status| {
-            let path = status.path.clone();
-            let feeds = feeds::statuses(&self.feeds, &path, status.durable, now_ms);
-            feeds.into_iter().map(move |feed| (path.clone(), feed))
-        };
-        statuses.iter().flat_map(of).collect()
+        of_each(statuses, |status| feeds::statuses(&self.feeds, &status.path, status.durable, now_ms))
+    }
+
+    /// The same for syncs.
+    pub(crate) fn syncs(&self, statuses: &[Status], now_ms: i64) -> Vec<(PathBuf, SyncStatus)> {
+        of_each(statuses, |status| syncs::statuses(&self.syncs, &status.path, status.durable, now_ms))
     }
 
     /// What the configuration says of a database that is replicated.

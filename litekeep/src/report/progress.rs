@@ -116,6 +116,18 @@ impl Rows {
         }
     }
 
+    /// So many are done of so many.
+    pub(crate) fn of(&self, rows: u64, of: u64) {
+        if let Steps::Bar(bar) = &self.shown
+            && bar.length() != Some(of)
+        {
+            bar.set_length(of);
+            let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} rows {per_sec} {eta}");
+            bar.set_style(style.expect("the template is constant"));
+        }
+        self.at(rows);
+    }
+
     /// Takes it away.
     pub(crate) fn end(&self) {
         self.shown.end();

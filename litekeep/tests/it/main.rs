@@ -3,6 +3,7 @@
 
 mod bench;
 mod command_line;
+mod copy;
 mod credentials;
 mod dashboard;
 mod doctor;

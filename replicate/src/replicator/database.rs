@@ -208,6 +208,7 @@ impl Database {
         let mut active = false;
         let (mut beyond, mut looks_beyond) = (Duration::ZERO, 0u32);
         let mut captured_at: Option<(Instant, Duration)> = None;
+        let mut is_muted = false;
         loop {
             if let Some((begun, took)) = captured_at.take() {
                 self.wait_until_due(begun, took).await;
@@ -217,7 +218,15 @@ impl Database {
             }
             let begun = Instant::now();
             self.dirty.store(false, SeqCst);
-            let linger = match self.clone().step().await {
+            let stepped = self.clone().step().await;
+            let is_hot = matches!(stepped, Ok(Step::Captured { hot: true, .. }));
+            let was_muted = std::mem::replace(&mut is_muted, is_hot && self.mute(true));
+            // What was written since the look has told nobody.
+            let is_unheard = was_muted && !is_muted && {
+                self.mute(false);
+                true
+            };
+            let linger = match stepped {
                 Ok(Step::Absent) => Duration::ZERO,
                 Ok(Step::Quiet { more_coming: true }) if looks_beyond < MOST_LOOKS_BEYOND => {
                     looks_beyond += 1;
@@ -254,6 +263,9 @@ impl Database {
                     }
                 }
             };
+            if is_muted || is_unheard {
+                continue;
+            }
             let rung = self.is_rung_within(linger).await;
             if rung {
                 looks_beyond = 0;
@@ -272,6 +284,11 @@ impl Database {
         }
         // Stopped or refused: stays "awake", so that no event begins another task.
         self.progress.notify_waiters();
+    }
+
+    /// Whether its folder tells of no writes now, for a hot writer is looked at again and again anyway.
+    fn mute(&self, is_muted: bool) -> bool {
+        self.settings.path.parent().is_some_and(|dir| self.shared.watcher.mute(dir, is_muted))
     }
 
     /// Waits for something to happen.

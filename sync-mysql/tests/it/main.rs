@@ -14,4 +14,6 @@ mod refusing;
 mod scene;
 mod server;
 mod tables;
+#[path = "../../../sync/tests/conformance/transferring.rs"]
+mod transferring;
 mod values;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use async_trait::async_trait;
 use litekeep_schema::portable::postgres::{Inward, Options, PgType, Table, map, quoted};
 use litekeep_schema::portable::{Affinity, Level, Note};
-use litekeep_sql::{Declaration, MirrorColumn, MirrorTable, Profile, SYNC_TABLE};
+use litekeep_sql::{Declaration, MirrorColumn, MirrorRules, MirrorTable, Profile, SYNC_TABLE};
 use litekeep_sync::halves::{Blame, Halves};
 use litekeep_sync::hub::{Hub, Paired, Writing};
 use litekeep_sync::source::{Source as _, SourceTable};
@@ -149,7 +149,8 @@ impl PostgresSource {
         }
         let place = |name: &String| columns.iter().position(|column| column.name == *name);
         let key = key.iter().filter_map(place).collect();
-        let mirror = MirrorTable { name: declared.name.clone(), columns, key, indexes: vec![] };
+        let (name_here, rules) = (declared.name.clone(), MirrorRules::default());
+        let mirror = MirrorTable { name: name_here, columns, key, indexes: vec![], rules };
         SourceTable { source: name, types, mirror }
     }
 
@@ -169,6 +170,7 @@ impl PostgresSource {
             columns: ours.columns.iter().map(column).collect(),
             key: ours.key.clone(),
             indexes: vec![],
+            rules: MirrorRules::default(),
         };
         let types = ours
             .columns

@@ -7,6 +7,7 @@ mod comparing;
 mod copying;
 #[path = "../../../sync/tests/conformance/following.rs"]
 mod following;
+mod once;
 mod pooling;
 mod pulling;
 #[path = "../../../sync/tests/conformance/pushers.rs"]
@@ -15,5 +16,7 @@ mod refusing;
 #[path = "../../../sync/tests/conformance/scene.rs"]
 mod scene;
 mod server;
+#[path = "../../../sync/tests/conformance/transferring.rs"]
+mod transferring;
 mod two_way;
 mod values;

@@ -43,15 +43,23 @@ impl<S: Source> Pull<S> {
             return Err(Error::with_hint(Kind::Invalid, message, hint));
         };
         self.source.connect().await?;
-        let mut found = Found { refused, ..Found::default() };
-        let tables =
-            plan.tables.iter().filter(|table| !paused.iter().any(|(paused, _)| *paused == table.source));
-        for table in tables {
-            let mut both = Sides { source: &mut self.source, local: &mut self.local };
-            both.compare(table, &mut found).await?;
-        }
+        let goes_on = |table: &SourceTable| !paused.iter().any(|(paused, _)| *paused == table.source);
+        let tables: Vec<SourceTable> = plan.tables.into_iter().filter(goes_on).collect();
+        let (found, _) = self.compare_all(&tables).await?;
         self.begin_anew();
-        Ok(found)
+        Ok(Found { refused, ..found })
+    }
+
+    /// The same for these tables, over the connection that is there; also how many rows each has there.
+    pub(super) async fn compare_all(&mut self, tables: &[SourceTable]) -> Result<(Found, Vec<u64>), Error> {
+        let (mut found, mut counts) = (Found::default(), vec![]);
+        for table in tables {
+            let before = found.rows;
+            let mut sides = Sides { source: &mut self.source, local: &mut self.local };
+            sides.compare(table, &mut found).await?;
+            counts.push(found.rows - before);
+        }
+        Ok((found, counts))
     }
 }
 

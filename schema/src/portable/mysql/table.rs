@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use litekeep_sql::{Declaration, DeclaredIndex, IndexPart, Profile};
+use litekeep_sql::{Declaration, DeclaredIndex, ForeignKey, IndexPart, Profile};
 use serde::{Deserialize, Serialize};
 
 use super::value::MyType;
@@ -33,6 +33,9 @@ pub struct Table {
     pub identity: Option<usize>,
     /// Its indexes.
     pub indexes: Vec<Index>,
+    /// Statements that make its foreign keys.
+    #[serde(default)]
+    pub foreign_keys: Vec<String>,
 }
 
 /// A column there.
@@ -113,8 +116,15 @@ pub fn map(declared: &Declaration, profiles: &[Profile], options: &Options) -> (
         }
     }
     let key = columns::key(declared, profiles, &columns, &mut notes);
-    let mut table =
-        Table { source: declared.name.clone(), name, columns, key, identity: None, indexes: vec![] };
+    let mut table = Table {
+        source: declared.name.clone(),
+        name,
+        columns,
+        key,
+        identity: None,
+        indexes: vec![],
+        foreign_keys: vec![],
+    };
     let longest: Vec<u64> = table.columns.iter().map(|column| profiles[column.source].longest).collect();
     if let Err(nth) = table.make_room(&table.key.clone(), &longest) {
         let message = format!(
@@ -136,6 +146,15 @@ pub fn map(declared: &Declaration, profiles: &[Profile], options: &Options) -> (
             Ok(index) => table.indexes.push(index),
             Err(why) => {
                 notes.add(None, Level::Rule, format!("its index `{}` is not translated: {why}", index.name));
+            }
+        }
+    }
+    for key in &declared.foreign_keys {
+        match table.foreign_key(declared, key, &longest, options) {
+            Ok(statement) => table.foreign_keys.push(statement),
+            Err(why) => {
+                let message = format!("its foreign key to `{}` is not translated: {why}", key.parent);
+                notes.add(None, Level::Rule, message);
             }
         }
     }
@@ -334,6 +353,48 @@ impl Table {
         };
         let parts = parts.into_iter().map(part).collect();
         Ok(Index { name: self.index_name(declared, index), is_unique: index.is_unique, parts })
+    }
+
+    fn foreign_key(
+        &mut self,
+        declared: &Declaration,
+        key: &ForeignKey,
+        longest: &[u64],
+        options: &Options,
+    ) -> Result<String, String> {
+        let columns: Option<Vec<usize>> = key.columns.iter().map(|nth| self.place(*nth)).collect();
+        let columns = columns.ok_or("it is on a column that is not there")?;
+        let names_of =
+            |columns: &[String]| columns.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
+        let refers: Vec<String> = columns.iter().map(|nth| self.columns[*nth].name.clone()).collect();
+        if key.parent_columns.is_empty() {
+            return Err(format!(
+                "it does not say which columns of `{}`, which must be said there",
+                key.parent
+            ));
+        }
+        let action = |what: &str, action: &str| match action {
+            "NO ACTION" => Ok(String::new()),
+            "SET DEFAULT" => Err("there is no SET DEFAULT there"),
+            action => Ok(format!(" ON {what} {action}")),
+        };
+        let actions = format!("{}{}", action("UPDATE", &key.on_update)?, action("DELETE", &key.on_delete)?);
+        self.make_room(&columns, longest).map_err(|nth| {
+            format!(
+                "`{}` is up to {} bytes long, and a key there has room for {KEY_BYTES}",
+                self.columns[nth].name, longest[nth]
+            )
+        })?;
+        let parent = options.names.get(&key.parent).unwrap_or(&key.parent);
+        let name = format!("{}_{}_fkey", declared.name, refers.join("_"));
+        Ok(format!(
+            "ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}){actions}",
+            self.path(options),
+            quoted(columns::cut(&name, LONGEST_NAME, |_| 1).trim_end()),
+            names_of(&refers),
+            path(parent, options),
+            names_of(&key.parent_columns),
+        ))
     }
 
     /// A name that no other index of the table has, and that is not the primary key's.

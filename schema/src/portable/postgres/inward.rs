@@ -91,6 +91,51 @@ impl Inward {
     }
 }
 
+/// What a column has by default, from how the server writes it; `None`: SQLite has not the like.
+pub fn default(expression: &str, form: Inward) -> Option<String> {
+    // Its type comes after the value: `'7'::bigint`, `'{}'::text[]`, `'2026-01-01'::timestamp without time zone`.
+    let (value, _) = expression
+        .rsplit_once("::")
+        .filter(|(_, kind)| !kind.contains(['\'', '(', ')']))
+        .unwrap_or((expression, ""));
+    let value = value.trim().trim_start_matches('(').trim_end_matches(')');
+    let text = value.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
+    let text = text.filter(|text| !text.replace("''", "").contains('\'')).map(|text| text.replace("''", "'"));
+    let is_now = matches!(
+        value.to_ascii_lowercase().as_str(),
+        "now("
+            | "now"
+            | "current_timestamp"
+            | "localtimestamp"
+            | "transaction_timestamp("
+            | "statement_timestamp("
+            | "clock_timestamp("
+    );
+    match (form, text) {
+        (_, None) if value.eq_ignore_ascii_case("null") => Some("NULL".to_owned()),
+        (Inward::Timestamptz, None) if is_now => Some("strftime('%Y-%m-%dT%H:%M:%f000Z')".to_owned()),
+        (Inward::Timestamp, None) if is_now => Some("strftime('%Y-%m-%d %H:%M:%f000')".to_owned()),
+        (_, Some(text)) => Some(literal(&form.value(text.as_bytes()))),
+        (_, None) if value.parse::<f64>().is_ok() || boolean(value).is_some() => {
+            Some(literal(&form.value(value.as_bytes())))
+        }
+        _ => None,
+    }
+}
+
+/// As SQLite's SQL has it.
+fn literal(value: &Value) -> String {
+    match value {
+        Value::Null => "NULL".to_owned(),
+        Value::Integer(i) => i.to_string(),
+        Value::Real(f) => format!("{f:?}"),
+        Value::Text(text) => format!("'{}'", String::from_utf8_lossy(text).replace('\'', "''")),
+        Value::Blob(bytes) => {
+            format!("x'{}'", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        }
+    }
+}
+
 fn boolean(text: &str) -> Option<bool> {
     match text {
         "t" | "true" => Some(true),
@@ -191,6 +236,33 @@ mod tests {
         match value {
             Value::Text(text) => String::from_utf8(text).unwrap(),
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_translated_or_left_out() {
+        for (expression, form, expected) in [
+            ("7", Inward::Integer, Some("7")),
+            ("'-7'::integer", Inward::Integer, Some("-7")),
+            ("(-7)", Inward::Integer, Some("-7")),
+            ("nextval('t_id_seq'::regclass)", Inward::Integer, None),
+            ("true", Inward::Boolean, Some("1")),
+            ("0.50", Inward::Text, Some("'0.50'")),
+            ("1.5", Inward::Real, Some("1.5")),
+            ("'it''s'::text", Inward::Text, Some("'it''s'")),
+            ("'a::b'::character varying", Inward::Text, Some("'a::b'")),
+            ("'{1,2}'::integer[]", Inward::Integers, Some("'[1,2]'")),
+            ("'\\x00ff'::bytea", Inward::Bytes, Some("x'00ff'")),
+            ("'{\"a\": 1}'::jsonb", Inward::Text, Some("'{\"a\": 1}'")),
+            ("now()", Inward::Timestamptz, Some("strftime('%Y-%m-%dT%H:%M:%f000Z')")),
+            ("CURRENT_TIMESTAMP", Inward::Timestamp, Some("strftime('%Y-%m-%d %H:%M:%f000')")),
+            ("CURRENT_DATE", Inward::Text, None),
+            ("NULL::character varying", Inward::Text, Some("NULL")),
+            ("gen_random_uuid()", Inward::Text, None),
+            ("lower('A'::text)", Inward::Text, None),
+            ("('a'::text || 'b'::text)", Inward::Text, None),
+        ] {
+            assert_eq!(default(expression, form).as_deref(), expected, "{expression}");
         }
     }
 

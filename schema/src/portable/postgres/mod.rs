@@ -4,6 +4,6 @@ mod inward;
 mod table;
 mod value;
 
-pub use inward::Inward;
+pub use inward::{Inward, default};
 pub use table::{Column, Options, Table, map, quoted};
 pub use value::PgType;
