@@ -14,7 +14,8 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, CopyOutStream, NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::{Address, error};
+use crate::replication::SETTINGS;
+use crate::{Address, error, literal};
 
 /// A value as text; `None`: NULL.
 pub(crate) type Text = Option<String>;
@@ -54,6 +55,13 @@ impl Session {
     /// An error of the server's, with what was being done.
     pub(crate) fn failed(&self, doing: &str, error: &tokio_postgres::Error) -> Error {
         error::server(&self.address, doing, error)
+    }
+
+    /// Has values written as in replication.
+    pub(crate) async fn set(&self) -> Result<(), Error> {
+        let set: Vec<String> =
+            SETTINGS.iter().map(|(name, value)| format!("SET {name} = {}", literal(value))).collect();
+        self.run("connect", &set.join("; ")).await
     }
 
     /// Runs statements that give nothing back.

@@ -23,7 +23,7 @@ use tokio_postgres::CopyOutStream;
 use self::hub::TwoWay;
 use crate::codec::Codec;
 use crate::pgoutput::{self, Cell, Message, Relation};
-use crate::replication::{Received, Replication, SETTINGS, lsn, lsn_text};
+use crate::replication::{Received, Replication, lsn, lsn_text};
 use crate::rules::Rules;
 use crate::session::{Session, read_row};
 use crate::{Address, literal};
@@ -109,7 +109,7 @@ impl PostgresSource {
         (self.reading, self.replication, self.is_once) = (None, None, false);
         self.tables.clear();
         let session = Session::open(&self.address).await?;
-        set(&session).await?;
+        session.set().await?;
         self.schema = match &self.wanted.schema {
             Some(schema) => schema.clone(),
             None => {
@@ -460,13 +460,6 @@ fn form(kind: &SourceType) -> Option<Inward> {
 
 fn names(table: &SourceTable, columns: &[usize]) -> Vec<String> {
     columns.iter().map(|nth| table.mirror.columns[*nth].name.clone()).collect()
-}
-
-/// Settings of a session in which values are written as in replication.
-async fn set(session: &Session) -> Result<(), Error> {
-    let set: Vec<String> =
-        SETTINGS.iter().map(|(name, value)| format!("SET {name} = {}", literal(value))).collect();
-    session.run("connect", &set.join("; ")).await
 }
 
 /// A known table with the columns that come now.

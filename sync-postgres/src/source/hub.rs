@@ -14,7 +14,7 @@ use litekeep_sync::hub::{Hub, Paired, Writing};
 use litekeep_sync::source::{Source as _, SourceTable};
 use litekeep_sync::{Error, Kind, Value, ledger};
 
-use super::{FoundColumn, PostgresSource, Wanted, set};
+use super::{FoundColumn, PostgresSource, Wanted};
 use crate::codec::Codec;
 use crate::session::{Session, Text};
 use crate::target::full_name;
@@ -58,13 +58,20 @@ impl PostgresSource {
         let Some(two_way) = &mut self.two_way else { return Ok(()) };
         two_way.writer = None;
         let writer = Session::open(&self.address).await?;
-        set(&writer).await?;
-        let sql = "SELECT current_setting('server_version_num')::int >= 140000, current_setting('server_version')";
+        writer.set().await?;
+        let sql =
+            "SELECT current_setting('server_version_num')::int >= 140000, current_setting('server_version')";
         let version = writer.rows("ask for the server's version", sql, &[]).await?;
         if let Some(row) = version.first().filter(|row| !row.get::<_, bool>(0)) {
             let (version, place): (String, &str) = (row.get(1), self.address.name());
-            let message = format!("{place} is PostgreSQL {version}, whose changes do not tell which node has made them");
-            return Err(Error::with_hint(Kind::Invalid, message, "a sync in both directions needs version 14 or later"));
+            let message = format!(
+                "{place} is PostgreSQL {version}, whose changes do not tell which node has made them"
+            );
+            return Err(Error::with_hint(
+                Kind::Invalid,
+                message,
+                "a sync in both directions needs version 14 or later",
+            ));
         }
         two_way.writer = Some(writer);
         Ok(())

@@ -22,6 +22,9 @@ use crate::{Error, Kind, Value};
 /// Rows that are only here and are looked at together.
 const ONLY_HERE: usize = 2_000;
 
+/// A key, the row here, and that of the hub.
+type OnBoth = (Vec<Value>, Option<Vec<Value>>, Vec<Value>);
+
 /// How far it is.
 pub(super) struct Merge {
     /// The state of the log.
@@ -159,8 +162,7 @@ impl<H: Hub> TwoWay<H> {
                 Ok((key, here, there))
             };
             mirror.begin(false)?;
-            let both: Vec<(Vec<Value>, Option<Vec<Value>>, Vec<Value>)> =
-                rows.into_iter().map(one).collect::<Result<_, Error>>()?;
+            let both: Vec<OnBoth> = rows.into_iter().map(one).collect::<Result<_, Error>>()?;
             mirror.commit()?;
             Ok(both)
         });

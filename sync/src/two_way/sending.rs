@@ -290,7 +290,7 @@ impl<H: Hub> TwoWay<H> {
             .iter()
             .map(|arrival| {
                 row_id(
-                    &self.kept.as_ref().map_or("", |kept| &kept.plan.tables[arrival.table].mirror.name),
+                    self.kept.as_ref().map_or("", |kept| &kept.plan.tables[arrival.table].mirror.name),
                     &arrival.key,
                 )
             })

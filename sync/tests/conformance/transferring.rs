@@ -36,7 +36,7 @@ fn is_kept(scene: &Scene) -> bool {
 #[test]
 fn a_database_goes_with_its_keys_and_leaves_nothing_of_ours() {
     let scene = Scene::new(
-        "whole",
+        "whole_once",
         &format!(
             "CREATE TABLE items(id INTEGER PRIMARY KEY, of TEXT NOT NULL REFERENCES orders, n INT, price DECIMAL(8,2), body BLOB,
                FOREIGN KEY (n, of) REFERENCES stock(n, of) ON DELETE CASCADE);
@@ -57,7 +57,7 @@ fn a_database_goes_with_its_keys_and_leaves_nothing_of_ours() {
     scene.assert_equal(&tables(&scene), &server());
     assert!(!is_kept(&scene));
     // The keys are those of SQLite, and numbers go on.
-    let run = |sql: &str| server().query_in("whole", &server::quoted(sql));
+    let run = |sql: &str| server().query_in("whole_once", &server::quoted(sql));
     run("INSERT INTO items(of) VALUES ('o1')").unwrap();
     run("INSERT INTO items(of, n, body) VALUES ('o3', NULL, NULL)").unwrap_err();
     run("INSERT INTO items(of, n, body) VALUES ('o1', 2, NULL)").unwrap_err();
