@@ -37,16 +37,14 @@ fn is_kept(scene: &Scene) -> bool {
 fn a_database_goes_with_its_keys_and_leaves_nothing_of_ours() {
     let scene = Scene::new(
         "whole_once",
-        &format!(
-            "CREATE TABLE items(id INTEGER PRIMARY KEY, of TEXT NOT NULL REFERENCES orders, n INT, price DECIMAL(8,2), body BLOB,
+        "CREATE TABLE items(id INTEGER PRIMARY KEY, of TEXT NOT NULL REFERENCES orders, n INT, price DECIMAL(8,2), body BLOB,
                FOREIGN KEY (n, of) REFERENCES stock(n, of) ON DELETE CASCADE);
              CREATE TABLE orders(code TEXT PRIMARY KEY, at DATETIME, note TEXT DEFAULT 'none');
              CREATE TABLE stock(n INT, of TEXT, PRIMARY KEY (n, of)) WITHOUT ROWID;
              CREATE UNIQUE INDEX by_body ON items(body); CREATE INDEX by_price ON items(price DESC);
              INSERT INTO orders SELECT 'o' || i, '2026-11-' || printf('%02d', i), NULL FROM (SELECT 1 AS i UNION SELECT 2 UNION SELECT 30);
              INSERT INTO stock VALUES (1, 'o1'), (2, 'o30');
-             INSERT INTO items VALUES (1, 'o1', 1, 1.25, x'00ff'), (2, 'o30', 2, NULL, x''), (7, 'o2', NULL, 3, NULL);"
-        ),
+             INSERT INTO items VALUES (1, 'o1', 1, 1.25, x'00ff'), (2, 'o30', 2, NULL, x''), (7, 'o2', NULL, 3, NULL);",
     );
     let copied = copied(&scene, Parts::All).unwrap();
     assert_eq!((&copied.refused[..], &copied.failed[..], copied.resumed), (&[][..], &[][..], false));
