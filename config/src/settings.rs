@@ -433,6 +433,22 @@ pub struct SyncConfig {
     pub names: BTreeMap<String, String>,
     /// Types there, by `table.column`.
     pub types: BTreeMap<String, String>,
+    /// Who wins where both sides have changed a row.
+    pub conflict: ConflictPolicy,
+    /// The same for some tables.
+    pub conflicts: BTreeMap<String, ConflictPolicy>,
+}
+
+/// Who wins where both sides have changed a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConflictPolicy {
+    /// The server.
+    #[default]
+    Server,
+    /// SQLite.
+    Sqlite,
+    /// The later change.
+    Latest,
 }
 
 /// The other side of a sync.
@@ -466,6 +482,8 @@ pub enum Direction {
     Push,
     /// From the other side to SQLite.
     Pull,
+    /// Both ways.
+    Both,
 }
 
 /// Where a feed begins.

@@ -175,7 +175,7 @@ function drawFeed(feed) {
 
 function drawSync(sync) {
   const begun = sync.copied_rows === null ? "not begun" : `first copy: ${count(sync.copied_rows, "row")} so far`;
-  return drawFollower(`sync ${sync.name}: ${sync.direction} ${sync.direction === "pull" ? "from" : "to"} ${sync.other}`, sync, [
+  return drawFollower(`sync ${sync.name}: ${sync.direction} ${{ pull: "from", both: "with" }[sync.direction] ?? "to"} ${sync.other}`, sync, [
     sync.refused_rows > 0 && badge("bad", `${count(sync.refused_rows, "row")} refused`),
     sync.txid ? `transaction ${shortId(sync.txid)}` : sync.position ? `at ${sync.position}` : begun,
     sync.lag_transactions > 0 && `${count(sync.lag_transactions, "transaction")} behind`,

@@ -81,12 +81,15 @@ impl News {
         }
     }
 
+    /// Up to where the replicator has confirmed. Asks no store.
+    pub(crate) fn durable(&self) -> Option<Txid> {
+        self.replication.upgrade().and_then(|replication| replication.durable(&self.database))
+    }
+
     /// Waits until the replicator has confirmed more than up to a transaction. Asks no store.
     pub(crate) async fn after(&self, at: Option<Txid>) {
         tokio::time::sleep(self.pause).await;
-        let durable =
-            || self.replication.upgrade().and_then(|replication| replication.durable(&self.database));
-        while durable() <= at {
+        while self.durable() <= at {
             tokio::time::sleep(LOOK).await;
         }
     }

@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn syncs_are_told_by_their_names() {
         let sync = r#"{"name": "pg", "direction": "push", "other": "postgres://h/d", "copied_rows": null, "txid": "0000000000000001",
-            "position": null, "lag_transactions": 3, "lag_seconds_at_most": 2.5, "refused_rows": 4,
+            "position": null, "lag_transactions": 3, "lag_seconds_at_most": 2.5, "refused_rows": 4, "conflicts": 0,
             "paused_tables": [{"table": "t", "reason": "it was dropped"}], "confirmed_at": "1970-01-01T00:00:02.500Z",
             "error": null, "hint": null, "error_since": null}"#;
         let sync: SyncStatus = serde_json::from_str(sync).unwrap();

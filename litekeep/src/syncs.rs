@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use litekeep_config::{Direction, OtherSide, SyncConfig};
+use litekeep_config::{ConflictPolicy, Direction, OtherSide, SyncConfig};
 use litekeep_ltx::Txid;
 use litekeep_schema::portable::Options;
 use litekeep_schema::portable::mysql::MyType;
 use litekeep_schema::portable::postgres::PgType;
 use litekeep_store::Store;
+use litekeep_sync::two_way::{self, Durable, Policies, Policy};
 use litekeep_sync::worker::{State, Worker};
-use litekeep_sync::{Flow, Pull, Push, Source, pull, push};
+use litekeep_sync::{Flow, Pull, Push, Source, TwoWay, pull, push};
 use litekeep_sync_mysql::{Mysql, MysqlSource};
+use litekeep_sync_postgres::source::Wanted;
 use litekeep_sync_postgres::{Postgres, PostgresSource};
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +99,11 @@ impl DatabaseSync {
         self.config.direction == Direction::Pull
     }
 
+    /// Whether both sides are written to.
+    pub(crate) fn is_two_way(&self) -> bool {
+        self.config.direction == Direction::Both
+    }
+
     /// Where a push goes.
     ///
     /// # Errors
@@ -111,6 +118,32 @@ impl DatabaseSync {
     /// As [`source`].
     pub(crate) fn source(&self) -> Result<Box<dyn Source>> {
         source(&self.config)
+    }
+
+    /// What goes both ways. `durable`: up to where the backup has the database, where that is known without asking it.
+    ///
+    /// # Errors
+    /// When it cannot go both ways there, or there is no backup.
+    pub(crate) fn two_way(
+        &self,
+        stores: Vec<Store>,
+        durable: Option<Durable>,
+    ) -> Result<TwoWay<PostgresSource>> {
+        let OtherSide::Postgres(url) = &self.config.other else {
+            return Err(Failure::invalid("MySQL and MariaDB are not kept in step in both directions").into());
+        };
+        let address = litekeep_sync_postgres::Address::parse(url.expose())?;
+        let options = options(&self.config, PgType::named, &PgType::names())?;
+        let policy = |policy: &ConflictPolicy| match policy {
+            ConflictPolicy::Server => Policy::Server,
+            ConflictPolicy::Sqlite => Policy::Sqlite,
+            ConflictPolicy::Latest => Policy::Latest,
+        };
+        let by_table = self.config.conflicts.iter().map(|(table, of)| (table.clone(), policy(of)));
+        let policies = Policies { all: policy(&self.config.conflict), tables: by_table.collect() };
+        let (push, database) = (self.push(stores)?, self.database.path.clone());
+        let settings = two_way::Settings { push, database, policies, durable };
+        Ok(TwoWay::new(settings, PostgresSource::two_way(address, wanted(&self.config), options)))
     }
 
     /// A pull; with `creates` it makes a database that is not there.
@@ -165,17 +198,23 @@ impl DatabaseSync {
         })
     }
 
-    /// Who does it. With `creates` a pull makes a database that is not there.
+    /// Who does it. With `creates` a pull makes a database that is not there; `durable` as in [`two_way`](Self::two_way).
     ///
     /// # Errors
-    /// As [`push`](Self::push), [`side`](Self::side) and [`pull`](Self::pull).
-    pub(crate) fn worker(&self, stores: Vec<Store>, creates: bool) -> Result<Worker> {
+    /// As [`push`](Self::push), [`side`](Self::side), [`pull`](Self::pull) and [`two_way`](Self::two_way).
+    pub(crate) fn worker(
+        &self,
+        stores: Vec<Store>,
+        creates: bool,
+        durable: Option<Durable>,
+    ) -> Result<Worker> {
         let flow: Box<dyn Flow> = match self.config.direction {
             Direction::Push => {
                 let push = self.push(stores)?;
                 with_side!(self.side()?, target => Box::new(Push::new(push, target)) as Box<dyn Flow>)
             }
             Direction::Pull => Box::new(self.pull(creates)?),
+            Direction::Both => Box::new(self.two_way(stores, durable)?),
         };
         Ok(Worker::new(&self.config.name, flow, self.state()))
     }
@@ -203,23 +242,35 @@ impl DatabaseSync {
         let error = read.as_ref().err().map(ToString::to_string);
         let state = read.ok().flatten().unwrap_or_default();
         let progress = state.progress.clone().unwrap_or_default();
-        let at = state.at().filter(|_| !self.is_pull());
+        let at = match self.config.direction {
+            Direction::Push => state.at(),
+            Direction::Pull => None,
+            Direction::Both => progress.outward.as_ref().and_then(|txid| txid.parse().ok()),
+        };
         let behind = at.map(|at| durable.map_or(0, Txid::get).saturating_sub(at.get()));
         let trouble = state.trouble.as_ref();
         SyncStatus {
             name: self.config.name.clone(),
-            direction: if self.is_pull() { "pull" } else { "push" }.to_owned(),
+            direction: match self.config.direction {
+                Direction::Push => "push",
+                Direction::Pull => "pull",
+                Direction::Both => "both",
+            }
+            .to_owned(),
             other: state.to.clone(),
             copied_rows: progress.copied_rows,
             txid: at.map(|at| at.to_string()),
-            position: progress.position.filter(|_| self.is_pull()),
+            position: progress.position.filter(|_| self.config.direction != Direction::Push),
             lag_transactions: behind,
             lag_seconds_at_most: match (behind, progress.time_ms) {
                 (Some(0), _) => Some(0.0),
-                (Some(_), Some(time_ms)) => Some((now_ms - time_ms).max(0) as f64 / 1000.0),
+                (Some(_), Some(time_ms)) if !self.is_two_way() => {
+                    Some((now_ms - time_ms).max(0) as f64 / 1000.0)
+                }
                 _ => None,
             },
             refused_rows: progress.refused,
+            conflicts: progress.conflicts,
             paused_tables: progress
                 .paused
                 .iter()
@@ -249,7 +300,7 @@ pub(crate) fn statuses(
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SyncStatus {
     pub(crate) name: String,
-    /// `push` or `pull`.
+    /// `push`, `pull` or `both`.
     pub(crate) direction: String,
     /// The other side, without a password; empty until it has run.
     pub(crate) other: String,
@@ -265,6 +316,8 @@ pub(crate) struct SyncStatus {
     pub(crate) lag_seconds_at_most: Option<f64>,
     /// Rows that the other side cannot hold.
     pub(crate) refused_rows: u64,
+    /// Rows that both sides had changed, since the sync began.
+    pub(crate) conflicts: u64,
     pub(crate) paused_tables: Vec<Paused>,
     pub(crate) confirmed_at: Option<String>,
     /// Why the last try failed, when it did.
@@ -287,7 +340,8 @@ impl SyncStatus {
         let error = self.error.iter().map(|error| {
             let since = self.error_since.as_ref().map_or(String::new(), |since| format!(" since {since}"));
             let hint = self.hint.as_ref().map_or(String::new(), |hint| format!("; {hint}"));
-            format!("the sync `{name}` does not {}{since}: {error}{hint}", self.direction)
+            let does = if self.direction == "both" { "go on" } else { &self.direction };
+            format!("the sync `{name}` does not {does}{since}: {error}{hint}")
         });
         let paused = self.paused_tables.iter().map(|paused| {
             format!("the sync `{name}` leaves the table `{}` as it is: {}", paused.table, paused.reason)
@@ -300,10 +354,11 @@ impl SyncStatus {
     }
 
     pub(crate) fn text(&self) -> String {
+        let compares = if self.direction == "both" { "compares both sides" } else { "makes the first copy" };
         let stands = match (&self.txid, &self.position, self.copied_rows, self.lag_transactions) {
             (None, None, Some(rows), _) => {
                 let rows = text::count(usize::try_from(rows).unwrap_or(usize::MAX), "row");
-                format!("makes the first copy, {rows} so far")
+                format!("{compares}, {rows} so far")
             }
             (None, None, None, _) => "has not begun".to_owned(),
             (None, Some(position), ..) => format!("follows, stands at {position}"),
@@ -313,9 +368,17 @@ impl SyncStatus {
                 format!("stands at transaction {txid}, {} behind", text::count(behind, "transaction"))
             }
         };
-        let way = if self.direction == "pull" { "from" } else { "to" };
+        let way = match self.direction.as_str() {
+            "pull" => "from",
+            "both" => "with",
+            _ => "to",
+        };
         let other = if self.other.is_empty() { String::new() } else { format!(" {way} {}", self.other) };
-        format!("    sync {}{other}: {stands}\n", self.name)
+        let conflicts = match usize::try_from(self.conflicts).unwrap_or(usize::MAX) {
+            0 => String::new(),
+            count => format!("; {} so far, see `litekeep sync conflicts`", text::count(count, "conflict")),
+        };
+        format!("    sync {}{other}: {stands}{conflicts}\n", self.name)
     }
 }
 
@@ -366,6 +429,10 @@ fn options<T>(config: &SyncConfig, named: fn(&str) -> Option<T>, names: &[&str])
     Ok(options)
 }
 
+fn wanted(config: &SyncConfig) -> Wanted {
+    Wanted { tables: config.tables.clone(), schema: config.schema.clone(), names: config.names.clone() }
+}
+
 /// Where it comes from.
 ///
 /// # Errors
@@ -376,13 +443,10 @@ pub(crate) fn source(config: &SyncConfig) -> Result<Box<dyn Source>> {
             format!("`types` is for a sync to another server; this one comes from there: `{column}`");
         return Err(Failure::invalid(message).hint("take `types` out").into());
     }
-    let (tables, names) = (config.tables.clone(), config.names.clone());
     Ok(match &config.other {
         OtherSide::Postgres(url) => {
             let address = litekeep_sync_postgres::Address::parse(url.expose())?;
-            let schema = config.schema.clone();
-            let wanted = litekeep_sync_postgres::source::Wanted { tables, schema, names };
-            Box::new(PostgresSource::new(address, wanted))
+            Box::new(PostgresSource::new(address, wanted(config)))
         }
         OtherSide::Mysql(url) => {
             let address = litekeep_sync_mysql::Address::parse(url.expose())?;
@@ -392,6 +456,7 @@ pub(crate) fn source(config: &SyncConfig) -> Result<Box<dyn Source>> {
                 );
                 return Err(Failure::invalid(message).hint("take `schema` out").into());
             }
+            let (tables, names) = (config.tables.clone(), config.names.clone());
             let wanted = litekeep_sync_mysql::source::Wanted { tables, names };
             Box::new(MysqlSource::new(address, wanted))
         }
@@ -413,7 +478,7 @@ pub(crate) fn start(syncs: &[DatabaseSync], replication: &Arc<Replication>, foll
 fn begin(sync: &DatabaseSync, replication: &Arc<Replication>, followers: &mut Followers) -> Result<()> {
     let database = sync.database.path.display();
     if sync.is_pull() {
-        let worker = sync.worker(vec![], false)?;
+        let worker = sync.worker(vec![], false, None)?;
         tracing::info!(sync = sync.config.name, "pulling {database} from {}", worker.state().to);
         // It waits at the server.
         followers.start(|stop| worker.follow(stop, async |_| ()));
@@ -421,7 +486,15 @@ fn begin(sync: &DatabaseSync, replication: &Arc<Replication>, followers: &mut Fo
     }
     let stores = sync.stores(replication.stores())?;
     let news = News::new(&sync.database, replication, stores.first());
-    let worker = sync.worker(stores, false)?;
+    if sync.is_two_way() {
+        let durable = Durable(Arc::new(move || news.durable()));
+        let worker = sync.worker(stores, false, Some(durable))?;
+        tracing::info!(sync = sync.config.name, "{database} and {} go in step", worker.state().to);
+        // It waits for both.
+        followers.start(|stop| worker.follow(stop, async |_| ()));
+        return Ok(());
+    }
+    let worker = sync.worker(stores, false, None)?;
     tracing::info!(sync = sync.config.name, "pushing {database} to {}", worker.state().to);
     followers.start(|stop| worker.follow(stop, async move |at| news.after(at).await));
     Ok(())

@@ -367,6 +367,16 @@ impl Mirror {
         look().map_err(|e| Error::new("look into a table", e))
     }
 
+    /// Whether a table has rows.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn has_rows(&self, table: &MirrorTable) -> Result<bool, Error> {
+        let any = format!("SELECT 1 FROM {} LIMIT 1", quoted(&table.name));
+        let look = || self.connection.prepare(&any)?.exists(());
+        look().map_err(|e| Error::new("look into a table", e))
+    }
+
     /// The columns, and the names of those of the primary key.
     fn columns_of(&self, table: &str) -> rusqlite::Result<(Vec<Found>, Vec<String>)> {
         let sql = "SELECT name, \"notnull\" AND dflt_value IS NULL, pk FROM pragma_table_info(?1)";

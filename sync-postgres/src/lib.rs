@@ -8,6 +8,7 @@
 //! COPY is prepared under a name, within its transaction. Everything goes as text, which the server reads with each type's own function.
 
 pub mod address;
+mod codec;
 mod error;
 mod pgoutput;
 mod replication;

@@ -38,7 +38,12 @@ pub(crate) enum Message {
     Truncate {
         relations: Vec<u32>,
     },
-    /// Nothing of rows: an origin, a type, a message of an application's.
+    /// A message that somebody has put into a transaction, or beside one.
+    Said {
+        prefix: String,
+        content: Bytes,
+    },
+    /// Nothing of rows: an origin, a type.
     Other,
 }
 
@@ -48,6 +53,8 @@ pub(crate) struct Relation {
     pub(crate) id: u32,
     pub(crate) schema: String,
     pub(crate) name: String,
+    /// How much of an old row comes: `f` for all of it.
+    pub(crate) identity: u8,
     pub(crate) columns: Vec<RelationColumn>,
 }
 
@@ -132,7 +139,14 @@ impl Reader {
                 let relations = (0..count).map(|_| self.u32()).collect::<Result<_, _>>()?;
                 Message::Truncate { relations }
             }
-            b'O' | b'Y' | b'M' => {
+            b'M' => {
+                // Whether it is of a transaction, and where it is.
+                self.take(1 + 8)?;
+                let prefix = self.text()?;
+                let length = self.u32()?;
+                Message::Said { prefix, content: self.take(length as usize)? }
+            }
+            b'O' | b'Y' => {
                 self.take(self.bytes.len())?;
                 Message::Other
             }
@@ -143,8 +157,7 @@ impl Reader {
     fn relation(&mut self) -> Result<Relation, String> {
         let id = self.u32()?;
         let (schema, name) = (self.text()?, self.text()?);
-        // How much of an old row comes.
-        self.take(1)?;
+        let identity = self.u8()?;
         let count = self.u16()?;
         let column = |_| {
             // Whether it is part of the key.
@@ -156,7 +169,7 @@ impl Reader {
         let columns = (0..count).map(column).collect::<Result<_, _>>()?;
         // In `pg_catalog` it is empty.
         let schema = if schema.is_empty() { "pg_catalog".to_owned() } else { schema };
-        Ok(Relation { id, schema, name, columns })
+        Ok(Relation { id, schema, name, identity, columns })
     }
 
     fn row(&mut self) -> Result<Vec<Cell>, String> {
@@ -236,7 +249,7 @@ mod tests {
         ]);
         let column = |name: &str, type_id| RelationColumn { name: name.into(), type_id, type_modifier: -1 };
         let columns = vec![column("id", 20), column("a", 25)];
-        let expected = Relation { id: 7, schema: "public".into(), name: "t".into(), columns };
+        let expected = Relation { id: 7, schema: "public".into(), name: "t".into(), identity: b'd', columns };
         assert_eq!(parse(&relation), Ok(Message::Relation(expected)));
         let update = message(&[b"U\0\0\0\x07K\0\x02t\0\0\0\x011nN\0\x02t\0\0\0\x012u"]);
         let text = |text: &'static str| Cell::Text(Bytes::from(text));
@@ -245,6 +258,9 @@ mod tests {
         // A millisecond after the beginning of 2000.
         let commit = message(&[b"C\0", &[0; 8], &9u64.to_be_bytes(), &1000u64.to_be_bytes()]);
         assert_eq!(parse(&commit), Ok(Message::Commit { end: 9, time_ms: 946_684_800_001 }));
+        let said = message(&[b"M\x01", &[0; 8], b"litekeep\0\0\0\0\x02{}"]);
+        let expected = Message::Said { prefix: "litekeep".into(), content: Bytes::from("{}") };
+        assert_eq!(parse(&said), Ok(expected));
         let truncate = message(&[b"T\0\0\0\x02\0\0\0\0\x01\0\0\0\x02"]);
         assert_eq!(parse(&truncate), Ok(Message::Truncate { relations: vec![1, 2] }));
     }

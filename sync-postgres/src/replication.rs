@@ -164,14 +164,60 @@ impl Replication {
         }
     }
 
-    /// Asks for everything that is committed after a position.
-    pub(crate) async fn start(&mut self, slot: &str, publication: &str, from: u64) -> Result<(), Error> {
+    /// Makes a slot, and a picture of the very moment from which it has all changes: from where that is, and the picture's name. It is there
+    /// until the next command.
+    pub(crate) async fn make_slot(&mut self, slot: &str) -> Result<(String, String), Error> {
+        const MAKE: &str = "make the replication slot";
+        let mut out = BytesMut::new();
+        let command = format!(
+            "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT",
+            litekeep_schema::portable::postgres::quoted(slot)
+        );
+        frontend::query(&command, &mut out).map_err(|e| self.lost(MAKE, &e))?;
+        self.send(out).await?;
+        let mut made = None;
+        loop {
+            match self.message(MAKE).await? {
+                Message::DataRow(body) => {
+                    let mut ranges = body.ranges();
+                    let mut texts = vec![];
+                    while let Some(range) = fallible_iterator::FallibleIterator::next(&mut ranges)
+                        .map_err(|e| self.lost(MAKE, &e))?
+                    {
+                        let bytes = range.map_or(&b""[..], |range| &body.buffer()[range]);
+                        texts.push(String::from_utf8_lossy(bytes).into_owned());
+                    }
+                    made = Some(texts);
+                }
+                Message::ReadyForQuery(_) => {
+                    // Its name, the position, the picture, the plugin.
+                    return match made.as_deref() {
+                        Some([_, position, picture, ..]) => Ok((position.clone(), picture.clone())),
+                        _ => {
+                            Err(self.lost(MAKE, &io::Error::other("the server does not say where it begins")))
+                        }
+                    };
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Asks for everything that is committed after a position; with `messages` also for what others say in their transactions.
+    pub(crate) async fn start(
+        &mut self,
+        slot: &str,
+        publication: &str,
+        from: u64,
+        messages: bool,
+    ) -> Result<(), Error> {
         const START: &str = "ask for changes";
         let command = format!(
-            "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names '{}')",
+            "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names '{}'{})",
             litekeep_schema::portable::postgres::quoted(slot),
             lsn_text(from),
             litekeep_schema::portable::postgres::quoted(publication).replace('\'', "''"),
+            if messages { ", messages 'true'" } else { "" },
         );
         let mut out = BytesMut::new();
         frontend::query(&command, &mut out).map_err(|e| self.lost(START, &e))?;

@@ -37,13 +37,13 @@ impl Rules {
                    JOIN pg_class c ON c.oid = d.adrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
                    JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum \
                    WHERE n.nspname = $1 AND a.attgenerated = ''";
-        let rows = session.rows(READ, sql, &[&schema]).await?;
+        let rows = session.rows(READ, sql, &[schema]).await?;
         let defaults = rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect();
         // Where two NULLs are the same, SQLite has not the like.
         let sql = "SELECT o.relname::text FROM pg_index i JOIN pg_class o ON o.oid = i.indexrelid \
                    JOIN pg_namespace n ON n.oid = o.relnamespace \
                    WHERE n.nspname = $1 AND i.indisunique AND NOT coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false)";
-        let unique = session.rows(READ, sql, &[&schema]).await?.iter().map(|row| row.get(0)).collect();
+        let unique = session.rows(READ, sql, &[schema]).await?.iter().map(|row| row.get(0)).collect();
         let sql = "SELECT c.relname::text, n2.nspname <> $1, p.relname::text, k.confupdtype::text, k.confdeltype::text, k.condeferrable, \
                    (SELECT array_agg(a.attname::text ORDER BY x.place) FROM unnest(k.conkey) WITH ORDINALITY AS x(attnum, place) \
                     JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = x.attnum), \
@@ -53,7 +53,7 @@ impl Rules {
                    JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace n2 ON n2.oid = p.relnamespace \
                    WHERE k.contype = 'f' AND k.conparentid = 0 AND n.nspname = $1 ORDER BY k.conname";
         let mut foreign_keys: HashMap<String, Vec<ForeignKey>> = HashMap::new();
-        for row in session.rows(READ, sql, &[&schema]).await? {
+        for row in session.rows(READ, sql, &[schema]).await? {
             let action = |what: &str, letter: &str| match letter {
                 "r" => format!(" ON {what} RESTRICT"),
                 "c" => format!(" ON {what} CASCADE"),
@@ -77,7 +77,7 @@ impl Rules {
         let sql = "SELECT c.relname::text, count(*) FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid \
                    JOIN pg_namespace n ON n.oid = c.relnamespace WHERE k.contype = 'c' AND n.nspname = $1 GROUP BY 1";
         let checks =
-            session.rows(READ, sql, &[&schema]).await?.iter().map(|row| (row.get(0), row.get(1))).collect();
+            session.rows(READ, sql, &[schema]).await?.iter().map(|row| (row.get(0), row.get(1))).collect();
         Ok(Rules { defaults, unique, foreign_keys, checks })
     }
 

@@ -14,7 +14,8 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, CopyOutStream, NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::{Address, error};
+use crate::replication::SETTINGS;
+use crate::{Address, error, literal};
 
 /// A value as text; `None`: NULL.
 pub(crate) type Text = Option<String>;
@@ -56,6 +57,13 @@ impl Session {
         error::server(&self.address, doing, error)
     }
 
+    /// Has values written as in replication.
+    pub(crate) async fn set(&self) -> Result<(), Error> {
+        let set: Vec<String> =
+            SETTINGS.iter().map(|(name, value)| format!("SET {name} = {}", literal(value))).collect();
+        self.run("connect", &set.join("; ")).await
+    }
+
     /// Runs statements that give nothing back.
     pub(crate) async fn run(&self, doing: &str, sql: &str) -> Result<(), Error> {
         self.client.batch_execute(sql).await.map_err(|e| self.failed(doing, &e))
@@ -82,6 +90,18 @@ impl Session {
         let typed: Vec<(&(dyn ToSql + Sync), Type)> =
             columns.iter().map(|column| (column as &(dyn ToSql + Sync), Type::TEXT_ARRAY)).collect();
         self.client.execute_typed(sql, &typed).await
+    }
+
+    /// Rows of a statement whose parameters are columns of text.
+    pub(crate) async fn rows_of(
+        &self,
+        doing: &str,
+        sql: &str,
+        columns: &[Vec<Text>],
+    ) -> Result<Vec<Row>, Error> {
+        let typed: Vec<(&(dyn ToSql + Sync), Type)> =
+            columns.iter().map(|column| (column as &(dyn ToSql + Sync), Type::TEXT_ARRAY)).collect();
+        self.client.query_typed(sql, &typed).await.map_err(|e| self.failed(doing, &e))
     }
 
     /// Runs a statement whose parameters are values of text.

@@ -3,6 +3,8 @@
 //! The server keeps changes in a replication slot, of the tables in a publication; both have one name, which is the sync's own. It needs
 //! the server itself: a pooler passes no replication on.
 
+mod hub;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::pin::Pin;
@@ -18,8 +20,10 @@ use litekeep_sync::source::{Event, Incoming, Rows as Which, Source, SourceTable,
 use litekeep_sync::{Error, Kind, Value};
 use tokio_postgres::CopyOutStream;
 
+use self::hub::TwoWay;
+use crate::codec::Codec;
 use crate::pgoutput::{self, Cell, Message, Relation};
-use crate::replication::{Received, Replication, SETTINGS, lsn, lsn_text};
+use crate::replication::{Received, Replication, lsn, lsn_text};
 use crate::rules::Rules;
 use crate::session::{Session, read_row};
 use crate::{Address, literal};
@@ -57,6 +61,8 @@ pub struct PostgresSource {
     /// A table whose form has come and is not yet known.
     coming: Option<Relation>,
     ready: VecDeque<Event>,
+    /// What it has where rows go there, too.
+    two_way: Option<TwoWay>,
     /// It was connected to only to copy, so that tables have rules of their own.
     is_once: bool,
 }
@@ -64,7 +70,7 @@ pub struct PostgresSource {
 /// Rows on their way.
 struct Reading {
     stream: Pin<Box<CopyOutStream>>,
-    forms: Vec<Inward>,
+    forms: Vec<Codec>,
     received: BytesMut,
     has_ended: bool,
 }
@@ -76,7 +82,7 @@ enum Coming {
     As {
         table: usize,
         /// Where each of its columns is, and what its values are.
-        columns: Vec<(usize, Inward)>,
+        columns: Vec<(usize, Codec)>,
     },
 }
 
@@ -94,6 +100,7 @@ impl PostgresSource {
             relations: HashMap::new(),
             coming: None,
             ready: VecDeque::new(),
+            two_way: None,
             is_once: false,
         }
     }
@@ -102,9 +109,7 @@ impl PostgresSource {
         (self.reading, self.replication, self.is_once) = (None, None, false);
         self.tables.clear();
         let session = Session::open(&self.address).await?;
-        let set: Vec<String> =
-            SETTINGS.iter().map(|(name, value)| format!("SET {name} = {}", literal(value))).collect();
-        session.run("connect", &set.join("; ")).await?;
+        session.set().await?;
         self.schema = match &self.wanted.schema {
             Some(schema) => schema.clone(),
             None => {
@@ -246,6 +251,21 @@ impl PostgresSource {
         })
     }
 
+    /// Drops the slot, if it is there, as soon as nobody takes the changes any more.
+    async fn drop_slot(&self, slot: &str) -> Result<(), Error> {
+        let sql =
+            "SELECT pg_drop_replication_slot(slot_name)::text FROM pg_replication_slots WHERE slot_name = $1";
+        let mut patience = LETS_GO;
+        while let Err(error) = self.session()?.rows("drop the replication slot", sql, &[slot]).await {
+            if !is_taken(&error) || patience == 0 {
+                return Err(error);
+            }
+            patience -= 1;
+            tokio::time::sleep(LET_GO).await;
+        }
+        Ok(())
+    }
+
     /// Tells which of the tables are not there.
     async fn look_for_tables(&mut self) -> Result<(), Error> {
         for (table, known) in self.tables.iter().enumerate() {
@@ -271,10 +291,19 @@ impl PostgresSource {
         let kinds = self.kinds(relation).await?;
         let known = &self.tables[nth];
         let place = |name: &str| relation.columns.iter().position(|column| column.name == name);
-        let columns: Option<Vec<(usize, Inward)>> = (known.mirror.columns.iter().zip(&known.types))
+        if self.two_way.is_some() && relation.identity != b'f' {
+            let reason = format!(
+                "its changes come without the row as it was: ALTER TABLE {} REPLICA IDENTITY FULL;",
+                self.path(known)
+            );
+            self.relations.insert(relation.id, Coming::Ignored);
+            self.ready.push_back(Event::Gone { table: nth, reason });
+            return Ok(());
+        }
+        let columns: Option<Vec<(usize, Codec)>> = (known.mirror.columns.iter().zip(&known.types))
             .map(|(column, kind)| {
-                let at = place(&column.name).filter(|at| kinds[*at] == *kind)?;
-                Some((at, form(kind)?))
+                let at = place(&column.name).filter(|at| kinds[*at].name == kind.name)?;
+                Some((at, Codec::of(kind)?))
             })
             .collect();
         let Some(columns) = columns.filter(|columns| columns.len() == relation.columns.len()) else {
@@ -325,6 +354,13 @@ impl PostgresSource {
             Message::Insert { relation, row } => (relation, (None, Some(row))),
             Message::Update { relation, old, row } => (relation, (old, Some(row))),
             Message::Delete { relation, old } => (relation, (Some(old), None)),
+            Message::Said { prefix, content } => {
+                if prefix == hub::SAYS {
+                    let content = String::from_utf8_lossy(&content).into_owned();
+                    self.ready.push_back(Event::Said { content });
+                }
+                return Ok(());
+            }
             Message::Begin | Message::Relation(_) | Message::Other => return Ok(()),
         };
         let (table, columns) = match self.relations.get(&relation) {
@@ -337,7 +373,7 @@ impl PostgresSource {
         };
         let key_columns = &self.tables[*table].mirror.key;
         let values = |cells: &[Cell]| -> Option<Vec<Option<Value>>> {
-            let value = |(at, form): &(usize, Inward)| {
+            let value = |(at, form): &(usize, Codec)| {
                 Some(match cells.get(*at)? {
                     Cell::Null => Some(Value::Null),
                     Cell::Unchanged => None,
@@ -349,7 +385,26 @@ impl PostgresSource {
         let key = |row: &[Option<Value>]| -> Option<Vec<Value>> {
             key_columns.iter().map(|nth| row.get(*nth)?.clone()).collect()
         };
+        let images = |(before, after): (Option<Vec<Cell>>, Option<Vec<Cell>>)| {
+            let before = match before {
+                Some(cells) => Some(values(&cells)?.into_iter().collect::<Option<Vec<Value>>>()?),
+                None => None,
+            };
+            let after = match after {
+                Some(cells) => {
+                    let value = |(nth, value): (usize, Option<Value>)| {
+                        value.or_else(|| before.as_ref().map(|row| row[nth].clone()))
+                    };
+                    Some(values(&cells)?.into_iter().enumerate().map(value).collect::<Option<Vec<Value>>>()?)
+                }
+                None => None,
+            };
+            Some(Incoming::Images { before, after })
+        };
         let change = (|| {
+            if self.two_way.is_some() {
+                return images(change);
+            }
             let (old, row) = change;
             let old = match old {
                 Some(cells) => Some(key(&values(&cells)?)?),
@@ -442,6 +497,7 @@ impl Source for PostgresSource {
         let mut replication = Replication::open(&self.address).await?;
         let server = replication.identify().await?;
         self.replication = Some(replication);
+        self.connect_writer().await?;
         Ok(format!("{server}/{}", self.address.database()))
     }
 
@@ -594,7 +650,7 @@ impl Source for PostgresSource {
             joined(&all),
             self.path(table)
         );
-        let forms: Option<Vec<Inward>> = table.types.iter().map(form).collect();
+        let forms: Option<Vec<Codec>> = table.types.iter().map(Codec::of).collect();
         let damaged =
             || Error::new(Kind::Corrupt, format!("read the plan of `{}`: a type is none", table.source));
         let stream = self.session()?.copy_out(&format!("read the table {}", table.source), &sql).await?;
@@ -628,7 +684,7 @@ impl Source for PostgresSource {
             };
             let line = reading.received.split_to(end + 1);
             bytes += line.len();
-            let value = |(field, form): (Option<Cow<'_, [u8]>>, &Inward)| match field {
+            let value = |(field, form): (Option<Cow<'_, [u8]>>, &Codec)| match field {
                 Some(text) => form.value(&text),
                 None => Value::Null,
             };
@@ -656,7 +712,7 @@ impl Source for PostgresSource {
                 Some(unused) => unused,
                 None => Replication::open(&self.address).await?,
             };
-            match replication.start(slot, slot, from).await {
+            match replication.start(slot, slot, from, self.two_way.is_some()).await {
                 Ok(()) => {
                     self.replication = Some(replication);
                     break;
@@ -715,17 +771,8 @@ impl Source for PostgresSource {
 
     async fn forget(&mut self, slot: &str) -> Result<(), Error> {
         self.replication = None;
+        self.drop_slot(slot).await?;
         let session = self.session()?;
-        let sql =
-            "SELECT pg_drop_replication_slot(slot_name)::text FROM pg_replication_slots WHERE slot_name = $1";
-        let mut patience = LETS_GO;
-        while let Err(error) = session.rows("drop the replication slot", sql, &[slot]).await {
-            if !is_taken(&error) || patience == 0 {
-                return Err(error);
-            }
-            patience -= 1;
-            tokio::time::sleep(LET_GO).await;
-        }
         let sql = format!("DROP PUBLICATION IF EXISTS {}", quoted(slot));
         session.run("drop the publication", &sql).await
     }

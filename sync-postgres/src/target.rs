@@ -448,7 +448,7 @@ fn unnested(table: &Table, columns: impl IntoIterator<Item = usize>) -> (String,
 }
 
 /// As `format_type` names it.
-fn full_name(pg: PgType) -> &'static str {
+pub(crate) fn full_name(pg: PgType) -> &'static str {
     match pg {
         PgType::Timestamp(_) => "timestamp without time zone",
         PgType::Timestamptz(_) => "timestamp with time zone",

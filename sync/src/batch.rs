@@ -111,7 +111,7 @@ fn name(change: &Change) -> (usize, Vec<String>) {
 }
 
 /// The values of these columns; NULL where a row has none of the name, as before a column was added.
-fn picked(columns: &[&str], row: Vec<(String, Value)>) -> Vec<Value> {
+pub(crate) fn picked(columns: &[&str], row: Vec<(String, Value)>) -> Vec<Value> {
     if columns.len() == row.len() && columns.iter().zip(&row).all(|(column, (name, _))| column == name) {
         return row.into_iter().map(|(_, value)| value).collect();
     }

@@ -56,12 +56,17 @@ pub fn text(value: &impl Serialize) -> String {
 
 /// The item that lists a refused row: a short name, for an index has no room for a long key.
 pub fn refused_item(table: &str, key: &[Value]) -> String {
+    format!("{REFUSED}{}", row_id(table, key))
+}
+
+/// A short name of a row.
+pub fn row_id(table: &str, key: &[Value]) -> String {
     let mut hasher = SipHasher13::new();
     for value in key {
         hasher.write(key_text(value).as_bytes());
         hasher.write_u8(0);
     }
-    format!("{REFUSED}{table}/{:016x}", hasher.finish())
+    format!("{table}/{:016x}", hasher.finish())
 }
 
 /// Its content.

@@ -8,6 +8,8 @@
 //! - [`ledger`], [`halves`]: what targets share: how far a sync is, as they keep it; finding the rows that a server refuses.
 //! - [`source`]: what a database must be able to do so that SQLite is kept as it is.
 //! - [`pull`]: from a source to SQLite: first its rows, then every transaction after that.
+//! - [`hub`]: what a database must be able to do for both directions.
+//! - [`two_way`]: SQLite and a hub in step in both directions.
 //! - [`worker`]: a push or a pull that goes on by itself.
 //!
 //! Promises:
@@ -16,24 +18,29 @@
 //! - A transaction is seen on the other side whole or not at all.
 //! - A row that the other side cannot hold exactly is *refused*: that side keeps what it had of it, it is listed there with the
 //!   reason, and the others go on.
-//! - A push neither reads nor writes the application's database: rows come from the log. A pull writes it in ordinary transactions.
+//! - A push neither reads nor writes the application's database: rows come from the log. A pull writes it in ordinary transactions, and so does what goes both ways.
 
 mod batch;
 pub mod compare;
 pub mod copy;
 pub mod halves;
+pub mod hub;
 pub mod ledger;
+mod local;
 pub mod pull;
 pub mod push;
 pub mod source;
 pub mod target;
 pub mod transfer;
+pub mod two_way;
 pub mod worker;
 
 pub use batch::{Change, Refused};
+pub use hub::Hub;
 pub use litekeep_rows::{Error, Kind, Value};
 pub use pull::Pull;
 pub use push::{Push, Settings};
 pub use source::Source;
 pub use target::{Kept, Stage, Target};
+pub use two_way::TwoWay;
 pub use worker::Flow;

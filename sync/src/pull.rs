@@ -5,9 +5,9 @@
 //! then, all of it is as it was at one moment of the source as soon as the changes have come up to the end of the copy.
 
 mod apply;
-mod compare;
+pub(crate) mod compare;
 mod once;
-mod state;
+pub(crate) mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ use self::apply::{apply, key_of, list, size};
 use self::state::{Kept, Plan, Stage, changed, damaged, found, kept, make, slot, with_more};
 use crate::batch::Refused;
 use crate::ledger::{PAUSED, PLAN, REFUSED, STAGE, read_listed, text as json};
+use crate::local::Local;
 use crate::push::Step;
 use crate::source::{Event, Incoming, Rows, Source, SourceTable, Standing};
 use crate::target::{Listed, key_text, key_value};
@@ -56,7 +57,7 @@ pub struct Settings {
 pub struct Pull<S: Source> {
     settings: Settings,
     source: S,
-    mirror: Option<Mirror>,
+    local: Local,
     kept: Option<Kept>,
     /// Who the server is that it is connected to; `None`: it is connected to anew.
     server: Option<String>,
@@ -101,7 +102,7 @@ impl<S: Source> Pull<S> {
         Pull {
             settings,
             source,
-            mirror: None,
+            local: Local::default(),
             kept: None,
             server: None,
             is_under_way: false,
@@ -115,22 +116,6 @@ impl<S: Source> Pull<S> {
         &self.source
     }
 
-    /// Runs something on the database, on a thread for what blocks.
-    async fn on_mirror<R: Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&Mirror) -> Result<R, Error> + Send + 'static,
-    ) -> Result<R, Error> {
-        let mirror = self.mirror.take().ok_or_else(|| Error::new(Kind::Internal, "no database is open"))?;
-        let worked = tokio::task::spawn_blocking(move || {
-            let done = work(&mirror);
-            (mirror, done)
-        });
-        let (mirror, done) =
-            worked.await.map_err(|e| Error::new(Kind::Internal, format!("write to the database: {e}")))?;
-        self.mirror = Some(mirror);
-        done
-    }
-
     /// Runs something in a transaction of its own, at whose end the pull is at a stage.
     async fn commit<R: Send + 'static>(
         &mut self,
@@ -140,7 +125,7 @@ impl<S: Source> Pull<S> {
         let expected = self.kept.as_ref().map(|kept| json(&kept.stage));
         let (text, name) = (json(&stage), self.settings.name.clone());
         let is_open = self.following.as_mut().is_some_and(|following| std::mem::take(&mut following.is_open));
-        let done = self.on_mirror(move |mirror| {
+        let done = self.local.on(move |mirror| {
             if !is_open {
                 mirror.begin(true)?;
             }
@@ -177,10 +162,8 @@ impl<S: Source> Pull<S> {
             let hint = format!("the application makes it, or `litekeep sync run {name}`");
             return Err(Error::with_hint(Kind::Unavailable, message, hint));
         }
-        let opened = tokio::task::spawn_blocking(move || Mirror::open(&database, &name, creates));
-        let opened = opened.await.map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-        self.mirror = Some(opened?);
-        self.on_mirror(|mirror| Ok(mirror.items()?)).await
+        self.local.open(&database, &name, creates).await?;
+        self.local.on(|mirror| Ok(mirror.items()?)).await
     }
 
     async fn connect(&mut self) -> Result<(), Error> {
@@ -241,7 +224,7 @@ impl<S: Source> Pull<S> {
                 format!("if its rows here can go: DROP TABLE {};", litekeep_sql::quoted(&old.mirror.name));
             // One that was dropped here is made anew.
             let name = old.mirror.clone();
-            if self.on_mirror(move |mirror| Ok(mirror.has(&name)?)).await? {
+            if self.local.on(move |mirror| Ok(mirror.has(&name)?)).await? {
                 return Err(Error::with_hint(Kind::Invalid, message, hint));
             }
         }
@@ -286,7 +269,7 @@ impl<S: Source> Pull<S> {
     }
 
     async fn keep_nothing(&mut self) -> Result<(), Error> {
-        self.on_mirror(|mirror| Ok(mirror.forget()?)).await?;
+        self.local.on(|mirror| Ok(mirror.forget()?)).await?;
         self.kept = None;
         self.begin_anew();
         Ok(())
@@ -307,7 +290,7 @@ impl<S: Source> Pull<S> {
 
     async fn set_up(&mut self) -> Result<(), Error> {
         let tables = found(self.source.survey().await?)?;
-        if self.mirror.is_none() {
+        if !self.local.is_open() {
             self.open().await?;
         }
         let plan = Plan { slot: slot(&self.settings.name), tables };
@@ -362,7 +345,7 @@ impl<S: Source> Pull<S> {
             self.source.open(&table, key.as_deref().map_or(Rows::All, Rows::After)).await?;
             if sweeps {
                 let mirrored = table.mirror.clone();
-                self.on_mirror(move |mirror| Ok(mirror.begin_sweep(&mirrored)?)).await?;
+                self.local.on(move |mirror| Ok(mirror.begin_sweep(&mirrored)?)).await?;
             }
             self.is_copying = true;
         }
@@ -411,15 +394,16 @@ impl<S: Source> Pull<S> {
 
     async fn sweep(&mut self, table: &MirrorTable) -> Result<usize, Error> {
         let table = table.clone();
-        self.on_mirror(move |mirror| {
-            mirror.begin(true)?;
-            let swept = mirror.sweep(&table).and_then(|swept| mirror.commit().map(|()| swept));
-            if swept.is_err() {
-                mirror.roll_back();
-            }
-            Ok(swept?)
-        })
-        .await
+        self.local
+            .on(move |mirror| {
+                mirror.begin(true)?;
+                let swept = mirror.sweep(&table).and_then(|swept| mirror.commit().map(|()| swept));
+                if swept.is_err() {
+                    mirror.roll_back();
+                }
+                Ok(swept?)
+            })
+            .await
     }
 
     /// So many rows more are refused.
@@ -486,6 +470,7 @@ impl<S: Source> Pull<S> {
                         return Ok(Step::More);
                     }
                 }
+                Event::Said { .. } => {}
                 Event::Alive { position, wants_answer } => {
                     if following.is_between_transactions() {
                         following.reached = position;
@@ -593,7 +578,7 @@ impl<S: Source> Pull<S> {
         following.bytes = 0;
         let was_open = std::mem::replace(&mut following.is_open, true);
         let with = self.applied();
-        let listed = self.on_mirror(move |mirror| {
+        let listed = self.local.on(move |mirror| {
             if !was_open {
                 mirror.begin(true)?;
             }
@@ -618,7 +603,7 @@ impl<S: Source> Pull<S> {
     /// Commits what has come whole, and lets go of the rest, which comes again.
     async fn leave_off(&mut self) -> Result<(), Error> {
         if self.following.as_ref().is_some_and(|following| following.is_open) {
-            let items = self.on_mirror(|mirror| {
+            let items = self.local.on(|mirror| {
                 mirror.roll_back();
                 Ok(mirror.items()?)
             });
@@ -697,7 +682,8 @@ impl<S: Source> Flow for Pull<S> {
     }
 
     fn begin_anew(&mut self) {
-        (self.server, self.mirror, self.following, self.is_copying) = (None, None, None, false);
+        self.local.close();
+        (self.server, self.following, self.is_copying) = (None, None, false);
     }
 
     fn is_under_way(&mut self) -> &mut bool {

@@ -458,7 +458,7 @@ fn damaged() -> Error {
     Error::new(Kind::Corrupt, "read how far the sync is: its position is damaged")
 }
 
-async fn blocking<R: Send + 'static>(
+pub(crate) async fn blocking<R: Send + 'static>(
     work: impl FnOnce() -> Result<R, Error> + Send + 'static,
 ) -> Result<R, Error> {
     let ended = tokio::task::spawn_blocking(work).await;

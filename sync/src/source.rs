@@ -47,6 +47,13 @@ pub enum Incoming {
         /// Its key.
         key: Vec<Value>,
     },
+    /// A row as it was and as it is: what comes where rows go there, too.
+    Images {
+        /// `None`: it is new.
+        before: Option<Vec<Value>>,
+        /// `None`: it is gone.
+        after: Option<Vec<Value>>,
+    },
     /// All rows are gone.
     Clear,
 }
@@ -76,6 +83,11 @@ pub enum Event {
         table: usize,
         /// What is known of it.
         reason: String,
+    },
+    /// What whoever makes the transaction says of it, before its changes.
+    Said {
+        /// As a [hub](crate::hub::Hub) was given it.
+        content: String,
     },
     /// A transaction ends.
     Commit {

@@ -65,6 +65,12 @@ pub struct Progress {
     pub position: Option<String>,
     /// When the last transaction that has come was made, milliseconds since the epoch.
     pub time_ms: Option<i64>,
+    /// Where both directions are kept: the transaction of the log up to which the other side has everything.
+    #[serde(default)]
+    pub outward: Option<String>,
+    /// The same: rows that both sides had changed, since it began.
+    #[serde(default)]
+    pub conflicts: u64,
     /// Rows that are refused.
     pub refused: u64,
     /// Tables that stand still, with the reason.

@@ -78,6 +78,11 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Test("litekeep", "sync_mysql::kills_lose_no_row_of_the_server"),
     },
     Campaign {
+        name: "two-way",
+        about: "three databases and PostgreSQL are written to while litekeeps, the server and connections are killed: all come to the same, and no edit is lost without a word",
+        how: How::Test("litekeep", "two_way::four_come_to_the_same_and_no_edit_is_lost_without_a_word"),
+    },
+    Campaign {
         name: "rows",
         about: "random schemas and transactions: the rows that a diff of pages reports are those that differ by SQL, and those that SQLite's sessions heard of",
         how: How::Test("litekeep-rows", "churn::rows_differ_as_sql_sees_it"),

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use super::run::each;
 use crate::node::{Entry, Node, Value, entry};
 use crate::reader::Reader;
-use crate::settings::{DatabaseConfig, Direction, OtherSide, SyncConfig};
+use crate::settings::{ConflictPolicy, DatabaseConfig, Direction, OtherSide, SyncConfig};
 
-const KEYS: [&str; 8] = ["name", "from", "to", "direction", "tables", "schema", "rename", "types"];
+const KEYS: [&str; 9] =
+    ["name", "from", "to", "direction", "tables", "schema", "rename", "types", "conflict"];
 
 impl Reader<'_> {
     pub(super) fn syncs(&mut self, found: &Entry, databases: &[DatabaseConfig]) -> Vec<SyncConfig> {
@@ -21,6 +22,7 @@ impl Reader<'_> {
             "database" => Some("here it is `from`".to_owned()),
             "url" => Some("here it is `to`".to_owned()),
             "table" => Some("here it is `tables`, a list".to_owned()),
+            "conflicts" => Some("here it is `conflict`".to_owned()),
             _ => None,
         });
         let get = |key: &str| entry(entries, key);
@@ -39,6 +41,17 @@ impl Reader<'_> {
         };
         let names = get("rename").map_or(Some(BTreeMap::new()), |found| self.texts(found));
         let types = get("types").map_or(Some(BTreeMap::new()), |found| self.texts(found));
+        let (conflict, conflicts) = match get("conflict") {
+            Some(found) if direction == Direction::Both => self.conflict(found)?,
+            Some(found) => {
+                self.refuse(
+                    found,
+                    "only one side is written to, so there are no conflicts: it is for direction = \"both\"",
+                );
+                return None;
+            }
+            None => (ConflictPolicy::default(), BTreeMap::new()),
+        };
         Some(SyncConfig {
             name: name??,
             database,
@@ -48,7 +61,32 @@ impl Reader<'_> {
             schema,
             names: names?,
             types: types?,
+            conflict,
+            conflicts,
         })
+    }
+
+    /// Who wins: a word for all tables, or a table of words by tables.
+    fn conflict(&mut self, found: &Entry) -> Option<(ConflictPolicy, BTreeMap<String, ConflictPolicy>)> {
+        if let Value::Table(entries) = &found.node.value {
+            let one = |this: &mut Self, one: &Entry| Some((one.key.clone(), this.policy(one)?));
+            let by_table = entries.iter().map(|entry| one(self, entry)).collect::<Option<_>>()?;
+            return Some((ConflictPolicy::default(), by_table));
+        }
+        Some((self.policy(found)?, BTreeMap::new()))
+    }
+
+    fn policy(&mut self, found: &Entry) -> Option<ConflictPolicy> {
+        match self.non_empty(found)?.as_str() {
+            "server" => Some(ConflictPolicy::Server),
+            "sqlite" => Some(ConflictPolicy::Sqlite),
+            "latest" => Some(ConflictPolicy::Latest),
+            text => {
+                let message = format!("`{text}` is not there: it is \"server\", \"sqlite\" or \"latest\"");
+                self.refuse(found, message);
+                None
+            }
+        }
     }
 
     /// The database, the other side, and which of them is written to: one of `from` and `to` is a URL.
@@ -63,11 +101,16 @@ impl Reader<'_> {
             Some(found) => self.non_empty(found)?.contains("://"),
             None => false,
         };
-        let direction = if is_pull { Direction::Pull } else { Direction::Push };
-        let ((database, key), other) = match direction {
-            Direction::Pull => ((to, "to"), from),
-            Direction::Push => ((from, "from"), to),
+        let one_way = if is_pull { Direction::Pull } else { Direction::Push };
+        let said = match entry(entries, "direction") {
+            Some(found) => Some((found, self.non_empty(found)?)),
+            None => None,
         };
+        let direction = match &said {
+            Some((_, text)) if text == "both" => Direction::Both,
+            _ => one_way,
+        };
+        let ((database, key), other) = if is_pull { ((to, "to"), from) } else { ((from, "from"), to) };
         let database = self.database_of(database, node, ("sync", key), databases);
         let other = match other {
             Some(found) => self.other_side(found, direction),
@@ -78,12 +121,9 @@ impl Reader<'_> {
                 None
             }
         };
-        if let Some(found) = entry(entries, "direction") {
-            let is = match direction {
-                Direction::Push => "push",
-                Direction::Pull => "pull",
-            };
-            match self.non_empty(found)?.as_str() {
+        if let Some((found, text)) = said.filter(|_| direction != Direction::Both) {
+            let is = if is_pull { "pull" } else { "push" };
+            match text.as_str() {
                 text if text == is => {}
                 text @ ("push" | "pull") => {
                     let message = format!(
@@ -93,7 +133,7 @@ impl Reader<'_> {
                 }
                 text => {
                     let message = format!(
-                        "`{text}` is not there: it is \"push\" or \"pull\", by which of `from` and `to` is the URL"
+                        "`{text}` is not there: it is \"push\" or \"pull\", by which of `from` and `to` is the URL, or \"both\""
                     );
                     self.refuse(found, message);
                 }
@@ -105,6 +145,11 @@ impl Reader<'_> {
     fn other_side(&mut self, found: &Entry, direction: Direction) -> Option<OtherSide> {
         let url = self.non_empty(found)?;
         match (OtherSide::of(&url), url.split_once("://")) {
+            (Some(OtherSide::Mysql(_) | OtherSide::Mongodb(_)), _) if direction == Direction::Both => {
+                let message = "there is no sync in both directions with MySQL, MariaDB or MongoDB; with postgres://user@host/database there is";
+                self.refuse(found, message);
+                None
+            }
             (Some(OtherSide::Mongodb(_)), _) if direction == Direction::Pull => {
                 let message = "there is no sync from MongoDB yet, only to it; from postgres:// and mysql:// there is";
                 self.refuse(found, message);

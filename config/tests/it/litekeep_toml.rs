@@ -2,8 +2,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use litekeep_config::{
-    ConditionalWrites, Credentials, Direction, ErrorKind, FeedFrom, FeedUrl, LogFormat, LogLevel, OtherSide,
-    Secret, Source, StoreUrl,
+    ConditionalWrites, ConflictPolicy, Credentials, Direction, ErrorKind, FeedFrom, FeedUrl, LogFormat,
+    LogLevel, OtherSide, Secret, Source, StoreUrl,
 };
 use proptest::prelude::*;
 
@@ -501,6 +501,28 @@ fn a_sync_from_a_url_pulls() {
 }
 
 #[test]
+fn a_sync_in_both_directions_says_who_wins() {
+    let database = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\n";
+    let url = "postgres://me:${SECRET}@host/app";
+    for sides in [format!("to = {url:?}\n"), format!("from = {url:?}\nto = \"app.db\"\n")] {
+        let sync = format!("[[sync]]\nname = \"pg\"\ndirection = \"both\"\n{sides}");
+        for (conflict, of_all, of_orders) in [
+            ("", ConflictPolicy::Server, None),
+            ("conflict = \"sqlite\"\n", ConflictPolicy::Sqlite, None),
+            ("conflict = { orders = \"latest\" }\n", ConflictPolicy::Server, Some(ConflictPolicy::Latest)),
+        ] {
+            let config = toml(&format!("{database}{sync}{conflict}")).unwrap();
+            let [sync] = config.syncs.as_slice() else { panic!("{:?}", config.syncs) };
+            assert_eq!(
+                (sync.direction, sync.database.as_path()),
+                (Direction::Both, Path::new("/etc/app.db"))
+            );
+            assert_eq!((sync.conflict, sync.conflicts.get("orders").copied()), (of_all, of_orders));
+        }
+    }
+}
+
+#[test]
 fn mistakes_in_syncs_are_told_with_what_would_be_right() {
     let database = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\n";
     for (sync, said) in [
@@ -509,7 +531,22 @@ fn mistakes_in_syncs_are_told_with_what_would_be_right() {
         ("name = \"a\"\nto = \"oracle://h/d\"", "`to`: there is no sync with `oracle://`"),
         ("name = \"a\"\nto = \"hunter2\"", "`to`: it is no URL such as"),
         ("name = \"a\"\nfrom = \"mongodb://h/d\"", "`from`: there is no sync from MongoDB yet"),
-        ("name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"both\"", "`direction`: `both` is not there"),
+        (
+            "name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"sideways\"",
+            "`direction`: `sideways` is not there",
+        ),
+        (
+            "name = \"a\"\nto = \"mysql://h/d\"\ndirection = \"both\"",
+            "`to`: there is no sync in both directions with MySQL, MariaDB or MongoDB",
+        ),
+        (
+            "name = \"a\"\nto = \"postgres://h/d\"\nconflict = \"latest\"",
+            "`conflict`: only one side is written to",
+        ),
+        (
+            "name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"both\"\nconflict = \"mine\"",
+            "`conflict`: `mine` is not there: it is \"server\", \"sqlite\" or \"latest\"",
+        ),
         (
             "name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"pull\"",
             "`direction`: `pull` is the other way",

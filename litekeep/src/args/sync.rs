@@ -24,7 +24,9 @@ pub(crate) enum SyncAction {
     Resync(Named),
     /// List the rows that the side that is written to cannot hold, with the reason
     Refused(Named),
-    /// End a sync from a server, which then keeps no changes for it any more; rows stay
+    /// List the rows that both sides had changed, with what has won and what has lost; of a sync in both directions
+    Conflicts(Named),
+    /// End a sync from a server, or in both directions, which then keeps no changes for it any more; rows stay
     Forget(Named),
 }
 

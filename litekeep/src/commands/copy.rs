@@ -59,7 +59,8 @@ fn config(args: &Args) -> Result<SyncConfig> {
     let name = transfer::name(&database);
     let (tables, schema) = (args.tables.clone(), args.schema.clone());
     let (names, types) = (args.rename.iter().cloned().collect(), args.types.iter().cloned().collect());
-    Ok(SyncConfig { name, database, other, direction, tables, schema, names, types })
+    let (conflict, conflicts) = Default::default();
+    Ok(SyncConfig { name, database, other, direction, tables, schema, names, types, conflict, conflicts })
 }
 
 async fn to_server<T: Target>(

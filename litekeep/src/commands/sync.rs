@@ -9,6 +9,7 @@ use litekeep_sql::Examiner;
 use litekeep_sync::compare::{self, Found};
 use litekeep_sync::push::{Step, is_wanted};
 use litekeep_sync::target::Listed;
+use litekeep_sync::two_way::Conflict;
 use litekeep_sync::{Source, Target, copy};
 use serde::Serialize;
 
@@ -27,6 +28,7 @@ pub(super) async fn run(args: &Args, format: Format) -> Result<Outcome> {
         SyncAction::Resync(named) => {
             resync(named, format).await.context("bring both sides of a sync together")
         }
+        SyncAction::Conflicts(named) => conflicts(named, format).await.context("list conflicts"),
         SyncAction::Forget(named) => forget(named, format).await.context("end a sync"),
         SyncAction::Refused(named) => refused(named, format).await.context("list refused rows"),
     }
@@ -76,6 +78,9 @@ async fn plan(named: &Named, format: Format) -> Result<Outcome> {
     if sync.is_pull() {
         return plan_pull(name, sync.source()?, format).await;
     }
+    if sync.is_two_way() {
+        return plan_two_way(&sync, format).await;
+    }
     let of = (sync.database.path.as_path(), name.as_str(), sync.config.tables.as_slice());
     with_side!(sync.side()?, target => planned(of, &target, format).await)
 }
@@ -115,6 +120,24 @@ pub(super) async fn plan_pull(name: &str, mut source: impl Source, format: Forma
     Ok(told(Plan { name: name.to_owned(), other: source.name(), tables, ok }, format))
 }
 
+/// The tables that either side lacks.
+async fn plan_two_way(sync: &DatabaseSync, format: Format) -> Result<Outcome> {
+    let mut flow = sync.two_way(sync.stores(&Stores::default())?, None)?;
+    let mut tables = vec![];
+    let mut ok = true;
+    for pair in flow.pairs().await? {
+        ok &= pair.notes.iter().all(|note| note.level < Level::Table);
+        let mirror = &pair.table.mirror;
+        let sql = match pair.is_here {
+            true => pair.statements,
+            false => std::iter::once(mirror.create()).chain(mirror.create_indexes()).collect(),
+        };
+        let notes = pair.notes.into_iter().map(PlannedNote::of).collect();
+        tables.push(PlannedTable { table: pair.table.mirror.name, sql, notes });
+    }
+    Ok(told(Plan { name: sync.config.name.clone(), other: flow.hub().name(), tables, ok }, format))
+}
+
 fn told(plan: Plan, format: Format) -> Outcome {
     report::result(format, &plan, || plan.text());
     if plan.ok { Outcome::Done } else { Outcome::No }
@@ -151,8 +174,8 @@ async fn go_on(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
     let stores = Stores::default();
     let mut worker = match sync.is_pull() {
-        true => sync.worker(vec![], sync.may_make(&stores).await?)?,
-        false => sync.worker(sync.stores(&stores)?, false)?,
+        true => sync.worker(vec![], sync.may_make(&stores).await?, None)?,
+        false => sync.worker(sync.stores(&stores)?, false, None)?,
     };
     let shown = Rows::new(format);
     let ran = loop {
@@ -275,6 +298,13 @@ async fn verify(args: &Verify, format: Format) -> Result<Outcome> {
 
 async fn resync(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
+    if sync.is_two_way() {
+        let mut flow = sync.two_way(sync.stores(&Stores::default())?, None)?;
+        flow.resync().await?;
+        let resynced = Resynced { name: sync.config.name.clone(), other: flow.hub().name() };
+        report::result(format, &resynced, || begun_anew(&sync));
+        return Ok(Outcome::Done);
+    }
     if !sync.is_pull() {
         return compared(named, true, format).await;
     }
@@ -287,6 +317,15 @@ async fn resync(named: &Named, format: Format) -> Result<Outcome> {
 
 async fn forget(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
+    if sync.is_two_way() {
+        let mut flow = sync.two_way(sync.stores(&Stores::default())?, None)?;
+        flow.forget().await?;
+        let forgotten = Resynced { name: sync.config.name.clone(), other: flow.hub().name() };
+        report::result(format, &forgotten, || {
+            format!("{} keeps nothing for the sync any more; the rows stay on both sides\n", forgotten.other)
+        });
+        return Ok(Outcome::Done);
+    }
     if !sync.is_pull() {
         let message = format!(
             "the sync `{}` goes to {}, which keeps nothing for it",
@@ -307,8 +346,8 @@ async fn forget(named: &Named, format: Format) -> Result<Outcome> {
 
 async fn compared(named: &Named, repair: bool, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
-    if sync.is_pull() {
-        return compare_pull(&sync, repair, format).await;
+    if sync.is_pull() || sync.is_two_way() {
+        return compare_live(&sync, repair, format).await;
     }
     let settings = sync.push(sync.stores(&Stores::default())?)?;
     let found = with_side!(sync.side()?, target => compare::run(&settings, &mut { target }, repair).await)?;
@@ -318,14 +357,27 @@ async fn compared(named: &Named, repair: bool, format: Format) -> Result<Outcome
     Ok(if ok { Outcome::Done } else { Outcome::No })
 }
 
-/// The same for a pull; with `repair` all rows that differ come again, from the litekeep that runs, or from the next one.
-async fn compare_pull(sync: &DatabaseSync, repair: bool, format: Format) -> Result<Outcome> {
-    let mut pull = sync.pull(false)?;
-    let found = pull.compare().await?;
+/// The same where SQLite is written to; with `repair` all rows that differ come again, by the litekeep that runs, or by the next one.
+async fn compare_live(sync: &DatabaseSync, repair: bool, format: Format) -> Result<Outcome> {
+    let found = match sync.is_two_way() {
+        true => {
+            let mut flow = sync.two_way(sync.stores(&Stores::default())?, None)?;
+            let found = flow.compare().await?;
+            if repair && !found.is_equal() {
+                flow.resync().await?;
+            }
+            found
+        }
+        false => {
+            let mut pull = sync.pull(false)?;
+            let found = pull.compare().await?;
+            if repair && !found.is_equal() {
+                pull.resync().await?;
+            }
+            found
+        }
+    };
     let is_equal = found.is_equal();
-    if repair && !is_equal {
-        pull.resync().await?;
-    }
     let compared = Compared::new(sync, found, false, is_equal);
     report::result(format, &compared, || {
         let next = match (repair, is_equal) {
@@ -426,6 +478,7 @@ async fn refused(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
     let listed = match sync.is_pull() {
         true => sync.pull(false)?.listed().await?,
+        false if sync.is_two_way() => sync.two_way(sync.stores(&Stores::default())?, None)?.listed().await?,
         false => with_side!(sync.side()?, target => of_target(target).await)?,
     };
     let Some(listed) = listed else {
@@ -439,4 +492,84 @@ async fn refused(named: &Named, format: Format) -> Result<Outcome> {
         false => rows.iter().map(Refused::line).collect(),
     });
     Ok(if rows.is_empty() { Outcome::Done } else { Outcome::No })
+}
+
+#[derive(Serialize)]
+struct Conflicts {
+    name: String,
+    /// All of them since the sync began; the last ones are listed.
+    count: u64,
+    conflicts: Vec<OneConflict>,
+}
+
+#[derive(Serialize)]
+struct OneConflict {
+    table: String,
+    key: Vec<serde_json::Value>,
+    at: String,
+    winner: String,
+    /// By column; `null`: the row is gone.
+    kept: Option<serde_json::Map<String, serde_json::Value>>,
+    lost: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+async fn conflicts(named: &Named, format: Format) -> Result<Outcome> {
+    let sync = found(named, format)?;
+    let name = sync.config.name.clone();
+    if !sync.is_two_way() {
+        let message = format!("the sync `{name}` goes one way, where there are no conflicts");
+        let hint = "`direction = \"both\"` makes it go both ways";
+        return Err(Failure::invalid(message).hint(hint).into());
+    }
+    let (conflicts, count) = sync.two_way(sync.stores(&Stores::default())?, None)?.conflicts().await?;
+    let one = |conflict: Conflict| {
+        let row = |row: Option<Vec<String>>| {
+            row.map(|row| conflict.columns.iter().cloned().zip(row.iter().map(|text| shown(text))).collect())
+        };
+        OneConflict {
+            key: conflict.key.iter().map(|text| shown(text)).collect(),
+            at: text::rfc3339(conflict.at_ms),
+            kept: row(conflict.kept.clone()),
+            lost: row(conflict.lost.clone()),
+            table: conflict.table,
+            winner: conflict.winner,
+        }
+    };
+    let told = Conflicts { name, count, conflicts: conflicts.into_iter().map(one).collect() };
+    report::result(format, &told, || told.text());
+    Ok(Outcome::Done)
+}
+
+impl Conflicts {
+    fn text(&self) -> String {
+        let row = |row: &Option<serde_json::Map<String, serde_json::Value>>| {
+            row.clone().map_or("deleted".to_owned(), |row| serde_json::Value::Object(row).to_string())
+        };
+        let mut out: String = self
+            .conflicts
+            .iter()
+            .map(|one| {
+                let key: Vec<String> = one.key.iter().map(ToString::to_string).collect();
+                let (table, key) = (&one.table, key.join(", "));
+                format!(
+                    "{} {table} {key}: {} won\n    kept {}\n    lost {}\n",
+                    one.at,
+                    one.winner,
+                    row(&one.kept),
+                    row(&one.lost)
+                )
+            })
+            .collect();
+        let listed = self.conflicts.len();
+        let count = usize::try_from(self.count).unwrap_or(usize::MAX);
+        out.push_str(&match (count, count - listed.min(count)) {
+            (0, _) => "no row was changed on both sides\n".to_owned(),
+            (_, 0) => format!("{}\n", text::count(count, "conflict")),
+            (_, gone) => format!(
+                "{}, of which the first {gone} are not kept any more\n",
+                text::count(count, "conflict")
+            ),
+        });
+        out
+    }
 }

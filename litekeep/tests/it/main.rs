@@ -30,6 +30,7 @@ mod sync;
 mod sync_mongodb;
 mod sync_mysql;
 mod tune;
+mod two_way;
 mod up;
 mod wrapped_restart;
 

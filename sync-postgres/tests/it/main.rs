@@ -24,4 +24,5 @@ mod scene;
 mod server;
 #[path = "../../../sync/tests/conformance/transferring.rs"]
 mod transferring;
+mod two_way;
 mod values;

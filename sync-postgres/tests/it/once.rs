@@ -79,9 +79,9 @@ fn whoever_may_only_read_can_copy() {
     let scene = Scene::new(
         "only_read",
         "CREATE TABLE t(id int PRIMARY KEY); INSERT INTO t VALUES (1), (2);
-         DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN PASSWORD 'r'; GRANT SELECT ON t TO reader",
+         DROP ROLE IF EXISTS copier; CREATE ROLE copier LOGIN PASSWORD 'r'; GRANT SELECT ON t TO copier",
     );
-    let url = scene.url.replacen("postgres://postgres@", "postgres://reader:r@", 1);
+    let url = scene.url.replacen("postgres://postgres@", "postgres://copier:r@", 1);
     assert_ne!(url, scene.url);
     let mut pull = scene.pulling_from(&url, &[]);
     let made = scene.runtime.block_on(pull.copy_once(Parts::Schema, |_| ())).unwrap();

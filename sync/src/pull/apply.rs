@@ -31,6 +31,17 @@ pub(super) fn apply(
                 let written = mirror.delete(table, &key)?;
                 (key, written)
             }
+            Incoming::Images { after: Some(row), before } => {
+                let key = key_of(table, before.as_ref().unwrap_or(&row));
+                let row: Vec<Option<Value>> = row.into_iter().map(Some).collect();
+                let written = update(mirror, table, &key, &row)?;
+                (key, written)
+            }
+            Incoming::Images { after: None, before } => {
+                let key = before.map_or(vec![], |row| key_of(table, &row));
+                let written = mirror.delete(table, &key)?;
+                (key, written)
+            }
             Incoming::Clear => (vec![], mirror.clear(table)?),
         };
         listed += match written {
@@ -98,6 +109,9 @@ pub(super) fn size(change: &Incoming) -> usize {
         Incoming::Put { row } => row.iter().map(value).sum(),
         Incoming::Update { key, row } => key.iter().chain(row.iter().flatten()).map(value).sum(),
         Incoming::Delete { key } => key.iter().map(value).sum(),
+        Incoming::Images { before, after } => {
+            [before, after].into_iter().flatten().flatten().map(value).sum()
+        }
         Incoming::Clear => 32,
     }
 }

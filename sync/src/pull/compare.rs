@@ -10,6 +10,7 @@ use litekeep_sql::{Mirror, MirrorTable};
 use super::Pull;
 use super::state::{Kept, kept};
 use crate::compare::Found;
+use crate::local::Local;
 use crate::source::{Rows, Source, SourceTable};
 use crate::worker::Flow as _;
 use crate::{Error, Kind, Value};
@@ -54,15 +55,25 @@ impl<S: Source> Pull<S> {
         let (mut found, mut counts) = (Found::default(), vec![]);
         for table in tables {
             let before = found.rows;
-            self.compare_table(table, &mut found).await?;
+            let mut sides = Sides { source: &mut self.source, local: &mut self.local };
+            sides.compare(table, &mut found).await?;
             counts.push(found.rows - before);
         }
         Ok((found, counts))
     }
+}
 
-    async fn compare_table(&mut self, table: &SourceTable, found: &mut Found) -> Result<(), Error> {
+/// Both sides.
+pub(crate) struct Sides<'a, S> {
+    pub(crate) source: &'a mut S,
+    pub(crate) local: &'a mut Local,
+}
+
+impl<S: Source> Sides<'_, S> {
+    /// Counts the rows of a table that differ.
+    pub(crate) async fn compare(&mut self, table: &SourceTable, found: &mut Found) -> Result<(), Error> {
         let mirrored = table.mirror.clone();
-        self.on_mirror(move |mirror| Ok(mirror.begin_sweep(&mirrored)?)).await?;
+        self.local.on(move |mirror| Ok(mirror.begin_sweep(&mirrored)?)).await?;
         self.source.open(table, Rows::All).await?;
         let mut doubtful = vec![];
         loop {
@@ -72,11 +83,11 @@ impl<S: Source> Pull<S> {
             }
             found.rows += rows.len() as u64;
             let mirrored = table.mirror.clone();
-            let differ = self.on_mirror(move |mirror| others(mirror, &mirrored, &rows));
+            let differ = self.local.on(move |mirror| others(mirror, &mirrored, &rows));
             doubtful.extend(differ.await?);
         }
         let mirrored = table.mirror.clone();
-        doubtful.extend(self.on_mirror(move |mirror| Ok(mirror.unseen(&mirrored, usize::MAX)?)).await?);
+        doubtful.extend(self.local.on(move |mirror| Ok(mirror.unseen(&mirrored, usize::MAX)?)).await?);
         let columns: Vec<&str> = table.mirror.columns.iter().map(|column| column.name.as_str()).collect();
         for keys in doubtful.chunks(AGAIN) {
             for (key, Both { here, there }) in self.look_again(table, keys).await? {
@@ -128,7 +139,7 @@ impl<S: Source> Pull<S> {
             there.extend(rows);
         }
         let (mirrored, asked) = (table.mirror.clone(), keys.to_vec());
-        let here = self.on_mirror(move |mirror| {
+        let here = self.local.on(move |mirror| {
             asked.iter().map(|key| Ok(mirror.row(&mirrored, key)?)).collect::<Result<Vec<_>, Error>>()
         });
         let is_it = |row: &&Vec<Value>, key: &Vec<Value>| {

@@ -60,12 +60,12 @@ impl<S: Source> Pull<S> {
 
     /// For rows only: the tables must be there.
     async fn are_there(&mut self, tables: impl Iterator<Item = &SourceTable>) -> Result<(), Error> {
-        if self.mirror.is_none() {
+        if !self.local.is_open() {
             self.open().await?;
         }
         for table in tables {
             let mirrored = table.mirror.clone();
-            if !self.on_mirror(move |mirror| Ok(mirror.has(&mirrored)?)).await? {
+            if !self.local.on(move |mirror| Ok(mirror.has(&mirrored)?)).await? {
                 let message = format!("there is no table `{}` in the database", table.mirror.name);
                 let hint = format!("make it ({}), or copy the schema, too", table.mirror.create());
                 return Err(Error::with_hint(Kind::Invalid, message, hint));
@@ -87,7 +87,7 @@ impl<S: Source> Pull<S> {
     }
 
     async fn refused_rows(&mut self) -> Result<Vec<Listed>, Error> {
-        let items = self.on_mirror(|mirror| Ok(mirror.items()?)).await?;
+        let items = self.local.on(|mirror| Ok(mirror.items()?)).await?;
         super::listed_in(&items)
     }
 }

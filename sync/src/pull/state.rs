@@ -128,7 +128,7 @@ pub(super) fn changed(known: &SourceTable, now: &SourceTable) -> String {
 }
 
 /// A name that no other database's sync has, from what all servers admit.
-pub(super) fn slot(name: &str) -> String {
+pub(crate) fn slot(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
     let name: String = name.chars().take(40).map(plain).collect();
     format!("litekeep_{name}_{:08x}", random_u64() as u32)

@@ -36,17 +36,15 @@ fn is_kept(scene: &Scene) -> bool {
 #[test]
 fn a_database_goes_with_its_keys_and_leaves_nothing_of_ours() {
     let scene = Scene::new(
-        "whole",
-        &format!(
-            "CREATE TABLE items(id INTEGER PRIMARY KEY, of TEXT NOT NULL REFERENCES orders, n INT, price DECIMAL(8,2), body BLOB,
+        "whole_once",
+        "CREATE TABLE items(id INTEGER PRIMARY KEY, of TEXT NOT NULL REFERENCES orders, n INT, price DECIMAL(8,2), body BLOB,
                FOREIGN KEY (n, of) REFERENCES stock(n, of) ON DELETE CASCADE);
              CREATE TABLE orders(code TEXT PRIMARY KEY, at DATETIME, note TEXT DEFAULT 'none');
              CREATE TABLE stock(n INT, of TEXT, PRIMARY KEY (n, of)) WITHOUT ROWID;
              CREATE UNIQUE INDEX by_body ON items(body); CREATE INDEX by_price ON items(price DESC);
              INSERT INTO orders SELECT 'o' || i, '2026-11-' || printf('%02d', i), NULL FROM (SELECT 1 AS i UNION SELECT 2 UNION SELECT 30);
              INSERT INTO stock VALUES (1, 'o1'), (2, 'o30');
-             INSERT INTO items VALUES (1, 'o1', 1, 1.25, x'00ff'), (2, 'o30', 2, NULL, x''), (7, 'o2', NULL, 3, NULL);"
-        ),
+             INSERT INTO items VALUES (1, 'o1', 1, 1.25, x'00ff'), (2, 'o30', 2, NULL, x''), (7, 'o2', NULL, 3, NULL);",
     );
     let copied = copied(&scene, Parts::All).unwrap();
     assert_eq!((&copied.refused[..], &copied.failed[..], copied.resumed), (&[][..], &[][..], false));
@@ -57,7 +55,7 @@ fn a_database_goes_with_its_keys_and_leaves_nothing_of_ours() {
     scene.assert_equal(&tables(&scene), &server());
     assert!(!is_kept(&scene));
     // The keys are those of SQLite, and numbers go on.
-    let run = |sql: &str| server().query_in("whole", &server::quoted(sql));
+    let run = |sql: &str| server().query_in("whole_once", &server::quoted(sql));
     run("INSERT INTO items(of) VALUES ('o1')").unwrap();
     run("INSERT INTO items(of, n, body) VALUES ('o3', NULL, NULL)").unwrap_err();
     run("INSERT INTO items(of, n, body) VALUES ('o1', 2, NULL)").unwrap_err();
