@@ -83,8 +83,10 @@ impl MapColumn {
         matches!(self.kind, TINY | SHORT | INT24 | LONG | LONGLONG | NEWDECIMAL | FLOAT | DOUBLE | YEAR)
     }
 
-    fn is_characters(&self) -> bool {
-        matches!(self.kind, kind::STRING | kind::VAR_STRING | kind::VARCHAR | kind::BLOB)
+    /// Whether its collation is told: by MariaDB also that of spatial types.
+    fn is_characters(&self, is_mariadb: bool) -> bool {
+        let is_spatial = is_mariadb && self.kind == kind::GEOMETRY;
+        is_spatial || matches!(self.kind, kind::STRING | kind::VAR_STRING | kind::VARCHAR | kind::BLOB)
     }
 
     fn is_named(&self) -> bool {
@@ -98,7 +100,7 @@ impl MapColumn {
 }
 
 impl TableMap {
-    pub(crate) fn parse(body: &[u8]) -> Option<TableMap> {
+    pub(crate) fn parse(body: &[u8], is_mariadb: bool) -> Option<TableMap> {
         let mut body = Bytes(body);
         let id = body.number(6)?;
         body.take(2)?;
@@ -121,12 +123,16 @@ impl TableMap {
         let mut map = TableMap { id, database, table, columns, has_names: false };
         while !body.0.is_empty() {
             let part = body.byte()?;
-            map.add(part, Bytes(body.counted()?))?;
+            map.add(part, Bytes(body.counted()?), is_mariadb)?;
         }
         Some(map)
     }
 
-    fn add(&mut self, part: u8, mut body: Bytes<'_>) -> Option<()> {
+    fn add(&mut self, part: u8, mut body: Bytes<'_>, is_mariadb: bool) -> Option<()> {
+        let is_of = |column: &MapColumn| match part {
+            part::DEFAULT_COLLATION | part::COLLATIONS => column.is_characters(is_mariadb),
+            _ => column.is_named(),
+        };
         match part {
             part::SIGNEDNESS => {
                 let numbers = self.columns.iter_mut().filter(|column| column.is_number());
@@ -135,11 +141,6 @@ impl TableMap {
                 }
             }
             part::DEFAULT_COLLATION | part::DEFAULT_COLLATION_OF_NAMED => {
-                let is_of = if part == part::DEFAULT_COLLATION {
-                    MapColumn::is_characters
-                } else {
-                    MapColumn::is_named
-                };
                 let default = body.count()? as u64;
                 let mut others = std::collections::BTreeMap::new();
                 while !body.0.is_empty() {
@@ -150,8 +151,6 @@ impl TableMap {
                 }
             }
             part::COLLATIONS | part::COLLATIONS_OF_NAMED => {
-                let is_of =
-                    if part == part::COLLATIONS { MapColumn::is_characters } else { MapColumn::is_named };
                 for column in self.columns.iter_mut().filter(|column| is_of(column)) {
                     column.collation = Some(body.count()? as u64);
                 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use litekeep_schema::portable::mysql::{Inward, Raw};
+use litekeep_schema::portable::mysql::{Flavor, Inward, Raw};
 use litekeep_sync::source::{Event, Incoming, SourceTable};
 use litekeep_sync::{Error, Kind, Value};
 
@@ -216,11 +216,20 @@ impl MysqlSource {
             Answer::Layout { body, map, table, columns, now } => {
                 let known = &self.tables[table];
                 let fits = columns.iter().all(Option::is_some) && columns.len() == map.columns.len();
+                let is_told = |name: &str| map.columns.iter().any(|column| column.name == name);
+                let is_missing = (known.mirror.columns.iter().zip(&columns))
+                    .all(|(known, column)| column.is_some() || !is_told(&known.name));
                 let (id, coming) = (map.id, Coming::As { table, map, columns });
                 // Some columns may be computed, or not be there any more; or the rows are older than the copy of a table that has changed since.
                 let coming = match now {
                     _ if fits => coming,
-                    Some(now) if is_alike(known, &now) => coming,
+                    Some(now) if is_alike(known, &now) && is_missing => coming,
+                    // What was of another type for a while, rows of which nobody can place.
+                    Some(now) if is_alike(known, &now) => {
+                        let reason = "rows of it came in another form than it has; `litekeep sync resync` compares them";
+                        self.ready.push_back(gone(table, reason));
+                        Coming::Ignored
+                    }
                     Some(now) => {
                         self.ready.push_back(Event::Table { table, now: *now, position: None });
                         Coming::Ignored
@@ -249,7 +258,7 @@ impl MysqlSource {
 
     /// Which table rows are of that follow.
     pub(super) fn map(&mut self, body: Vec<u8>) -> Result<(), Error> {
-        let map = TableMap::parse(&body);
+        let map = TableMap::parse(&body, self.flavor == Flavor::Mariadb);
         let damaged = || {
             Error::new(
                 Kind::Corrupt,
