@@ -100,7 +100,8 @@ fn hint(address: &Address, error: &Cause) -> Option<String> {
                     .to_owned(),
             );
         }
-        Some(code::TRANSACTION_TOO_LARGE) => {
+        // Not every version has a number for it.
+        number if number == Some(code::TRANSACTION_TOO_LARGE) || cause(error).contains("will not fit") => {
             return Some(
                 "mongod's cache is too small for it: raise `storage.wiredTiger.engineConfig.cacheSizeGB`"
                     .to_owned(),

@@ -33,8 +33,6 @@ pub enum Kind {
     Open,
     /// A replica set that asks who one is; its administrator is `admin:admin`.
     Guarded,
-    /// A replica set whose transactions may take a second.
-    Hasty,
     /// No replica set.
     Alone,
     /// One that is to be a replica set, and was not told to begin.
@@ -43,7 +41,7 @@ pub enum Kind {
 
 impl Kind {
     fn is_begun(self) -> bool {
-        matches!(self, Kind::Open | Kind::Guarded | Kind::Hasty)
+        matches!(self, Kind::Open | Kind::Guarded)
     }
 }
 
@@ -220,9 +218,6 @@ impl Mongodb {
         command.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
         if self.kind != Kind::Alone {
             command.args(["--replSet", SET]);
-        }
-        if self.kind == Kind::Hasty {
-            command.args(["--setParameter", "transactionLifetimeLimitSeconds=1"]);
         }
         if self.kind == Kind::Guarded {
             command.args(["--auth", "--keyFile"]).arg(file("members.key"));

@@ -1,7 +1,6 @@
 //! What MongoDB's transactions do otherwise: they end with their first error, and stay open when nobody ends them.
 
 use litekeep_sync::{Flow as _, Kind, Target as _, compare};
-use litekeep_testkit::mongodb::{Kind as Of, Mongodb};
 use mongodb::bson::{Document, doc};
 
 use crate::following::TABLES;
@@ -133,19 +132,4 @@ fn who_mends_and_who_pushes_do_not_disturb_each_other() {
     scene.assert_equal(&push.kept().unwrap().tables, &server());
     let (_, mut target) = scene.sides();
     assert!(scene.runtime.block_on(compare::run(&settings, &mut target, false)).unwrap().is_equal());
-}
-
-/// A server whose transactions may take a second only says what to do.
-#[test]
-fn a_transaction_that_takes_too_long_is_told() {
-    let own = Mongodb::start_as(Of::Hasty).unwrap();
-    let scene = Scene::with_url(own.url("app"), TABLES);
-    let mut push = scene.pushed();
-    scene.commit("WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < 300000) INSERT INTO bare SELECT 'x' || i, i FROM i");
-    let error = scene.push(&mut push).unwrap_err();
-    assert!(error.hint().is_some_and(|hint| hint.contains("transactionLifetimeLimitSeconds")), "{error}");
-    assert_eq!(server::count(&own, "app", "bare"), 0);
-    own.run("admin", doc! { "setParameter": 1, "transactionLifetimeLimitSeconds": 60 }).unwrap();
-    scene.push(&mut push).unwrap();
-    scene.assert_equal(&push.kept().unwrap().tables, &own);
 }
