@@ -21,7 +21,7 @@ use litekeep_store::Store;
 use litekeep_store::plan::Policy;
 use tokio::sync::Semaphore;
 
-use crate::report::{Failure, Kind, text};
+use crate::report::{Failure, Kind, Report, text};
 use crate::settings::{Database, Stores, database};
 use crate::verification::Verifications;
 
@@ -253,28 +253,53 @@ async fn restore_missing(database: &Database, stores: &[Store], restoring: &Sema
         return Ok(());
     }
     // A store that does not answer may be the one with the newest state.
-    let Some(store) = furthest(stores).await? else { return Ok(()) };
+    let furthest = furthest(stores).await.map_err(|error| with_other_ways(error, database))?;
     let _turn = restoring.acquire().await;
     let options = restore::Options { if_not_exists: true, ..restore::Options::default() };
-    if let Some(restored) = restore::to_path(store, Goal::Latest, &database.path, &options, &()).await? {
-        tracing::info!(
-            path = %database.path.display(), txid = %restored.txid, time = text::rfc3339(restored.time_ms),
-            "the database did not exist and was restored from {}", store.place()
-        );
+    let mut stores = furthest.into_iter().peekable();
+    while let Some(store) = stores.next() {
+        let path = &database.path;
+        match restore::to_path(store, Goal::Latest, path, &options, &()).await {
+            Ok(Some(restored)) => tracing::info!(
+                path = %path.display(), txid = %restored.txid, time = text::rfc3339(restored.time_ms),
+                "the database did not exist and was restored from {}", store.place()
+            ),
+            Ok(None) => {}
+            Err(error) if error.kind() == litekeep_replicate::Kind::Corrupt && stores.peek().is_some() => {
+                let place = store.place();
+                tracing::warn!(path = %path.display(), "{place} is of no use: {error}; going on with another backup that has as much");
+                continue;
+            }
+            Err(error) => return Err(with_other_ways(error.into(), database)),
+        }
+        break;
     }
     Ok(())
 }
 
-/// The backup that has most.
-async fn furthest(stores: &[Store]) -> Result<Option<&Store>> {
-    let lasts = try_join_all(stores.iter().map(async |store| anyhow::Ok(store.list().await?.last()))).await?;
-    let mut furthest = None;
-    for (store, last) in stores.iter().zip(lasts) {
-        if last > furthest.map(|(txid, _)| txid) {
-            furthest = last.map(|txid| (txid, store));
-        }
+/// What else there is to do when a missing database cannot come back by itself.
+fn with_other_ways(error: anyhow::Error, database: &Database) -> anyhow::Error {
+    let report = Report::of(&error);
+    let path = text::shell_word(&database.path.display().to_string());
+    let ways: Vec<String> = (database.destinations.iter())
+        .map(|destination| {
+            format!("`litekeep restore -o {path} {}`", text::shell_word(&destination.url.to_string()))
+        })
+        .collect();
+    if ways.len() < 2 {
+        return error;
     }
-    Ok(furthest.map(|(_, store)| store))
+    let own = report.hint.map_or(String::new(), |hint| format!("{hint}; "));
+    let hint = format!("{own}each of its backups can be restored by itself: {}", ways.join(" or "));
+    Failure::new(report.kind, format!("{error:#}")).hint(hint).into()
+}
+
+/// The backups that have most; all of them have as much.
+async fn furthest(stores: &[Store]) -> Result<Vec<&Store>> {
+    let lasts = try_join_all(stores.iter().map(async |store| anyhow::Ok(store.list().await?.last()))).await?;
+    let most = lasts.iter().flatten().max();
+    let with_most = stores.iter().zip(&lasts).filter(|(_, last)| most.is_some() && last.as_ref() == most);
+    Ok(with_most.map(|(store, _)| store).collect())
 }
 
 /// A database that has lost what its backup has goes on from the backup.
@@ -284,7 +309,7 @@ async fn roll_forward(database: &Database, stores: &[Store], restoring: &Semapho
     }
     let path = &database.path;
     let found = async {
-        let Some(store) = furthest(stores).await? else { return Ok(None) };
+        let Some(store) = furthest(stores).await?.into_iter().next() else { return Ok(None) };
         let outrun = restore::outrun(store, path, &database.meta_dir, &SystemClock).await?;
         anyhow::Ok(outrun.map(|outrun| (store, outrun)))
     };

@@ -56,6 +56,31 @@ impl Store {
         self.check_output(merge, &header, size).await
     }
 
+    /// Those of the inputs that are not whole, each read to its end.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn damaged_inputs(&self, merge: &Merge) -> Result<Vec<FileRef>> {
+        let mut damaged = vec![];
+        for file in &merge.inputs {
+            let alone = Merge { inputs: vec![file.clone()], ..merge.clone() };
+            let readers = self.open_inputs(&alone).await?;
+            let read = tokio::task::spawn_blocking(move || {
+                let decoders = readers.into_iter().map(Decoder::new).collect::<Result<Vec<_>, _>>()?;
+                ltx::merge(decoders, std::io::sink()).map(drop)
+            });
+            let action = format!("read `{}`", self.place_of_file(file.level, file.name));
+            let internal =
+                |e: tokio::task::JoinError| Error::Internal { action: action.clone(), cause: e.to_string() };
+            match read.await.map_err(internal)?.map_err(|e| codec_error(action.clone(), e)) {
+                Ok(()) => {}
+                Err(Error::Corrupt { .. }) => damaged.push(file.clone()),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(damaged)
+    }
+
     /// Reads the first bytes of all inputs, several at a time.
     async fn open_inputs(&self, merge: &Merge) -> Result<Vec<RangeReader>> {
         let ahead = (INPUT_BYTES / merge.inputs.len() as u64).max(LEAST_READ_BYTES);

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use litekeep_ltx::{FileName, Header};
+use litekeep_ltx::{FileName, Header, TRAILER_LEN};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path as Key;
 use object_store::{
@@ -36,6 +36,8 @@ use crate::target::{Opened, Stamp, Target};
 const LIMIT_BASE: Duration = Duration::from_secs(15);
 const LIMIT_BYTES_PER_MS: u64 = 100;
 /// A folder is listed within as long as so many bytes may take: a minute.
+/// Less is no file of a log, but what is left of one.
+const LEAST_BYTES: u64 = (Header::LEN + TRAILER_LEN) as u64;
 const LISTING_BYTES: u64 = 45_000 * LIMIT_BYTES_PER_MS;
 
 /// Requests that one call runs at the same time.
@@ -209,6 +211,15 @@ impl Store {
             }
         }
         let mut log = Log::new(files);
+        // The end of the log stays, for the next file must not take its name.
+        let last = log.last();
+        let is_cut = |file: &&FileRef| file.size < LEAST_BYTES && Some(file.max()) != last;
+        let cut: Vec<FileRef> = log.files().filter(is_cut).cloned().collect();
+        log.remove_all(&cut);
+        strays.extend(
+            cut.iter()
+                .map(|file| format!("{} ({} bytes)", self.place_of_file(file.level, file.name), file.size)),
+        );
         log.strays = strays;
         Ok(log)
     }

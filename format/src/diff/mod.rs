@@ -105,6 +105,17 @@ pub fn roots<S: PageSource>(source: &S) -> Result<Vec<Pgno>, S::Error> {
     Ok(std::iter::once(Pgno::FIRST).chain(roots).collect())
 }
 
+/// The names of a state's tables, those of SQLite itself left out.
+///
+/// # Errors
+/// As [`catalog`].
+pub fn table_names<S: PageSource>(source: &S) -> Result<Vec<String>, S::Error> {
+    let Some(header) = header_of(source)? else { return Ok(vec![]) };
+    let tables = schema(source, &header)?.into_iter().filter_map(|(_, row)| row);
+    let names = tables.filter(|row| row.kind == "table").map(|row| row.name);
+    Ok(names.filter(|name| !name.starts_with("sqlite_")).collect())
+}
+
 /// All rows of the schema.
 fn schema<S: PageSource>(
     source: &S,

@@ -118,6 +118,7 @@ pub(super) fn write_new(path: &Path, text: &str, otherwise: &str) -> Result<(), 
 
 /// Reads the header and the file system; what deserves a word becomes a note.
 fn inspect(path: &Path) -> Result<(Inspection, Vec<String>)> {
+    database::refuse_link(path)?;
     let (header, size_bytes) = database::look(path, File::options().read(true))?;
     let mut notes = Vec::new();
     match &header {

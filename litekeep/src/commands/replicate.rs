@@ -308,8 +308,9 @@ fn unfit(database: &Database) -> Option<Failure> {
         return None;
     }
     // As SQLite opens it, so that it may take its locks.
-    let failure = database::look(&database.path, File::options().read(true).write(true)).err();
-    failure.or_else(|| {
+    let fits = database::refuse_link(&database.path)
+        .and_then(|()| database::look(&database.path, File::options().read(true).write(true)).map(drop));
+    fits.err().or_else(|| {
         let made = std::fs::create_dir_all(&database.meta_dir);
         let error = made.err()?;
         let failure = Failure::io(format!("make the folder `{}`", database.meta_dir.display()), &error);

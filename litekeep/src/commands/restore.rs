@@ -1,6 +1,7 @@
 //! `litekeep restore`: the last state, or that of any transaction or instant.
 //!
-//! Of several destinations the one that reaches the goal best is used: the greatest transaction, then the first named.
+//! Of several destinations the one that reaches the goal best is used: the greatest transaction, then the first named. Where that turns out
+//! to be damaged, the next one that reaches as far.
 //! Where no destination has a log, one that has a backup of Litestream 0.3 is restored from that.
 
 use std::path::{Path, PathBuf};
@@ -11,8 +12,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use litekeep_config::StoreUrl;
 use litekeep_env::{Clock, SystemClock};
-use litekeep_replicate::Instead;
 use litekeep_replicate::restore::{self, Damaged, Goal, Integrity, Options, RestorePlan, Restored, v03};
+use litekeep_replicate::{Instead, Kind};
 use litekeep_store::Store;
 use serde::Serialize;
 
@@ -76,7 +77,8 @@ struct PlannedFile {
 
 /// Where the goal is brought back from.
 enum Found {
-    Log(Source),
+    /// One or more that reach equally far.
+    Log(Vec<Source>),
     Former(Former),
     Nothing,
 }
@@ -116,7 +118,7 @@ async fn restore(args: &args::Restore, format: Format) -> Result<Outcome> {
     let found = find(args, goal, format).await?;
     if args.dry_run {
         match &found {
-            Found::Log(source) => report_plan(source, path, format),
+            Found::Log(sources) => report_plan(&sources[0], path, format),
             Found::Former(former) => report_former_plan(former, path, format),
             Found::Nothing => return Ok(nothing(format, "there is no backup", &path)),
         }
@@ -137,14 +139,27 @@ async fn restore(args: &args::Restore, format: Format) -> Result<Outcome> {
     let shown = Shown::new(format);
     let took = || SystemClock.boottime() - begin;
     match found {
-        Found::Log(source) => {
-            // The plan's transaction and not the goal: what was announced is what is restored.
-            let goal = source.plan.point().into();
-            let restored = restore::to_path(&source.store, goal, &path, &options, &shown).await;
-            shown.end();
-            match restored.map_err(|error| with_next_step(error, args))? {
-                Some(restored) => report_restored(source, restored, path, took(), format),
-                None => return Ok(nothing(format, "the database exists", &path)),
+        Found::Log(sources) => {
+            let mut sources = sources.into_iter().peekable();
+            while let Some(source) = sources.next() {
+                // The plan's transaction and not the goal: what was announced is what is restored.
+                let goal = source.plan.point().into();
+                let restored = restore::to_path(&source.store, goal, &path, &options, &shown).await;
+                shown.end();
+                match (restored, sources.peek()) {
+                    (Err(error), Some(next)) if error.kind() == Kind::Corrupt => {
+                        let message =
+                            format!("`{}` is of no use: {error}; going on with `{}`", source.url, next.url);
+                        report::warning(&message, format);
+                    }
+                    (restored, _) => match restored.map_err(|error| with_next_step(error, args))? {
+                        Some(restored) => {
+                            report_restored(source, restored, path, took(), format);
+                            break;
+                        }
+                        None => return Ok(nothing(format, "the database exists", &path)),
+                    },
+                }
             }
         }
         Found::Former(Former { url, store, backup }) => {
@@ -193,16 +208,13 @@ fn output(args: &args::Restore) -> Result<PathBuf, Failure> {
 /// The backup that reaches the goal best; nothing when all are empty and that is no error.
 async fn find(args: &args::Restore, goal: Goal, format: Format) -> Result<Found> {
     let stores = Stores::default();
-    let mut best: Option<Source> = None;
+    let mut best: Vec<Source> = vec![];
     let mut failed = Vec::new();
     let mut former = None;
     for backup in backups(Some(&args.target), &args.config, format)? {
         let (store, destination) = (backup.open(&stores)?, backup.destination);
         match restore::plan(&store, goal).await {
-            Ok(plan) if best.as_ref().is_none_or(|best| best.plan.txid < plan.txid) => {
-                best = Some(Source { url: destination.url, store, plan });
-            }
-            Ok(_) => {}
+            Ok(plan) => best.push(Source { url: destination.url, store, plan }),
             Err(error) if is_empty(&error) => match v03::find(&store, goal).await {
                 Ok(Some(backup)) if former.is_none() => {
                     former = Some(Former { url: destination.url, store, backup });
@@ -213,7 +225,9 @@ async fn find(args: &args::Restore, goal: Goal, format: Format) -> Result<Found>
             Err(error) => failed.push((destination.url, error)),
         }
     }
-    let found = match (best, former) {
+    let furthest = best.iter().map(|source| source.plan.txid).max();
+    best.retain(|source| Some(source.plan.txid) == furthest);
+    let found = match (furthest.map(|_| best), former) {
         (Some(best), former) => {
             failed.extend(former.map(|former| (former.url, litekeep_store::Error::Empty.into())));
             Found::Log(best)

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use litekeep_config::StoreUrl;
 use litekeep_env::{Clock, SystemClock};
+use litekeep_replicate::Kind;
 use litekeep_replicate::verify::{self, Proof as Outcomes};
 use litekeep_store::Store;
 use serde::Serialize;
@@ -54,24 +55,38 @@ impl Verification {
 pub(super) async fn run(args: &args::Verify, format: Format) -> Result<Outcome> {
     let what =
         args.target.as_deref().map_or("verify the backups".to_owned(), |target| format!("verify `{target}`"));
-    let verified = verify(args, format).await.context(what)?;
-    report::result(format, &verified, || verified.backups.iter().map(Verification::text).collect());
-    Ok(if verified.ok { Outcome::Done } else { Outcome::No })
+    let (verified, failed) = verify(args, format).await.context(what.clone())?;
+    // What was found of the others is told all the same.
+    if failed.is_none() || !verified.backups.is_empty() {
+        report::result(format, &verified, || verified.backups.iter().map(Verification::text).collect());
+    }
+    match failed {
+        Some(error) => Err(error.context(what)),
+        None => Ok(if verified.ok { Outcome::Done } else { Outcome::No }),
+    }
 }
 
-async fn verify(args: &args::Verify, format: Format) -> Result<Verified> {
+/// Every backup, and the first of those that could not be looked at.
+async fn verify(args: &args::Verify, format: Format) -> Result<(Verified, Option<anyhow::Error>)> {
     let databases = database::databases(args.target.as_deref().map(Path::new), &args.config, format)?;
     let stores = Stores::default();
-    let mut backups = Vec::new();
+    let (mut backups, mut failures) = (Vec::new(), Vec::new());
     for database in &databases {
         for destination in &database.destinations {
             let store = stores.open(destination)?;
             let verification = one(database, &destination.url, &store, args, format).await;
             let doing = || format!("compare `{}` with `{}`", database.path.display(), destination.url);
-            backups.push(verification.with_context(doing)?);
+            match verification.with_context(doing) {
+                Ok(verification) => backups.push(verification),
+                Err(error) => failures.push(error),
+            }
         }
     }
-    Ok(Verified { ok: backups.iter().all(|backup| backup.proof.proven), backups })
+    let mut failures = failures.into_iter();
+    let first = failures.next();
+    failures.for_each(|error| report::warning(&format!("{error:#}"), format));
+    let ok = first.is_none() && backups.iter().all(|backup| backup.proof.proven);
+    Ok((Verified { ok, backups }, first))
 }
 
 async fn one(
@@ -95,26 +110,29 @@ async fn one(
     let patience = Duration::from_secs(args.patience);
     let found = verify::verify(&database.path, store, scratch.path(), patience, &shown).await;
     shown.end();
-    let found = found?;
-    for damaged in &found.damaged {
-        report::warning(&format!("gone around a damaged file: {}", damaged.cause), format);
-    }
-    let proof = Proof {
-        txid: found.txid.to_string(),
-        at: text::rfc3339(clock.unix_ms()),
-        proven: found.holds(),
-        pages: found.page_count.into(),
-        reason: reason(&found),
+    let at = text::rfc3339(clock.unix_ms());
+    let (proof, read_bytes) = match found {
+        Ok(found) => {
+            for damaged in &found.damaged {
+                report::warning(&format!("gone around a damaged file: {}", damaged.cause), format);
+            }
+            let (txid, pages) = (found.txid.to_string(), found.page_count.into());
+            (Proof { txid, at, proven: found.holds(), pages, reason: reason(&found) }, found.bytes)
+        }
+        // A backup that cannot be restored is known from now on as one.
+        Err(error) if error.kind() == Kind::Corrupt => {
+            let txid = store.list().await?.last().map_or(String::new(), |last| last.to_string());
+            let reason = match error.hint() {
+                Some(hint) => format!("it cannot be restored: {error}; {hint}"),
+                None => format!("it cannot be restored: {error}"),
+            };
+            (Proof { txid, at, proven: false, pages: 0, reason: Some(reason) }, 0)
+        }
+        Err(error) => return Err(error.into()),
     };
     proof::record(store, &proof, clock.unix_ms()).await?;
     let seconds = (clock.boottime() - begin).as_secs_f64();
-    Ok(Verification {
-        database: database.path.clone(),
-        url: url.clone(),
-        read_bytes: found.bytes,
-        seconds,
-        proof,
-    })
+    Ok(Verification { database: database.path.clone(), url: url.clone(), read_bytes, seconds, proof })
 }
 
 fn reason(found: &Outcomes) -> Option<String> {

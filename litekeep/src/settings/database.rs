@@ -214,6 +214,22 @@ pub(crate) fn look(path: &Path, options: &OpenOptions) -> Result<(Option<Databas
     Ok((Some(header), size))
 }
 
+/// Refuses a symbolic link: SQLite keeps the WAL beside the file that it leads to.
+///
+/// # Errors
+/// With the name of that file.
+pub(crate) fn refuse_link(path: &Path) -> Result<(), Failure> {
+    if !path.is_symlink() {
+        return Ok(());
+    }
+    let message =
+        format!("`{}` is a symbolic link, and SQLite keeps the WAL beside what it leads to", path.display());
+    let hint = path
+        .canonicalize()
+        .map_or("name the database itself".to_owned(), |real| format!("name `{}` instead", real.display()));
+    Err(Failure::invalid(message).hint(hint))
+}
+
 fn is_database(path: &Path) -> bool {
     let mut magic = [0; MAGIC.len()];
     let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));

@@ -15,6 +15,7 @@ use litekeep_testkit::process::eventually;
 use litekeep_testkit::{Digest, Process};
 use rusqlite::Connection;
 
+use crate::Place;
 use crate::scene::{LONG, Scene, Store};
 
 /// Runs a bank until it has this many more operations.
@@ -240,6 +241,44 @@ fn an_unrelated_database_is_refused_by_a_backup_that_exists() {
     let restored = scene.restore(&[]).unwrap();
     assert_eq!(differing_pages(&restored, &other.db).unwrap(), [0; 0]);
     assert_eq!(differing_pages(&scene.restore(&["-txid", &before]).unwrap(), &scene.db()).unwrap(), [0; 0]);
+}
+
+/// Local state beside it says whose place it is in.
+#[test]
+fn another_database_in_the_place_of_one_is_refused_and_a_vacuum_is_not() {
+    let place = Place::new();
+    let sql = |sql: &str| Connection::open(place.path("app.db")).unwrap().execute_batch(sql).unwrap();
+    let remove = || {
+        ["app.db", "app.db-wal", "app.db-shm"]
+            .iter()
+            .for_each(|name| drop(std::fs::remove_file(place.path(name))))
+    };
+    place.database("app.db", 300);
+    place.run(&["run", "app.db", "--", "true"]).succeeded();
+    // No page is where it was, and the WAL is gone.
+    sql("DELETE FROM t WHERE n % 2; VACUUM");
+    place.run(&["run", "app.db", "--", "echo", "runs"]).succeeded();
+    sql("PRAGMA journal_mode = DELETE; PRAGMA page_size = 1024; VACUUM; PRAGMA journal_mode = WAL");
+    place.run(&["run", "app.db", "--", "echo", "runs"]).succeeded();
+    for (other, has) in [
+        (
+            "PRAGMA journal_mode = WAL; CREATE TABLE other(x); INSERT INTO other VALUES (1)",
+            "none of them, but `other`",
+        ),
+        (
+            "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; CREATE TABLE other(x)",
+            "none of them, but `other`",
+        ),
+        ("PRAGMA journal_mode = WAL; PRAGMA user_version = 1", "no table"),
+    ] {
+        remove();
+        sql(other);
+        let ran = place.run(&["run", "app.db", "--", "echo", "runs"]);
+        assert!(!ran.stdout.contains("runs"), "{other}: {}", ran.stdout);
+        ran.failed_with(&["has the tables `t`", has, "it seems to be another database", "--new-timeline"]);
+    }
+    place.run(&["run", "app.db", "--new-timeline", "--", "true"]).succeeded();
+    place.run(&["verify", "app.db"]).succeeded();
 }
 
 /// Whoever keeps the WAL from being reset is named, and when he leaves it does not grow any more.

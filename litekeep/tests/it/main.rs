@@ -5,6 +5,7 @@ mod bench;
 mod command_line;
 mod copy;
 mod credentials;
+mod damage;
 mod dashboard;
 mod doctor;
 mod documents;

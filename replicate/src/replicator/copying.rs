@@ -66,7 +66,8 @@ async fn list_one(db: &Arc<Database>, nth: usize) -> Result<Option<Txid>, Error>
 async fn look_at(db: &Arc<Database>, nth: usize) -> Result<(Log, bool), Error> {
     let store = db.destinations()[nth].store.clone();
     let unfenced = store.probe().await? == Conditional::Ignored;
-    let log = store.list().await?;
+    let mut log = store.list().await?;
+    db.destinations()[nth].leave_out_damaged(&mut log);
     if unfenced {
         tracing::warn!(
             store = store.place(),

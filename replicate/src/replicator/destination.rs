@@ -30,6 +30,8 @@ pub(crate) struct Destination {
     /// What the log there consists of, kept up to date without listing.
     pub(crate) log: Log,
     pub(crate) times: Times,
+    /// Files that were found to be damaged: they stand there, and nothing counts on them.
+    pub(crate) damaged: Vec<FileRef>,
     /// The packs there, by first transaction, once somebody has looked.
     pub(crate) packs: Option<Vec<PackRef>>,
     pub(crate) queue: VecDeque<Arc<Segment>>,
@@ -53,6 +55,7 @@ impl Destination {
             store,
             log: Log::default(),
             times: Times::default(),
+            damaged: vec![],
             packs: None,
             queue: VecDeque::new(),
             durable: None,
@@ -65,6 +68,14 @@ impl Destination {
             shipping: false,
             hangs_from: None,
         }
+    }
+
+    /// Takes out of a listing what is known to be damaged; but not its end, whose name the next file must not take.
+    pub(crate) fn leave_out_damaged(&self, log: &mut Log) {
+        let last = log.last();
+        let gone: Vec<FileRef> =
+            self.damaged.iter().filter(|file| Some(file.max()) != last).cloned().collect();
+        log.remove_all(&gone);
     }
 
     /// Notes a file that is there now.

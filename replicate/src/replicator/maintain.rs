@@ -2,8 +2,8 @@
 
 use super::database::Database;
 use crate::{Error, parents};
-use litekeep_store::plan::{self, Goal};
-use litekeep_store::{FileRef, Log, Store, Times};
+use litekeep_store::plan::{self, Goal, Merge};
+use litekeep_store::{ErrorKind, FileRef, Log, Store, Times};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -89,6 +89,34 @@ impl Database {
         Ok(())
     }
 
+    /// Makes a merge. Inputs that turn out to be damaged are counted on no more; where the end of the log cannot be restored without
+    /// them, it begins again with a new snapshot.
+    async fn merged(self: &Arc<Self>, nth: usize, store: &Store, merge: &Merge) -> Result<FileRef, Error> {
+        let failed = match store.compact(merge).await {
+            Err(e) if e.kind() == ErrorKind::Corrupt => e,
+            other => return other.map_err(Error::from),
+        };
+        let damaged = store.damaged_inputs(merge).await?;
+        let leads_nowhere = {
+            let mut destinations = self.destinations();
+            let d = &mut destinations[nth];
+            d.damaged.retain(|known| !damaged.contains(known));
+            d.damaged.extend(damaged.iter().cloned());
+            let mut whole = d.log.clone();
+            d.leave_out_damaged(&mut whole);
+            d.log = whole;
+            !damaged.is_empty() && plan::restore(&d.log, Goal::Latest).is_err()
+        };
+        for file in &damaged {
+            let (path, file) = (self.settings.path.display(), store.place_of_file(file.level, file.name));
+            tracing::error!(%path, "`{file}` is damaged: what only it has cannot be restored");
+        }
+        if leads_nowhere {
+            self.begin_again();
+        }
+        Err(failed.into())
+    }
+
     async fn maintain_one(
         self: &Arc<Self>,
         nth: usize,
@@ -111,7 +139,7 @@ impl Database {
             }
             has_worked = true;
             for merge in merges {
-                let merged = store.compact(&merge).await?;
+                let merged = self.merged(nth, store, &merge).await?;
                 let time = merge.inputs.last().map_or(now, |f| times.of(f));
                 self.note(nth, merged.level, merged.name, merged.size, time);
                 log.insert(merged.clone());
@@ -121,7 +149,7 @@ impl Database {
         if plan::snapshot_due(&log, times, now, policy)
             && let Some(merge) = plan::snapshot(&log)?
         {
-            let merged = store.compact(&merge).await?;
+            let merged = self.merged(nth, store, &merge).await?;
             let time = merge.inputs.last().map_or(now, |f| times.of(f));
             self.note(nth, merged.level, merged.name, merged.size, time);
             log.insert(merged.clone());
@@ -182,6 +210,7 @@ mod tests {
         database::tests::{begun, database},
         start,
     };
+    use crate::restore::{Goal as RestoreGoal, Options, to_path};
     use litekeep_env::SystemClock;
     use litekeep_store::plan::{self, Goal, Policy};
     use rusqlite::Connection;
@@ -232,6 +261,44 @@ mod tests {
         assert!(db.destinations()[0].log.files().eq(log.files()));
         plan::restore(&log, Goal::Latest).expect("a snapshot after the hole");
         plan::restore(&log, Goal::Txid(hole.min().prev().unwrap())).expect("what was before it");
+    }
+
+    /// What only the damaged file has is lost, and everything from now on can be restored; also by a litekeep that knows nothing of it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_damaged_file_in_the_log_is_followed_by_a_snapshot() {
+        let policy = Policy { snapshot_every: Duration::ZERO, ..Policy::default() };
+        let (dir, app, db) = begun(policy).await;
+        for n in 0..5 {
+            app.execute("INSERT INTO t VALUES(?1)", [n]).unwrap();
+            assert!(db.sync().await);
+        }
+        let (store, damaged) = {
+            let destinations = db.destinations();
+            let l0 = destinations[0].log.level(0);
+            (destinations[0].store.clone(), l0[l0.len() - 3].clone())
+        };
+        let path = std::path::PathBuf::from(store.place_of_file(damaged.level, damaged.name));
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0xff;
+        std::fs::write(&path, &bytes).unwrap();
+        db.maintain().await;
+        assert_eq!(db.destinations()[0].damaged, [damaged.clone()]);
+        app.execute("INSERT INTO t VALUES(9)", []).unwrap();
+        assert!(db.sync().await);
+        assert!(db.is_following(), "{:?}", db.status());
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "it is left as it is");
+        let to = dir.path().join("restored.db");
+        to_path(&store, RestoreGoal::Latest, &to, &Options::default(), &()).await.unwrap();
+        let rows = |path| {
+            Connection::open(path)
+                .unwrap()
+                .query_row("SELECT count(*) FROM t", (), |row| row.get::<_, i64>(0))
+                .unwrap()
+        };
+        assert_eq!(rows(to), 6);
+        db.maintain().await;
+        assert_eq!(db.destinations()[0].maintenance_failures, 0);
     }
 
     /// The thread that maintenance runs on may be the one that puts what a first snapshot encodes.

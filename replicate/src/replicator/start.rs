@@ -3,7 +3,8 @@
 //! The log is the truth; local state is a cache that is brought up to it. Cases:
 //! - An empty log: the whole database is copied once, as a snapshot, followed by a level-0 file of ours.
 //! - A log that local state knows, perhaps with a few later files whose confirmation a crash swallowed, or that a
-//!   Litestream wrote meanwhile: their page checksums are applied, and the WAL or a comparison of pages leads on.
+//!   Litestream wrote meanwhile: their page checksums are applied, and the WAL or a comparison of pages leads on. Where the WAL does not, the
+//!   database must have a table that the log has, too: a `VACUUM` may leave no page as it was, and another file in its place has other tables.
 //! - A log that local state does not know (lost with the disk, or another machine's): it is watched for another writer
 //!   first, and the database must share its history with it, or a person must say `--new-timeline`.
 //!
@@ -15,9 +16,9 @@ use super::destination::Standing;
 use super::status::Phase;
 use crate::capture::{Broken, Capture, Found, Frames, Look, Place, Segment, Stamp, segment};
 use crate::local::{MetaDir, PageSums, Spool, State, StateFile};
-use crate::{Error, Kind, parents};
+use crate::{Error, Kind, log_state, parents, restore};
 use litekeep_env::{disk, random_u64};
-use litekeep_format::diff::{ParentMap, roots};
+use litekeep_format::diff::{ParentMap, roots, table_names};
 use litekeep_ltx::{Checksum, Decoder, FileName, Header, Pgno, Txid, WriterId, page_checksum};
 use litekeep_store::plan::{self, Goal};
 use litekeep_store::{FileRef, Log, SNAPSHOT_LEVEL, Store, StreamWriter};
@@ -84,6 +85,10 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
     let ours = is_ours(known, newest, head);
     let page_size = newest.map(|h| h.page_size).or(known.map(|s| s.page_size));
     let was_overtaken = !ours && local.was_overtaken();
+    let capture = match known.filter(|_| !was_overtaken && !db.settings.new_timeline) {
+        Some(_) => refuse_another(db, &local, capture, (newest, head), &store).await?,
+        None => capture,
+    };
     if page_size.is_some_and(|size| size != capture.page_size())
         && (known.is_some() && !was_overtaken || db.settings.new_timeline)
     {
@@ -102,7 +107,7 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
     {
         tracing::error!(
             path = %db.settings.path.display(),
-            "{hole}: files of the log at {} have vanished; it goes on with a new snapshot, so that everything from now on can be restored",
+            "{hole}: files of the log at {} have vanished or are damaged; it goes on with a new snapshot, so that everything from now on can be restored",
             store.place()
         );
         return first_snapshot(db, &local, capture, head.next()).await;
@@ -514,6 +519,57 @@ async fn require_kinship(
     db.run_blocking(compared).await
 }
 
+/// Refuses a database that stands where the one of local state stood, and has none of its tables.
+async fn refuse_another(
+    db: &Arc<Database>,
+    local: &Arc<Local>,
+    mut capture: Capture,
+    (newest, head): (Option<Header>, Txid),
+    store: &Store,
+) -> Result<Capture, Error> {
+    let local = local.clone();
+    let here = move || {
+        let is_known = locate(&mut capture, &local, newest, head)?.is_some();
+        let names = if is_known { None } else { Some(table_names(&capture.pages()?)?) };
+        Ok((capture, names))
+    };
+    let (capture, here) = db.run_blocking(here).await?;
+    let Some(here) = here else { return Ok(capture) };
+    // An application must not wait for a log that cannot be read: then nothing is known against the file.
+    let there = async {
+        let state = log_state::open(store, restore::Goal::Latest).await?;
+        db.run_blocking(move || table_names(&state.view())).await
+    };
+    let there = match there.await {
+        Ok(there) => there,
+        Err(e) => {
+            tracing::debug!(path = %db.settings.path.display(), "read the tables of the log: {e}");
+            return Ok(capture);
+        }
+    };
+    let is_there = |name: &String| there.iter().any(|other| other.eq_ignore_ascii_case(name));
+    if there.is_empty() || here.iter().any(is_there) {
+        return Ok(capture);
+    }
+    let (path, place) = (db.settings.path.display(), store.place());
+    let has = if here.is_empty() {
+        "no table".to_owned()
+    } else {
+        format!("none of them, but `{}`", here.join("`, `"))
+    };
+    Err(Error::with_hint(
+        Kind::Invalid,
+        format!(
+            "the log at {place}, which ends at transaction {head}, has the tables `{}`, and `{path}` has {has}: it seems to be another database",
+            there.join("`, `")
+        ),
+        ANOTHER,
+    ))
+}
+
+/// What to do about a database that is not that of the log.
+const ANOTHER: &str = "restore the log to another path to look at it (`litekeep restore -o FILE URL`); to go on with the present file and keep the log's past, add `--new-timeline`; else give the database a destination of its own";
+
 fn compare_with_log(
     capture: &mut Capture,
     local: &Local,
@@ -558,7 +614,7 @@ fn compare_with_log(
         format!(
             "`{path}` shares only {same} of {in_log} pages with the log at {place}, which ends at transaction {head}: it seems to be another database, or a much older state of this one"
         ),
-        "restore the log to another path to look at it (`litekeep restore -o FILE URL`); to go on with the present file and keep the log's past, add `--new-timeline`; else give the database a destination of its own",
+        ANOTHER,
     ))
 }
 
