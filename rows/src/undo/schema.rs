@@ -140,10 +140,12 @@ impl Run<'_> {
         let mut is_rewritten = !new_names.is_empty();
         for (_, kind) in undo.own_changes() {
             match kind {
-                Kind::Made(after) if !self.options.keep_new && !new_names.contains(after.name.as_str()) => {
-                    if self.is_there(after)? {
-                        self.stays(format!("the {} `{}` is new, and stays", after.kind, after.name));
-                    }
+                Kind::Made(after)
+                    if !self.options.keep_new
+                        && !new_names.contains(after.name.as_str())
+                        && self.is_there(after)? =>
+                {
+                    self.stays(format!("the {} `{}` is new, and stays", after.kind, after.name));
                 }
                 Kind::Altered(before, after) if after.root.is_some() && after.kind == "table" => {
                     is_rewritten |= self.name_columns(undo, before, after, is_rewritten)?;
