@@ -22,6 +22,8 @@ use crate::{App, Asked, Refused, Told, guard};
 const WAITING: usize = 64;
 /// Whoever takes nothing for so long is cut off.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What can be asked for.
+const PARAMETERS: [&str; 3] = ["from", "tables", "token"];
 /// Proxies close connections on which nothing comes.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
@@ -33,12 +35,17 @@ pub(crate) async fn stream(
     let Ok(place) = app.followers.clone().try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many follow changes already\n").into_response();
     };
+    if let Some(name) = guard::parameter_names(request.uri()).find(|name| !PARAMETERS.contains(name)) {
+        let why = format!("there is no parameter `{name}`: `from` and `tables` are\n");
+        return (StatusCode::BAD_REQUEST, why).into_response();
+    }
     let asked = asked(database, &request);
     // Whoever follows has nothing more to say, and a body cannot be shared.
     drop(request);
     let told = match app.source.changes(asked).await {
         Ok(told) => told,
         Err(Refused::Unknown(why)) => return (StatusCode::NOT_FOUND, why).into_response(),
+        Err(Refused::Invalid(why)) => return (StatusCode::BAD_REQUEST, why).into_response(),
         Err(Refused::Gone(why)) => return (StatusCode::GONE, why).into_response(),
         Err(Refused::Unavailable(why)) => return (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
     };

@@ -144,6 +144,12 @@ pub(crate) fn parameter(uri: &Uri, name: &str) -> Option<String> {
     Some(percent_decode_str(&value).decode_utf8().ok()?.into_owned())
 }
 
+/// The names of all parameters of an address.
+pub(crate) fn parameter_names(uri: &Uri) -> impl Iterator<Item = &str> {
+    let pairs = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
+}
+
 /// Whether a `Host` header names this machine, whatever the port: a tunnel has another one.
 fn is_this_machine(host: &str) -> bool {
     let name = match host.rsplit_once(':') {

@@ -99,7 +99,9 @@ pub enum Told {
 pub enum Refused {
     /// There is no such database, or it is not clear which.
     Unknown(String),
-    /// The position is none, or is not in the log any more: going on from it would leave something out.
+    /// What was asked for is nothing that there can be.
+    Invalid(String),
+    /// The position is not in the log any more: going on from it would leave something out.
     Gone(String),
     /// Not now.
     Unavailable(String),

@@ -326,7 +326,7 @@ pub(crate) struct History {
     /// Only transactions that touched this table
     #[arg(long, value_name = "TABLE")]
     pub(crate) table: Option<String>,
-    /// With --table: what happened to one row: --key 7 (of the column id), --key name=x, --key a=1,b=x
+    /// With --table: what happened to one row: --key 7 (of the primary key, else the rowid), --key name=x, --key a=1,b=x
     #[arg(long, value_name = "KEY", requires = "table")]
     pub(crate) key: Option<String>,
     /// With --rows or --table: begin after this moment [default: the first point of the backup]

@@ -49,7 +49,9 @@ pub(crate) async fn run(args: Args) -> Result<Outcome> {
         Command::Import(args) => import::run(&args, format),
         Command::Databases(args) => databases::run(&args, format),
         Command::Migrate(args) => migrate::run(&args, format).await,
-        Command::History(args) if args.rows || args.table.is_some() => row_history::run(&args, format).await,
+        Command::History(args) if args.rows || args.table.is_some() || args.from.is_some() => {
+            row_history::run(&args, format).await
+        }
         Command::History(args) => history::run(&args, format).await,
         Command::Diff(args) => diff::run(&args, format).await,
         Command::Undo(args) => undo::run(&args, format).await,

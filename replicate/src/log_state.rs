@@ -403,6 +403,10 @@ impl LogState {
         let mut layers = layers_between(store, from, to).await?;
         let mut later = self.later(to, time_ms);
         while let Some(layer) = layers.try_next().await? {
+            if let Layer::Commits(overlay) = &layer {
+                // The plan knows the time of the upload that it begins with only.
+                later.time_ms = overlay.time_ms;
+            }
             later.add(layer, self.page_size())?;
         }
         Ok(later.sorted())

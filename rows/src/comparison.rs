@@ -2,12 +2,12 @@
 
 use crate::{Change, Error, Kind, Pair};
 use litekeep_format::diff::{self, Options, ParentMap, Sink, Written};
-use litekeep_format::{Catalog, SchemaRow};
+use litekeep_format::{Catalog, SchemaRow, Table};
 use litekeep_ltx::Point;
 use litekeep_replicate::log_state::{self, Later, LogState, View};
 use litekeep_replicate::parents;
 use litekeep_replicate::restore::Goal;
-use litekeep_sql::{RowFilter, TableReader};
+use litekeep_sql::{Declaration, DeclaredColumn, Generated, RowFilter, TableReader};
 use litekeep_store::Store;
 use std::collections::BTreeMap;
 
@@ -26,6 +26,8 @@ pub struct SchemaChange {
     pub before: Option<SchemaRow>,
     /// As it is; `None`: it is gone.
     pub after: Option<SchemaRow>,
+    /// Of a table that is gone because it was renamed: the name that it has now, as which it is new.
+    pub new_name: Option<String>,
 }
 
 impl Comparison {
@@ -77,6 +79,14 @@ pub trait Reader {
     /// Whatever shall end the comparison.
     fn schema(&mut self, changes: &[SchemaChange]) -> Result<(), Error>;
 
+    /// Changes of these tables follow, perhaps none. `from`: for each column of the new one, the column that it was.
+    ///
+    /// # Errors
+    /// Whatever shall end the comparison.
+    fn table(&mut self, _pair: Pair<'_>, _from: &[Option<usize>]) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// How a row differs. Those of one table come together.
     ///
     /// # Errors
@@ -117,7 +127,7 @@ impl Selection {
         selected.differences(states, new, written, layouts)
     }
 
-    fn check(&self, before: &Catalog, after: &Catalog) -> Result<(), Error> {
+    pub(crate) fn check(&self, before: &Catalog, after: &Catalog) -> Result<(), Error> {
         let is_there = |name: &str| before.table(name).or(after.table(name)).is_some();
         let Some(missing) = self.tables.iter().find(|name| !is_there(name)) else { return Ok(()) };
         let names: Vec<_> = after.tables().iter().map(|table| format!("`{}`", table.name)).collect();
@@ -127,30 +137,50 @@ impl Selection {
 }
 
 impl SchemaChange {
+    /// As it is, or as it was.
+    fn either(&self) -> Option<&SchemaRow> {
+        self.after.as_ref().or(self.before.as_ref())
+    }
+
     /// Whether it is something that another statement makes: a table of a virtual table, or one of SQLite's own.
     pub fn comes_by_itself(&self, all: &[SchemaChange]) -> bool {
-        let name = |change: &SchemaChange| {
-            change.after.as_ref().or(change.before.as_ref()).map(|row| row.name.clone())
-        };
-        let Some(own) = name(self) else { return false };
-        let is_virtual = |change: &&SchemaChange| {
-            change
-                .after
-                .as_ref()
-                .or(change.before.as_ref())
-                .is_some_and(|row| row.kind == "table" && row.root.is_none())
-        };
-        own.starts_with("sqlite_")
-            || all
-                .iter()
-                .filter(is_virtual)
-                .filter_map(name)
-                .any(|owner| own.starts_with(&format!("{owner}_")))
+        self.either().is_some_and(|row| row.name.starts_with("sqlite_")) || self.owner(all).is_some()
+    }
+
+    /// The virtual table that keeps what it has in this table, where it came or went with it.
+    pub fn owner<'a>(&self, all: &'a [SchemaChange]) -> Option<&'a SchemaChange> {
+        let own = self.either().filter(|row| row.kind == "table" && row.root.is_some())?;
+        all.iter().find(|owner| {
+            let is_of_the_same_time = owner.before.is_some() == self.before.is_some();
+            is_of_the_same_time && owner.either().is_some_and(|owner| is_shadow(&own.name, owner))
+        })
     }
 
     /// The table that it belongs to.
     pub fn of_table(&self) -> &str {
-        self.after.as_ref().or(self.before.as_ref()).map_or("", |row| &row.table)
+        self.either().map_or("", |row| &row.table)
+    }
+
+    /// The names of the table that it belongs to, before and after.
+    fn tables(&self) -> impl Iterator<Item = &str> {
+        [&self.before, &self.after].into_iter().flatten().map(|row| row.table.as_str())
+    }
+}
+
+/// Whether a virtual table keeps what it has in the table of this name.
+fn is_shadow(name: &str, owner: &SchemaRow) -> bool {
+    let rest = name.strip_prefix(&owner.name).and_then(|rest| rest.strip_prefix('_'));
+    let module = litekeep_sql::module(&owner.sql).filter(|_| owner.kind == "table" && owner.root.is_none());
+    rest.zip(module).is_some_and(|(rest, module)| shadows(&module).contains(&rest))
+}
+
+/// The tables of a module of SQLite's own, by what follows the name of the virtual table and `_`.
+fn shadows(module: &str) -> &'static [&'static str] {
+    match module {
+        "fts5" => &["data", "idx", "content", "docsize", "config"],
+        "fts3" | "fts4" => &["content", "segments", "segdir", "docsize", "stat"],
+        "rtree" | "rtree_i32" | "geopoly" => &["node", "rowid", "parent"],
+        _ => &[],
     }
 }
 
@@ -180,6 +210,20 @@ impl<R: Reader> Selected<'_, R> {
         [pair.old, pair.new].into_iter().flatten().any(|table| self.wanted.has_table(&table.name))
     }
 
+    /// Also under the other name of a table that was renamed, and the virtual table that a table belongs to.
+    fn concerns(&self, change: &SchemaChange, all: &[SchemaChange]) -> bool {
+        let is_wanted = |name: &str| self.wanted.has_table(name);
+        let is_other_name = |name: &str| {
+            let mut names = all.iter().filter_map(|gone| Some((gone.of_table(), gone.new_name.as_deref()?)));
+            names.any(|(old, new)| (old == name && is_wanted(new)) || (new == name && is_wanted(old)))
+        };
+        let owns_wanted = || {
+            let mut wanted = all.iter().filter(|other| is_wanted(other.of_table()));
+            wanted.any(|other| other.owner(all).is_some_and(|owner| owner == change))
+        };
+        change.tables().any(|name| is_wanted(name) || is_other_name(name)) || owns_wanted()
+    }
+
     /// The condition speaks of the columns that the table has now, or had when it is gone.
     fn fulfils(&self, pair: Pair<'_>, change: &Change<'_>) -> Result<bool, Error> {
         let Some(filter) = &self.filter else { return Ok(true) };
@@ -190,9 +234,12 @@ impl<R: Reader> Selected<'_, R> {
         };
         if let Some(old) = old {
             let mut values = old.values()?;
-            if pair.new.is_some() {
-                let value = |from: &Option<usize>| from.map_or(crate::Value::Null, |nth| values[nth].clone());
-                values = self.from.iter().map(value).collect();
+            if let Some(new) = pair.new {
+                let added = new.default_values();
+                let value = |(nth, from): (usize, &Option<usize>)| {
+                    from.map_or_else(|| added[nth].clone(), |nth| values[nth].clone())
+                };
+                values = self.from.iter().enumerate().map(value).collect();
             }
             if filter.matches(old.rowid, &values)? {
                 return Ok(true);
@@ -211,22 +258,24 @@ impl<R: Reader> Sink<Error> for Selected<'_, R> {
         let tables = self.wanted.tables.iter().filter_map(|name| after.table(name).or(before.table(name)));
         for table in tables {
             if let Some(filter) = &mut self.filter {
-                filter.begin(&table.name, &table.layout)?;
+                filter.begin(&table.name, &table.layout).map_err(|error| why_not(error, table))?;
             }
         }
-        let mut changes = schema_changes(before, after);
-        changes.retain(|change| self.wanted.has_table(change.of_table()));
-        self.reader.schema(&changes)
+        let changes = schema_changes(before, after);
+        let changes = changes.iter().filter(|change| self.concerns(change, &changes)).cloned();
+        self.reader.schema(&changes.collect::<Vec<_>>())
     }
 
     fn table(&mut self, pair: Pair<'_>, from: &[Option<usize>]) -> Result<(), Error> {
         self.from = from.to_vec();
-        if self.has(pair)
-            && let Some(filter) = &mut self.filter
-        {
-            filter.begin(&pair.either().name, &pair.either().layout)?;
+        if !self.has(pair) {
+            return Ok(());
         }
-        Ok(())
+        if let Some(filter) = &mut self.filter {
+            let table = pair.either();
+            filter.begin(&table.name, &table.layout).map_err(|error| why_not(error, table))?;
+        }
+        self.reader.table(pair, from)
     }
 
     fn change(&mut self, pair: Pair<'_>, change: Change<'_>) -> Result<(), Error> {
@@ -235,6 +284,24 @@ impl<R: Reader> Sink<Error> for Selected<'_, R> {
         }
         Ok(())
     }
+}
+
+/// What is wrong with a condition: a column that it names may be none that is stored.
+fn why_not(error: litekeep_sql::Error, table: &Table) -> Error {
+    let text = error.to_string();
+    let named = |column: &DeclaredColumn| {
+        let unknown = format!("no such column: {}", column.name);
+        let rest = text.find(&unknown).map(|at| &text[at + unknown.len()..]);
+        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+    };
+    let columns = Declaration::read(&table.name, &table.sql).map_or(vec![], |declared| declared.columns);
+    let computed = columns.iter().find(|c| c.generated == Some(Generated::Virtual) && named(c));
+    let Some(column) = computed else { return error.into() };
+    Error::with_hint(
+        Kind::Invalid,
+        format!("the column `{}` of `{}` is computed and not stored", column.name, table.name),
+        "name the columns that it is computed from",
+    )
 }
 
 /// What differs but for where the trees begin. Indexes that SQLite makes for a table are part of the table.
@@ -246,14 +313,41 @@ fn schema_changes(before: &Catalog, after: &Catalog) -> Vec<SchemaChange> {
         let rows = catalog.rows().filter(|row| !row.sql.is_empty()).cloned();
         rows.map(|row| ((row.kind.clone(), row.name.clone()), row)).collect()
     };
+    let renamed = diff::renamed(before, after);
     let (before, mut after) = (named(before), named(after));
     let mut changes = vec![];
     for (name, row) in before {
         let now = after.remove(&name);
         if now.as_ref().is_none_or(|now| now.sql != row.sql) {
-            changes.push(SchemaChange { before: Some(row), after: now });
+            changes.push(SchemaChange { before: Some(row), after: now, new_name: None });
         }
     }
-    changes.extend(after.into_values().map(|row| SchemaChange { before: None, after: Some(row) }));
+    let new = |row| SchemaChange { before: None, after: Some(row), new_name: None };
+    changes.extend(after.into_values().map(new));
+    name_anew(&mut changes, renamed);
     changes
+}
+
+/// Tells tables that were renamed from those that are gone. A virtual one has other names where its tables have.
+fn name_anew(changes: &mut [SchemaChange], renamed: Vec<(String, String)>) {
+    let is_table = |row: &&SchemaRow| row.kind == "table";
+    let gone = |change: &SchemaChange| change.before.clone().filter(|_| change.after.is_none());
+    let new_tables: Vec<SchemaRow> = changes
+        .iter()
+        .filter(|change| change.before.is_none())
+        .filter_map(|change| change.after.as_ref().filter(is_table).cloned())
+        .collect();
+    for change in changes {
+        let Some(row) = gone(change).filter(|row| is_table(&row)) else { continue };
+        let mut names = renamed.iter();
+        change.new_name = match row.root {
+            Some(_) => names.find(|(old, _)| *old == row.name).map(|(_, new)| new.clone()),
+            None => names.find_map(|(old, new)| {
+                let rest = old.strip_prefix(&row.name).filter(|_| is_shadow(old, &row))?;
+                let owner = new.strip_suffix(rest)?;
+                let is_there = |row: &SchemaRow| row.name == owner && is_shadow(new, row);
+                new_tables.iter().any(is_there).then(|| owner.to_owned())
+            }),
+        };
+    }
 }

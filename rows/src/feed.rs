@@ -56,7 +56,7 @@ pub struct Transaction {
     pub schema: Vec<SchemaChange>,
     /// The rows that changed, those of one table together.
     pub rows: Vec<RowEvent>,
-    /// How many changes of schema and rows came with its earlier parts.
+    /// How many events came with its earlier parts.
     pub before: usize,
     /// It ends with this part.
     pub is_last: bool,
@@ -76,6 +76,8 @@ pub struct RowEvent {
     pub table: String,
     /// Its key, or rowid.
     pub key: Vec<(String, Value)>,
+    /// The key that it had, where that was another one.
+    pub old_key: Option<Vec<(String, Value)>>,
     /// As it was; `None`: it is new.
     pub before: Option<Vec<(String, Value)>>,
     /// As it is; `None`: it is gone.
@@ -170,6 +172,45 @@ impl Feed {
     pub async fn of_commits(store: &Store, from: Goal, wanted: Selection) -> Result<Feed, Error> {
         let feed = Feed::open(store, from, wanted).await?;
         Ok(Feed { packs: Some(Packs::new(store)), ..feed })
+    }
+
+    /// Whether each of the wanted tables is there, in the state that it began after or in the last one of the log.
+    ///
+    /// # Errors
+    /// `Invalid` for one that is in neither; those of a restore of the last state.
+    pub fn check_tables(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let (store, wanted) = (self.store.clone(), self.wanted.clone());
+        let first = self.position.as_ref().map_or_else(Catalog::empty, |position| position.catalog.clone());
+        async move {
+            if wanted.check(&first, &first).is_ok() {
+                return Ok(());
+            }
+            let last = Position::open(&store, Goal::Latest).await?.catalog;
+            wanted.check(&first, &last)
+        }
+    }
+
+    /// The columns of the primary key of a table, as it is in the state that it began after or else in the last one of the log.
+    ///
+    /// # Errors
+    /// Those of a restore of the last state.
+    pub fn primary_key(
+        &self,
+        table: &str,
+    ) -> impl Future<Output = Result<Vec<String>, Error>> + Send + use<> {
+        let (store, table) = (self.store.clone(), table.to_owned());
+        let first = self.position.as_ref().map_or_else(Catalog::empty, |position| position.catalog.clone());
+        async move {
+            let names = |catalog: &Catalog| {
+                let layout = &catalog.table(&table)?.layout;
+                Some(layout.primary_key.iter().map(|nth| layout.columns[*nth].name.clone()).collect())
+            };
+            if let Some(key) = names(&first) {
+                return Ok(key);
+            }
+            let last = Position::open(&store, Goal::Latest).await?.catalog;
+            Ok(names(&last).unwrap_or_default())
+        }
     }
 
     /// After what it goes on.
@@ -440,7 +481,7 @@ impl Events {
 
     fn finish_part(&mut self, is_last: bool) {
         let part = self.part();
-        let before = part.before + part.schema.len() + part.rows.len();
+        let before = part.before + part.schema.len() + part.rows.iter().map(RowEvent::count).sum::<usize>();
         let next = Transaction { schema: vec![], rows: vec![], before, ..*part };
         let part = Transaction { is_last, ..std::mem::replace(part, next) };
         self.rows += part.rows.len();
@@ -473,9 +514,17 @@ impl Reader for Events {
             Change::Deleted(old) => (Some(old), None),
         };
         let named = |row: Option<&RowRef<'_>>| row.map(crate::named).transpose();
+        let key_now = key(&row(change))?;
+        let old_key = match change {
+            // Names of columns are no part of it.
+            Change::Updated(old, _) => Some(key(old)?)
+                .filter(|had| !had.iter().map(|(_, value)| value).eq(key_now.iter().map(|(_, value)| value))),
+            _ => None,
+        };
         let event = RowEvent {
             table: pair.either().name.clone(),
-            key: key(&row(change))?,
+            key: key_now,
+            old_key,
             before: named(before)?,
             after: named(after)?,
         };
@@ -491,6 +540,11 @@ impl Reader for Events {
 }
 
 impl RowEvent {
+    /// As how many events it is told: a row that gets another key goes, and comes as another.
+    pub(crate) fn count(&self) -> usize {
+        if self.old_key.is_some() { 2 } else { 1 }
+    }
+
     /// About how much memory it takes.
     fn bytes(&self) -> usize {
         let value = |value: &Value| match value {

@@ -1,7 +1,7 @@
 //! Changes as JSON.
 //!
-//! A blob is `{"blob": "HEX"}`, an infinite real `{"real": "inf"}` or `{"real": "-inf"}`; all else is JSON's own. Text that is
-//! no UTF-8 is shown with replacement characters.
+//! A blob is `{"blob": "HEX"}`, an infinite real `{"real": "inf"}` or `{"real": "-inf"}`, text that is
+//! no UTF-8 `{"text": "HEX"}`; all else is JSON's own.
 
 use crate::feed::{RowEvent, Transaction};
 use crate::{Change, Error, Pair, RowRef, SchemaChange, Value, key, row, statements};
@@ -59,13 +59,14 @@ pub fn envelopes<'a>(
         event
     });
     let before = transaction.before + transaction.schema.len();
-    let rows = transaction.rows.iter().enumerate().map(move |(nth, event)| {
+    let told = transaction.rows.iter().flat_map(RowEvent::told);
+    let rows = told.enumerate().map(move |(nth, Told { table, op, key, before: was, after: is })| {
         json!({
-            "op": event.op(),
-            "key": object(&event.key),
-            "before": event.before.as_ref().map(|row| object(row)),
-            "after": event.after.as_ref().map(|row| object(row)),
-            "source": source(Some(&event.table)),
+            "op": op,
+            "key": object(key),
+            "before": was.map(object),
+            "after": is.map(object),
+            "source": source(Some(table)),
             "transaction": order(before + nth),
             "ts_ms": now_ms,
         })
@@ -73,14 +74,30 @@ pub fn envelopes<'a>(
     schema.chain(rows)
 }
 
-impl RowEvent {
+/// One event of a row.
+struct Told<'a> {
+    table: &'a str,
     /// Debezium's letter: create, update, delete.
-    fn op(&self) -> &'static str {
-        match (&self.before, &self.after) {
-            (None, _) => "c",
-            (_, None) => "d",
-            _ => "u",
-        }
+    op: &'static str,
+    key: &'a [(String, Value)],
+    before: Option<&'a [(String, Value)]>,
+    after: Option<&'a [(String, Value)]>,
+}
+
+impl RowEvent {
+    /// A row that gets another key is deleted, and created as another, as Debezium has it
+    /// (<https://debezium.io/documentation/reference/stable/connectors/postgresql.html#postgresql-primary-key-updates>).
+    fn told(&self) -> impl Iterator<Item = Told<'_>> {
+        let (before, after) = (self.before.as_deref(), self.after.as_deref());
+        let event = move |op, key, before, after| Told { table: &self.table, op, key, before, after };
+        let key = self.key.as_slice();
+        let (first, second) = match (&self.old_key, before, after) {
+            (Some(old), ..) => (event("d", old, before, None), Some(event("c", key, None, after))),
+            (None, None, _) => (event("c", key, None, after), None),
+            (None, _, None) => (event("d", key, before, None), None),
+            _ => (event("u", key, before, after), None),
+        };
+        std::iter::once(first).chain(second)
     }
 }
 
@@ -115,10 +132,15 @@ pub fn value(value: &Value) -> Json {
         Value::Integer(i) => json!(i),
         Value::Real(f) if f.is_finite() => json!(f),
         Value::Real(f) => json!({ "real": if *f > 0.0 { "inf" } else { "-inf" } }),
-        Value::Text(text) => json!(String::from_utf8_lossy(text)),
-        Value::Blob(bytes) => {
-            let literal = statements::literal(&Value::Blob(bytes.clone()));
-            json!({ "blob": literal[2..literal.len() - 1] })
-        }
+        Value::Text(text) => match str::from_utf8(text) {
+            Ok(text) => json!(text),
+            Err(_) => json!({ "text": hex(text) }),
+        },
+        Value::Blob(bytes) => json!({ "blob": hex(bytes) }),
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let literal = statements::literal(&Value::Blob(bytes.to_vec()));
+    literal[2..literal.len() - 1].to_owned()
 }

@@ -2,89 +2,337 @@
 //!
 //! Every statement names its row by the primary key, or by the rowid where there is none, and sets what is stored: generated
 //! columns come by themselves. Text that is no UTF-8 is written as bytes.
+//!
+//! A script renames and alters tables first, then changes rows, and then makes indexes, views and triggers and drops tables.
+//! What it cannot do is a comment in it, and one of its [`Ended::missing`].
 
 use crate::{Change, Error, Pair, RowRef, SchemaChange, Table, Value, key};
 use litekeep_format::{SchemaRow, TableLayout};
-use litekeep_sql::quoted;
+use litekeep_sql::{Altered, alterations, quoted, rename};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-/// Statements for the rows of one table, in an order in which no unique value is taken twice: rows whose unique values
-/// change are deleted and inserted. Values that are exchanged under a CREATE UNIQUE INDEX still can collide.
+/// Statements that make changes again, or take them back.
+///
+/// Those for the rows of a table are in an order in which no unique value is taken twice: rows whose unique values change are
+/// deleted and inserted. Values that are exchanged under a CREATE UNIQUE INDEX still can collide.
 #[derive(Debug, Default)]
 pub struct Script {
+    forth: bool,
+    /// The other names of tables that are renamed.
+    renamed: BTreeMap<String, String>,
+    /// Tables of virtual tables that the script makes, which do not come empty.
+    made: BTreeSet<String>,
+    /// Tables whose rows it leaves out.
+    left_out: BTreeSet<String>,
+    /// The table that rows come of.
+    table: Option<String>,
+    /// The names that its columns have in the script.
+    names: BTreeMap<String, String>,
     first: Vec<String>,
     then: Vec<String>,
+    /// Comes after all rows, which count themselves.
+    sequences: Vec<String>,
+    rest: Vec<String>,
+    missing: Vec<String>,
+}
+
+/// The end of a script.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its last statements.
+    pub statements: Vec<String>,
+    /// What it does not do.
+    pub missing: Vec<String>,
 }
 
 impl Script {
-    /// Adds what makes a change again (`forth`), or takes it back.
+    /// Begins one that makes the changes again (`forth`), or takes them back, and returns its first statements. `is_whole`:
+    /// all rows of these tables come that differ; else no table is dropped.
+    ///
+    /// # Errors
+    /// When SQLite has no memory.
+    pub fn begin(
+        changes: &[SchemaChange],
+        forth: bool,
+        is_whole: bool,
+    ) -> Result<(Script, Vec<String>), Error> {
+        let mut script = Script { forth, ..Script::default() };
+        let mut statements = vec![];
+        script.note_shadows(changes, is_whole);
+        let own: Vec<SchemaChange> =
+            changes.iter().filter(|change| !change.comes_by_itself(changes)).cloned().collect();
+        let is_table = |row: Option<&SchemaRow>| row.is_some_and(|row| row.kind == "table");
+        let mut made: Vec<&SchemaRow> = vec![];
+        for (had, gets) in ends(&own, forth).filter(|(had, gets)| !is_table(had.or(*gets))) {
+            statements.extend(had.map(drop_if_there));
+            made.extend(gets);
+        }
+        // Triggers may be of views.
+        made.sort_by_key(|row| row.kind == "trigger");
+        let renamed = own.iter().filter_map(|change| {
+            let to = own.iter().find(|new| {
+                let name = new.after.as_ref().map(|row| &row.name);
+                new.before.is_none() && is_table(new.after.as_ref()) && name == change.new_name.as_ref()
+            });
+            Some((change.before.as_ref()?, to?.after.as_ref()?))
+        });
+        let renamed: Vec<_> = renamed.map(|(old, new)| if forth { (old, new) } else { (new, old) }).collect();
+        for (had, gets) in &renamed {
+            statements.push(format!("{};", rename(&had.name, &gets.name)));
+            script.renamed.insert(had.name.clone(), gets.name.clone());
+        }
+        statements.extend(script.alter(&own, &renamed)?);
+        let is_renamed = |row: &SchemaRow| renamed.iter().any(|(had, gets)| *had == row || *gets == row);
+        for ends in ends(&own, forth) {
+            match ends {
+                (None, Some(gets)) if gets.kind == "table" && !is_renamed(gets) => {
+                    statements.push(format!("{};", gets.sql));
+                }
+                (Some(had), None) if had.kind == "table" && !is_renamed(had) => {
+                    if is_whole {
+                        script.rest.push(drop_if_there(had));
+                    } else {
+                        script.missing.push(format!(
+                            "the table `{}` is not dropped: not all of its rows are asked for",
+                            had.name
+                        ));
+                    }
+                }
+                (Some(had), Some(gets))
+                    if had.kind == "table" && had.root.is_none() && had.sql != gets.sql =>
+                {
+                    script.missing.push(format!("the virtual table `{}` was made anew", gets.name));
+                }
+                _ => {}
+            }
+        }
+        script.rest.extend(made.iter().map(|row| format!("{};", row.sql)));
+        Ok((script, statements))
+    }
+
+    /// Tables of virtual tables come and go with these.
+    fn note_shadows(&mut self, changes: &[SchemaChange], is_whole: bool) {
+        for change in changes.iter().filter(|change| change.new_name.is_none()) {
+            let (before, after) = (change.before.as_ref(), change.after.as_ref());
+            let (had, gets) = if self.forth { (before, after) } else { (after, before) };
+            let is_renamed = |name: &str| changes.iter().any(|gone| gone.new_name.as_deref() == Some(name));
+            match (had, gets, change.owner(changes)) {
+                (None, Some(gets), Some(_)) if !is_renamed(&gets.name) => {
+                    self.made.insert(gets.name.clone());
+                }
+                (Some(had), None, Some(_)) if is_whole && !is_renamed(&had.name) => {
+                    self.left_out.insert(had.name.clone());
+                }
+                _ => {}
+            }
+        }
+        // Those of a virtual table that is renamed are renamed with it.
+        for change in changes {
+            if let (Some(before), Some(new)) = (&change.before, &change.new_name)
+                && change.owner(changes).is_some()
+            {
+                let (had, gets) = if self.forth { (&before.name, new) } else { (new, &before.name) };
+                self.renamed.insert(had.clone(), gets.clone());
+            }
+        }
+    }
+
+    /// The statements for columns, and comments for what they do not do.
+    fn alter(
+        &mut self,
+        own: &[SchemaChange],
+        renamed: &[(&SchemaRow, &SchemaRow)],
+    ) -> Result<Vec<String>, Error> {
+        let both = ends(own, self.forth).filter_map(|(had, gets)| had.zip(gets));
+        let altered: Vec<_> = both
+            .filter(|(had, _)| had.kind == "table")
+            .chain(renamed.iter().copied())
+            .filter(|(had, _)| had.root.is_some())
+            .collect();
+        let tables: Vec<Altered<'_>> = altered
+            .iter()
+            .map(|(had, gets)| Altered { had: (&had.name, &had.sql), gets: (&gets.name, &gets.sql) })
+            .collect();
+        let mut statements = vec![];
+        for ((had, gets), alteration) in altered.iter().zip(alterations(&tables)?) {
+            statements.extend(alteration.statements.iter().map(|statement| format!("{statement};")));
+            let name = &gets.name;
+            if !alteration.is_exact {
+                let one_line = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
+                statements.push(format!(
+                    "-- the table {} was altered, from: {}",
+                    quoted(name),
+                    one_line(&had.sql)
+                ));
+                statements.push(format!("-- to: {}", one_line(&gets.sql)));
+                self.missing.push(format!("the table `{name}` was altered in a way that is no ALTER TABLE"));
+                if !alteration.has_same_columns {
+                    statements.push("-- its rows are left out".to_owned());
+                    self.left_out.insert(name.clone());
+                }
+            } else if !self.forth {
+                for column in &alteration.added {
+                    statements.push(format!("-- what was in the column {} is not in here", quoted(column)));
+                    self.missing.push(format!(
+                        "the column `{column}` of `{name}` comes back without what was in it; \
+                         `litekeep restore -o FILE` has it"
+                    ));
+                }
+            }
+        }
+        Ok(statements)
+    }
+
+    /// Rows of these tables follow. `from`: for each column of the new one, the column that it was. Returns the statements for
+    /// those of the table before.
+    pub fn table(&mut self, pair: Pair<'_>, from: &[Option<usize>]) -> Vec<String> {
+        self.names.clear();
+        if let (Some(old), Some(new)) = (pair.old, pair.new) {
+            let same = new.layout.columns.iter().zip(from);
+            let same = same.filter_map(|(new, from)| Some((&old.layout.columns[(*from)?].name, &new.name)));
+            let names = same.filter(|(old, new)| old != new).map(|(old, new)| match self.forth {
+                true => (old.clone(), new.clone()),
+                false => (new.clone(), old.clone()),
+            });
+            self.names = names.collect();
+        }
+        let name = self.name(pair);
+        if self.table.as_ref() == Some(&name) {
+            return vec![];
+        }
+        self.table = Some(name);
+        self.rows()
+    }
+
+    /// The name of a table when rows are changed.
+    fn name(&self, pair: Pair<'_>) -> String {
+        let (had, gets) = if self.forth { (pair.old, pair.new) } else { (pair.new, pair.old) };
+        let name = gets.or(had).map(|table| table.name.clone()).unwrap_or_default();
+        if gets.is_none() { self.renamed.get(&name).cloned().unwrap_or(name) } else { name }
+    }
+
+    /// The statements for the rows of a table.
+    fn rows(&mut self) -> Vec<String> {
+        let mut statements = std::mem::take(&mut self.first);
+        statements.append(&mut self.then);
+        statements
+    }
+
+    /// Adds a change of a row.
     ///
     /// # Errors
     /// `Corrupt` for a damaged row.
-    pub fn add(&mut self, pair: Pair<'_>, change: &Change<'_>, forth: bool) -> Result<(), Error> {
-        let (had, gets) = match change {
+    pub fn add(&mut self, pair: Pair<'_>, change: &Change<'_>) -> Result<(), Error> {
+        let (old, new) = match change {
             Change::Inserted(new) => (None, Some(new)),
             Change::Updated(old, new) => (Some(old), Some(new)),
             Change::Deleted(old) => (Some(old), None),
         };
-        let (had, gets) = if forth { (had, gets) } else { (gets, had) };
-        let table = &pair.either().name;
+        let (had, gets) = if self.forth { (old, new) } else { (new, old) };
+        let table = self.name(pair);
+        // What ANALYZE counted is of no use in another database.
+        if self.left_out.contains(&table) || table.starts_with("sqlite_stat") {
+            return Ok(());
+        }
+        if table == "sqlite_sequence" {
+            return self.add_sequence(had, gets);
+        }
         match (had, gets) {
-            (Some(had), Some(gets)) if !has_other_unique_values(had, gets)? => {
-                self.then.extend(update(pair, had, gets, table)?);
+            (Some(had), Some(gets)) if !self.has_other_unique_values(had, gets)? => {
+                let statement = self.update(had, gets, &table)?;
+                self.then.extend(statement);
             }
             (had, gets) => {
-                self.first.extend(had.map(|row| delete(row, table)).transpose()?);
-                self.then.extend(gets.map(|row| insert(row, table)).transpose()?);
+                let had = had.map(|row| self.delete(row, &table)).transpose()?;
+                let gets = gets.map(|row| self.insert(row, &table)).transpose()?;
+                self.first.extend(had);
+                self.then.extend(gets);
             }
         }
         Ok(())
     }
 
-    /// The statements, in order.
-    pub fn end(self) -> impl Iterator<Item = String> {
-        self.first.into_iter().chain(self.then)
+    /// Rows by the name of their table: rowids of `sqlite_sequence` are as it comes.
+    fn add_sequence(&mut self, had: Option<&RowRef<'_>>, gets: Option<&RowRef<'_>>) -> Result<(), Error> {
+        for row in [had, gets].into_iter().flatten() {
+            let name = row.values()?.into_iter().next().unwrap_or(Value::Null);
+            self.sequences.push(format!("DELETE FROM sqlite_sequence WHERE name={};", literal(&name)));
+        }
+        if let Some(row) = gets {
+            let values: Vec<_> = row.values()?.iter().map(literal).collect();
+            self.sequences
+                .push(format!("INSERT INTO sqlite_sequence(name, seq) VALUES({});", values.join(", ")));
+        }
+        Ok(())
+    }
+
+    /// The last statements, and what is missing.
+    pub fn end(mut self) -> Ended {
+        let mut statements = self.rows();
+        statements.append(&mut self.rest);
+        // A table that was dropped has taken its own with it.
+        statements.append(&mut self.sequences);
+        Ended { statements, missing: self.missing }
+    }
+
+    /// Columns by the names that they have in the script.
+    fn named(&self, values: Vec<(String, Value)>) -> Vec<(String, Value)> {
+        let name = |name: String| self.names.get(&name).cloned().unwrap_or(name);
+        values.into_iter().map(|(column, value)| (name(column), value)).collect()
+    }
+
+    fn has_other_unique_values(&self, had: &RowRef<'_>, gets: &RowRef<'_>) -> Result<bool, Error> {
+        let before = self.named(crate::named(had)?);
+        let after = crate::named(gets)?;
+        let is_as_before = |nth: &usize| before.contains(&after[*nth]);
+        Ok(!gets.table.layout.unique.iter().all(is_as_before))
+    }
+
+    fn insert(&self, row: &RowRef<'_>, table: &str) -> Result<String, Error> {
+        let mut values = writable(row)?;
+        let layout = &row.table.layout;
+        if !layout.is_without_rowid()
+            && layout.rowid_alias.is_none()
+            && let Some(rowid) = rowid_name(row.table)
+        {
+            values.insert(0, (rowid.to_owned(), Value::Integer(row.rowid)));
+        }
+        let join = |parts: Vec<String>| parts.join(", ");
+        let names = join(values.iter().map(|(name, _)| quoted(name)).collect());
+        let values = join(values.iter().map(|(_, value)| literal(value)).collect());
+        let or_replace = if self.made.contains(table) { " OR REPLACE" } else { "" };
+        Ok(format!("INSERT{or_replace} INTO {}({names}) VALUES({values});", quoted(table)))
+    }
+
+    fn delete(&self, row: &RowRef<'_>, table: &str) -> Result<String, Error> {
+        Ok(format!("DELETE FROM {} WHERE {};", quoted(table), self.condition(row)?))
+    }
+
+    fn update(&self, had: &RowRef<'_>, gets: &RowRef<'_>, table: &str) -> Result<Option<String>, Error> {
+        let before = self.named(writable(had)?);
+        let set: Vec<String> = writable(gets)?
+            .iter()
+            .filter(|(name, value)| !before.iter().any(|(n, v)| n == name && v == value))
+            .map(|(name, value)| format!("{}={}", quoted(name), literal(value)))
+            .collect();
+        if set.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(format!("UPDATE {} SET {} WHERE {};", quoted(table), set.join(", "), self.condition(had)?)))
+    }
+
+    fn condition(&self, row: &RowRef<'_>) -> Result<String, Error> {
+        let terms = self.named(key(row)?).into_iter().map(|(name, value)| match value {
+            Value::Null => format!("{} IS NULL", quoted(&name)),
+            value => format!("{}={}", quoted(&name), literal(&value)),
+        });
+        Ok(terms.collect::<Vec<_>>().join(" AND "))
     }
 }
 
-fn has_other_unique_values(had: &RowRef<'_>, gets: &RowRef<'_>) -> Result<bool, Error> {
-    let (before, after) = (had.values()?, gets.values()?);
-    Ok(gets.table.layout.unique.iter().any(|nth| before.get(*nth) != Some(&after[*nth])))
-}
-
-/// What changes tables, before rows are inserted into them: `forth` to do it, else to undo it.
-pub fn tables(changes: &[SchemaChange], forth: bool) -> Vec<String> {
-    let made = changes.iter().filter(|change| !change.comes_by_itself(changes)).cloned().collect::<Vec<_>>();
-    ends(&made, forth)
-        .filter_map(|(had, gets)| match (had, gets) {
-            (None, Some(gets)) if gets.kind == "table" => Some(format!("{};", gets.sql)),
-            (Some(had), Some(gets)) if gets.kind == "table" => {
-                let one_line = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
-                Some(format!(
-                    "-- the table was altered, from: {}\n-- to: {}",
-                    one_line(&had.sql),
-                    one_line(&gets.sql)
-                ))
-            }
-            _ => None,
-        })
-        .collect()
-}
-
-/// What changes indexes, views and triggers, and drops tables, after rows were changed.
-pub fn the_rest(changes: &[SchemaChange], forth: bool) -> Vec<String> {
-    let mut statements = vec![];
-    let made = changes.iter().filter(|change| !change.comes_by_itself(changes)).cloned().collect::<Vec<_>>();
-    for (had, gets) in ends(&made, forth) {
-        let is_table = had.or(gets).is_some_and(|row| row.kind == "table");
-        if let Some(had) = had.filter(|_| !is_table || gets.is_none()) {
-            statements.push(format!("DROP {} IF EXISTS {};", had.kind.to_uppercase(), quoted(&had.name)));
-        }
-        if let Some(gets) = gets.filter(|_| !is_table) {
-            statements.push(format!("{};", gets.sql));
-        }
-    }
-    statements
+fn drop_if_there(row: &SchemaRow) -> String {
+    format!("DROP {} IF EXISTS {};", row.kind.to_uppercase(), quoted(&row.name))
 }
 
 fn ends(
@@ -95,47 +343,6 @@ fn ends(
         let ends = (change.before.as_ref(), change.after.as_ref());
         if forth { ends } else { (ends.1, ends.0) }
     })
-}
-
-fn insert(row: &RowRef<'_>, table: &str) -> Result<String, Error> {
-    let mut values = writable(row)?;
-    let layout = &row.table.layout;
-    if !layout.is_without_rowid()
-        && layout.rowid_alias.is_none()
-        && let Some(rowid) = rowid_name(row.table)
-    {
-        values.insert(0, (rowid.to_owned(), Value::Integer(row.rowid)));
-    }
-    let join = |parts: Vec<String>| parts.join(", ");
-    let names = join(values.iter().map(|(name, _)| quoted(name)).collect());
-    let values = join(values.iter().map(|(_, value)| literal(value)).collect());
-    Ok(format!("INSERT INTO {}({names}) VALUES({values});", quoted(table)))
-}
-
-fn delete(row: &RowRef<'_>, table: &str) -> Result<String, Error> {
-    Ok(format!("DELETE FROM {} WHERE {};", quoted(table), condition(row)?))
-}
-
-fn update(pair: Pair<'_>, had: &RowRef<'_>, gets: &RowRef<'_>, table: &str) -> Result<Option<String>, Error> {
-    let is_in_table = |name: &str| pair.either().layout.columns.iter().any(|column| column.name == name);
-    let before = writable(had)?;
-    let set: Vec<String> = writable(gets)?
-        .iter()
-        .filter(|(name, value)| is_in_table(name) && !before.iter().any(|(n, v)| n == name && v == value))
-        .map(|(name, value)| format!("{}={}", quoted(name), literal(value)))
-        .collect();
-    if set.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(format!("UPDATE {} SET {} WHERE {};", quoted(table), set.join(", "), condition(had)?)))
-}
-
-fn condition(row: &RowRef<'_>) -> Result<String, Error> {
-    let terms = key(row)?.into_iter().map(|(name, value)| match value {
-        Value::Null => format!("{} IS NULL", quoted(&name)),
-        value => format!("{}={}", quoted(&name), literal(&value)),
-    });
-    Ok(terms.collect::<Vec<_>>().join(" AND "))
 }
 
 /// The columns that a statement can set.

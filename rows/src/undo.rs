@@ -6,14 +6,18 @@
 //!   stays.
 //! - Everything is one transaction, which commits whole or not at all. Triggers do not run: what they did is in the changes
 //!   too. When rows would refer to rows that are not there, nothing is changed.
-//! - Tables that were dropped come back with their rows, indexes and triggers; tables that are new stay.
+//! - Tables that were dropped come back with their rows, and so do indexes, views and triggers, where nothing stands in the
+//!   way. Whatever else changed in the schema stays, and is named.
 //!
 //! Changes are held in memory while they are taken back, so that no request to a bucket is waited for with the write lock.
+
+mod schema;
 
 use crate::{
     Change, Comparison, Error, Kind, Pair, Reader, SchemaChange, Selection, Value, key, row, statements,
 };
 use litekeep_format::{RowRef, TableLayout};
+use litekeep_ltx::Point;
 use litekeep_sql::{Dangling, RowEditor, TableKind, Written, is_full_text};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +31,11 @@ const NAMED: usize = 3;
 pub struct Undo {
     tables: Vec<TableChanges>,
     schema: Vec<SchemaChange>,
+    wanted: Selection,
+    /// The earlier state, which has what cannot be taken back.
+    from: Option<Point>,
+    /// What the columns of the table that rows come of were called, and are now.
+    names: BTreeMap<String, String>,
 }
 
 /// Those of a table.
@@ -78,6 +87,17 @@ pub struct Done {
     pub conflict_count: u64,
     /// What else the user should know.
     pub notes: Vec<String>,
+    /// How many tables, indexes, views and triggers come back.
+    pub brought_back: usize,
+    /// How many changes of the schema stay; notes name them.
+    pub stay: usize,
+}
+
+impl Done {
+    /// Whether nothing is done.
+    pub fn is_nothing(&self) -> bool {
+        self.brought_back == 0 && self.tables.values().all(|counts| counts.changed() == 0)
+    }
 }
 
 /// Rows of a table.
@@ -117,8 +137,9 @@ impl Undo {
     /// # Errors
     /// Those of the comparison.
     pub fn of(comparison: Comparison, wanted: &Selection) -> Result<Undo, Error> {
-        let mut undo = Undo::default();
-        comparison.run(wanted, &mut undo)?;
+        let (from, wanted) = (Some(comparison.from().0), wanted.clone());
+        let mut undo = Undo { from, wanted, ..Undo::default() };
+        comparison.run(&undo.wanted.clone(), &mut undo)?;
         Ok(undo)
     }
 
@@ -138,7 +159,7 @@ impl Undo {
         let mut run = Run { editor, options, done: Done::default(), rebuild, layouts };
         let outcome = run.all(self);
         match outcome {
-            Ok(()) if options.write => editor.commit()?,
+            Ok(()) if options.write && !run.done.is_nothing() => editor.commit()?,
             _ => editor.roll_back(),
         }
         outcome.map(|()| run.done)
@@ -148,6 +169,18 @@ impl Undo {
 impl Reader for Undo {
     fn schema(&mut self, changes: &[SchemaChange]) -> Result<(), Error> {
         self.schema = changes.to_vec();
+        Ok(())
+    }
+
+    fn table(&mut self, pair: Pair<'_>, from: &[Option<usize>]) -> Result<(), Error> {
+        self.names.clear();
+        if let (Some(old), Some(new)) = (pair.old, pair.new) {
+            let columns = new.layout.columns.iter().zip(from);
+            let names =
+                columns.filter_map(|(new, from)| Some((&old.layout.columns[(*from)?].name, &new.name)));
+            let other = names.filter(|(old, new)| old != new);
+            self.names = other.map(|(old, new)| (old.clone(), new.clone())).collect();
+        }
         Ok(())
     }
 
@@ -163,6 +196,12 @@ impl Reader for Undo {
         }
         let row = row(change);
         let mut key = key(&row)?;
+        // Old rows go back under the names that their columns have now.
+        let is_old = matches!(change, Change::Deleted(_));
+        let renamed = |values: Named| -> Named {
+            let name = |name: String| self.names.get(&name).cloned().unwrap_or(name);
+            values.into_iter().map(|(column, value)| (name(column), value)).collect()
+        };
         let layout = &row.table.layout;
         let is_keyed = key.len() == layout.primary_key.len()
             && layout.primary_key.iter().zip(&key).all(|(nth, (name, _))| layout.columns[*nth].name == *name);
@@ -176,7 +215,8 @@ impl Reader for Undo {
             Change::Updated(old, new) => (Some(old), Some(new)),
         };
         let named = |row: Option<&RowRef<'_>>| row.map(statements::writable).transpose();
-        let item = Item { key, by_rowid, old: named(old)?, new: named(new)? };
+        let key = if is_old { renamed(key) } else { key };
+        let item = Item { key, by_rowid, old: named(old)?.map(renamed), new: named(new)? };
         self.tables.last_mut().expect("one was pushed").items.push(item);
         Ok(())
     }
@@ -228,7 +268,8 @@ impl Run<'_> {
             }
             self.try_again(waiting)?;
         }
-        self.bring_back_the_rest(undo, &dropped)?;
+        self.bring_back_the_rest(undo)?;
+        self.name_what_stays(undo)?;
         self.renew_what_follows(&tables)?;
         let after = self.dangling(undo)?;
         let is_new = |(row, count): &(&Dangling, &u64)| before.get(*row).is_none_or(|before| before < *count);
@@ -261,37 +302,6 @@ impl Run<'_> {
             found.extend(self.editor.dangling(&table.name)?);
         }
         Ok(found)
-    }
-
-    /// Makes tables that were dropped and are not there.
-    fn bring_back_tables(&mut self, undo: &Undo) -> Result<BTreeSet<String>, Error> {
-        let mut dropped = BTreeSet::new();
-        for change in &undo.schema {
-            let (Some(before), None) = (&change.before, &change.after) else { continue };
-            let is_ours = before.kind == "table" && !change.comes_by_itself(&undo.schema);
-            if !is_ours || self.editor.table(&before.name)?.is_some() {
-                continue;
-            }
-            if before.root.is_none() {
-                self.done.notes.push(format!("the virtual table `{}` was dropped and stays so", before.name));
-                continue;
-            }
-            self.editor.execute(&before.sql)?;
-            self.done.notes.push(format!("the table `{}` comes back", before.name));
-            dropped.insert(before.name.clone());
-        }
-        Ok(dropped)
-    }
-
-    /// Indexes and triggers of the tables that came back.
-    fn bring_back_the_rest(&mut self, undo: &Undo, dropped: &BTreeSet<String>) -> Result<(), Error> {
-        for change in &undo.schema {
-            let (Some(before), None) = (&change.before, &change.after) else { continue };
-            if before.kind != "table" && dropped.contains(&before.table) {
-                self.editor.execute(&before.sql)?;
-            }
-        }
-        Ok(())
     }
 
     /// Whether the rows of a table can be looked at one by one.

@@ -13,6 +13,7 @@
 //!
 //! A crash leaves what any SQLite reader leaves: locks go with the process.
 
+mod alteration;
 mod application;
 mod declaration;
 mod examination;
@@ -25,6 +26,7 @@ mod row_filter;
 mod table_reader;
 mod tuning;
 
+pub use alteration::{Alteration, Altered, alterations, rename};
 pub use application::{Application, Value};
 pub use declaration::{
     Declaration, DeclaredColumn, DeclaredIndex, ForeignKey, Generated, IndexPart, Order, Profile, RowReader,
@@ -35,7 +37,7 @@ pub use migration::{
 };
 pub use mirror::{Mirror, MirrorColumn, MirrorForeignKey, MirrorRules, MirrorTable, SYNC_TABLE};
 pub use observer::{Checkpoint, Observer, Snapshot};
-pub use row_editor::{Dangling, RowEditor, TableKind, Written, is_full_text};
+pub use row_editor::{Dangling, RowEditor, TableKind, Written, is_full_text, module};
 pub use row_filter::RowFilter;
 pub use table_reader::TableReader;
 pub use tuning::Tuner;

@@ -141,6 +141,17 @@ impl RowEditor {
             .map_err(|e| Error::new("read the schema", e))
     }
 
+    /// The statement of a table, index, view or trigger; `None`: there is none of this name.
+    ///
+    /// # Errors
+    /// When the schema cannot be read.
+    pub fn object(&self, kind: &str, name: &str) -> Result<Option<String>, Error> {
+        self.connection
+            .prepare_cached("SELECT sql FROM sqlite_schema WHERE type=?1 AND name=?2 COLLATE NOCASE")
+            .and_then(|mut select| select.query_row([kind, name], |row| row.get(0)).optional())
+            .map_err(|e| Error::new("read the schema", e))
+    }
+
     /// The columns of the row whose key columns have these values; of several, any.
     ///
     /// # Errors
@@ -299,8 +310,16 @@ impl RowEditor {
 
 /// Whether a statement makes a virtual table for full-text search.
 pub fn is_full_text(sql: &str) -> bool {
-    let mut words = sql.split_whitespace().skip_while(|word| !word.eq_ignore_ascii_case("using")).skip(1);
-    words.next().is_some_and(|module| module.to_ascii_lowercase().starts_with("fts"))
+    module(sql).is_some_and(|module| module.starts_with("fts"))
+}
+
+/// The module of a virtual table, in small letters; `None` for the statement of anything else.
+pub fn module(sql: &str) -> Option<String> {
+    let words: Vec<&str> = sql.split_whitespace().collect();
+    let is_virtual = words.get(1).is_some_and(|word| word.eq_ignore_ascii_case("virtual"));
+    let using = words.iter().position(|word| word.eq_ignore_ascii_case("using")).filter(|_| is_virtual)?;
+    let name = words.get(using + 1)?.split('(').next()?.trim_matches(['"', '`', '[', ']']);
+    Some(name.to_ascii_lowercase())
 }
 
 /// A condition that key columns have the values from parameter `first` on.

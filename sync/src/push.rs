@@ -321,14 +321,13 @@ impl<T: Target> Push<T> {
         let known = kept.tables.iter().position(|table| table.source() == name);
         let txid = part.txid;
         let Some(after) = &change.after else {
-            let why = match renamed(change, &part.schema) {
-                Some((_, to)) => format!("it was renamed to `{to}` in transaction {txid}"),
+            let why = match &change.new_name {
+                Some(to) => format!("it was renamed to `{to}` in transaction {txid}"),
                 None => format!("it was dropped in transaction {txid}"),
             };
             return if known.is_some() { self.pause(name, why).await } else { Ok(()) };
         };
-        let is_renamed =
-            part.schema.iter().any(|gone| renamed(gone, &part.schema).is_some_and(|(_, to)| to == name));
+        let is_renamed = part.schema.iter().any(|gone| gone.new_name.as_ref() == Some(&name));
         if after.root.is_none() || is_renamed {
             return Ok(());
         }
@@ -415,14 +414,6 @@ impl<T: Target> Flow for Push<T> {
         }
         Some(progress)
     }
-}
-
-/// The names that a table had and has, where it is gone and stands again where it stood.
-fn renamed<'a>(gone: &'a SchemaChange, all: &'a [SchemaChange]) -> Option<(&'a str, &'a str)> {
-    let (Some(was), None) = (&gone.before, &gone.after) else { return None };
-    let new = all.iter().filter(|change| change.before.is_none()).filter_map(|change| change.after.as_ref());
-    let mut there = new.filter(|row| row.kind == "table" && row.root.is_some() && row.root == was.root);
-    there.next().map(|row| (was.name.as_str(), row.name.as_str()))
 }
 
 /// The tables as the target has them, where all that are wanted can be there.

@@ -286,6 +286,15 @@ fn keeps_bytes(pair: Pair<'_>, matching: &Matching) -> bool {
     stays && from.iter().flatten().count() == old.layout.columns.len()
 }
 
+/// Tables that have other names: the one that each had, and the one that it has.
+pub fn renamed(before: &Catalog, now: &Catalog) -> Vec<(String, String)> {
+    let names = |(table, found): (&Arc<Table>, Option<(usize, Matching)>)| {
+        let old = &before.tables()[found?.0].name;
+        (*old != table.name).then(|| (old.clone(), table.name.clone()))
+    };
+    now.tables().iter().zip(pairs(before, now)).filter_map(names).collect()
+}
+
 /// For each new table, the old one that it is.
 fn pairs(before: &Catalog, now: &Catalog) -> Vec<Option<(usize, Matching)>> {
     let old = before.tables();

@@ -18,6 +18,7 @@ use super::diff::{best_backup, goal};
 use crate::args;
 use crate::child::Signals;
 use crate::report::{self, Failure, Format, Outcome};
+use crate::settings::database::backups;
 
 /// Between two looks at a folder, where a look costs nothing to speak of.
 const FOLDER_PAUSE: Duration = Duration::from_millis(50);
@@ -42,9 +43,16 @@ fn no_beginning() -> Failure {
 }
 
 /// The database's name, as events tell it.
-fn name(args: &args::Changes) -> String {
-    let name = args.target.as_deref().unwrap_or_default();
-    name.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
+fn name(args: &args::Changes, format: Format) -> Result<String> {
+    let name = match &args.target {
+        Some(name) => name.clone(),
+        None => {
+            let found = backups(None, &args.config, format)?;
+            let path = found.into_iter().find_map(|backup| Some(backup.database?.path));
+            path.map_or(String::new(), |path| path.to_string_lossy().into_owned())
+        }
+    };
+    Ok(name.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned())
 }
 
 fn wanted(args: &args::Changes) -> Selection {
@@ -72,7 +80,7 @@ async fn deliver(args: &args::Changes, (to, position): (&str, &Path), format: Fo
     };
     let mut delivery = Delivery::new(Settings {
         name: position.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        database: name(args),
+        database: name(args, format)?,
         stores: vec![store.clone()],
         wanted: wanted(args),
         from,
@@ -127,8 +135,13 @@ async fn changes(args: &args::Changes, format: Format) -> Result<Outcome> {
         None => return Err(no_beginning().into()),
     };
     let (_, store) = best_backup(args.target.as_deref(), &args.config, from, format).await?;
-    let name = name(args);
+    let name = name(args, format)?;
     let mut feed = Feed::of_commits(&store, from, wanted(args)).await?;
+    match feed.check_tables().await {
+        // It may be made yet.
+        Err(e) if args.follow && e.kind() == Kind::Invalid => report::warning(&e.to_string(), format),
+        checked => checked?,
+    }
     let mut is_down = false;
     loop {
         match feed.next().await {

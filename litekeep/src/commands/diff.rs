@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::args;
 use crate::point_in_time;
-use crate::report::{Failure, Format, Outcome, text};
+use crate::report::{self, Failure, Format, Outcome, text};
 use crate::settings::Stores;
 use crate::settings::database::backups;
 
@@ -40,18 +40,24 @@ async fn diff(args: &args::Diff, format: Format) -> Result<Outcome> {
     };
     let selection = Selection { tables: args.table.clone(), condition: args.condition.clone() };
     let done = tokio::task::spawn_blocking(move || print(comparison, &selection, style)).await;
-    done.context("print the differences")??;
-    Ok(Outcome::Done)
+    let missing = done.context("print the differences")??;
+    for what in &missing {
+        report::warning(&format!("the statements are not complete: {what}"), format);
+    }
+    Ok(if missing.is_empty() { Outcome::Done } else { Outcome::No })
 }
 
-/// A moment as it is written on the command line: a transaction (16 hexadecimal digits, perhaps with `.` and the number of a
-/// commit in it) or a time.
+/// A moment as it is written on the command line: a transaction (up to 16 hexadecimal digits, perhaps with `.` and the number
+/// of a commit in it) or a time. Digits that are both are a time.
 ///
 /// # Errors
 /// What is wrong with the text.
 pub(super) fn goal(text: &str) -> Result<Goal, Failure> {
+    // As many decimal digits as these are Unix seconds.
+    const TIME_DIGITS: std::ops::Range<usize> = 9..16;
     let digits = text.split_once('.').map_or(text, |(digits, _)| digits);
-    if let Some(point) = (digits.len() == 16).then(|| text.parse::<Point>().ok()).flatten() {
+    let is_time = TIME_DIGITS.contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    if let Some(point) = (!is_time).then(|| text.parse::<Point>().ok()).flatten() {
         return Ok(point.into());
     }
     let now = Timestamp::from_millisecond(SystemClock.unix_ms()).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -117,13 +123,13 @@ struct Printer<W> {
     table: Option<String>,
     tables: usize,
     counts: [u64; 3],
-    /// Of the table that changes come of.
     script: Script,
-    /// What comes after the rows.
-    rest: Vec<String>,
+    /// All rows come of the tables that do.
+    is_whole: bool,
 }
 
-fn print(comparison: Comparison, selection: &Selection, style: Style) -> Result<(), Error> {
+/// Returns what the statements do not do.
+fn print(comparison: Comparison, selection: &Selection, style: Style) -> Result<Vec<String>, Error> {
     let (from, to) = (comparison.from(), comparison.to());
     let out = BufWriter::new(std::io::stdout().lock());
     let mut printer = Printer {
@@ -134,14 +140,12 @@ fn print(comparison: Comparison, selection: &Selection, style: Style) -> Result<
         tables: 0,
         counts: [0; 3],
         script: Script::default(),
-        rest: vec![],
+        is_whole: selection.condition.is_none(),
     };
     let point = |(point, ms): (Point, i64)| json!({ "txid": point.to_string(), "time": text::rfc3339(ms) });
     comparison.run(selection, &mut printer)?;
-    printer.end_of_table()?;
-    for statement in std::mem::take(&mut printer.rest) {
-        printer.line(&statement)?;
-    }
+    let ended = std::mem::take(&mut printer.script).end();
+    ended.statements.iter().try_for_each(|statement| printer.line(statement))?;
     let [inserted, updated, deleted] = printer.counts;
     match style {
         Style::Text => {
@@ -158,7 +162,8 @@ fn print(comparison: Comparison, selection: &Selection, style: Style) -> Result<
         }
         Style::Redo | Style::Undo => printer.line("COMMIT;")?,
     }
-    printer.out.flush().or_else(reader_is_gone)
+    printer.out.flush().or_else(reader_is_gone)?;
+    Ok(ended.missing)
 }
 
 /// Whoever reads has the right to stop reading (`| head`).
@@ -181,10 +186,6 @@ fn schema_line(change: &SchemaChange) -> Option<String> {
 }
 
 impl<W: Write> Printer<W> {
-    fn end_of_table(&mut self) -> Result<(), Error> {
-        std::mem::take(&mut self.script).end().try_for_each(|statement| self.line(&statement))
-    }
-
     fn line(&mut self, text: &str) -> Result<(), Error> {
         writeln!(self.out, "{text}").or_else(reader_is_gone)
     }
@@ -199,10 +200,24 @@ fn heading(pair: Pair<'_>) -> String {
     }
 }
 
+/// Without what would change how the lines before and after it look: control characters, and those that turn the direction of
+/// text round.
+fn escaped(text: &str) -> String {
+    let is_harmful = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_harmful(c) { out.extend(c.escape_unicode()) } else { out.push(c) }
+    }
+    out
+}
+
 /// `+` and `-` with all columns, `~` with the key and the columns that differ.
 fn line_of(change: &Change<'_>) -> Result<String, Error> {
     let shown = |value: &litekeep_rows::Value| {
-        let literal = statements::literal(value);
+        let literal = escaped(&statements::literal(value));
         match literal.char_indices().nth(SHOWN) {
             Some((at, _)) => format!("{}… ({} characters)", &literal[..at], literal.chars().count()),
             None => literal,
@@ -254,13 +269,20 @@ impl<W: Write> Reader for Printer<W> {
                 changes.iter().try_for_each(|change| self.line(&json::schema_change(change).to_string()))
             }
             Style::Redo | Style::Undo => {
-                let forth = self.style == Style::Redo;
-                self.rest = statements::the_rest(changes, forth);
+                let (script, first) = Script::begin(changes, self.style == Style::Redo, self.is_whole)?;
+                self.script = script;
                 // What foreign keys delete is among the statements.
                 self.line("PRAGMA foreign_keys=OFF;\nBEGIN IMMEDIATE;")?;
-                statements::tables(changes, forth).iter().try_for_each(|statement| self.line(statement))
+                first.iter().try_for_each(|statement| self.line(statement))
             }
         }
+    }
+
+    fn table(&mut self, pair: Pair<'_>, from: &[Option<usize>]) -> Result<(), Error> {
+        if matches!(self.style, Style::Redo | Style::Undo) {
+            return self.script.table(pair, from).iter().try_for_each(|statement| self.line(statement));
+        }
+        Ok(())
     }
 
     fn change(&mut self, pair: Pair<'_>, change: &Change<'_>) -> Result<(), Error> {
@@ -271,7 +293,6 @@ impl<W: Write> Reader for Printer<W> {
         };
         self.counts[nth] += 1;
         if self.table.as_ref() != Some(&pair.either().name) {
-            self.end_of_table()?;
             self.table = Some(pair.either().name.clone());
             self.tables += 1;
             if self.style == Style::Text {
@@ -281,7 +302,7 @@ impl<W: Write> Reader for Printer<W> {
         match self.style {
             Style::Text => self.line(&line_of(change)?),
             Style::Json => self.line(&json::change(pair, change)?.to_string()),
-            Style::Redo | Style::Undo => self.script.add(pair, change, self.style == Style::Redo),
+            Style::Redo | Style::Undo => self.script.add(pair, change),
         }
     }
 }

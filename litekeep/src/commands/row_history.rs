@@ -49,10 +49,11 @@ pub(super) async fn run(args: &args::History, format: Format) -> Result<Outcome>
 }
 
 async fn read(args: &args::History, format: Format) -> Result<Outcome> {
-    let wanted = Selection {
-        tables: args.table.iter().cloned().collect(),
-        condition: args.key.as_deref().map(condition).transpose()?,
-    };
+    if !args.rows && args.table.is_none() {
+        let hint = "--rows for all transactions after it, or --table for those of a table";
+        return Err(Failure::invalid("--from is for the history of rows").hint(hint).into());
+    }
+    let mut wanted = Selection { tables: args.table.iter().cloned().collect(), condition: None };
     let (_, store) = best_backup(args.target.as_deref(), &args.config, Goal::Latest, format).await?;
     let from = match &args.from {
         Some(from) => goal(from)?,
@@ -63,7 +64,12 @@ async fn read(args: &args::History, format: Format) -> Result<Outcome> {
         }
     };
     let of_one_row = args.key.is_some();
-    let mut feed = Feed::of_commits(&store, from, wanted).await?;
+    let mut feed = Feed::of_commits(&store, from, wanted.clone()).await?;
+    feed.check_tables().await?;
+    if let (Some(table), Some(key)) = (&args.table, &args.key) {
+        wanted.condition = Some(condition(key, table, &feed.primary_key(table).await?)?);
+        feed = Feed::of_commits(&store, from, wanted).await?;
+    }
     let mut is_empty = true;
     let mut counted = BTreeMap::new();
     let mut schema = vec![];
@@ -94,18 +100,37 @@ async fn read(args: &args::History, format: Format) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// `7`, `id=7` or `a=1,b=x` as a condition. A value without a column is that of any column named `id` or `rowid`.
-fn condition(key: &str) -> Result<String, Failure> {
+/// `7`, `id=7` or `a=1,b=x` as a condition. A value without a column is that of the primary key, or of the rowid.
+fn condition(key: &str, table: &str, primary_key: &[String]) -> Result<String, Failure> {
+    let again = "--key 7, --key id=7, or --key a=1,b=x";
+    let only = match primary_key {
+        [] => "rowid",
+        [column] => column,
+        several => {
+            let names: Vec<_> = several.iter().map(|name| format!("{name}=…")).collect();
+            if !key.contains('=') {
+                let message = format!("the primary key of `{table}` has {} columns", several.len());
+                return Err(Failure::invalid(message).hint(format!("--key {}", names.join(","))));
+            }
+            ""
+        }
+    };
     let terms = key.split(',').map(|term| {
-        let (column, value) = term.split_once('=').unwrap_or(("id", term));
+        let (column, value) = term.split_once('=').unwrap_or((only, term));
         let column = column.trim();
         if column.is_empty() {
-            return Err(Failure::invalid(format!("`{key}` has no column before `=`"))
-                .hint("--key 7, --key id=7, or --key a=1,b=x"));
+            return Err(Failure::invalid(format!("`{key}` has no column before `=`")).hint(again));
         }
         let value = value.trim();
         let text = statements::literal(&Value::Text(value.as_bytes().to_vec()));
-        Ok(format!("{} = {text}", litekeep_sql::quoted(column)))
+        let is_rowid = column == "rowid" && primary_key.is_empty();
+        let column = if is_rowid { column.to_owned() } else { litekeep_sql::quoted(column) };
+        // A column without a type, and the rowid, make no number of text.
+        let number = value.parse::<i64>().ok().filter(|number| number.to_string() == value);
+        Ok(match number {
+            Some(number) => format!("({column} = {number} OR {column} = {text})"),
+            None => format!("{column} = {text}"),
+        })
     });
     Ok(terms.collect::<Result<Vec<_>, _>>()?.join(" AND "))
 }

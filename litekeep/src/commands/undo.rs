@@ -70,6 +70,10 @@ pub(super) async fn run(args: &args::Undo, format: Format) -> Result<Outcome> {
 }
 
 async fn undo(args: &args::Undo, format: Format) -> Result<Outcome> {
+    if is_store(&args.database.to_string_lossy()) {
+        let hint = "name the database; a backup alone can be looked at with `litekeep diff`, and restored";
+        return Err(Failure::invalid("changes are taken back in the live database").hint(hint).into());
+    }
     let (from, to) = match (args.txid, &args.from) {
         (Some(point), _) => {
             let before = before(point).ok_or_else(|| {
@@ -142,13 +146,16 @@ impl TakeBack<'_> {
         let comparison = Comparison::open(&store, self.from, self.to).await?;
         let (from, to) = (comparison.from(), comparison.to());
         let selection = self.selection;
-        let (undo, editor, preview) = {
-            let (database, keep_new) = (self.database.to_owned(), self.keep_new);
+        let keep_new = self.keep_new;
+        let is_agreed = self.consent.yes;
+        let (undo, editor, first) = {
+            let database = self.database.to_owned();
             blocking(move || {
                 let undo = Undo::of(comparison, &selection)?;
                 let editor = RowEditor::open(&database)?;
-                let preview = undo.apply(&editor, Options { write: false, keep_new })?;
-                Ok((undo, editor, preview))
+                // Who has agreed needs no preview, for which the write lock would be held as well.
+                let first = undo.apply(&editor, Options { write: is_agreed, keep_new })?;
+                Ok((undo, editor, first))
             })
             .await?
         };
@@ -159,27 +166,22 @@ impl TakeBack<'_> {
         };
         let report =
             |done: &Done, applied| Report { commits, ..Report::of(done, applied, self.database, from, to) };
-        let changes: u64 = preview.tables.values().map(|counts| counts.changed()).sum();
-        let is_nothing = changes == 0 && preview.notes.is_empty();
-        if self.consent.dry_run || is_nothing {
-            let report = report(&preview, false);
-            report::result(format, &report, || report.text("would be"));
-            return Ok(outcome(&preview));
-        }
-        if !self.consent.yes {
-            self.consent.ask(&report(&preview, false), format)?;
-        }
-        let keep_new = self.keep_new;
-        let done = blocking(move || undo.apply(&editor, Options { write: true, keep_new })).await?;
-        let report = report(&done, true);
-        report::result(format, &report, || report.text("were"));
+        let done = if is_agreed || self.consent.dry_run || first.is_nothing() {
+            first
+        } else {
+            self.consent.ask(&report(&first, false), format)?;
+            blocking(move || undo.apply(&editor, Options { write: true, keep_new })).await?
+        };
+        let is_applied = !self.consent.dry_run && !done.is_nothing();
+        let report = report(&done, is_applied);
+        report::result(format, &report, || report.text(if is_applied { "were" } else { "would be" }));
         Ok(outcome(&done))
     }
 }
 
 /// Exit code 1: something was left alone.
 fn outcome(done: &Done) -> Outcome {
-    if done.conflict_count == 0 { Outcome::Done } else { Outcome::No }
+    if done.conflict_count == 0 && done.stay == 0 { Outcome::Done } else { Outcome::No }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T> {
@@ -253,7 +255,7 @@ impl Report {
             };
             out.push_str(&format!("  {}: {}{as_before}\n", counts.table, parts.join(", ")));
         }
-        if self.tables.is_empty() {
+        if self.tables.is_empty() && self.notes.is_empty() {
             out.push_str("  there is nothing to take back\n");
         }
         for note in &self.notes {

@@ -10,7 +10,7 @@ use futures::stream::{self, BoxStream};
 use litekeep_dashboard::{Asked, Refused, Told};
 use litekeep_env::{Clock, SystemClock};
 use litekeep_feed::{Event, Kind, resume};
-use litekeep_ltx::Txid;
+use litekeep_ltx::Point;
 use litekeep_rows::feed::Feed;
 use litekeep_rows::{Error, Selection};
 use litekeep_store::Store;
@@ -81,11 +81,21 @@ async fn begin(store: &Store, asked: &Asked) -> Result<Feed, Refused> {
     let at = match &asked.after {
         None => last,
         Some(text) => {
-            text.parse::<Txid>().map_err(|_| Refused::Gone(format!("`{text}` is no position\n")))?
+            let is_none = |_| Refused::Invalid(format!("`{text}` is no position\n"));
+            let point: Point = text.parse().map_err(is_none)?;
+            // From the middle of a transaction it tells all of it: again rather than never.
+            point
+                .whole()
+                .ok_or_else(|| Refused::Gone("the first transaction is the database itself\n".to_owned()))?
         }
     };
     let wanted = Selection { tables: asked.tables.clone(), condition: None };
-    resume(store, &log, at, wanted).await.map_err(|error| refused(&error))
+    let feed = resume(store, &log, at, wanted).await.map_err(|error| refused(&error))?;
+    feed.check_tables().await.map_err(|error| match error.kind() {
+        Kind::Invalid => Refused::Invalid(format!("{error}\n")),
+        _ => refused(&error),
+    })?;
+    Ok(feed)
 }
 
 impl Following {

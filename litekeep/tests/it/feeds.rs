@@ -501,7 +501,7 @@ fn changes_are_followed_over_http_and_gone_on_with() {
     assert!(begun < first && first < last);
     // A browser that comes back.
     let back = format!("Last-Event-ID: {first}");
-    let mut again = Stream::open(port, "/changes/app.db?tables=other,none", &[token, &back]);
+    let mut again = Stream::open(port, "/changes/app.db?tables=other", &[token, &back]);
     assert_eq!(again.transaction().1, first);
     let mut tables = Vec::new();
     while tables.len() < 2 {
@@ -516,9 +516,14 @@ fn changes_are_followed_over_http_and_gone_on_with() {
     assert_eq!(refused.code, 401);
     let unknown = answer("/changes/nothing.db", &[token]);
     assert!(unknown.code == 404 && unknown.body.contains("/app.db"), "{}", unknown.body);
-    for position in ["0000000000ffffff", "x"] {
-        let gone = answer(&format!("/changes/app.db?from={position}"), &[token]);
-        assert_eq!(gone.code, 410, "{}", gone.body);
+    // All of a transaction comes to whoever stopped within it.
+    let within = format!("/changes/app.db?from={first}.1");
+    assert!(Stream::open(port, &within, &[token]).transaction().1 < first);
+    for (query, code) in
+        [("from=0000000000ffffff", 410), ("from=x", 400), ("form=1", 400), ("tables=other,none", 400)]
+    {
+        let refused = answer(&format!("/changes/app.db?{query}"), &[token]);
+        assert_eq!(refused.code, code, "{query}: {}", refused.body);
     }
     // Nobody reads, and everything goes on.
     let idle = connect(port, "GET /changes/app.db", &[token]);

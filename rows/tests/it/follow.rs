@@ -24,10 +24,10 @@ const PAGE_SIZE: u32 = 1024;
 const ROWS: i64 = 20_000;
 
 /// A database after each of its commits, and a folder for its log.
-struct Story {
-    dir: TempDir,
-    store: Store,
-    images: Vec<Vec<u8>>,
+pub(crate) struct Story {
+    pub(crate) dir: TempDir,
+    pub(crate) store: Store,
+    pub(crate) images: Vec<Vec<u8>>,
 }
 
 /// Pages that a commit wrote, and pages of the database after it.
@@ -37,7 +37,7 @@ fn page_size() -> PageSize {
     PageSize::new(PAGE_SIZE).unwrap()
 }
 
-fn txid(n: u64) -> Txid {
+pub(crate) fn txid(n: u64) -> Txid {
     Txid::new(n).unwrap()
 }
 
@@ -47,7 +47,7 @@ fn time_of(n: u64) -> i64 {
 
 impl Story {
     /// Each statement is a commit. The state before them is the log's first transaction.
-    async fn new(statements: &[String]) -> Story {
+    pub(crate) async fn new(statements: &[String]) -> Story {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
         let db = Connection::open(&path).unwrap();
@@ -116,6 +116,11 @@ impl Story {
     fn put_commits(&self, n: u64, each: usize, timestamp_ms: i64) {
         let commits = self.commits_of(n, each);
         self.put(0, n, timestamp_ms, &self.pages(Some(commits.start), commits.end));
+    }
+
+    /// Puts a transaction of one commit.
+    pub(crate) fn put_one(&self, n: u64) {
+        self.put_commits(n, 1, time_of(n));
     }
 
     /// The single commits of these transactions.

@@ -5,4 +5,5 @@ mod follow;
 mod image;
 mod kinds;
 mod reported;
+mod scripts;
 mod watched;
