@@ -185,15 +185,16 @@ fn the_check_of_a_database_sees_its_wal_and_how_far_the_backup_is_behind() {
     })
     .unwrap();
 
-    // A file in the place of the folder refuses every upload.
+    // A file in the place of a folder refuses every upload.
     reaches(&place, "lag", "healthy");
-    std::fs::rename(place.path("backup"), place.path("aside")).unwrap();
-    std::fs::write(place.path("backup"), "").unwrap();
+    let (folder, aside) = (place.path("backup/ltx"), place.path("aside"));
+    std::fs::rename(&folder, &aside).unwrap();
+    std::fs::write(&folder, "").unwrap();
     app.execute_batch("INSERT INTO t(x) VALUES('waits')").unwrap();
     let behind = reaches(&place, "lag", "unhealthy");
     assert!(behind["reason"].as_str().unwrap().contains("its backup is "), "{behind}\n{}", said(&place));
-    std::fs::remove_file(place.path("backup")).unwrap();
-    std::fs::rename(place.path("aside"), place.path("backup")).unwrap();
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(&aside, &folder).unwrap();
     reaches(&place, "lag", "healthy");
     running.end();
 }
