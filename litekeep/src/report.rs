@@ -146,12 +146,26 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn of(error: &anyhow::Error) -> Report {
-        if let Some(Relayed(report)) = error.chain().find_map(|cause| cause.downcast_ref()) {
+        if let Some(Relayed(report)) = error.chain().next().and_then(|outermost| outermost.downcast_ref()) {
             return report.clone();
         }
-        let mut said: Vec<String> = Vec::new();
+        let relayed = error.chain().find_map(|cause| cause.downcast_ref::<Relayed>());
+        let mut all: Vec<String> = Vec::new();
         for cause in error.chain() {
-            let cause = cause.to_string();
+            match cause.downcast_ref() {
+                // What the other one was to do is a part of what this one was to do.
+                Some(Relayed(report)) => {
+                    let message = report.message.strip_prefix("could not ").unwrap_or(&report.message);
+                    all.push(message.to_owned());
+                    all.extend_from_slice(&report.causes);
+                    break;
+                }
+                None => all.push(cause.to_string()),
+            }
+        }
+        let alone = all.len() == 1;
+        let mut said: Vec<String> = Vec::new();
+        for cause in all {
             // Some messages begin with their context's words, and some carry their source's.
             if said.len() > 1 {
                 said.pop_if(|last| cause.starts_with(&format!("{last}: ")));
@@ -160,10 +174,9 @@ impl Report {
                 said.push(cause);
             }
         }
-        let known = error.chain().find_map(known);
-        let (kind, hint) = known.unwrap_or((Kind::Internal, None));
+        let known = || error.chain().find_map(known).unwrap_or((Kind::Internal, None));
+        let (kind, hint) = relayed.map_or_else(known, |Relayed(report)| (report.kind, report.hint.clone()));
         let message = said.remove(0);
-        let alone = error.chain().nth(1).is_none();
         let message = if alone { message } else { format!("could not {message}") };
         Report { kind, message, causes: said, hint }
     }
@@ -384,6 +397,20 @@ mod tests {
                 "causes": ["read `a.ltx`: checksum mismatch"],
                 "hint": "run `litekeep verify`",
             })
+        );
+    }
+
+    /// Which of several databases failed was in the contexts above it, and they were dropped.
+    #[test]
+    fn contexts_above_the_report_of_another_litekeep_are_kept() {
+        let failure = Failure::new(Kind::Corrupt, "no such table: t").hint("mend it");
+        let error = anyhow::Error::new(failure).context("run `1_a.sql`").context("run the migrations");
+        let error = anyhow::Error::new(Relayed(Report::of(&error)));
+        let error = error.context("run the migrations of `b.db`").context("run everything");
+        assert_eq!(
+            Report::of(&error).to_string(),
+            "error: could not run everything\n  caused by: run the migrations of `b.db`\n  caused by: run `1_a.sql`\n  \
+             caused by: no such table: t\nhint: mend it"
         );
     }
 

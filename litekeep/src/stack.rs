@@ -25,6 +25,7 @@ pub(crate) use output::{Happened, Line};
 pub(crate) use services::log_files;
 pub(crate) use status::{JobStatus, ProcessStatus, StackStatus};
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -90,6 +91,8 @@ struct Changing {
     /// `None` until the databases are fit, and after the end.
     supervisor: Option<Supervisor>,
     sockets: Sockets,
+    /// Of which processes it was said that they are away while they are replaced.
+    told_away: HashSet<String>,
 }
 
 impl Stack {
@@ -213,14 +216,14 @@ impl Stack {
             Ask::Status => out.item(&self.status()).await,
             Ask::Board => out.item(&self.board.get().ok_or_else(starting)?.view().await).await,
             Ask::Start { names } if names.is_empty() => self.start_all().await,
-            Ask::Start { names } => self.start_some(names).await,
+            Ask::Start { names } => self.start_some(&names).await,
             Ask::Events { lines, follow } => {
                 let events = self.running().events.clone().ok_or_else(starting)?;
                 output::happened(&events, lines, follow, out).await
             }
             // All at once is the supervisor's order; some by name are the asker's.
             Ask::Stop { names } if names.is_empty() => self.stop_all().await,
-            Ask::Stop { names } => each(&self.named(&names)?, Process::stop).await,
+            Ask::Stop { names } => self.stop_some(&names).await,
             Ask::Restart { names } => self.restart(&names).await,
             Ask::Reload { names } => {
                 let reloaded = self.reload(&names).await?;
@@ -253,15 +256,43 @@ impl Stack {
     }
 
     /// Processes start, jobs run once.
-    async fn start_some(&self, mut names: Vec<String>) -> Result<()> {
-        let jobs = self.running().jobs.clone();
-        let (wanted, rest): (Vec<String>, Vec<String>) =
-            names.drain(..).partition(|name| jobs.iter().any(|job| job.handle.name() == *name));
-        let processes = if rest.is_empty() { Vec::new() } else { self.named(&rest)? };
-        for job in jobs.iter().filter(|job| wanted.iter().any(|name| name == job.handle.name())) {
-            job::Handle::run(&job.handle).await?;
+    async fn start_some(&self, names: &[String]) -> Result<()> {
+        let (jobs, processes) = self.jobs_and_processes(names)?;
+        for job in jobs {
+            job.run().await?;
         }
         each(&processes, Process::start).await
+    }
+
+    /// Processes stop; of jobs the run ends, and they are due as before.
+    async fn stop_some(&self, names: &[String]) -> Result<()> {
+        let (jobs, processes) = self.jobs_and_processes(names)?;
+        let (jobs, processes) =
+            tokio::join!(join_all(jobs.iter().map(job::Handle::end_run)), each(&processes, Process::stop));
+        jobs.into_iter().collect::<litekeep_supervise::Result<()>>()?;
+        processes
+    }
+
+    fn jobs_and_processes(&self, names: &[String]) -> Result<(Vec<job::Handle>, Vec<Process>)> {
+        let all = self.running().jobs.clone();
+        let is_job = |name: &&String| all.iter().any(|job| job.handle.name() == **name);
+        let (wanted, rest): (Vec<&String>, Vec<&String>) = names.iter().partition(is_job);
+        let rest: Vec<String> = rest.into_iter().cloned().collect();
+        let processes = if rest.is_empty() { Vec::new() } else { self.named(&rest)? };
+        let jobs = all.into_iter().map(|job| job.handle);
+        Ok((jobs.filter(|job| wanted.iter().any(|name| *name == job.name())).collect(), processes))
+    }
+
+    /// Why there is no process of this name.
+    fn no_process(&self, name: &str, known: &[&str]) -> Failure {
+        if self.running().jobs.iter().any(|job| job.handle.name() == name) {
+            let failure = Failure::invalid(format!("`{name}` is a job, which each time has a new run"));
+            let hint = format!(
+                "`litekeep stop {name}` ends the run that goes on, `litekeep start {name}` begins one now"
+            );
+            return failure.hint(hint);
+        }
+        unknown(name, known)
     }
 
     async fn stop_all(&self) -> Result<()> {
@@ -279,7 +310,7 @@ impl Stack {
         for name in names {
             if !all.iter().any(|process| belongs(process, name)) {
                 let known: Vec<&str> = all.iter().map(Process::name).collect();
-                return Err(unknown(name, &known).into());
+                return Err(self.no_process(name, &known).into());
             }
         }
         Ok(all.into_iter().filter(|process| names.iter().any(|name| belongs(process, name))).collect())
@@ -330,7 +361,7 @@ impl Stack {
         if let Some(name) = wanted.iter().find(|name| !services.iter().any(|service| service.name == **name))
         {
             let known: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
-            return Err(unknown(name, &known).into());
+            return Err(self.no_process(name, &known).into());
         }
         let is_wanted = |name: &String| wanted.is_empty() || wanted.contains(name);
         if !wanted.is_empty() {
@@ -379,6 +410,13 @@ impl Stack {
             hooks.change(config, &self.args);
         }
         reloaded.warnings = of_jobs.into_iter().chain(applied.not_enforced).collect();
+        let alone = changing.services.iter().filter(|service| !service.spec.overlaps);
+        for Service { name, .. } in alone.filter(|service| reloaded.reloaded.contains(&service.name)) {
+            if changing.told_away.insert(name.clone()) {
+                let warning = format!("`{name}` is away until the new one is ready; `proxy` avoids that");
+                reloaded.warnings.push(warning);
+            }
+        }
         reloaded.warnings.extend(take_pages(changing, config).await);
         reloaded.warnings.extend(untaken::warnings(&changing.begun, config));
         Ok(reloaded)

@@ -1,7 +1,7 @@
 //! Errors of this crate.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What the caller must do about an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +82,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Harm { harms, .. } => harms.first().map(crate::migrations::Harm::fix),
+            Error::Statement { path, message, .. } => refuses_rebuild(message).then(|| rewriting(path)),
             Error::Invalid { hint, .. } => hint.clone(),
             _ => None,
         }
@@ -90,4 +91,19 @@ impl Error {
     pub(crate) fn invalid(message: impl Into<String>, hint: impl Into<String>) -> Error {
         Error::Invalid { message: message.into(), hint: Some(hint.into()) }
     }
+}
+
+/// Whether SQLite refused the last step of a rebuild, the rename: when a table gets another name it reads every view and trigger, also
+/// those of the table that was dropped before.
+pub(crate) fn refuses_rebuild(message: &str) -> bool {
+    ["error in view ", "error in trigger "].iter().any(|error| message.contains(error))
+        && message.contains("no such table: ")
+}
+
+/// What to do about it.
+pub(crate) fn rewriting(path: &Path) -> String {
+    format!(
+        "`litekeep migrate rewrite {} --db DB`, with the database for DB, writes the rebuild so that views and triggers stay",
+        path.display()
+    )
 }

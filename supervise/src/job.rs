@@ -195,6 +195,11 @@ impl Handle {
         self.ask(Request::Stop).await
     }
 
+    /// Ends what runs or waits to; its schedule stays. Returns when that is done.
+    pub async fn end_run(&self) -> Result<()> {
+        self.ask(Request::EndRun).await
+    }
+
     /// From the next run on it is as `job` says. What was due and dealt with is not due again.
     pub(crate) async fn change(&self, job: Job) -> Result<()> {
         self.ask(Request::Change(Box::new(job))).await

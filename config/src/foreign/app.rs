@@ -49,13 +49,14 @@ impl Translation<'_> {
         Some(cwd)
     }
 
-    /// `true`, a path, or a list of them; and which names in them do not count.
+    /// `true`, a path, or a list of them; and which names in them do not count, `ignored` where the file does not say.
     pub(super) fn watching(
         &mut self,
         table: &mut Table,
         base: Option<&str>,
         watch: Option<&Entry>,
         ignore: Option<&Entry>,
+        ignored: &[&str],
         delay: Option<(Value, &Range<usize>)>,
     ) {
         let Some(watch) = watch else { return };
@@ -86,6 +87,9 @@ impl Translation<'_> {
             if !names.is_empty() {
                 entries.push(new_entry("ignore", &ignore.node.span, Value::Array(names)));
             }
+        } else if !ignored.is_empty() {
+            let names = ignored.iter().map(|name| text_node(&watch.node, (*name).to_owned()));
+            entries.push(new_entry("ignore", span, Value::Array(names.collect())));
         }
         entries.extend(delay.map(|(value, span)| new_entry("delay", span, value)));
         table.set("watch", span, Value::Table(entries));

@@ -252,6 +252,7 @@ impl Translation<'_> {
             base,
             entry(entries, "watch"),
             any(entries, &["ignore_watch", "watch_ignore"]),
+            &[],
             delay,
         );
         self.bounds(&mut table, base, entries);

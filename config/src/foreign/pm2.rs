@@ -90,6 +90,9 @@ const APP: Keys = &[
     ("windowsHide", NoEffect("there are no windows")),
 ];
 
+/// What PM2 does not watch where the file does not say.
+const IGNORED: [&str; 2] = [".*", "node_modules"];
+
 /// Who runs a script, by the ending of its name.
 const INTERPRETERS: [(&str, &str); 9] = [
     ("js", "node"),
@@ -185,6 +188,7 @@ impl Translation<'_> {
             base.as_deref(),
             entry(entries, "watch"),
             entry(entries, "ignore_watch"),
+            &IGNORED,
             delay,
         );
         let files = ["log_file", "log", "out_file", "output", "out", "error_file", "error", "err_file"];

@@ -349,6 +349,23 @@ const ECOSYSTEM: &str = r#"{
 }
 "#;
 
+/// What an application writes into `.cache` and `node_modules` would have restarted it without end.
+#[test]
+fn what_pm2_does_not_watch_is_not_watched() {
+    let app = |keys: &str| {
+        let text = format!("{{ \"apps\": [{{ \"name\": \"a\", \"script\": \"a.js\", {keys} }}] }}");
+        let (_, config) = imported(Foreign::Pm2, &text);
+        config.processes[0].watch.clone().unwrap().ignore
+    };
+    assert_eq!(app("\"watch\": true"), [".*", "node_modules"]);
+    assert_eq!(app("\"watch\": [\"src\"]"), [".*", "node_modules"]);
+    assert_eq!(
+        app("\"watch\": true, \"ignore_watch\": [\"logs\"]"),
+        ["logs"],
+        "theirs take the place of PM2's"
+    );
+}
+
 #[test]
 fn an_ecosystem_of_pm2() {
     let (imported, config) = imported(Foreign::Pm2, ECOSYSTEM);

@@ -2,6 +2,7 @@
 
 mod command;
 mod fleet;
+mod fresh;
 mod lint;
 mod marks;
 mod rehearse;
@@ -20,6 +21,7 @@ use crate::args::{self, MigrateAction};
 use crate::report::{self, Failure, Format, Outcome, text};
 use crate::settings::{Database, Settings, database};
 
+use fresh::Fresh;
 use marks::{Mark, Marking, Marks};
 
 #[derive(Serialize)]
@@ -30,6 +32,8 @@ struct Made {
 #[derive(Serialize)]
 struct Applied {
     database: PathBuf,
+    /// It was not there before.
+    created: bool,
     applied: Vec<Ran>,
 }
 
@@ -110,7 +114,7 @@ fn make(dir: &args::MigrationsDir, name: &str, format: Format) -> Result<Outcome
 }
 
 fn up(args: &args::MigrateTarget, format: Format) -> Result<Outcome> {
-    let (database, known) = only(args, format).context("run the migrations")?;
+    let (database, known) = only(args, "up", format).context("run the migrations")?;
     match program(&args.dir, known.as_ref()).cloned() {
         Some(program) => command::run_program(database, known, &program, format),
         None => by_files(args, database, known, format).context("run the migrations"),
@@ -124,12 +128,27 @@ fn by_files(
     format: Format,
 ) -> Result<Outcome> {
     let folder = files(args, &database, known.as_ref())?;
-    let mut marking = Marking::of(known, marks::PATIENCE, format).told();
-    let ran = migrations::up(&database, &folder, &mut marking)?;
-    marking.end().context("mark the end of the migrations")?;
+    let fresh = Fresh::of(&database);
+    let ran = match fresh.is_new() && folder.migrations.is_empty() {
+        true => Vec::new(),
+        false => {
+            let mut marking = Marking::of(known, marks::PATIENCE, format).told();
+            let ran = marking.up(&database, &folder);
+            fresh.tell(format);
+            let ran = ran?;
+            marking.end().context("mark the end of the migrations")?;
+            ran
+        }
+    };
     let applied = ran.iter().map(Ran::from).collect();
-    let applied = Applied { database, applied };
+    let applied = Applied { created: fresh.is_made(), database, applied };
     report::result(format, &applied, || match applied.applied.len() {
+        0 if fresh.is_new() && !applied.created => {
+            format!(
+                "`{}` is not there, and nothing is pending that would make it\n",
+                applied.database.display()
+            )
+        }
         0 => format!("`{}` is up to date\n", applied.database.display()),
         n => format!("`{}`: {n} applied\n", applied.database.display()),
     });
@@ -137,7 +156,7 @@ fn by_files(
 }
 
 fn down(args: &args::MigrateTarget, format: Format) -> Result<Outcome> {
-    let (database, known) = only(args, format)?;
+    let (database, known) = only(args, "down", format)?;
     let folder = files(args, &database, known.as_ref())?;
     let undone = migrations::down(&database, &folder)?.as_ref().map(Ran::from);
     let undone = Undone { database, undone };
@@ -149,7 +168,7 @@ fn down(args: &args::MigrateTarget, format: Format) -> Result<Outcome> {
 }
 
 fn status(args: &args::MigrateTarget, format: Format) -> Result<Outcome> {
-    let (database, known) = only(args, format)?;
+    let (database, known) = only(args, "status", format)?;
     let command = program(&args.dir, known.as_ref()).map(|program| program.command.clone());
     let (folder, all) = match command {
         Some(_) => (None, Vec::new()),
@@ -192,7 +211,7 @@ fn files(args: &args::MigrateTarget, database: &Path, known: Option<&Database>) 
 }
 
 /// The database that is named, or the only one of the configuration.
-fn only(args: &args::MigrateTarget, format: Format) -> Result<(PathBuf, Option<Database>)> {
+fn only(args: &args::MigrateTarget, verb: &str, format: Format) -> Result<(PathBuf, Option<Database>)> {
     if let Some(path) = &args.database {
         let known = match database::databases(Some(path), &args.config, format) {
             Ok(mut known) => known.pop(),
@@ -203,19 +222,22 @@ fn only(args: &args::MigrateTarget, format: Format) -> Result<(PathBuf, Option<D
         return Ok((path.clone(), known));
     }
     let settings = Settings::load(&args.config, format)?;
-    let mut all = database::all(&settings)?;
-    match (all.pop(), all.len()) {
-        (Some(only), 0) => Ok((only.path.clone(), Some(only))),
-        (_, others) => Err(Failure::invalid(format!(
-            "`{}` has {} databases",
-            settings.path.display(),
-            if others == 0 { 0 } else { others + 1 }
-        ))
-        .hint(
-            "name the one to migrate: `litekeep migrate up app.db`, or all with `litekeep migrate up --all`",
-        )
-        .into()),
+    only_of(database::all(&settings)?, &settings, verb)
+}
+
+fn only_of(mut all: Vec<Database>, settings: &Settings, verb: &str) -> Result<(PathBuf, Option<Database>)> {
+    let count = all.len();
+    let Some(one) = all.pop() else {
+        let failure = Failure::invalid(format!("`{}` has no databases", settings.path.display()));
+        return Err(failure.hint(format!("name one: `litekeep migrate {verb} app.db`")).into());
+    };
+    if all.is_empty() {
+        return Ok((one.path.clone(), Some(one)));
     }
+    let first = text::shell_word(&all[0].path.to_string_lossy());
+    let of_all = if verb == "up" { ", or all with `litekeep migrate up --all`" } else { "" };
+    let failure = Failure::invalid(format!("`{}` has {count} databases", settings.path.display()));
+    Err(failure.hint(format!("name the one: `litekeep migrate {verb} {first}`{of_all}")).into())
 }
 
 /// What is asked for, what the configuration says of the database, or `migrations`, or the folder that dbmate uses where only

@@ -27,8 +27,10 @@ use crate::stack::StackStatus;
 use crate::syncs::{self, DatabaseSync, SyncStatus};
 
 use backup::Backup;
-use live::{Live, Watch};
+use live::{Live, Replicates, Watch};
 
+/// What replicates without processes.
+const REPLICATE: &str = "litekeep replicate";
 /// Listings that run at the same time.
 const AT_ONCE: usize = 16;
 /// One that runs says at once how it stands.
@@ -73,8 +75,9 @@ impl DatabaseStatus {
         live: Live,
         backups: Vec<Backup>,
         (feeds, syncs): (&[Feed], &[DatabaseSync]),
+        by: Replicates,
     ) -> DatabaseStatus {
-        let mut red = live.red();
+        let mut red = live.red(by);
         let furthest = backups.iter().filter_map(Backup::last).max();
         red.extend(backups.iter().flat_map(|backup| backup.red(live.durable(), furthest, live.at_ms())));
         let red_backup = red.len();
@@ -146,14 +149,22 @@ pub(super) async fn view(config: &args::ConfigArgs, format: Format) -> Result<Vi
 }
 
 async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Result<Status> {
-    let (databases, followers, stack, down, hangs) = match &args.target {
+    let (databases, followers, by, stack, down, hangs) = match &args.target {
         Some(target) => {
             let path = Path::new(target);
-            let (databases, followers) = match Settings::find(&args.config, format)? {
-                Some(settings) => (vec![Database::named(&settings, path)?], followers(&settings)?),
-                None => (database::databases(Some(path), &args.config, format)?, (vec![], vec![])),
+            let (databases, followers, by) = match Settings::find(&args.config, format)? {
+                Some(settings) => {
+                    let asked = tokio::time::timeout(PATIENCE_OF_STACK, stack(&settings)).await;
+                    let is_up = asked.is_ok_and(|stack| stack.is_ok_and(|stack| stack.is_some()));
+                    let databases = vec![Database::named(&settings, path)?];
+                    (databases, followers(&settings)?, replicates(&settings, is_up))
+                }
+                None => {
+                    let databases = database::databases(Some(path), &args.config, format)?;
+                    (databases, (vec![], vec![]), Replicates::Command(REPLICATE))
+                }
             };
-            (databases, followers, None, false, false)
+            (databases, followers, by, None, false, false)
         }
         None => {
             // Also where only a litestream.yml is there.
@@ -163,12 +174,12 @@ async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Resul
                 Ok(stack) => (stack?, false),
                 Err(_) => (None, true),
             };
-            let has_any = !settings.config.processes.is_empty() || !settings.config.jobs.is_empty();
-            let followers = followers(&settings)?;
-            (database::all(&settings)?, followers, stack.clone(), stack.is_none() && !hangs && has_any, hangs)
+            let is_down = stack.is_none() && !hangs && has_processes(&settings);
+            let by = replicates(&settings, stack.is_some());
+            (database::all(&settings)?, followers(&settings)?, by, stack, is_down, hangs)
         }
     };
-    let databases = statuses(&databases, (&followers.0, &followers.1), clock).await?;
+    let databases = statuses(&databases, (&followers.0, &followers.1), by, clock).await?;
     let is_red = down || hangs || stack.as_ref().is_some_and(StackStatus::is_red);
     Ok(Status {
         ok: !is_red && databases.iter().all(|database| database.ok),
@@ -180,6 +191,18 @@ async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Resul
     })
 }
 
+fn has_processes(settings: &Settings) -> bool {
+    !settings.config.processes.is_empty() || !settings.config.jobs.is_empty()
+}
+
+fn replicates(settings: &Settings, is_up: bool) -> Replicates {
+    match (is_up, has_processes(settings)) {
+        (true, _) => Replicates::Up,
+        (false, true) => Replicates::Command("litekeep up"),
+        (false, false) => Replicates::Command(REPLICATE),
+    }
+}
+
 /// What follows the backups.
 fn followers(settings: &Settings) -> Result<(Vec<Feed>, Vec<DatabaseSync>)> {
     Ok((Feed::all(settings)?, DatabaseSync::all(settings)?))
@@ -188,12 +211,13 @@ fn followers(settings: &Settings) -> Result<(Vec<Feed>, Vec<DatabaseSync>)> {
 async fn statuses(
     databases: &[Database],
     followers: (&[Feed], &[DatabaseSync]),
+    by: Replicates,
     clock: &dyn Clock,
 ) -> Result<Vec<DatabaseStatus>> {
     let live = watch(databases, clock).await;
     let backups = backups(databases, clock.unix_ms()).await?;
     let each = databases.iter().zip(live).zip(backups);
-    let status = |((database, live), backups)| DatabaseStatus::new(database, live, backups, followers);
+    let status = |((database, live), backups)| DatabaseStatus::new(database, live, backups, followers, by);
     Ok(each.map(status).collect())
 }
 
@@ -202,7 +226,7 @@ async fn statuses(
 /// # Errors
 /// For a destination that cannot be opened.
 pub(super) async fn red(databases: &[Database], clock: &dyn Clock) -> Result<Vec<String>> {
-    let statuses = statuses(databases, (&[], &[]), clock).await?;
+    let statuses = statuses(databases, (&[], &[]), Replicates::Command(REPLICATE), clock).await?;
     Ok(statuses.into_iter().flat_map(|database| database.red).collect())
 }
 

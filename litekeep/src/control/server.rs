@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
+use super::socket::WHO_MAY;
 use super::{Answer, Ask};
 use crate::report::{Failure, Report};
 use crate::stack::Stack;
@@ -38,7 +39,8 @@ async fn connection(stream: UnixStream, stack: Arc<Stack>) {
     let mut out = Out { write };
     let mut read = BufReader::new(read.take(LONGEST));
     let result = match is_allowed {
-        false => Err(Failure::invalid("only the user that runs `litekeep up`, and root, may ask it").into()),
+        // Hung up on while it still asks, it would not read the answer.
+        false => question(&mut read).await.and_then(|_| Err(refused())),
         true => match question(&mut read).await {
             Ok(Ask::Down) => return down(&stack, out).await,
             Ok(ask) => {
@@ -66,6 +68,10 @@ async fn down(stack: &Stack, mut out: Out) {
     _ = out.line(&result.map_or_else(Answer::Error, |()| Answer::Done)).await;
     drop(heard);
     std::future::pending().await
+}
+
+fn refused() -> anyhow::Error {
+    Failure::invalid("this `litekeep up` is run by another user").hint(WHO_MAY).into()
 }
 
 async fn question(read: &mut BufReader<tokio::io::Take<OwnedReadHalf>>) -> Result<Ask> {

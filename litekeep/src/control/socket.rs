@@ -22,6 +22,9 @@ const JOBS: &str = "jobs";
 const OWN_LOG: &str = "up.log";
 const DEPLOYS: &str = "deploys.json";
 const DEPLOYS_TMP: &str = "deploys.tmp";
+/// What to do for those that may not.
+pub(super) const WHO_MAY: &str =
+    "only the user that runs `litekeep up`, and root, may ask it: run this command as that user";
 /// How long one that has said its last word may take to be gone.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(5);
@@ -158,14 +161,20 @@ fn short(dir: &File) -> PathBuf {
 /// When one is up and does not let us in.
 pub(crate) async fn socket(home: &Home) -> Result<Option<UnixStream>, Failure> {
     use std::io::ErrorKind::{ConnectionRefused, NotFound};
-    let Ok(dir) = File::open(&home.dir) else { return Ok(None) };
+    let failed = |error: &std::io::Error| {
+        let path = home.file(SOCKET);
+        let failure = Failure::invalid(format!("ask `{}`: {}", path.display(), text::io_error(error)));
+        failure.hint(WHO_MAY)
+    };
+    let dir = match File::open(&home.dir) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == NotFound => return Ok(None),
+        Err(error) => return Err(failed(&error)),
+    };
     match UnixStream::connect(short(&dir)).await {
         Ok(stream) => Ok(Some(stream)),
+        // One that was killed leaves its socket behind, and nobody listens there.
         Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => Ok(None),
-        Err(error) => {
-            let path = home.file(SOCKET);
-            let failure = Failure::invalid(format!("ask `{}`: {}", path.display(), text::io_error(&error)));
-            Err(failure.hint("only the user that runs `litekeep up`, and root, may ask it"))
-        }
+        Err(error) => Err(failed(&error)),
     }
 }

@@ -5,9 +5,10 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context as _, Result};
-use futures::stream::{self, TryStreamExt as _};
+use futures::stream::{self, StreamExt as _};
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -18,21 +19,48 @@ use crate::settings::{Database, Settings, database};
 /// Databases of a folder that migrate at the same time.
 const AT_ONCE: usize = 4;
 
-/// Runs them.
+/// Runs them. After a failure no other begins, and those that are under way come to their end.
 ///
 /// # Errors
-/// The first that failed; those before it have run.
+/// The first that failed; says of which others they have run.
 pub(super) async fn run(settings: &Settings, args: &ConfigArgs) -> Result<()> {
     let databases = database::all(settings)?.into_iter();
     let wanted = databases.filter(|database| database.config.migrations.is_some());
-    let each = async |Database { path, .. }: Database| {
-        let doing = || format!("run the migrations of `{}`", path.display());
-        up(&path, args).await.with_context(doing)
+    let has_failed = &AtomicBool::new(false);
+    let each = |Database { path, .. }: Database| async move {
+        if has_failed.load(Relaxed) {
+            return None;
+        }
+        let result = up(&path, args).await;
+        has_failed.fetch_or(result.is_err(), Relaxed);
+        Some((format!("`{}`", path.display()), result))
     };
-    stream::iter(wanted.map(Ok)).try_for_each_concurrent(AT_ONCE, each).await
+    let (mut failed, mut migrated) = (Vec::new(), Vec::new());
+    let mut all = stream::iter(wanted).map(each).buffer_unordered(AT_ONCE);
+    while let Some(tried) = all.next().await {
+        match tried {
+            Some((path, Err(error))) => failed.push((path, error)),
+            Some((path, Ok(true))) => migrated.push(path),
+            Some((_, Ok(false))) | None => {}
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let (path, first) = failed.remove(0);
+    let mut doing = format!("run the migrations of {path}");
+    if !failed.is_empty() {
+        let others: Vec<String> = failed.into_iter().map(|(path, _)| path).collect();
+        doing += &format!("; those of {} failed, too", others.join(", "));
+    }
+    if !migrated.is_empty() {
+        doing += &format!("; those of {} have run", migrated.join(", "));
+    }
+    Err(first.context(doing))
 }
 
-async fn up(database: &Path, args: &ConfigArgs) -> Result<()> {
+/// Whether something ran.
+async fn up(database: &Path, args: &ConfigArgs) -> Result<bool> {
     let mut command = Command::new(std::env::current_exe().context("find this program")?);
     command.args(["migrate", "up", "--json"]);
     args.pass_on(&mut command);
@@ -42,7 +70,8 @@ async fn up(database: &Path, args: &ConfigArgs) -> Result<()> {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
     let done: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let text = |of: &Value, key: &str| of[key].as_str().unwrap_or_default().to_owned();
-    for applied in done["applied"].as_array().into_iter().flatten() {
+    let all = done["applied"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for applied in all {
         let version = text(applied, "version");
         tracing::info!(path = %database.display(), version, "migrated: {}", text(applied, "name"));
     }
@@ -50,7 +79,7 @@ async fn up(database: &Path, args: &ConfigArgs) -> Result<()> {
         tracing::info!(path = %database.display(), "migrated by `{}`", text(&done, "command"));
     }
     if output.status.success() {
-        return Ok(());
+        return Ok(!all.is_empty() || done["changed"] == true);
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let reports = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -1,5 +1,7 @@
 //! From the configuration's processes to the supervisor's services.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -7,8 +9,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use futures::future::BoxFuture;
 use litekeep_config::{Check, Command, Config, Probe, ProcessConfig, ProcessLog, RunConfig, Until as Wanted};
+use litekeep_env::file::sibling;
 use litekeep_env::process::{Resource, signal_number};
 use litekeep_env::{Clock, SystemClock};
+use litekeep_format::{WalHeader, frame_size};
 use litekeep_sql::Observer;
 use litekeep_supervise::health::{self, Http};
 use litekeep_supervise::limits::Memory;
@@ -250,6 +254,16 @@ fn rlimits(run: &RunConfig) -> Result<Vec<(Resource, u64, u64)>> {
     run.rlimits.iter().map(limit).collect()
 }
 
+/// Bytes of the WAL that are in use: when it begins anew, its file keeps the size that it once had.
+fn wal_bytes(observer: &Observer, path: &Path) -> Result<u64, String> {
+    let Some(snapshot) = observer.begin_read().map_err(|error| error.to_string())? else { return Ok(0) };
+    let mut head = [0; WalHeader::LEN];
+    let read = File::open(sibling(path, "-wal")).and_then(|mut file| file.read_exact(&mut head));
+    read.map_err(|error| format!("its WAL cannot be read: {error}"))?;
+    let header = WalHeader::parse(&head).map_err(|error| format!("its WAL cannot be read: {error}"))?;
+    Ok(u64::from(snapshot.max_frame) * frame_size(header.page_size))
+}
+
 /// Asks a database: a quick read, its WAL's size, how far its backup is behind.
 fn database_probe(
     path: PathBuf,
@@ -271,10 +285,9 @@ fn database_probe(
             let read = move || {
                 let observer = Observer::open(&path).map_err(|error| error.to_string())?;
                 observer.has_rows().map_err(|error| error.to_string())?;
-                let wal = litekeep_env::file::sibling(&path, "-wal");
-                let size = wal.metadata().map_or(0, |metadata| metadata.len());
-                match max_wal {
-                    Some(max) if size > max => Err(format!("its WAL has {size} bytes, more than {max}")),
+                let Some(max) = max_wal else { return Ok(()) };
+                match wal_bytes(&observer, &path)? {
+                    bytes if bytes > max => Err(format!("its WAL has {bytes} bytes, more than {max}")),
                     _ => Ok(()),
                 }
             };

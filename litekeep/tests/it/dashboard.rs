@@ -259,6 +259,8 @@ fn with_a_token_only_who_shows_it_looks_and_acts() {
     .unwrap();
     let unknown = ask(port, "POST /api/restart?process=wbe", &[&bearer]);
     assert!(unknown.code == 409 && unknown.body.contains("there is no process `wbe`"), "{}", unknown.body);
+    let answer = ask(port, "POST /api/reload", &[&bearer]);
+    assert!(answer.code == 200 && answer.body.contains("`web` is away until"), "{}", answer.body);
     assert_eq!(ask(port, "POST /api/reload", &[&bearer]).code, 204);
     configure(&place, &rest.replace("\n[process", "\n[log]\nlevel = \"debug\"\n[process"));
     let answer = ask(port, "POST /api/reload", &[&bearer]);

@@ -70,6 +70,8 @@ fn a_rehearsal_changes_a_copy_from_the_backup() {
     assert_eq!(rehearsed["applied"].as_array().unwrap().len(), 1, "{rehearsed:#}");
     let cost = |key: &str| rehearsed["cost"][key].as_u64().unwrap();
     assert!(cost("size_after_bytes") > cost("size_before_bytes"), "{rehearsed:#}");
+    assert!((100..cost("changed_bytes")).contains(&cost("upload_bytes")), "compressed: {rehearsed:#}");
+    assert_eq!(cost("disk_bytes"), cost("size_after_bytes") + cost("wal_bytes"), "{rehearsed:#}");
     assert!(cost("wal_bytes") >= cost("changed_bytes") && cost("changed_bytes") >= 3 * 4096, "{rehearsed:#}");
     assert_eq!(place.run(&["migrate", "status", "app.db"]).code, 1, "the database itself has not changed");
     std::fs::write(place.path("migrations/99990101000000_bad.sql"), "-- migrate:up\nDELETE FROM nowhere;\n")
@@ -104,6 +106,36 @@ fn the_database_of_the_configuration_is_migrated_when_there_is_one() {
         "{}",
         ran.stderr
     );
+    // Who asks where they stand is not told to migrate.
+    for verb in ["status", "down", "rehearse"] {
+        let ran = place.run(&["migrate", verb]);
+        let hint = format!("`litekeep migrate {verb} a.db`");
+        assert!(ran.stderr.contains(&hint) && !ran.stderr.contains("migrate up"), "{}", ran.stderr);
+    }
+}
+
+/// A mistyped name was a new database without a word.
+#[test]
+fn a_new_database_is_said_and_goes_away_where_nothing_ran() {
+    let place = place();
+    let ran = place.run(&["migrate", "up", "appp.db"]).succeeded();
+    assert!(ran.stderr.contains("created `appp.db`"), "{}", ran.stderr);
+    let ran = place.run(&["migrate", "up", "appp.db"]).succeeded();
+    assert!(!ran.stderr.contains("created"), "{}", ran.stderr);
+    assert_eq!(place.run(&["migrate", "up", "three.db", "--json"]).succeeded().json()["created"], true);
+    let made = |name: &str| place.path(name).exists();
+    std::fs::create_dir(place.path("bad")).unwrap();
+    let none = place.run(&["migrate", "up", "none.db", "--dir", "bad", "--convention", "dbmate"]).succeeded();
+    assert!(none.stdout.contains("nothing is pending") && !made("none.db"), "{}", none.stdout);
+    std::fs::write(place.path("bad/1_bad.sql"), "-- migrate:up\nDELETE FROM nowhere;\n").unwrap();
+    place.run(&["migrate", "up", "none.db", "--dir", "bad"]).failed_with(&["no such table: nowhere"]);
+    assert!(!made("none.db"));
+    place.run(&["migrate", "up", "none.db", "--command", "exit 3"]).failed_with(&["exit status: 3"]);
+    assert!(!made("none.db"));
+    // What is there stays, also if it is empty.
+    std::fs::write(place.path("none.db"), "").unwrap();
+    place.run(&["migrate", "up", "none.db", "--dir", "bad"]).failed_with(&["no such table: nowhere"]);
+    assert!(made("none.db"));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Goal: an application runs from one file, with its database, its backup and its operations. Method: the real binary
 //! with real servers (Python) as its processes, asked by the commands that a user types.
 
+mod asked;
 mod flood;
 
 use std::io::{Read as _, Write as _};
@@ -343,7 +344,9 @@ fn a_reload_says_of_everything_that_it_does_not_take() {
     // The folder of migrations is taken.
     migration(&place, 1, "CREATE TABLE t(x);");
     configure(&place, "migrations = \"migrations\"", app);
-    assert_eq!(place.run(&["reload", "--json"]).succeeded().json()["warnings"], serde_json::json!([]));
+    let warnings = || place.run(&["reload", "--json"]).succeeded().json()["warnings"].clone();
+    let away = "`app` is away until the new one is ready; `proxy` avoids that";
+    assert_eq!((warnings(), warnings()), (serde_json::json!([away]), serde_json::json!([])), "once");
     let rest = "[log]\nlevel = \"debug\"\n";
     let database = "migrations = \"migrations\"\nkeep = \"9d\"";
     configure(&place, database, &format!("{rest}{app}"));

@@ -10,6 +10,7 @@ use super::folder::{Folder, Migration};
 use super::guard;
 use super::model::Before;
 use crate::Error;
+use crate::error::{refuses_rebuild, rewriting};
 use crate::words::{Head, head, words};
 use litekeep_sql::{Aims, MigrationTransaction as Transaction, Migrator, statements};
 use schema::{Schema, rows_are_many};
@@ -73,6 +74,16 @@ pub fn lint(folder: &Folder, database: Option<&Path>, portable: bool) -> Result<
     Ok(all)
 }
 
+/// Takes up what another statement aimed at.
+fn add(aims: &mut Aims, own: Aims) {
+    aims.deleted_from.extend(own.deleted_from);
+    aims.dropped.extend(own.dropped);
+    for (new, old) in own.renamed {
+        let oldest = aims.renamed.remove(&old).unwrap_or(old);
+        aims.renamed.insert(new, oldest);
+    }
+}
+
 /// One file and what was found in it.
 struct File<'a> {
     migration: &'a Migration,
@@ -130,16 +141,19 @@ impl File<'_> {
             let known = self.findings.len();
             self.words_of(line, statement, &was);
             match tx.run(statement) {
-                Ok(own) => {
-                    aims.deleted_from.extend(own.deleted_from);
-                    aims.dropped.extend(own.dropped);
-                    for (new, old) in own.renamed {
-                        let oldest = aims.renamed.remove(&old).unwrap_or(old);
-                        aims.renamed.insert(new, oldest);
-                    }
-                }
+                Ok(own) => add(&mut aims, own),
                 // A trap that was named says why.
                 Err(_) if self.findings.len() > known => {}
+                Err(stopped) if refuses_rebuild(&stopped.message) => {
+                    self.found(line, "fails", stopped.message, rewriting(&self.migration.path));
+                    // As it is when it is rewritten: the table is back under its name.
+                    let rewritten = format!(
+                        "PRAGMA legacy_alter_table = ON; {statement}; PRAGMA legacy_alter_table = OFF"
+                    );
+                    if let Ok(own) = tx.run(&rewritten) {
+                        add(&mut aims, own);
+                    }
+                }
                 Err(stopped) => {
                     let fix = "mend the statement; where it needs what only the application has, such as a function, run it there";
                     self.found(line, "fails", stopped.message, fix);

@@ -56,6 +56,33 @@ fn codes(sql: &str) -> Vec<(usize, &'static str)> {
     Scene::new(sql).codes()
 }
 
+/// It was told as `drop-table`, and nothing said what to do.
+#[test]
+fn a_rebuild_that_a_view_or_trigger_stops_is_to_be_rewritten() {
+    let rebuild = "CREATE TABLE new(id INTEGER PRIMARY KEY, name TEXT, email TEXT, old TEXT DEFAULT 'none');
+INSERT INTO new SELECT * FROM users;
+DROP TABLE users;
+ALTER TABLE new RENAME TO users;
+CREATE INDEX users_name ON users(name);";
+    for reads in [
+        "CREATE VIEW names AS SELECT name FROM users;",
+        "CREATE TRIGGER named AFTER INSERT ON orders BEGIN UPDATE users SET old = 'x' WHERE id = new.user; END;",
+    ] {
+        let scene = Scene::new(rebuild);
+        std::fs::write(scene.migrations().join("1_schema.sql"), format!("{SCHEMA}{reads}")).unwrap();
+        let found = scene.found();
+        let [only] = &found[..] else { panic!("{found:#?}") };
+        assert_eq!((only.line, only.code), (4, "fails"), "{only:?}");
+        assert!(only.message.contains("no such table: main.users"), "{only:?}");
+        assert!(
+            only.fix.contains("`litekeep migrate rewrite ") && only.fix.contains("2_change.sql"),
+            "{only:?}"
+        );
+        let error = up(&scene.database(), &scene.folder(), &mut ()).unwrap_err();
+        assert_eq!(error.hint().as_ref(), Some(&only.fix), "{error}");
+    }
+}
+
 #[test]
 fn what_is_destroyed_is_found() {
     assert_eq!(codes("CREATE TABLE more(x);\n-- a comment\nDROP TABLE orders;"), [(3, "drop-table")]);

@@ -54,6 +54,8 @@ pub(super) enum Event {
     Ended,
     /// No more runs.
     Stop,
+    /// The run is to end, and what waits for it is left out.
+    EndRun,
 }
 
 /// Why a run is ended.
@@ -131,7 +133,11 @@ impl Machine {
                     self.start(due_ms, now, &mut actions);
                 }
             }
-            Event::Stop => self.stop(&mut actions),
+            Event::Stop => {
+                self.cursor_ms = None;
+                self.end_run(&mut actions);
+            }
+            Event::EndRun => self.end_run(&mut actions),
         }
         actions
     }
@@ -252,8 +258,7 @@ impl Machine {
         actions.push(Action::Start { due_ms });
     }
 
-    fn stop(&mut self, actions: &mut Vec<Action>) {
-        self.cursor_ms = None;
+    fn end_run(&mut self, actions: &mut Vec<Action>) {
         let waiting = self.jittered.take().map(|(due_ms, _)| Some(due_ms));
         for due_ms in waiting.into_iter().chain(self.queued.take()) {
             actions.push(Action::Skip { due_ms, reason: "it was stopped" });

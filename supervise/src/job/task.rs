@@ -49,6 +49,8 @@ pub enum Request {
     Run,
     /// To end.
     Stop,
+    /// To end its run.
+    EndRun,
     /// To be another one from the next run on.
     Change(Box<Job>),
 }
@@ -153,8 +155,9 @@ impl Task {
                 }
                 _ = reply.send(changed);
             }
-            Request::Stop => {
-                self.step(Event::Stop).await;
+            Request::Stop | Request::EndRun => {
+                let is_stop = matches!(request, Request::Stop);
+                self.step(if is_stop { Event::Stop } else { Event::EndRun }).await;
                 if self.live.is_some() {
                     self.stopping.push(reply);
                 } else {

@@ -12,6 +12,7 @@ use litekeep_config::MigrationProgram;
 use litekeep_schema::migrations::{self, HARMS, Survey};
 use serde::Serialize;
 
+use super::fresh::Fresh;
 use super::marks::{Marking, PATIENCE};
 use super::only;
 use crate::args;
@@ -22,6 +23,8 @@ use crate::settings::Database;
 #[derive(Serialize)]
 struct Commanded {
     database: PathBuf,
+    /// It was not there before.
+    created: bool,
     command: String,
     rehearsed: bool,
     /// The schema or a number of rows is not what it was.
@@ -29,7 +32,7 @@ struct Commanded {
 }
 
 pub(super) fn run(args: &args::MigrateUp, command: &str, format: Format) -> Result<Outcome> {
-    let (database, known) = only(&args.target, format)?;
+    let (database, known) = only(&args.target, "up", format)?;
     let program = MigrationProgram {
         command: command.to_owned(),
         cwd: PathBuf::from("."),
@@ -46,9 +49,12 @@ pub(super) fn run_program(
     program: &MigrationProgram,
     format: Format,
 ) -> Result<Outcome> {
-    let changed = migrate(&database, known, program, PATIENCE, format)?;
+    let fresh = Fresh::of(&database);
+    let changed = migrate(&database, known, program, PATIENCE, format);
+    fresh.tell(format);
+    let changed = changed?;
     let (command, rehearsed) = (program.command.clone(), program.rehearse);
-    let commanded = Commanded { database, command, rehearsed, changed };
+    let commanded = Commanded { created: fresh.is_made(), database, command, rehearsed, changed };
     report::result(format, &commanded, || {
         let what = if commanded.changed { "nothing was lost" } else { "nothing has changed" };
         format!("`{}`: {what}\n", commanded.database.display())

@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context as _, Result};
 use litekeep_config::Migrations;
 use litekeep_env::{Clock, SystemClock};
-use litekeep_schema::migrations::{self, Folder};
+use litekeep_schema::migrations::Folder;
 use serde::{Deserialize, Serialize};
 
 use super::marks::{LITTLE_PATIENCE, Marking};
@@ -225,7 +225,7 @@ impl Work<'_> {
         let entry = self.folders.entry(database);
         let folder = entry.by.as_ref().and_then(|path| self.folders.by_path.get(path));
         let folder = folder.context("a database without migrations among those with some")?;
-        let ran = migrations::up(&database.path, folder, &mut marking)?;
+        let ran = marking.up(&database.path, folder)?;
         self.journal.lock().unwrap_or_else(PoisonError::into_inner).note(&entry)?;
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(marking);
         Ok(!ran.is_empty())

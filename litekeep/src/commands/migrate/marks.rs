@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use litekeep_env::{Clock, SystemClock};
 use litekeep_ltx::Txid;
 use litekeep_replicate::local::{MetaDir, State, StateFile};
-use litekeep_schema::migrations::{Attend, Done, Migration};
+use litekeep_schema::migrations::{self, Attend, Done, Folder, Migration};
 use litekeep_sql::{Observer, Snapshot};
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const KEPT: usize = 20;
 
 /// The state before an `up`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
     /// When it was made.
     pub(super) at: String,
@@ -85,6 +85,8 @@ pub(super) struct Marking {
     /// What a program found that does not hold the lock.
     before: Option<Footprint>,
     mark: Option<Mark>,
+    /// A migration has run.
+    ran: bool,
     /// What the migrations left, when nobody else wrote meanwhile.
     end: Option<Snapshot>,
     format: Format,
@@ -100,12 +102,38 @@ impl Marking {
         if let Some(database) = database.as_ref().filter(|_| replicated) {
             come_up(database, patience);
         }
-        Marking { database, replicated, patience, before: None, mark: None, end: None, format, told: false }
+        Marking {
+            database,
+            replicated,
+            patience,
+            before: None,
+            mark: None,
+            ran: false,
+            end: None,
+            format,
+            told: false,
+        }
     }
 
     /// Says of each migration that it ran.
     pub(super) fn told(self) -> Marking {
         Marking { told: self.format == Format::Text, ..self }
+    }
+
+    /// Runs what is pending. Where nothing ran no mark stays: `undo` would go back to here instead of to before the last one that did,
+    /// and a service manager that tries again and again would push that one out.
+    pub(super) fn up(&mut self, path: &Path, folder: &Folder) -> Result<Vec<Done>> {
+        let ran = migrations::up(path, folder, self);
+        if ran.is_err()
+            && !self.ran
+            && let Err(error) = self.withdraw()
+        {
+            report::warning(
+                &format!("`undo` will go back to this run, which did nothing: {error:#}"),
+                self.format,
+            );
+        }
+        Ok(ran?)
     }
 
     /// Makes the mark now, for a program that will not hold the lock.
@@ -116,14 +144,17 @@ impl Marking {
 
     /// After such a program. One that is run at each start mostly does nothing, and the marks that are kept are few.
     pub(super) fn keep_if_changed(self) -> Result<()> {
-        let (Some(database), Some(_), Some(before)) = (&self.database, &self.mark, &self.before) else {
-            return Ok(());
-        };
-        if Footprint::of(database) != *before {
-            return Ok(());
-        }
+        let (Some(database), Some(before)) = (&self.database, &self.before) else { return Ok(()) };
+        if Footprint::of(database) != *before { Ok(()) } else { self.withdraw() }
+    }
+
+    /// The mark goes; those that others made meanwhile stay.
+    fn withdraw(&self) -> Result<()> {
+        let (Some(database), Some(mark)) = (&self.database, &self.mark) else { return Ok(()) };
         let mut marks = Marks::read(database)?;
-        marks.0.pop();
+        if let Some(own) = marks.0.iter().rposition(|one| one == mark) {
+            marks.0.remove(own);
+        }
         marks.write(database)
     }
 
@@ -201,6 +232,7 @@ impl Attend for Marking {
     }
 
     fn ran(&mut self, done: &Done) {
+        self.ran = true;
         if self.told {
             report::line(&Ran::from(done).text("applied").trim_end());
         }

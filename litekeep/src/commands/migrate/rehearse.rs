@@ -1,14 +1,15 @@
 //! `litekeep migrate rehearse`: the pending migrations on a copy that comes from the backup, and what they cost there.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use litekeep_config::StoreUrl;
 use litekeep_format::{FrameHeader, WalHeader, frame_size};
-use litekeep_ltx::Pgno;
+use litekeep_ltx::{Encoder, Header, PageSize, Pgno, Salt, Txid, WriterId};
 use litekeep_replicate::restore::{Goal, Options, to_path};
 use litekeep_schema::migrations::{self, Attend, Done, Folder};
 use litekeep_sql::Observer;
@@ -19,7 +20,7 @@ use crate::args;
 use crate::report::progress::Shown;
 use crate::report::{self, Failure, Format, Outcome, text};
 use crate::scratch::Scratch;
-use crate::settings::{Stores, database};
+use crate::settings::{Settings, Stores, database};
 
 #[derive(Serialize)]
 struct Rehearsed {
@@ -40,8 +41,12 @@ struct Cost {
     size_after_bytes: u64,
     /// The largest WAL.
     wal_bytes: u64,
-    /// Pages that the migrations change; what is uploaded of them is smaller, being compressed.
+    /// Pages that the migrations change.
     changed_bytes: u64,
+    /// What is uploaded of them, compressed as the backup has them.
+    upload_bytes: u64,
+    /// Room for the larger of the two sizes and the largest WAL.
+    disk_bytes: u64,
 }
 
 pub(super) async fn run(args: &args::MigrateTarget, format: Format) -> Result<Outcome> {
@@ -52,9 +57,13 @@ pub(super) async fn run(args: &args::MigrateTarget, format: Format) -> Result<Ou
 
 async fn rehearse(args: &args::MigrateTarget, format: Format) -> Result<Rehearsed> {
     let mut databases = database::databases(args.database.as_deref(), &args.config, format)?;
-    let (Some(database), true) = (databases.pop(), databases.is_empty()) else {
-        let failure = Failure::invalid("the configuration does not have one database");
-        return Err(failure.hint("name the one to rehearse: `litekeep migrate rehearse app.db`").into());
+    let database = match databases.len() {
+        1 => databases.remove(0),
+        _ => {
+            let settings = Settings::load(&args.config, format)?;
+            let (_, one) = super::only_of(databases, &settings, "rehearse")?;
+            one.context("one of the configuration")?
+        }
     };
     let files =
         Folder::read(&folder(&args.dir, Some(&database))?, args.dir.convention, Some(&database.path))?;
@@ -75,11 +84,14 @@ async fn rehearse(args: &args::MigrateTarget, format: Format) -> Result<Rehearse
     let restored = restored?.context("restore a copy")?;
 
     let cost = Cost { size_before_bytes: size(&copy), ..Cost::default() };
-    let mut measure = Measure { copy: &copy, cost, changed: HashSet::new() };
+    let mut measure = Measure { copy: &copy, cost, changed: BTreeSet::new() };
     let applied: Vec<Ran> = migrations::up(&copy, &files, &mut measure)?.iter().map(Ran::from).collect();
     let Measure { mut cost, changed, .. } = measure;
     cost.size_after_bytes = size(&copy);
     cost.changed_bytes = changed.len() as u64 * u64::from(restored.page_size.get());
+    cost.upload_bytes = compressed(&copy, &changed, restored.page_size, restored.txid.next())
+        .context("measure what is uploaded")?;
+    cost.disk_bytes = cost.size_before_bytes.max(cost.size_after_bytes) + cost.wal_bytes;
     let damage = Observer::open(&copy)?.integrity(false)?;
     Ok(Rehearsed {
         database: database.path.clone(),
@@ -96,7 +108,7 @@ async fn rehearse(args: &args::MigrateTarget, format: Format) -> Result<Rehearse
 struct Measure<'a> {
     copy: &'a Path,
     cost: Cost,
-    changed: HashSet<Pgno>,
+    changed: BTreeSet<Pgno>,
 }
 
 impl Attend for Measure<'_> {
@@ -109,8 +121,34 @@ fn size(path: &Path) -> u64 {
     path.metadata().map_or(0, |metadata| metadata.len())
 }
 
+/// The size of the file of the backup that has these pages as they are now. They are all in the database file: its last connection is closed.
+fn compressed(database: &Path, pages: &BTreeSet<Pgno>, page_size: PageSize, txid: Txid) -> Result<u64> {
+    let commit = u32::try_from(size(database) / u64::from(page_size.get()))?;
+    let header = Header {
+        page_size,
+        commit,
+        min_txid: txid,
+        max_txid: txid,
+        timestamp_ms: 1,
+        wal_offset: WalHeader::LEN as u64,
+        wal_size: 0,
+        wal_salt: Salt::default(),
+        node: WriterId(0),
+    };
+    let pages = pages.iter().filter(|pgno| pgno.get() <= commit);
+    let (file, mut page) = (File::open(database)?, vec![0; page_size.bytes()]);
+    let mut encoder = Encoder::new(std::io::sink(), &header)?;
+    let mut any = false;
+    for pgno in pages {
+        file.read_exact_at(&mut page, pgno.offset(page_size))?;
+        encoder.page(*pgno, &page)?;
+        any = true;
+    }
+    Ok(if any { encoder.finish()?.size } else { 0 })
+}
+
 /// Notes which pages the WAL holds; returns its size. The migration's own connection is still open, so that it is there.
-fn pages_of_wal(database: &Path, pages: &mut HashSet<Pgno>) -> u64 {
+fn pages_of_wal(database: &Path, pages: &mut BTreeSet<Pgno>) -> u64 {
     let mut read = || {
         let mut bytes = vec![];
         File::open(litekeep_env::file::sibling(database, "-wal"))?.read_to_end(&mut bytes)?;
@@ -137,12 +175,14 @@ impl Rehearsed {
         let longest = self.applied.iter().map(|ran| ran.locked_seconds).fold(0.0, f64::max);
         let cost = &self.cost;
         out += &format!(
-            "other writers wait for up to {:.0} ms; the WAL grows to {}; {} of pages change; the database goes from {} to {}\n",
+            "other writers wait for up to {:.0} ms; the WAL grows to {}; {} of pages change, {} are uploaded; the database goes from {} to {}, and needs {} with its WAL\n",
             longest * 1000.0,
             text::size(cost.wal_bytes),
             text::size(cost.changed_bytes),
+            text::size(cost.upload_bytes),
             text::size(cost.size_before_bytes),
             text::size(cost.size_after_bytes),
+            text::size(cost.disk_bytes),
         );
         match &self.damage[..] {
             [] => out += "`PRAGMA integrity_check` finds nothing wrong\n",

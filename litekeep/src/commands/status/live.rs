@@ -77,6 +77,15 @@ impl Confirmed {
     }
 }
 
+/// Who replicates a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replicates {
+    /// A `litekeep up` that runs.
+    Up,
+    /// Nobody that is known; this starts one.
+    Command(&'static str),
+}
+
 /// One look, as it is compared.
 #[derive(Debug)]
 pub(in crate::commands) struct Look {
@@ -250,13 +259,21 @@ impl Live {
         self.at_ms
     }
 
-    pub(super) fn red(&self) -> Vec<String> {
+    pub(super) fn red(&self, by: Replicates) -> Vec<String> {
         let mut red = Vec::new();
-        if !self.exists {
-            red.push("the database file does not exist".to_owned());
+        match (self.exists, self.replicator_pid, by) {
+            (false, None, Replicates::Up) => {
+                red.push("`litekeep up` waits for the application to create it".to_owned());
+                return red;
+            }
+            (false, ..) => red.push("the database file does not exist".to_owned()),
+            (true, ..) => {}
         }
         if self.replicator_pid.is_none() {
-            red.push("no replicator is running: start `litekeep replicate`".to_owned());
+            red.push(match by {
+                Replicates::Command(command) => format!("no replicator is running: start `{command}`"),
+                Replicates::Up => "`litekeep up` does not replicate it yet: its log says why".to_owned(),
+            });
         } else if self.confirmed.is_none() && self.trouble.is_none() {
             red.push("the replicator has not had anything confirmed yet".to_owned());
         }

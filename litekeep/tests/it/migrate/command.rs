@@ -160,3 +160,66 @@ fn kysely_loses_children_on_the_copy_only() {
     place.run(&["migrate", "up", "new.db", "--rehearse", "--command", "cp app.db {db}"]).succeeded();
     assert!(place.path("new.db").exists());
 }
+
+const DJANGO: &str = "
+import os, sys
+from django.conf import settings
+database = {'ENGINE': 'django.db.backends.sqlite3', 'NAME': os.environ['LITEKEEP_DATABASE']}
+settings.configure(INSTALLED_APPS=['family'], DATABASES={'default': database}, DEFAULT_AUTO_FIELD='django.db.models.AutoField')
+from django.core.management import execute_from_command_line
+execute_from_command_line(['manage.py', 'migrate', '--no-input', 'family', sys.argv[1]])
+";
+
+/// What `makemigrations` writes: the tables, then a column that becomes NOT NULL, for which Django makes the table anew.
+const DJANGO_FILES: [(&str, &str, &str); 4] = [
+    (
+        "0001",
+        "",
+        "migrations.CreateModel('Parent', [('id', models.AutoField(primary_key=True)), ('name', models.TextField(null=True))]),
+        migrations.CreateModel('Child', [('id', models.AutoField(primary_key=True)),
+                                         ('parent', models.ForeignKey('family.Parent', models.CASCADE))])",
+    ),
+    (
+        "0002",
+        "0001",
+        "migrations.RunSQL(\"INSERT INTO family_parent(id, name) VALUES(1, 'a'); \"
+                          \"INSERT INTO family_child(parent_id) VALUES(1), (1), (1)\")",
+    ),
+    ("0003", "0002", "migrations.AlterField('Parent', 'name', models.TextField(default=''))"),
+    ("0004", "0003", "migrations.RunSQL('DELETE FROM family_child')"),
+];
+
+#[test]
+fn django_rebuilds_a_table_and_what_its_sql_deletes_is_found_on_the_copy() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("family/migrations")).unwrap();
+    std::fs::write(place.path("family/__init__.py"), "").unwrap();
+    std::fs::write(place.path("family/migrations/__init__.py"), "").unwrap();
+    std::fs::write(place.path("manage.py"), DJANGO).unwrap();
+    for (name, after, operations) in DJANGO_FILES {
+        let after = if after.is_empty() { String::new() } else { format!("('family', '{after}')") };
+        let file = format!(
+            "from django.db import migrations, models\nclass Migration(migrations.Migration):\n    dependencies = [{after}]\n    \
+             operations = [\n        {operations}\n    ]\n"
+        );
+        std::fs::write(place.path(&format!("family/migrations/{name}.py")), file).unwrap();
+    }
+    let python = installed::django().unwrap().join("bin/python");
+    let up = |name: &str| {
+        let command = format!("{} manage.py {name}", python.display());
+        place.run(&["migrate", "up", "app.db", "--json", "--rehearse", "--command", &command])
+    };
+    let of = |sql: &str| -> String {
+        let app = rusqlite::Connection::open(place.path("app.db")).unwrap();
+        app.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    let children = "SELECT CAST(count(*) AS TEXT) FROM family_child";
+    assert_eq!(up("0002").succeeded().json()["changed"], true);
+    assert_eq!(up("0003").succeeded().json()["changed"], true);
+    assert_eq!(of(children), "3");
+    let made = of("SELECT sql FROM sqlite_schema WHERE name = 'family_parent'");
+    assert!(made.contains("\"name\" text NOT NULL"), "{made}");
+    up("0004").failed_with(&["`family_child` would have 0 rows instead of 3", "lost-rows"]);
+    assert_eq!(of(children), "3");
+    assert_eq!(of("SELECT max(name) FROM django_migrations WHERE app = 'family'"), "0003");
+}

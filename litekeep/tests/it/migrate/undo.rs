@@ -140,6 +140,45 @@ fn without_a_replicator_the_mark_says_that_there_is_no_way_back() {
     assert_eq!(rows(&scene.db()), 0);
 }
 
+/// Each failing `up` left a mark, so that `undo` went back to before it instead of to before the last one that changed something; and a
+/// service manager that tries again had pushed that mark out after twenty.
+#[test]
+fn a_failing_up_leaves_no_mark() {
+    let scene = scene();
+    let litekeep = replicate(&scene);
+    run(&scene, &["migrate", "up", "app.db"]).succeeded();
+    let marks = || {
+        let status = run(&scene, &["migrate", "status", "app.db", "--json"]).json();
+        status["marks"].as_array().unwrap().clone()
+    };
+    let good = marks();
+    assert_eq!(good.len(), 1);
+    let bad = scene.place.path("migrations/2_bad.sql");
+    std::fs::write(&bad, "-- migrate:up\nDELETE FROM nowhere;\n").unwrap();
+    run(&scene, &["migrate", "up", "app.db"]).failed_with(&["no such table: nowhere"]);
+    let fleet = run(&scene, &["migrate", "up", "--all", "--dir", "migrations"]);
+    assert!(fleet.code == 1 && fleet.stderr.contains("no such table: nowhere"), "{}", fleet.stderr);
+    assert_eq!(marks(), good);
+    scene.stop(litekeep).unwrap();
+    run(&scene, &["migrate", "undo", "app.db", "--yes"]).succeeded();
+    assert_eq!(rows(&scene.db()), 3, "the state before the first one");
+}
+
+/// One that has run is to be undone, whatever comes after it.
+#[test]
+fn an_up_that_fails_in_its_second_file_leaves_its_mark() {
+    let scene = scene();
+    let litekeep = replicate(&scene);
+    std::fs::write(scene.place.path("migrations/2_bad.sql"), "-- migrate:up\nDELETE FROM nowhere;\n")
+        .unwrap();
+    run(&scene, &["migrate", "up", "app.db"]);
+    assert_eq!(rows(&scene.db()), 0, "the first file has run");
+    run(&scene, &["migrate", "up", "app.db"]).failed_with(&["no such table: nowhere"]);
+    scene.stop(litekeep).unwrap();
+    run(&scene, &["migrate", "undo", "app.db", "--yes"]).succeeded();
+    assert_eq!(rows(&scene.db()), 3);
+}
+
 /// The write lock is held while the mark is made: no commit comes between it and the migration.
 #[test]
 fn what_is_written_until_the_migration_begins_is_in_the_mark() {

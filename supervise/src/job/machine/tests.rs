@@ -93,6 +93,20 @@ fn what_was_due_while_nobody_looked_is_made_up_for_once_if_wanted() {
 }
 
 #[test]
+fn the_end_of_a_run_takes_what_waits_along_and_leaves_the_schedule() {
+    let (mut machine, _) = begun(Settings { overlap: Overlap::Queue, ..settings(at_minutes(1)) }, None);
+    let now = |minutes| same(BEGIN + minutes * MINUTE);
+    assert_eq!(started(&machine.step(Event::Look, now(1), 0)).len(), 1);
+    assert!(started(&machine.step(Event::Look, now(2), 0)).is_empty(), "it waits");
+    let actions = machine.step(Event::EndRun, now(2), 0);
+    assert!(actions.contains(&Action::End(Reason::Stopped)), "{actions:?}");
+    assert!(machine.step(Event::Ended, now(2), 0).is_empty(), "what waited is left out");
+    assert_eq!(started(&machine.step(Event::Look, now(3), 0)), [Some(BEGIN + 3 * MINUTE)]);
+    machine.step(Event::Ended, now(3), 0);
+    assert!(machine.step(Event::EndRun, now(3), 0).is_empty(), "nothing runs");
+}
+
+#[test]
 fn a_last_moment_in_the_future_is_not_run_again_and_stops_nothing_for_ever() {
     let (machine, _) = begun(settings(at_minutes(10)), Some(BEGIN + 60 * MINUTE));
     assert_eq!(machine.next_due_ms(), Some(BEGIN + 70 * MINUTE));

@@ -1,0 +1,200 @@
+//! Goal: who asks a stack learns what is so and what to type. Method: the real binary, asked also by another user and at moments at
+//! which its answers were wrong.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use litekeep_testkit::process::eventually;
+use rusqlite::Connection;
+
+use super::{configure, free_port, migration, process, reaches, said, status, up};
+use crate::scene::LONG;
+use crate::{Place, Ran};
+
+const APP: &str = "[process.app]\ncommand = \"sleep 1000\"\n";
+
+fn open(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// It was told that nothing is up, or that a pipe is broken.
+#[test]
+fn another_user_is_refused_also_where_the_socket_is_open_to_all() {
+    if litekeep_env::user_id() != Some(0) {
+        return eprintln!("only root can be another user");
+    }
+    let place = Place::new();
+    configure(&place, "", APP);
+    // Where it was built need not be open to all.
+    let program = place.path("program");
+    std::fs::copy(env!("CARGO_BIN_EXE_litekeep"), &program).unwrap();
+    open(place.dir.path(), 0o755);
+    let running = up(&place);
+    let before = reaches(&place, "app", "healthy");
+    let is_refused = |how: &str| {
+        for arguments in [&["status"][..], &["stop", "app"], &["down"], &["logs"], &["top"]] {
+            let mut command = Command::new(&program);
+            command.args(arguments).current_dir(place.dir.path()).env_clear().uid(65534).gid(65534);
+            let ran = Ran::of(command);
+            let is_told = ran.stderr.contains("only the user that runs `litekeep up`, and root, may ask it");
+            assert!(ran.code == 2 && is_told, "{how}, {arguments:?}: {}{}", ran.stdout, ran.stderr);
+        }
+    };
+    is_refused("a folder of its own");
+    open(&place.path(".litekeep"), 0o755);
+    is_refused("a socket of its own");
+    open(&place.path(".litekeep/control.sock"), 0o666);
+    is_refused("a socket that is open to all");
+    assert_eq!(process(&place, "app")["pid"], before["pid"], "nothing of it was done");
+    running.end();
+}
+
+/// `litekeep replicate` was to be started, beside the `up` that replicates.
+#[test]
+fn a_database_that_the_application_has_not_made_yet_is_waited_for() {
+    let place = Place::new();
+    configure(&place, "", APP);
+    let down = place.run(&["status"]).stdout;
+    assert!(down.contains("no replicator is running: start `litekeep up`"), "{down}");
+    let running = up(&place);
+    reaches(&place, "app", "healthy");
+    for arguments in [&["status"][..], &["status", "app.db"]] {
+        let told = place.run(arguments);
+        let waits = "! `litekeep up` waits for the application to create it";
+        assert!(told.code == 1 && told.stdout.contains(waits), "{}{}", told.stdout, told.stderr);
+        assert!(!told.stdout.contains("no replicator"), "{}", told.stdout);
+    }
+    place.database("app.db", 3);
+    eventually("it is replicated", LONG, || Ok(place.run(&["status"]).code == 0)).unwrap();
+    running.end();
+}
+
+/// The message named none.
+#[test]
+fn of_several_databases_the_one_whose_migration_failed_is_named() {
+    let place = Place::new();
+    migration(&place, 1, "CREATE TABLE t(x);");
+    std::fs::create_dir(place.path("bad")).unwrap();
+    std::fs::write(place.path("bad/2_step.sql"), "-- migrate:up\nDELETE FROM nowhere;\n").unwrap();
+    let database = |name: &str, folder: &str| {
+        format!(
+            "[[database]]\npath = \"{name}.db\"\nbackup = \"./{name}-backup\"\nmigrations = \"{folder}\"\n"
+        )
+    };
+    let write = |of_b: &str| {
+        let toml = format!("{}{}{APP}", database("a", "migrations"), database("b", of_b));
+        std::fs::write(place.path("litekeep.toml"), toml).unwrap();
+    };
+    write("bad");
+    let ran = place.run(&["up"]);
+    let named = |stderr: &str| {
+        let line = stderr.lines().find(|line| line.contains("run the migrations of"));
+        line.unwrap_or_else(|| panic!("{stderr}")).to_owned()
+    };
+    let line = named(&ran.stderr);
+    assert!(line.contains("b.db`; those of `") && line.ends_with("a.db` have run"), "{}", ran.stderr);
+    assert!(ran.code == 2 && ran.stderr.contains("no such table: nowhere"), "{}", ran.stderr);
+    write("migrations");
+    let running = up(&place);
+    reaches(&place, "app", "healthy");
+    write("bad");
+    let ran = place.run(&["reload"]);
+    let line = named(&ran.stderr);
+    assert!(line.ends_with("b.db`") && ran.stderr.contains("no such table: nowhere"), "{}", ran.stderr);
+    running.end();
+}
+
+/// It was away without a word.
+#[test]
+fn a_reload_says_who_is_away_until_the_new_one_is_ready() {
+    let place = Place::new();
+    let held = format!("[process.held]\ncommand = \"sleep 1000\"\nlisten = \"127.0.0.1:{}\"\n", free_port());
+    configure(&place, "", &format!("{}{held}", APP.replace("app", "own")));
+    let running = up(&place);
+    reaches(&place, "own", "healthy");
+    reaches(&place, "held", "healthy");
+    let warnings = || place.run(&["reload", "--json"]).succeeded().json()["warnings"].clone();
+    let own = "`own` is away until the new one is ready; `proxy` avoids that";
+    assert_eq!(warnings(), serde_json::json!([own]));
+    assert_eq!(warnings(), serde_json::json!([]), "once");
+    running.end();
+}
+
+/// There was no process of its name.
+#[test]
+fn stop_ends_the_run_of_a_job_and_its_schedule_stays() {
+    let place = Place::new();
+    let long = "[job.long]\ncommand = \"sleep 1000\"\ncron = \"0 3 1 1 *\"\n";
+    configure(&place, "", &format!("{APP}{long}"));
+    let running = up(&place);
+    reaches(&place, "app", "healthy");
+    let job = || status(&place)["stack"]["jobs"][0].clone();
+    for runs in 1..=2 {
+        place.run(&["start", "long"]).succeeded();
+        eventually("it runs", LONG, || Ok(job()["running_since"].is_string())).unwrap();
+        place.run(&["stop", "long", "app"]).succeeded();
+        let stopped = job();
+        assert!(stopped["running_since"].is_null() && stopped["next_due"].is_string(), "{stopped}");
+        assert_eq!(stopped["history"].as_array().unwrap().len(), runs, "{stopped}");
+        assert_eq!(stopped["history"][0]["outcome"], "it was stopped", "{stopped}");
+        assert_eq!(process(&place, "app")["state"], "stopped");
+    }
+    for verb in ["restart", "reload"] {
+        let parts = ["`long` is a job", "`litekeep stop long`", "`litekeep start long`"];
+        place.run(&[verb, "long"]).failed_with(&parts);
+    }
+    running.end();
+}
+
+/// A reader keeps the WAL, and the place of the backup goes: each makes the process unhealthy, and its end makes it healthy again.
+#[test]
+fn the_check_of_a_database_sees_its_wal_and_how_far_the_backup_is_behind() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    let check = |name: &str, key: &str| {
+        format!(
+            "[process.{name}]\ncommand = \"sleep 1000\"\n\
+             health = {{ type = \"sqlite\", path = \"app.db\", {key}, interval = \"200ms\", failures = 1, start_period = \"0s\" }}\n"
+        )
+    };
+    let checks = check("wal", "max_wal = \"4MiB\"") + &check("lag", "max_lag = \"2s\"");
+    configure(&place, "", &checks);
+    let running = up(&place);
+    reaches(&place, "wal", "healthy");
+    reaches(&place, "lag", "healthy");
+    let app = Connection::open(place.path("app.db")).unwrap();
+    let reader = Connection::open(place.path("app.db")).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM t").unwrap();
+    let mut rows = reader.prepare("SELECT n FROM t").unwrap();
+    let mut held = rows.query(()).unwrap();
+    held.next().unwrap();
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000)
+        INSERT INTO t(x) SELECT hex(randomblob(500)) FROM n";
+    app.execute_batch(fill).unwrap();
+    let large = reaches(&place, "wal", "unhealthy");
+    assert!(large["reason"].as_str().unwrap().contains("its WAL has "), "{large}");
+    drop(held);
+    drop(rows);
+    drop(reader);
+    // It begins anew, and its file keeps its size.
+    eventually("the WAL is small", LONG, || {
+        app.execute_batch("INSERT INTO t(x) VALUES('one more')")?;
+        Ok(process(&place, "wal")["state"] == "healthy")
+    })
+    .unwrap();
+
+    // A file in the place of a folder refuses every upload.
+    reaches(&place, "lag", "healthy");
+    let (folder, aside) = (place.path("backup/ltx"), place.path("aside"));
+    std::fs::rename(&folder, &aside).unwrap();
+    std::fs::write(&folder, "").unwrap();
+    app.execute_batch("INSERT INTO t(x) VALUES('waits')").unwrap();
+    let behind = reaches(&place, "lag", "unhealthy");
+    assert!(behind["reason"].as_str().unwrap().contains("its backup is "), "{behind}\n{}", said(&place));
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(&aside, &folder).unwrap();
+    reaches(&place, "lag", "healthy");
+    running.end();
+}
