@@ -151,7 +151,8 @@ impl Reader<'_> {
                 None
             }
             (Some(OtherSide::Mongodb(_)), _) if direction == Direction::Pull => {
-                let message = "there is no sync from MongoDB yet, only to it; from postgres:// and mysql:// there is";
+                let message =
+                    "there is no sync from MongoDB yet, only to it; from postgres:// and mysql:// there is";
                 self.refuse(found, message);
                 None
             }

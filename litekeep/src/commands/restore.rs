@@ -79,7 +79,7 @@ struct PlannedFile {
 enum Found {
     /// One or more that reach equally far.
     Log(Vec<Source>),
-    Former(Former),
+    Former(Box<Former>),
     Nothing,
 }
 
@@ -162,7 +162,8 @@ async fn restore(args: &args::Restore, format: Format) -> Result<Outcome> {
                 }
             }
         }
-        Found::Former(Former { url, store, backup }) => {
+        Found::Former(former) => {
+            let Former { url, store, backup } = *former;
             let restored = v03::to_path(&store, backup, &path, &options, &shown).await;
             shown.end();
             match restored.map_err(|error| with_next_step(error, args))? {
@@ -232,7 +233,7 @@ async fn find(args: &args::Restore, goal: Goal, format: Format) -> Result<Found>
             failed.extend(former.map(|former| (former.url, litekeep_store::Error::Empty.into())));
             Found::Log(best)
         }
-        (None, Some(former)) => Found::Former(former),
+        (None, Some(former)) => Found::Former(Box::new(former)),
         (None, None) if failed.iter().all(|(_, error)| is_empty(error)) && args.if_replica_exists => {
             return Ok(Found::Nothing);
         }

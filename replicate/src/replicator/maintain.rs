@@ -283,7 +283,7 @@ mod tests {
         bytes[middle] ^= 0xff;
         std::fs::write(&path, &bytes).unwrap();
         db.maintain().await;
-        assert_eq!(db.destinations()[0].damaged, [damaged.clone()]);
+        assert_eq!(db.destinations()[0].damaged, std::slice::from_ref(&damaged));
         app.execute("INSERT INTO t VALUES(9)", []).unwrap();
         assert!(db.sync().await);
         assert!(db.is_following(), "{:?}", db.status());

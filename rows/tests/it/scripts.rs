@@ -123,9 +123,11 @@ fn comparable(db: &Connection) -> (Contents, Vec<(String, i64)>) {
         ask.query_map((), |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
     };
     let mut names = ask("SELECT type || ' ' || name, 0 FROM sqlite_schema WHERE type <> 'table' ORDER BY 1");
-    names.extend(
-        has_counters.then(|| ask("SELECT name, seq FROM sqlite_sequence ORDER BY name")).unwrap_or_default(),
-    );
+    names.extend(if has_counters {
+        ask("SELECT name, seq FROM sqlite_sequence ORDER BY name")
+    } else {
+        Default::default()
+    });
     (contents, names)
 }
 

@@ -36,7 +36,8 @@ impl Catalog {
         let session = Session::open(address).await?;
         let (address, wanted) = (address.clone(), wanted.clone());
         let charsets = Charsets::default();
-        let mut catalog = Catalog { address, wanted, session, charsets, has_gtids: false, server_id: 0, is_once: false };
+        let mut catalog =
+            Catalog { address, wanted, session, charsets, has_gtids: false, server_id: 0, is_once: false };
         let server = catalog.check_server().await?;
         Ok((catalog, server))
     }

@@ -455,7 +455,8 @@ fn what_is_over_leaves_nothing() {
     let scene = Scene::new("inward_forgotten", TABLES);
     let mut pull = scene.pulled();
     scene.runtime.block_on(pull.forget()).unwrap();
-    let tables = scene.rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND name IN ('orders', '_litekeep_sync')");
+    let tables = scene
+        .rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND name IN ('orders', '_litekeep_sync')");
     assert_eq!(tables, [[Some("orders".to_owned())]]);
 }
 

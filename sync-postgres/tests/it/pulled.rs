@@ -198,7 +198,8 @@ fn what_is_over_leaves_nothing_on_the_server() {
         let left = server().query_in("inward_forgotten", &format!("SELECT 1 FROM {catalog}")).unwrap();
         assert_eq!(left.len(), 0, "{catalog}");
     }
-    let tables = scene.rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND name IN ('orders', '_litekeep_sync')");
+    let tables = scene
+        .rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND name IN ('orders', '_litekeep_sync')");
     assert_eq!(tables, [[Some("orders".to_owned())]]);
 }
 
