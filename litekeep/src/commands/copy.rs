@@ -85,7 +85,7 @@ async fn to_server<T: Target>(
 async fn into_sqlite(config: &SyncConfig, parts: Parts, dry_run: bool, format: Format) -> Result<Outcome> {
     let source = source(config)?;
     if dry_run {
-        return plan_pull("copy", source, format).await;
+        return plan_pull("copy", source, true, format).await;
     }
     let (name, database) = (config.name.clone(), config.database.clone());
     let to = database.display().to_string();

@@ -76,7 +76,7 @@ async fn plan(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
     let name = &sync.config.name;
     if sync.is_pull() {
-        return plan_pull(name, sync.source()?, format).await;
+        return plan_pull(name, sync.source()?, false, format).await;
     }
     if sync.is_two_way() {
         return plan_two_way(&sync, format).await;
@@ -106,9 +106,17 @@ pub(super) async fn planned<T: Target>(
     Ok(told(Plan { name: name.to_owned(), other: target.name(), tables, ok }, format))
 }
 
-/// The tables that are made in SQLite.
-pub(super) async fn plan_pull(name: &str, mut source: impl Source, format: Format) -> Result<Outcome> {
-    source.connect_to_copy().await?;
+/// The tables that are made in SQLite, once or to be kept in step.
+pub(super) async fn plan_pull(
+    name: &str,
+    mut source: impl Source,
+    once: bool,
+    format: Format,
+) -> Result<Outcome> {
+    match once {
+        true => source.connect_to_copy().await?,
+        false => source.connect().await?,
+    };
     let mut tables = vec![];
     let mut ok = true;
     for (table, notes) in source.survey().await? {

@@ -175,7 +175,7 @@ async fn a_long_log_is_listed_page_by_page() {
     let server = Server::start();
     let store = server.store("");
     let put = |store: Store, txid: u64| async move {
-        store.put(0, name(txid, txid), "x".into(), 1_000).await.unwrap();
+        store.put(0, name(txid, txid), vec![b'x'; 116].into(), 1_000).await.unwrap();
     };
     let below = store.join("below").unwrap();
     let puts =

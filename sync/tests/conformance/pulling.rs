@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use litekeep_sync::transfer::Parts;
 use litekeep_sync::{Flow as _, Kind};
 use rusqlite::Connection;
 
@@ -25,6 +26,21 @@ fn what_happens_there_happens_here() {
     let found = scene.runtime.block_on(pull.compare()).unwrap();
     assert!(found.is_equal() && found.rows > 0, "{found:?}");
     assert_eq!(scene.rows("SELECT name FROM sqlite_schema WHERE type = 'index' AND sql NOT NULL").len(), 1);
+}
+
+#[test]
+fn one_copy_has_what_the_server_has_and_keeps_nothing() {
+    let scene = Scene::new("inward_once", TABLES);
+    let mut random = fastrand::Rng::with_seed(9);
+    (0..5).for_each(|_| churn(&server(), "inward_once", &mut random));
+    let copied = scene.runtime.block_on(scene.pulling().copy_once(Parts::All, |_| ())).unwrap();
+    let found = copied.found.unwrap();
+    assert!(found.is_equal() && found.rows > 0, "{found:?}");
+    scene.assert_equal(&server());
+    let tables = scene.rows(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name",
+    );
+    assert_eq!(tables, [[Some("orders".to_owned())], [Some("parts".to_owned())]]);
 }
 
 /// Goal: no row is lost and none comes twice, whenever the server is killed, the connection cut, or the puller begins anew; in the copy, too,
