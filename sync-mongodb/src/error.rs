@@ -138,6 +138,14 @@ pub(crate) fn is_about_data(number: i32) -> bool {
 
 /// The same, where somebody else may soon be done.
 pub(crate) fn is_transient(error: &Cause) -> bool {
+    // A server that does not answer is nobody in the way: each try would wait for it once more.
+    let is_away = matches!(
+        *error.kind,
+        ErrorKind::Io(_) | ErrorKind::ServerSelection { .. } | ErrorKind::ConnectionPoolCleared { .. }
+    );
+    if is_away {
+        return false;
+    }
     error.contains_label(TRANSIENT_TRANSACTION_ERROR)
         || number(error).is_some_and(|number| {
             [code::WRITE_CONFLICT, code::NO_SUCH_TRANSACTION, code::TRANSACTION_TOO_LONG, 11601, 246, 267]

@@ -37,10 +37,10 @@ fn is_kept(scene: &Scene) -> bool {
 fn a_database_goes_with_its_keys_and_leaves_nothing_of_ours() {
     let scene = Scene::new(
         "whole_once",
-        "CREATE TABLE items(id INTEGER PRIMARY KEY, of TEXT NOT NULL REFERENCES orders, n INT, price DECIMAL(8,2), body BLOB,
-               FOREIGN KEY (n, of) REFERENCES stock(n, of) ON DELETE CASCADE);
+        "CREATE TABLE items(id INTEGER PRIMARY KEY, whose TEXT NOT NULL REFERENCES orders, n INT, price DECIMAL(8,2), body BLOB,
+               FOREIGN KEY (n, whose) REFERENCES stock(n, whose) ON DELETE CASCADE);
              CREATE TABLE orders(code TEXT PRIMARY KEY, at DATETIME, note TEXT DEFAULT 'none');
-             CREATE TABLE stock(n INT, of TEXT, PRIMARY KEY (n, of)) WITHOUT ROWID;
+             CREATE TABLE stock(n INT, whose TEXT, PRIMARY KEY (n, whose)) WITHOUT ROWID;
              CREATE UNIQUE INDEX by_body ON items(body); CREATE INDEX by_price ON items(price DESC);
              INSERT INTO orders SELECT 'o' || i, '2026-11-' || printf('%02d', i), NULL FROM (SELECT 1 AS i UNION SELECT 2 UNION SELECT 30);
              INSERT INTO stock VALUES (1, 'o1'), (2, 'o30');
@@ -56,9 +56,9 @@ fn a_database_goes_with_its_keys_and_leaves_nothing_of_ours() {
     assert!(!is_kept(&scene));
     // The keys are those of SQLite, and numbers go on.
     let run = |sql: &str| server().query_in("whole_once", &server::quoted(sql));
-    run("INSERT INTO items(of) VALUES ('o1')").unwrap();
-    run("INSERT INTO items(of, n, body) VALUES ('o3', NULL, NULL)").unwrap_err();
-    run("INSERT INTO items(of, n, body) VALUES ('o1', 2, NULL)").unwrap_err();
+    run("INSERT INTO items(whose) VALUES ('o1')").unwrap();
+    run("INSERT INTO items(whose, n, body) VALUES ('o3', NULL, NULL)").unwrap_err();
+    run("INSERT INTO items(whose, n, body) VALUES ('o1', 2, NULL)").unwrap_err();
     run("DELETE FROM stock").unwrap();
     let left = run("SELECT id FROM items ORDER BY id").unwrap();
     let left: Vec<String> = left.into_iter().map(|row| row[0].clone().unwrap()).collect();
