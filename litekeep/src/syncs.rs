@@ -461,7 +461,8 @@ pub(crate) fn source(config: &SyncConfig) -> Result<Box<dyn Source>> {
             Box::new(MysqlSource::new(address, wanted))
         }
         OtherSide::Mongodb(_) => {
-            return Err(Failure::invalid("nothing can be pulled from MongoDB").into());
+            let hint = "rows come from postgres://, mysql:// and mariadb://";
+            return Err(Failure::invalid("no rows come from MongoDB, they only go there").hint(hint).into());
         }
     })
 }
