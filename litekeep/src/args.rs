@@ -191,7 +191,7 @@ pub(crate) enum MigrateAction {
     /// Restore the state before the last `up` from the backup
     Undo(MigrateUndo),
     /// List the migrations; exit code 1 when one is pending
-    Status(MigrateTarget),
+    Status(MigrateStatus),
     /// Say what pending migrations destroy, whom they break and where they fail; exit code 1 when something is found
     Lint(MigrateLint),
     /// Write a migration that rebuilds a table so that no index, trigger, view or child row goes with it
@@ -226,6 +226,15 @@ pub(crate) struct MigrateUp {
     pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) fleet: MigrateFleet,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct MigrateStatus {
+    #[command(flatten)]
+    pub(crate) target: MigrateTarget,
+    /// All databases of the configuration, of which those that are not up to date are named
+    #[arg(long, conflicts_with = "database")]
+    pub(crate) all: bool,
 }
 
 /// How many at a time.

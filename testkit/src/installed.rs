@@ -42,6 +42,8 @@ export default {
 /// The URL must be there, and is not used.
 const PRISMA_SCHEMA: &str = "datasource db {\n  provider = \"sqlite\"\n  url = \"file:./none.db\"\n}\n";
 
+const KNEX: &str = "knex@3.1.0";
+
 const KYSELY: [&str; 2] = ["kysely@0.28.8", "@libsql/kysely-libsql@0.4.1"];
 
 const MIGRATE_BY_KYSELY: &str = r"
@@ -160,6 +162,17 @@ pub fn kysely() -> Result<PathBuf> {
         fs::write(program(folder), MIGRATE_BY_KYSELY).context("write a program for node")
     })?;
     Ok(program(&folder))
+}
+
+/// `knex`, with better-sqlite3 as its driver: the program, and what `NODE_PATH` has to be.
+///
+/// # Errors
+/// When it is not installed and cannot be: no npm, no compiler, no network.
+pub fn knex() -> Result<(PathBuf, PathBuf)> {
+    let driver = better_sqlite3()?.join("node_modules");
+    let program = |folder: &Path| folder.join("node_modules/.bin/knex");
+    let folder = installed("knex", |folder| program(folder).exists(), |folder| npm(folder, &[KNEX]))?;
+    Ok((program(&folder), driver))
 }
 
 /// `prisma migrate` for a database and a folder of migrations.

@@ -7,6 +7,7 @@ mod lint;
 mod marks;
 mod rehearse;
 mod rewrite;
+mod standing;
 mod undo;
 
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use litekeep_config::MigrationProgram;
 use litekeep_env::{Clock, SystemClock};
-use litekeep_schema::migrations::{self, Done, Folder, State};
+use litekeep_schema::migrations::{self, Done, Folder};
 use serde::Serialize;
 
 use crate::args::{self, MigrateAction};
@@ -22,7 +23,7 @@ use crate::report::{self, Failure, Format, Outcome, text};
 use crate::settings::{Database, Settings, database};
 
 use fresh::Fresh;
-use marks::{Mark, Marking, Marks};
+use marks::Marking;
 
 #[derive(Serialize)]
 struct Made {
@@ -63,24 +64,6 @@ impl Ran {
     }
 }
 
-#[derive(Serialize)]
-struct Standing {
-    database: PathBuf,
-    /// Where litekeep finds the files; `None` where another program has its own.
-    folder: Option<PathBuf>,
-    command: Option<String>,
-    migrations: Vec<Entry>,
-    /// What `undo` can go back to, the newest last.
-    marks: Vec<Mark>,
-}
-
-#[derive(Serialize)]
-struct Entry {
-    version: String,
-    name: Option<String>,
-    state: &'static str,
-}
-
 pub(super) async fn run(args: &args::Migrate, format: Format) -> Result<Outcome> {
     match &args.action {
         MigrateAction::New { name, dir } => make(dir, name, format).context("make a migration"),
@@ -94,7 +77,11 @@ pub(super) async fn run(args: &args::Migrate, format: Format) -> Result<Outcome>
         MigrateAction::Undo(args) => undo::run(args, format).await,
         MigrateAction::Lint(args) => lint::run(args, format),
         MigrateAction::Rewrite(args) => rewrite::run(args, format),
-        MigrateAction::Status(args) => status(args, format).context("tell where the migrations stand"),
+        MigrateAction::Status(args) => match args.all {
+            true => standing::all(&args.target, format),
+            false => standing::one(&args.target, format),
+        }
+        .context("tell where the migrations stand"),
     }
 }
 
@@ -167,44 +154,6 @@ fn down(args: &args::MigrateTarget, format: Format) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn status(args: &args::MigrateTarget, format: Format) -> Result<Outcome> {
-    let (database, known) = only(args, "status", format)?;
-    let command = program(&args.dir, known.as_ref()).map(|program| program.command.clone());
-    let (folder, all) = match command {
-        Some(_) => (None, Vec::new()),
-        None => {
-            let files = files(args, &database, known.as_ref())?;
-            let all = migrations::status(&database, &files)?;
-            (Some(files.path), all)
-        }
-    };
-    let is_current = all.iter().all(|m| m.state != State::Pending);
-    let entry = |m: migrations::Status| {
-        let state = match m.state {
-            State::Applied => "applied",
-            State::Pending => "pending",
-            State::Missing => "missing",
-        };
-        Entry { version: m.version, name: m.name, state }
-    };
-    let marks = known.as_ref().map(Marks::read).transpose()?.unwrap_or_default().0;
-    let migrations = all.into_iter().map(entry).collect();
-    let standing = Standing { marks, database, folder, command, migrations };
-    report::result(format, &standing, || {
-        let row = |m: &Entry| vec![m.version.clone(), m.name.clone().unwrap_or_default(), m.state.to_owned()];
-        let rows: Vec<_> = standing.migrations.iter().map(row).collect();
-        let mut out = match &standing.command {
-            Some(command) => format!("`{command}` migrates it, and knows what is pending\n"),
-            None => text::table(&["VERSION", "NAME", "STATE"], &[], &rows),
-        };
-        if let Some(mark) = standing.marks.last() {
-            out += &mark.text();
-        }
-        out
-    });
-    Ok(if is_current { Outcome::Done } else { Outcome::No })
-}
-
 /// The migrations of a database.
 fn files(args: &args::MigrateTarget, database: &Path, known: Option<&Database>) -> Result<Folder> {
     Ok(Folder::read(&folder(&args.dir, known)?, args.dir.convention, Some(database))?)
@@ -235,7 +184,10 @@ fn only_of(mut all: Vec<Database>, settings: &Settings, verb: &str) -> Result<(P
         return Ok((one.path.clone(), Some(one)));
     }
     let first = text::shell_word(&all[0].path.to_string_lossy());
-    let of_all = if verb == "up" { ", or all with `litekeep migrate up --all`" } else { "" };
+    let of_all = match verb {
+        "up" | "status" => format!(", or all with `litekeep migrate {verb} --all`"),
+        _ => String::new(),
+    };
     let failure = Failure::invalid(format!("`{}` has {count} databases", settings.path.display()));
     Err(failure.hint(format!("name the one: `litekeep migrate {verb} {first}`{of_all}")).into())
 }

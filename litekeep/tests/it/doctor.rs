@@ -1,7 +1,7 @@
 //! Goal: `doctor` finds what is wrong and names the line that mends it, and finds nothing where nothing is wrong. Method:
 //! a database, a driver, a process or a store that provokes each finding.
 
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::process::{Child, Command};
 
 use litekeep_testkit::fault_proxy::{Fault, Kind, Rule};
@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::scene::{LONG, Scene, Store};
-use crate::{Place, shapes};
+use crate::{Place, rails, shapes};
 
 const DOCUMENT: &str = include_str!("../../../docs/doctor.md");
 
@@ -208,54 +208,34 @@ fn django_is_asked_with_the_settings_of_its_project() {
     Diagnosis::at(&place, &[]).has("connection", "not_checked", &["another database"]);
 }
 
-/// Files of a project, below the place.
-fn write_all(place: &Place, files: &[(&str, &str)]) {
-    for (name, content) in files {
-        let path = place.path(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, content).unwrap();
-    }
-}
-
 /// The variables of its process say which of its databases it opens.
 #[test]
 fn rails_is_asked_with_its_database_yml_in_the_environment_of_its_process() {
     let place = Place::new();
     Connection::open(place.database("app.db", 3)).unwrap().execute_batch(PARENT_AND_CHILD).unwrap();
-    let application = "require 'rails'\nrequire 'active_record/railtie'\n\
-                       class Shop < Rails::Application\n  config.eager_load = false\n  config.secret_key_base = 'x'\nend\n";
-    let program = "#!/usr/bin/env ruby\nAPP_PATH = File.expand_path('../config/application', __dir__)\nrequire 'rails/commands'\n";
     let yaml = |more: &str| {
         format!(
             "production:\n  adapter: sqlite3\n  database: app.db\n{more}\ndevelopment:\n  adapter: sqlite3\n  database: other.db\n"
         )
     };
-    write_all(
-        &place,
-        &[
-            ("shop/Gemfile", "gem 'rails'\ngem 'sqlite3'\n"),
-            ("shop/bin/rails", program),
-            ("shop/config/application.rb", application),
-            ("shop/config/environment.rb", "require_relative 'application'\nRails.application.initialize!\n"),
-            ("shop/config/database.yml", &yaml("  timeout: 7000")),
-            (".env", "RAILS_ENV=production\n"),
-            (
-                "litekeep.toml",
-                "[[database]]\npath = \"shop/app.db\"\nbackup = \"./b\"\n\
+    rails::application(&place, &yaml("  timeout: 7000"));
+    place.write_all(&[
+        (".env", "RAILS_ENV=production\n"),
+        (
+            "litekeep.toml",
+            "[[database]]\npath = \"shop/app.db\"\nbackup = \"./b\"\n\
                  [process.web]\ncommand = \"bin/rails server\"\ncwd = \"shop\"\nenv_file = \".env\"\n",
-            ),
-        ],
-    );
+        ),
+    ]);
     std::fs::rename(place.path("app.db"), place.path("shop/app.db")).unwrap();
-    std::fs::set_permissions(place.path("shop/bin/rails"), std::fs::Permissions::from_mode(0o755)).unwrap();
     let diagnose = || Diagnosis::of(place.command(&["doctor", "--json"]));
     let found = diagnose();
     found.has("busy_timeout", "ok", &["7000 ms", "rails in "]);
     found.has("foreign_keys", "ok", &["ON"]);
     found.has("transactions", "warning", &["default_transaction_mode: immediate"]);
-    write_all(&place, &[("shop/config/database.yml", &yaml("  timeout: 100"))]);
+    place.write_all(&[("shop/config/database.yml", &yaml("  timeout: 100"))]);
     diagnose().has("busy_timeout", "warning", &["timeout: 5000  # config/database.yml"]);
-    write_all(&place, &[(".env", "RAILS_ENV=development\n")]);
+    place.write_all(&[(".env", "RAILS_ENV=development\n")]);
     diagnose().has("connection", "not_checked", &["other.db", "another database"]);
 }
 
@@ -275,7 +255,7 @@ fn a_go_module_is_asked_with_the_dsn_of_its_source() {
         Diagnosis::of(command)
     };
     let with = |open: &str| {
-        write_all(&place, &[("go.mod", go_mod), ("main.go", &main(open))]);
+        place.write_all(&[("go.mod", go_mod), ("main.go", &main(open))]);
         let found = diagnose();
         assert_eq!(std::fs::read_to_string(place.path("go.mod")).unwrap(), go_mod);
         found
@@ -295,7 +275,7 @@ fn a_go_module_is_asked_with_the_dsn_of_its_source() {
     with(&both).has("connection", "not_checked", &["in several ways", "main.go:4", "--command"]);
     // What is not here is not downloaded, and the user is told how else to ask.
     let absent = "module shop\n\ngo 1.19\n\nrequire modernc.org/sqlite v1.40.0\n";
-    write_all(&place, &[("go.mod", absent)]);
+    place.write_all(&[("go.mod", absent)]);
     diagnose().has("connection", "not_checked", &["modernc.org/sqlite", "--command"]);
 }
 
@@ -345,7 +325,7 @@ fn the_other_driver_of_go_is_asked_by_its_own_name_and_parameters() {
     );
     let driver = format!("module modernc.org/sqlite\n\ngo 1.19\n\n{mattn}");
     std::fs::create_dir(place.path("driver")).unwrap();
-    write_all(&place, &[("go.mod", &go_mod), ("driver/go.mod", &driver), ("driver/driver.go", STAND_IN)]);
+    place.write_all(&[("go.mod", &go_mod), ("driver/go.mod", &driver), ("driver/driver.go", STAND_IN)]);
     place.database("app.db", 3);
     let diagnose = || {
         let mut command = place.command(&["doctor", "app.db", "--json"]);
@@ -357,7 +337,7 @@ fn the_other_driver_of_go_is_asked_by_its_own_name_and_parameters() {
     found.has("transactions", "warning", &["_txlock=immediate"]);
     let dsn = "file:app.db?_pragma=busy_timeout(7000)&_pragma=foreign_keys(1)&_txlock=immediate";
     let main = format!("package main\n\nfunc main() {{\n\tsql.Open(\"sqlite\", \"{dsn}\")\n}}\n");
-    write_all(&place, &[("main.go", &main)]);
+    place.write_all(&[("main.go", &main)]);
     let found = diagnose();
     found.has("busy_timeout", "ok", &["7000 ms"]);
     found.has("foreign_keys", "ok", &["ON"]);

@@ -18,6 +18,7 @@ mod lifecycle;
 mod migrate;
 mod outages;
 mod power_cuts;
+mod rails;
 #[cfg(any(feature = "sftp", feature = "webdav"))]
 mod remote;
 mod replication;
@@ -72,6 +73,15 @@ impl Place {
 
     fn run(&self, arguments: &[&str]) -> Ran {
         Ran::of(self.command(arguments))
+    }
+
+    /// Files of a project.
+    fn write_all(&self, files: &[(&str, &str)]) {
+        for (name, content) in files {
+            let path = self.path(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
     }
 
     /// Makes a database in WAL mode with so many rows.

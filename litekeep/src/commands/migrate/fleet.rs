@@ -17,9 +17,10 @@ use litekeep_schema::migrations::Folder;
 use serde::{Deserialize, Serialize};
 
 use super::marks::{LITTLE_PATIENCE, Marking};
+use super::standing::Failed;
 use super::{command, program};
 use crate::args::{self, MigrateFleet, MigrationsDir};
-use crate::report::{self, Failure, Format, Outcome, Report, text};
+use crate::report::{self, Failure, Format, Outcome, text};
 use crate::settings::{Database, Settings, database};
 
 #[derive(Serialize)]
@@ -35,12 +36,6 @@ struct Fleet {
     /// Not tried, because too many had failed.
     left: usize,
     seconds: f64,
-}
-
-#[derive(Serialize)]
-struct Failed {
-    database: PathBuf,
-    error: Report,
 }
 
 pub(super) fn run(args: &args::MigrateUp, format: Format) -> Result<Outcome> {
@@ -89,7 +84,7 @@ pub(super) fn run(args: &args::MigrateUp, format: Format) -> Result<Outcome> {
 }
 
 /// The migrations of each database.
-struct Folders<'a> {
+pub(super) struct Folders<'a> {
     dir: &'a MigrationsDir,
     by_path: BTreeMap<PathBuf, Folder>,
 }
@@ -99,7 +94,7 @@ const NAMED: usize = 5;
 
 impl Folders<'_> {
     /// Of all databases the one folder that is asked for, else of each the one that the configuration says.
-    fn read<'a>(dir: &'a MigrationsDir, all: &[Database]) -> Result<Folders<'a>> {
+    pub(super) fn read<'a>(dir: &'a MigrationsDir, all: &[Database]) -> Result<Folders<'a>> {
         let mut folders = Folders { dir, by_path: BTreeMap::new() };
         let mut without = Vec::new();
         for database in all.iter().filter(|database| program(dir, Some(database)).is_none()) {
@@ -127,6 +122,11 @@ impl Folders<'_> {
 
     fn of<'b>(&'b self, database: &'b Database) -> Option<&'b Path> {
         self.dir.dir.as_deref().or(database.config.migrations.as_ref().and_then(Migrations::folder))
+    }
+
+    /// `None` for a database that another program migrates.
+    pub(super) fn files(&self, database: &Database) -> Option<&Folder> {
+        self.of(database).and_then(|path| self.by_path.get(path))
     }
 
     fn entry(&self, database: &Database) -> Entry {
@@ -199,11 +199,7 @@ impl Work<'_> {
             Ok(true) => drop(self.ran.fetch_add(1, Ordering::Relaxed)),
             Ok(false) => {}
             Err(error) => {
-                let error = Report::of(&error.context(format!("migrate `{}`", database.path.display())));
-                if self.format == Format::Text {
-                    report::line(&error);
-                }
-                let failed = Failed { database: database.path.clone(), error };
+                let failed = Failed::of("migrate", database, error, self.format);
                 self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(failed);
             }
         }
@@ -222,11 +218,10 @@ impl Work<'_> {
             );
         }
         let mut marking = Marking::of(Some(database.clone()), LITTLE_PATIENCE, self.format);
-        let entry = self.folders.entry(database);
-        let folder = entry.by.as_ref().and_then(|path| self.folders.by_path.get(path));
+        let folder = self.folders.files(database);
         let folder = folder.context("a database without migrations among those with some")?;
         let ran = marking.up(&database.path, folder)?;
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner).note(&entry)?;
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).note(&self.folders.entry(database))?;
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(marking);
         Ok(!ran.is_empty())
     }

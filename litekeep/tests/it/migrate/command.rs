@@ -4,7 +4,7 @@ use litekeep_testkit::installed;
 
 use crate::scene::{Scene, Store};
 use crate::shapes::matches;
-use crate::{Place, Ran};
+use crate::{Place, Ran, rails};
 
 use super::undo::replicate;
 
@@ -222,4 +222,70 @@ fn django_rebuilds_a_table_and_what_its_sql_deletes_is_found_on_the_copy() {
     up("0004").failed_with(&["`family_child` would have 0 rows instead of 3", "lost-rows"]);
     assert_eq!(of(children), "3");
     assert_eq!(of("SELECT max(name) FROM django_migrations WHERE app = 'family'"), "0003");
+}
+
+const KNEXFILE: &str = "module.exports = {
+  client: 'better-sqlite3', useNullAsDefault: true, connection: { filename: process.env.LITEKEEP_DATABASE },
+  migrations: { directory: './knex' },
+};
+";
+
+/// Its driver has foreign keys on.
+const BY_KNEX: [(&str, &str); 2] = [
+    (
+        "1_not_null",
+        "knex.schema.alterTable('parent', (table) => { table.text('name').notNullable().alter(); })",
+    ),
+    ("2_empty", "knex('child').del()"),
+];
+
+#[test]
+fn knex_migrates_and_what_it_deletes_is_found_on_the_copy() {
+    let place = Place::new();
+    family(&place);
+    let (program, driver) = installed::knex().unwrap();
+    std::fs::create_dir(place.path("knex")).unwrap();
+    std::fs::write(place.path("knexfile.js"), KNEXFILE).unwrap();
+    let command = format!("{} migrate:up", program.display());
+    let up = |(name, body): (&str, &str)| {
+        let file = format!("exports.up = (knex) => {body};\nexports.down = async () => {{}};\n");
+        std::fs::write(place.path(&format!("knex/{name}.js")), file).unwrap();
+        let mut litekeep = place.command(&["migrate", "up", "app.db", "--rehearse", "--command", &command]);
+        litekeep.env("NODE_PATH", &driver);
+        Ran::of(litekeep)
+    };
+    up(BY_KNEX[0]).succeeded();
+    assert_eq!(children(&place), 3);
+    up(BY_KNEX[1]).failed_with(&["on the copy `child` would have 0 rows instead of 3"]);
+    assert_eq!(children(&place), 3);
+    let app = rusqlite::Connection::open(place.path("app.db")).unwrap();
+    let ran: String =
+        app.query_row("SELECT group_concat(name) FROM knex_migrations", [], |row| row.get(0)).unwrap();
+    assert_eq!(ran, "1_not_null.js");
+}
+
+/// A column that becomes NOT NULL, for which Rails makes the table anew in a transaction with foreign keys on.
+#[test]
+fn rails_loses_children_on_the_copy_only() {
+    let place = Place::new();
+    family(&place);
+    rails::application(&place, "development:\n  adapter: sqlite3\n  database: ../app.db\n");
+    std::fs::create_dir_all(place.path("shop/db/migrate")).unwrap();
+    let up = |head: &str| {
+        let file = format!(
+            "class NotNull < ActiveRecord::Migration[6.1]\n{head}  def change\n    change_column_null :parent, :name, false\n  end\nend\n"
+        );
+        std::fs::write(place.path("shop/db/migrate/1_not_null.rb"), file).unwrap();
+        let command = "cd shop && bin/rails db:migrate";
+        let mut litekeep = place.command(&["migrate", "up", "app.db", "--rehearse", "--command", command]);
+        litekeep.env("DATABASE_URL", "sqlite3:app.db");
+        Ran::of(litekeep)
+    };
+    up("").failed_with(&["on the copy `child` would have 0 rows instead of 3"]);
+    assert_eq!(children(&place), 3);
+    up("  disable_ddl_transaction!\n").succeeded();
+    assert_eq!(children(&place), 3);
+    let app = rusqlite::Connection::open(place.path("app.db")).unwrap();
+    let ran: String = app.query_row("SELECT version FROM schema_migrations", [], |row| row.get(0)).unwrap();
+    assert_eq!(ran, "1");
 }

@@ -81,6 +81,41 @@ fn programs_of_others_migrate_theirs_among_all() {
 }
 
 #[test]
+fn status_of_all_names_those_that_are_behind() {
+    let place = fleet(4);
+    let status = |code: i32| {
+        let ran = place.run(&["migrate", "status", "--all", "--json"]);
+        assert_eq!(ran.code, code, "{}{}", ran.stdout, ran.stderr);
+        ran.json()
+    };
+    let before = status(1);
+    assert_eq!(before["behind"].as_array().unwrap().len(), 4, "{before:#}");
+    place.run(&["migrate", "up", "--all"]).succeeded();
+    let after = status(0);
+    assert_eq!((&after["up_to_date"], &after["behind"]), (&4.into(), &serde_json::json!([])), "{after:#}");
+
+    // One ran what the folder does not have any more, one is no database, and all of them lack the new file.
+    let app = rusqlite::Connection::open(place.path("tenants/0001.db")).unwrap();
+    app.execute_batch("INSERT INTO schema_migrations VALUES('0')").unwrap();
+    std::fs::write(place.path("tenants/0002.db"), "no database ".repeat(1000)).unwrap();
+    std::fs::write(place.path("migrations/2_more.sql"), "-- migrate:up\nCREATE TABLE more(x);\n").unwrap();
+    let behind = status(1);
+    matches("migrate-status-all", &behind);
+    assert_eq!(behind["behind"].as_array().unwrap().len(), 3, "{behind:#}");
+    assert_eq!(behind["behind"][1]["pending"], serde_json::json!(["2"]), "{behind:#}");
+    assert_eq!(behind["behind"][1]["missing"], serde_json::json!(["0"]), "{behind:#}");
+    let failed = behind["failed"][0]["database"].as_str().unwrap();
+    assert!(failed.ends_with("tenants/0002.db"), "{behind:#}");
+    let text = place.run(&["migrate", "status", "--all"]);
+    for word in [
+        "4 databases: 0 up to date, 3 with pending migrations, 1 that cannot be read",
+        "litekeep migrate up --all",
+    ] {
+        assert!(text.stdout.contains(word), "{}", text.stdout);
+    }
+}
+
+#[test]
 fn a_canary_that_fails_stops_everything() {
     let place = fleet(20);
     spoil(&place, 2);
