@@ -34,8 +34,8 @@ pub use feed_url::{FeedServer, FeedUrl};
 pub use foreign::{Foreign, Imported, import};
 pub use pattern::Pattern;
 pub use process::{
-    Check, Command, Hook, JobConfig, Limits, Listen, Litestream, Overlap, Probe, ProcessConfig, ProcessLog,
-    Restart, RunConfig, Schedule, Until, WatchConfig, is_name,
+    Check, Command, Due, Hook, JobConfig, Limits, Listen, Litestream, Overlap, Probe, ProcessConfig,
+    ProcessLog, Restart, RunConfig, Schedule, Until, WatchConfig, is_name,
 };
 pub use secret::Secret;
 pub use settings::{

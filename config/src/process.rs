@@ -3,8 +3,13 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::cron::Cron;
 use crate::secret::Secret;
 
 /// One `[process.NAME]`.
@@ -337,6 +342,34 @@ pub enum Schedule {
     /// From one due moment to the next.
     Every(Duration),
 }
+
+impl Schedule {
+    /// The moment after another one when it is due, in milliseconds since the epoch, by the wall clock; `None`: never.
+    ///
+    /// # Errors
+    /// What is wrong with the times or the time zone.
+    pub fn due(&self) -> Result<Due, String> {
+        let (cron, zone) = match self {
+            Schedule::Every(interval) => {
+                let interval = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
+                return Ok(Arc::new(move |after_ms| after_ms.checked_add(interval)));
+            }
+            Schedule::Cron { cron, time_zone } => (cron, time_zone),
+        };
+        let cron = Cron::parse(cron).map_err(|cause| format!("`{cron}`: {cause}"))?;
+        let zone = match zone {
+            Some(name) => TimeZone::get(name).map_err(|cause| cause.to_string())?,
+            None => TimeZone::system(),
+        };
+        Ok(Arc::new(move |after_ms| {
+            let after = Timestamp::from_millisecond(after_ms).ok()?.to_zoned(zone.clone());
+            Some(cron.next(&after)?.timestamp().as_millisecond())
+        }))
+    }
+}
+
+/// When something is due after a moment, in milliseconds since the epoch.
+pub type Due = Arc<dyn Fn(i64) -> Option<i64> + Send + Sync>;
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::diagnostic::{Error, Warning};
 use crate::feed_url::FeedUrl;
 use crate::pattern::Pattern;
-use crate::process::{JobConfig, ProcessConfig};
+use crate::process::{JobConfig, ProcessConfig, Schedule};
 use crate::secret::Secret;
 use crate::store_url::StoreUrl;
 
@@ -429,6 +429,8 @@ pub struct SyncConfig {
     pub tables: Vec<String>,
     /// The schema of the tables there; `None`: that of the connection.
     pub schema: Option<String>,
+    /// When it connects, brings the side that is written to up to date, and lets go; `None`: it stays.
+    pub schedule: Option<Schedule>,
     /// Names of tables there.
     pub names: BTreeMap<String, String>,
     /// Types there, by `table.column`.

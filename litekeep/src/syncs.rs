@@ -13,8 +13,9 @@ use litekeep_schema::portable::Options;
 use litekeep_schema::portable::mysql::MyType;
 use litekeep_schema::portable::postgres::PgType;
 use litekeep_store::Store;
+use litekeep_sync::pause::Pause;
 use litekeep_sync::two_way::{self, Durable, Policies, Policy};
-use litekeep_sync::worker::{State, Worker};
+use litekeep_sync::worker::{Rhythm, State, Worker};
 use litekeep_sync::{Flow, Pull, Push, Source, TwoWay, pull, push};
 use litekeep_sync_mysql::{Mysql, MysqlSource};
 use litekeep_sync_postgres::source::Wanted;
@@ -236,6 +237,22 @@ impl DatabaseSync {
         self.database.meta_dir.join("sync").join(format!("{}.json", self.config.name))
     }
 
+    /// Whether somebody lets it rest.
+    pub(crate) fn pause(&self) -> Pause {
+        Pause::of(&self.state())
+    }
+
+    /// When it goes on.
+    fn rhythm(&self) -> Result<Rhythm> {
+        Ok(match &self.config.schedule {
+            Some(schedule) => {
+                let due = schedule.due().map_err(Failure::invalid)?;
+                Rhythm::Scheduled(Box::new(move |after_ms| due(after_ms)))
+            }
+            None => Rhythm::Continuous,
+        })
+    }
+
     /// How it stands, where the backup ends with a transaction.
     pub(crate) fn status(&self, durable: Option<Txid>, now_ms: i64) -> SyncStatus {
         let read = State::read(&self.state());
@@ -276,6 +293,8 @@ impl DatabaseSync {
                 .iter()
                 .map(|(table, reason)| Paused { table: table.clone(), reason: reason.clone() })
                 .collect(),
+            schedule: self.config.schedule.as_ref().map(ToString::to_string),
+            paused_since: self.pause().since().map(text::rfc3339),
             confirmed_at: state.confirmed_ms.map(text::rfc3339),
             error: error.or(trouble.map(|trouble| trouble.message.clone())),
             hint: trouble.and_then(|trouble| trouble.hint.clone()),
@@ -319,6 +338,10 @@ pub(crate) struct SyncStatus {
     /// Rows that both sides had changed, since the sync began.
     pub(crate) conflicts: u64,
     pub(crate) paused_tables: Vec<Paused>,
+    /// When it goes on, where it does not always.
+    pub(crate) schedule: Option<String>,
+    /// Since when somebody lets it rest.
+    pub(crate) paused_since: Option<String>,
     pub(crate) confirmed_at: Option<String>,
     /// Why the last try failed, when it did.
     pub(crate) error: Option<String>,
@@ -337,7 +360,7 @@ impl SyncStatus {
     /// What is wrong, in words.
     pub(crate) fn problems(&self) -> Vec<String> {
         let name = &self.name;
-        let error = self.error.iter().map(|error| {
+        let error = self.error.iter().filter(|_| self.paused_since.is_none()).map(|error| {
             let since = self.error_since.as_ref().map_or(String::new(), |since| format!(" since {since}"));
             let hint = self.hint.as_ref().map_or(String::new(), |hint| format!("; {hint}"));
             let does = if self.direction == "both" { "go on" } else { &self.direction };
@@ -378,7 +401,12 @@ impl SyncStatus {
             0 => String::new(),
             count => format!("; {} so far, see `litekeep sync conflicts`", text::count(count, "conflict")),
         };
-        format!("    sync {}{other}: {stands}{conflicts}\n", self.name)
+        let rests = match (&self.paused_since, &self.schedule) {
+            (Some(since), _) => format!("; paused since {since}, until `litekeep sync resume {}`", self.name),
+            (None, Some(schedule)) => format!("; connects {schedule}"),
+            (None, None) => String::new(),
+        };
+        format!("    sync {}{other}: {stands}{conflicts}{rests}\n", self.name)
     }
 }
 
@@ -477,12 +505,12 @@ pub(crate) fn start(syncs: &[DatabaseSync], replication: &Arc<Replication>, foll
 }
 
 fn begin(sync: &DatabaseSync, replication: &Arc<Replication>, followers: &mut Followers) -> Result<()> {
-    let database = sync.database.path.display();
+    let (database, rhythm) = (sync.database.path.display(), sync.rhythm()?);
     if sync.is_pull() {
         let worker = sync.worker(vec![], false, None)?;
         tracing::info!(sync = sync.config.name, "pulling {database} from {}", worker.state().to);
         // It waits at the server.
-        followers.start(|stop| worker.follow(stop, async |_| ()));
+        followers.start(|stop| worker.follow(stop, rhythm, async |_| ()));
         return Ok(());
     }
     let stores = sync.stores(replication.stores())?;
@@ -492,11 +520,11 @@ fn begin(sync: &DatabaseSync, replication: &Arc<Replication>, followers: &mut Fo
         let worker = sync.worker(stores, false, Some(durable))?;
         tracing::info!(sync = sync.config.name, "{database} and {} go in step", worker.state().to);
         // It waits for both.
-        followers.start(|stop| worker.follow(stop, async |_| ()));
+        followers.start(|stop| worker.follow(stop, rhythm, async |_| ()));
         return Ok(());
     }
     let worker = sync.worker(stores, false, None)?;
     tracing::info!(sync = sync.config.name, "pushing {database} to {}", worker.state().to);
-    followers.start(|stop| worker.follow(stop, async move |at| news.after(at).await));
+    followers.start(|stop| worker.follow(stop, rhythm, async move |at| news.after(at).await));
     Ok(())
 }

@@ -126,9 +126,13 @@ impl Source for MysqlSource {
         self.address.name().to_owned()
     }
 
-    async fn connect(&mut self) -> Result<String, Error> {
+    fn disconnect(&mut self) {
         (self.reading, self.stream, self.asked, self.catalog) = (None, None, None, None);
         self.tables.clear();
+    }
+
+    async fn connect(&mut self) -> Result<String, Error> {
+        self.disconnect();
         let (catalog, server) = Catalog::open(&self.address, &self.wanted).await?;
         (self.flavor, self.has_gtids) = (catalog.flavor(), catalog.has_gtids());
         self.catalog = Some(Arc::new(Mutex::new(catalog)));
@@ -136,8 +140,7 @@ impl Source for MysqlSource {
     }
 
     async fn connect_to_copy(&mut self) -> Result<String, Error> {
-        (self.reading, self.stream, self.asked, self.catalog) = (None, None, None, None);
-        self.tables.clear();
+        self.disconnect();
         let catalog = Catalog::open_to_copy(&self.address, &self.wanted).await?;
         (self.flavor, self.has_gtids) = (catalog.flavor(), catalog.has_gtids());
         self.catalog = Some(Arc::new(Mutex::new(catalog)));

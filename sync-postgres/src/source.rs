@@ -501,6 +501,11 @@ impl Source for PostgresSource {
         Ok(format!("{server}/{}", self.address.database()))
     }
 
+    fn disconnect(&mut self) {
+        (self.session, self.reading, self.replication) = (None, None, None);
+        self.let_go_of_writer();
+    }
+
     async fn connect_to_copy(&mut self) -> Result<String, Error> {
         self.open_session().await?;
         let sql = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";

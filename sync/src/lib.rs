@@ -27,6 +27,7 @@ pub mod halves;
 pub mod hub;
 pub mod ledger;
 mod local;
+pub mod pause;
 pub mod pull;
 pub mod push;
 pub mod source;

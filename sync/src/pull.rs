@@ -682,6 +682,7 @@ impl<S: Source> Flow for Pull<S> {
     }
 
     fn begin_anew(&mut self) {
+        self.source.disconnect();
         self.local.close();
         (self.server, self.following, self.is_copying) = (None, None, false);
     }

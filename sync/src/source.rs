@@ -139,6 +139,9 @@ pub trait Source: Send {
     /// `Unavailable` when there is no answer, `Invalid` when a person must change something.
     async fn connect(&mut self) -> Result<String, Error>;
 
+    /// Lets go of every connection.
+    fn disconnect(&mut self);
+
     /// Connects anew only to read, and everything as it is at one moment; who the server is. Changes need not be kept there.
     ///
     /// # Errors
@@ -219,6 +222,10 @@ impl Source for Box<dyn Source> {
 
     async fn connect(&mut self) -> Result<String, Error> {
         (**self).connect().await
+    }
+
+    fn disconnect(&mut self) {
+        (**self).disconnect();
     }
 
     async fn connect_to_copy(&mut self) -> Result<String, Error> {

@@ -483,6 +483,7 @@ impl<H: Hub> Flow for TwoWay<H> {
     }
 
     fn begin_anew(&mut self) {
+        self.hub.disconnect();
         self.local.close();
         (self.server, self.way, self.inflow, self.merge) = (None, None, None, None);
         self.notes.clear();

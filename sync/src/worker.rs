@@ -3,6 +3,7 @@
 //! Where it stands is kept by the database that is written to; the file beside the database only tells those who look.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use litekeep_env::{Clock, SystemClock, file};
@@ -11,11 +12,14 @@ use litekeep_rows::retry::{Pauses, Trouble};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::pause::Pause;
 use crate::push::Step;
 use crate::{Error, Kind};
 
 /// Between two words of one that has not come to its end.
 const NEWS_MS: u64 = 1_000;
+/// Between two looks at the clock while something is not due.
+const CLOCK_LOOK: Duration = Duration::from_secs(10);
 
 /// What goes on step by step.
 #[async_trait]
@@ -112,6 +116,26 @@ impl State {
     }
 }
 
+/// When a sync that has everything goes on.
+pub enum Rhythm {
+    /// As soon as there is more.
+    Continuous,
+    /// At the moment after one in milliseconds since the epoch, and without connections until then; `None`: never.
+    Scheduled(Box<dyn Fn(i64) -> Option<i64> + Send + Sync>),
+}
+
+impl Rhythm {
+    /// Waits until it is due again, where it is not always.
+    async fn due(&self, since_ms: i64) {
+        let Rhythm::Scheduled(next) = self else { return };
+        let due_ms = next(since_ms).unwrap_or(i64::MAX);
+        // Step by step: the clock may be set meanwhile, and a machine may have slept.
+        while let left_ms @ 1.. = due_ms.saturating_sub(SystemClock.unix_ms()) {
+            tokio::time::sleep(Duration::from_millis(left_ms.unsigned_abs()).min(CLOCK_LOOK)).await;
+        }
+    }
+}
+
 /// A push or a pull, and the file that tells how it stands.
 pub struct Worker {
     name: String,
@@ -193,33 +217,71 @@ impl Worker {
         }
     }
 
-    /// Goes on until `stop` says so. What fails is tried again. `news` waits until there may be more than up to a transaction.
-    pub async fn follow(mut self, mut stop: watch::Receiver<bool>, news: impl AsyncFn(Option<Txid>)) {
+    /// Lets go of every connection, of what is not committed, and of trouble, which is over.
+    async fn rest(&mut self) {
+        self.flow.begin_anew();
+        self.state.trouble = None;
+        self.tell().await;
+    }
+
+    /// Goes on until `stop` says so, but for the time that it is paused. What fails is tried again. `news` waits until there may be
+    /// more than up to a transaction.
+    pub async fn follow(
+        mut self,
+        mut stop: watch::Receiver<bool>,
+        rhythm: Rhythm,
+        news: impl AsyncFn(Option<Txid>),
+    ) {
+        let pause = Pause::of(&self.path);
         let mut pauses = Pauses::default();
         loop {
+            if pause.since().is_some() {
+                self.rest().await;
+                tracing::info!(
+                    sync = self.name,
+                    "is paused: `litekeep sync resume {}` lets it go on",
+                    self.name
+                );
+                tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => break,
+                    () = pause.until(false) => tracing::info!(sync = self.name, "goes on"),
+                }
+            }
             let stepped = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
+                () = pause.until(true) => continue,
                 stepped = self.step() => stepped,
             };
-            match stepped {
-                Ok(Step::More) => self.tell_now_and_then().await,
-                Ok(Step::Current) => {
-                    pauses = Pauses::default();
-                    self.tell().await;
-                    let at = self.state.at();
-                    tokio::select! {
-                        _ = stop.wait_for(|stop| *stop) => break,
-                        () = news(at) => {}
+            let is_current = match stepped {
+                Ok(Step::More) => {
+                    self.tell_now_and_then().await;
+                    continue;
+                }
+                Ok(Step::Current) => true,
+                Err(_) => false,
+            };
+            if is_current {
+                pauses = Pauses::default();
+            }
+            match rhythm {
+                Rhythm::Scheduled(_) if is_current => self.rest().await,
+                _ => self.tell().await,
+            }
+            let (at, retry) = (self.state.at(), (!is_current).then(|| pauses.longer()));
+            let wait = async {
+                match retry {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => {
+                        rhythm.due(SystemClock.unix_ms()).await;
+                        news(at).await;
                     }
                 }
-                Err(_) => {
-                    self.tell().await;
-                    tokio::select! {
-                        _ = stop.wait_for(|stop| *stop) => break,
-                        () = tokio::time::sleep(pauses.longer()) => {}
-                    }
-                }
+            };
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                () = pause.until(true) => {}
+                () = wait => {}
             }
         }
         self.tell().await;

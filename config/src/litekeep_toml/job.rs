@@ -35,11 +35,15 @@ impl Reader<'_> {
             _ => None,
         });
         let Run { run, stop_signal, stop_timeout, limits, log } = self.run(entries, "this job", named);
-        let schedule = self.schedule(named, entries);
+        let schedule = self.schedule(entries, "a job");
+        if matches!(schedule, Some(None)) {
+            let message = "this job is never due: add cron = \"0 3 * * *\", or every = \"10m\"";
+            self.report.error(&named.key_span, message);
+        }
         let mut job = JobConfig {
             name: named.key.clone(),
             run,
-            schedule: schedule?,
+            schedule: schedule??,
             overlap: Overlap::default(),
             timeout: entry(entries, "timeout")
                 .and_then(|found| self.duration(found, "1h", (SECOND, ANY_TIME.1))),
@@ -58,26 +62,29 @@ impl Reader<'_> {
         Some(job)
     }
 
-    fn schedule(&mut self, named: &Entry, entries: &[Entry]) -> Option<Schedule> {
+    /// By `cron` and `time_zone`, or by `every`; `Some(None)`: there is none of them.
+    pub(super) fn schedule(&mut self, entries: &[Entry], of: &str) -> Option<Option<Schedule>> {
         let time_zone = entry(entries, "time_zone").and_then(|found| self.time_zone(found));
         match (entry(entries, "cron"), entry(entries, "every")) {
-            (Some(cron), None) => Some(Schedule::Cron { cron: self.cron(cron)?, time_zone }),
+            (Some(cron), None) => Some(Some(Schedule::Cron { cron: self.cron(cron)?, time_zone })),
             (None, Some(every)) => {
                 if let Some(found) = entry(entries, "time_zone") {
                     let message = "`time_zone` goes with `cron`: `every` is the same everywhere";
                     self.report.error(&found.key_span, message);
                 }
-                self.duration(every, "10m", (SECOND, ANY_TIME.1)).map(Schedule::Every)
+                self.duration(every, "10m", (SECOND, ANY_TIME.1)).map(|every| Some(Schedule::Every(every)))
             }
             (Some(_), Some(every)) => {
-                self.report.error(&every.key_span, "a job has `cron` or `every`, not both: write two jobs");
+                self.report.error(&every.key_span, format!("{of} has `cron` or `every`, not both"));
                 None
             }
-            (None, None) => {
-                let message = "this job is never due: add cron = \"0 3 * * *\", or every = \"10m\"";
-                self.report.error(&named.key_span, message);
-                None
-            }
+            (None, None) => match entry(entries, "time_zone") {
+                Some(found) => {
+                    self.report.error(&found.key_span, "`time_zone` goes with `cron`, which is not there");
+                    None
+                }
+                None => Some(None),
+            },
         }
     }
 

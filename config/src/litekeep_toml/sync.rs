@@ -8,8 +8,20 @@ use crate::node::{Entry, Node, Value, entry};
 use crate::reader::Reader;
 use crate::settings::{ConflictPolicy, DatabaseConfig, Direction, OtherSide, SyncConfig};
 
-const KEYS: [&str; 9] =
-    ["name", "from", "to", "direction", "tables", "schema", "rename", "types", "conflict"];
+const KEYS: [&str; 12] = [
+    "name",
+    "from",
+    "to",
+    "direction",
+    "tables",
+    "schema",
+    "rename",
+    "types",
+    "conflict",
+    "every",
+    "cron",
+    "time_zone",
+];
 
 impl Reader<'_> {
     pub(super) fn syncs(&mut self, found: &Entry, databases: &[DatabaseConfig]) -> Vec<SyncConfig> {
@@ -23,6 +35,7 @@ impl Reader<'_> {
             "url" => Some("here it is `to`".to_owned()),
             "table" => Some("here it is `tables`, a list".to_owned()),
             "conflicts" => Some("here it is `conflict`".to_owned()),
+            "schedule" | "interval" => Some("here it is `every`, or `cron`".to_owned()),
             _ => None,
         });
         let get = |key: &str| entry(entries, key);
@@ -52,6 +65,7 @@ impl Reader<'_> {
             }
             None => (ConflictPolicy::default(), BTreeMap::new()),
         };
+        let schedule = self.schedule(entries, "a sync")?;
         Some(SyncConfig {
             name: name??,
             database,
@@ -59,6 +73,7 @@ impl Reader<'_> {
             direction,
             tables: tables?,
             schema,
+            schedule,
             names: names?,
             types: types?,
             conflict,

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use litekeep_config::{
     ConditionalWrites, ConflictPolicy, Credentials, Direction, ErrorKind, FeedFrom, FeedUrl, LogFormat,
-    LogLevel, OtherSide, Secret, Source, StoreUrl,
+    LogLevel, OtherSide, Schedule, Secret, Source, StoreUrl,
 };
 use proptest::prelude::*;
 
@@ -459,6 +459,7 @@ fn syncs() {
         schema = "lite"
         rename = { orders = "Orders" }
         types = { "orders.note" = "tagged" }
+        every = "15m"
         "#,
     )
     .unwrap();
@@ -470,6 +471,7 @@ fn syncs() {
     assert_eq!((sync.database.as_path(), sync.schema.as_deref()), (Path::new("/etc/app.db"), Some("lite")));
     assert_eq!(sync.names["orders"], "Orders");
     assert_eq!(sync.types["orders.note"], "tagged");
+    assert_eq!(sync.schedule, Some(Schedule::Every(Duration::from_secs(900))));
     for url in ["mysql://me@host/app", "mariadb://me@host/app"] {
         let database = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\n";
         let config = toml(&format!("{database}[[sync]]\nname = \"my\"\nto = {url:?}\n")).unwrap();
@@ -568,6 +570,12 @@ fn mistakes_in_syncs_are_told_with_what_would_be_right() {
             "unknown key `renames`: did you mean `rename`?",
         ),
         ("name = \"a\"\nto = \"postgres://h/d\"\ntypes = 7", "`types`"),
+        ("name = \"a\"\nto = \"postgres://h/d\"\nschedule = \"1h\"", "here it is `every`, or `cron`"),
+        (
+            "name = \"a\"\nto = \"postgres://h/d\"\nevery = \"1h\"\ncron = \"@daily\"",
+            "a sync has `cron` or `every`",
+        ),
+        ("name = \"a\"\nto = \"postgres://h/d\"\ntime_zone = \"UTC\"", "`time_zone` goes with `cron`"),
     ] {
         let error = toml(&format!("{database}[[sync]]\n{sync}\n")).unwrap_err();
         assert!(brief(&error).iter().any(|found| found.contains(said)), "{said}: {:?}", brief(&error));

@@ -455,7 +455,7 @@ fn messages() {
         ),
         (
             "[job.a]\ncommand = \"x\"\nevery = \"1s\"\ncron = \"@daily\"",
-            "3:1 a job has `cron` or `every`, not both: write two jobs",
+            "3:1 a job has `cron` or `every`, not both",
         ),
         (
             "[job.a]\ncommand = \"x\"\nevery = \"1s\"\ntime_zone = \"UTC\"",

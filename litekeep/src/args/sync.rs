@@ -18,6 +18,10 @@ pub(crate) enum SyncAction {
     Run(Named),
     /// Say how far each sync is; exit code 1 when something is wrong
     Status(Named),
+    /// Let a sync rest, without connections, until it is resumed; a litekeep that runs heeds it within a second
+    Pause(Named),
+    /// Let a paused sync go on
+    Resume(Named),
     /// Compare every row with the other side; exit code 1 when one differs
     Verify(Verify),
     /// Go on from the present state, by comparing every row: after a log that was begun anew, or for tables that stand still

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use litekeep_config::{Direction, OtherSide};
 use litekeep_env::{Clock as _, SystemClock};
 use litekeep_schema::portable::{Level, Note};
 use litekeep_sql::Examiner;
@@ -24,6 +25,8 @@ pub(super) async fn run(args: &Args, format: Format) -> Result<Outcome> {
         SyncAction::Plan(named) => plan(named, format).await.context("plan a sync"),
         SyncAction::Run(named) => go_on(named, format).await.context("run a sync"),
         SyncAction::Status(named) => status(named, format).await.context("tell the status of a sync"),
+        SyncAction::Pause(named) => pause(named, format).context("pause a sync"),
+        SyncAction::Resume(named) => resume(named, format).context("resume a sync"),
         SyncAction::Verify(args) => verify(args, format).await.context("compare both sides of a sync"),
         SyncAction::Resync(named) => {
             resync(named, format).await.context("bring both sides of a sync together")
@@ -180,6 +183,13 @@ struct Ran {
 
 async fn go_on(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
+    let name = &sync.config.name;
+    if let Some(since_ms) = sync.pause().since() {
+        let message = format!("the sync `{name}` is paused since {}", text::rfc3339(since_ms));
+        return Err(Failure::invalid(message)
+            .hint(format!("`litekeep sync resume {name}` lets it go on"))
+            .into());
+    }
     let stores = Stores::default();
     let mut worker = match sync.is_pull() {
         true => sync.worker(vec![], sync.may_make(&stores).await?, None)?,
@@ -220,6 +230,40 @@ async fn go_on(named: &Named, format: Format) -> Result<Outcome> {
     let problems = stands.problems();
     problems.iter().for_each(|problem| report::warning(problem, format));
     Ok(if problems.is_empty() { Outcome::Done } else { Outcome::No })
+}
+
+#[derive(Serialize)]
+struct Rests {
+    name: String,
+    paused: bool,
+    /// It was not so before.
+    changed: bool,
+}
+
+fn pause(named: &Named, format: Format) -> Result<Outcome> {
+    let sync = found(named, format)?;
+    let rests = Rests { name: sync.config.name.clone(), paused: true, changed: sync.pause().set()? };
+    report::result(format, &rests, || {
+        let keeps = match (&sync.config.other, sync.config.direction) {
+            (OtherSide::Postgres(_), Direction::Pull | Direction::Both) => {
+                "; the server keeps its log for it meanwhile, until its disk is full or `max_slot_wal_keep_size` is reached"
+            }
+            _ => "",
+        };
+        let name = &rests.name;
+        format!("the sync `{name}` rests until `litekeep sync resume {name}`{keeps}\n")
+    });
+    Ok(Outcome::Done)
+}
+
+fn resume(named: &Named, format: Format) -> Result<Outcome> {
+    let sync = found(named, format)?;
+    let rests = Rests { name: sync.config.name.clone(), paused: false, changed: sync.pause().lift()? };
+    report::result(format, &rests, || match rests.changed {
+        true => format!("the sync `{}` goes on\n", rests.name),
+        false => format!("the sync `{}` was not paused\n", rests.name),
+    });
+    Ok(Outcome::Done)
 }
 
 #[derive(Serialize)]

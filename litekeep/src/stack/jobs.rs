@@ -1,11 +1,7 @@
 //! From the configuration's jobs to the supervisor's.
 
-use std::sync::Arc;
-
 use anyhow::{Context as _, Result};
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
-use litekeep_config::{Config, Cron, JobConfig, Schedule};
+use litekeep_config::{Config, JobConfig, Schedule};
 use litekeep_supervise::limits::Memory;
 use litekeep_supervise::{Job, Spec, Supervisor, job};
 
@@ -54,17 +50,8 @@ pub(super) fn known(config: &Config, supervisor: &Supervisor) -> Vec<Known> {
 }
 
 fn schedule(schedule: &Schedule) -> Result<job::Schedule> {
-    let (cron, zone) = match schedule {
-        Schedule::Every(interval) => return Ok(job::Schedule::Every(*interval)),
-        Schedule::Cron { cron, time_zone } => (cron, time_zone),
-    };
-    let cron = Cron::parse(cron).map_err(|cause| Failure::invalid(format!("`{cron}`: {cause}")))?;
-    let zone = match zone {
-        Some(name) => TimeZone::get(name)?,
-        None => TimeZone::system(),
-    };
-    Ok(job::Schedule::At(Arc::new(move |after_ms| {
-        let after = Timestamp::from_millisecond(after_ms).ok()?.to_zoned(zone.clone());
-        Some(cron.next(&after)?.timestamp().as_millisecond())
-    })))
+    match schedule {
+        Schedule::Every(interval) => Ok(job::Schedule::Every(*interval)),
+        Schedule::Cron { .. } => Ok(job::Schedule::At(schedule.due().map_err(Failure::invalid)?)),
+    }
 }

@@ -122,6 +122,64 @@ fn mistakes_are_told() {
     scene.place.run(&["sync", "run"]).failed_with(&["there is no sync with `oracle://`"]);
 }
 
+fn connections(server: &Postgres) -> u64 {
+    let sql = "SELECT count(*)::text FROM pg_stat_activity WHERE backend_type IN ('client backend', 'walsender') AND pid <> pg_backend_pid()";
+    server.query(sql).unwrap()[0][0].as_ref().unwrap().parse().unwrap()
+}
+
+fn add_here(scene: &Scene, n: u32) {
+    let db = Connection::open(scene.db()).unwrap();
+    db.execute("INSERT INTO t VALUES (?, 0)", [n]).unwrap();
+}
+
+/// So that a server that sleeps when nobody is connected can sleep.
+#[test]
+fn a_sync_with_a_schedule_lets_go_of_the_server_in_between() {
+    let server = Postgres::start().unwrap();
+    let scene = scene_with(&server.url("postgres"), "every = \"1s\"\n");
+    let litekeep = scene.replicate().unwrap();
+    for n in 2..4 {
+        add_here(&scene, n);
+        let is_there = || Ok(rows_here(&scene) == rows_there(&server) && connections(&server) == 0);
+        eventually("the row is there, and no connection", LONG, || Ok(is_there().unwrap_or(false))).unwrap();
+    }
+    let status = scene.place.run(&["sync", "status"]).succeeded();
+    assert!(status.stdout.contains("; connects every 1s"), "{}", status.stdout);
+    scene.stop(litekeep).unwrap();
+}
+
+#[test]
+fn a_paused_sync_rests_until_it_is_resumed() {
+    let server = Postgres::start().unwrap();
+    let scene = scene_with(&server.url("postgres"), "");
+    let run = |args: &[&str]| scene.place.run(args);
+    let litekeep = scene.replicate().unwrap();
+    let is_same = || rows_there(&server) == rows_here(&scene);
+    eventually("the first copy is there", LONG, || Ok(is_there(&server) && is_same())).unwrap();
+    let paused = run(&["sync", "pause", "--json"]).succeeded().json();
+    shapes::matches("sync pause", &paused);
+    eventually("no connection is left", LONG, || Ok(connections(&server) == 0)).unwrap();
+    add_here(&scene, 2);
+    scene.stop(litekeep).unwrap();
+
+    // The next one heeds it, too.
+    let litekeep = scene.replicate().unwrap();
+    add_here(&scene, 3);
+    run(&["sync", "run"]).failed_with(&["the sync `there` is paused since", "litekeep sync resume there"]);
+    let status = run(&["sync", "status"]).succeeded();
+    assert!(status.stdout.contains("; paused since "), "{}", status.stdout);
+    assert_eq!(rows_there(&server), "1:0");
+    assert_eq!(connections(&server), 0);
+    assert_eq!(run(&["sync", "resume", "--json"]).succeeded().json()["changed"], true);
+    eventually("it goes on", LONG, || Ok(is_same())).unwrap();
+    assert_eq!(run(&["sync", "resume", "--json"]).succeeded().json()["changed"], false);
+    scene.stop(litekeep).unwrap();
+}
+
+fn is_there(server: &Postgres) -> bool {
+    server.query("SELECT 1 FROM _litekeep_sync LIMIT 1").is_ok_and(|rows| !rows.is_empty())
+}
+
 /// Kills litekeep, the server or the connection while somebody writes; in the end both sides are the same, and `verify` says so.
 #[test]
 fn kills_lose_no_row_and_repeat_none() {

@@ -77,6 +77,12 @@ impl PostgresSource {
         Ok(())
     }
 
+    pub(super) fn let_go_of_writer(&mut self) {
+        if let Some(two_way) = &mut self.two_way {
+            two_way.writer = None;
+        }
+    }
+
     fn writer(&self) -> Result<&Session, Error> {
         let none = || Error::new(Kind::Internal, "write to a database that is not connected");
         self.two_way.as_ref().and_then(|two_way| two_way.writer.as_ref()).ok_or_else(none)
