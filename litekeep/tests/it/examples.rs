@@ -9,10 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-use litekeep_testkit::installed;
+use litekeep_testkit::postgres::Postgres;
+use litekeep_testkit::process::eventually;
+use litekeep_testkit::{Process, installed};
 use litekeep_testkit::programs::workspace;
 use serde_json::Value;
 
+use crate::scene::LONG;
 use crate::up::free_port;
 use crate::{Place, Ran};
 
@@ -104,6 +107,42 @@ fn plays(example: &str, prepare: impl FnOnce(&Place)) {
 #[test]
 fn python() {
     plays("python", |_| ());
+}
+
+/// The same program on SQLite, and on PostgreSQL with the rows that it had.
+#[test]
+fn either_database() {
+    let venv = installed::either_example().unwrap();
+    plays("either", |place| symlink(&venv, place.path(".venv")).unwrap());
+
+    let place = Place::new();
+    copy(&workspace().join("examples/either"), place.dir.path());
+    symlink(&venv, place.path(".venv")).unwrap();
+    let postgres = Postgres::start().unwrap();
+    let url = postgres.url("postgres");
+    let serve = |url: &str| {
+        let port = free_port();
+        let mut server = std::process::Command::new(place.path(".venv/bin/python"));
+        server.arg("server.py").current_dir(place.dir.path()).env("PORT", port.to_string()).env("DATABASE_URL", url);
+        let server = Process::start(server, &place.path("server.log")).unwrap();
+        let is_open = || Ok(TcpStream::connect(("127.0.0.1", port)).is_ok());
+        eventually("the shop is open", LONG, is_open).unwrap();
+        (server, port)
+    };
+    let (server, port) = serve("sqlite:///app.db");
+    for _ in 0..3 {
+        order(port).unwrap();
+    }
+    server.terminate(LONG).unwrap();
+    place.run(&["copy", "app.db", &url]).succeeded();
+    let (server, port) = serve(&url);
+    assert_eq!(orders(port), 3);
+    assert_eq!(order(port).unwrap()["id"], 4);
+    server.terminate(LONG).unwrap();
+    place.run(&["copy", &url, "back.db"]).succeeded();
+    let back = rusqlite::Connection::open(place.path("back.db")).unwrap();
+    let ids: String = back.query_row("SELECT group_concat(id) FROM orders", (), |row| row.get(0)).unwrap();
+    assert_eq!(ids, "1,2,3,4");
 }
 
 #[test]
