@@ -330,7 +330,7 @@ pub struct JobConfig {
 }
 
 /// When a job is due.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Schedule {
     /// By the wall clock.
     Cron {

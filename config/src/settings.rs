@@ -433,6 +433,10 @@ pub struct SyncConfig {
     pub schedule: Option<Schedule>,
     /// Names of tables there.
     pub names: BTreeMap<String, String>,
+    /// Of these tables only these columns.
+    pub columns: BTreeMap<String, Vec<String>>,
+    /// Of these tables only the rows that fulfil a condition.
+    pub rows: BTreeMap<String, String>,
     /// Types there, by `table.column`.
     pub types: BTreeMap<String, String>,
     /// Who wins where both sides have changed a row.

@@ -141,7 +141,7 @@ fn deliver(feed: &Feed, replication: &Arc<Replication>, followers: &mut Follower
         name: config.name.clone(),
         database: file_name(&database.path),
         stores,
-        wanted: Selection { tables: config.tables.clone(), condition: None },
+        wanted: Selection { tables: config.tables.clone(), ..Selection::default() },
         from: config.from,
         to: config.to.clone(),
         ca_file: config.ca_file.clone(),

@@ -13,6 +13,7 @@ use litekeep_schema::portable::Options;
 use litekeep_schema::portable::mysql::MyType;
 use litekeep_schema::portable::postgres::PgType;
 use litekeep_store::Store;
+use litekeep_sync::cut::Cut;
 use litekeep_sync::pause::Pause;
 use litekeep_sync::two_way::{self, Durable, Policies, Policy};
 use litekeep_sync::worker::{Rhythm, State, Worker};
@@ -183,6 +184,11 @@ impl DatabaseSync {
         followers::opened(&self.database, stores)
     }
 
+    /// What of the tables is pushed.
+    pub(crate) fn cut(&self) -> Cut {
+        Cut { columns: self.config.columns.clone(), rows: self.config.rows.clone() }
+    }
+
     /// What is pushed, from the first of the backups.
     ///
     /// # Errors
@@ -195,6 +201,7 @@ impl DatabaseSync {
             name: self.config.name.clone(),
             store,
             tables: self.config.tables.clone(),
+            cut: self.cut(),
             scratch: self.state().with_extension("copy"),
         })
     }

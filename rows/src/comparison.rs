@@ -2,7 +2,7 @@
 
 use crate::{Change, Error, Kind, Pair};
 use litekeep_format::diff::{self, Options, ParentMap, Sink, Written};
-use litekeep_format::{Catalog, SchemaRow, Table};
+use litekeep_format::{Catalog, RowRef, SchemaRow, Table, Value};
 use litekeep_ltx::Point;
 use litekeep_replicate::log_state::{self, Later, LogState, View};
 use litekeep_replicate::parents;
@@ -65,7 +65,8 @@ impl Comparison {
             return reader.schema(&[]);
         }
         let states = (&old, &self.parents, &before);
-        let selected = Selected { wanted, is_strict: true, filter: wanted.filter()?, from: vec![], reader };
+        let selected =
+            Selected { wanted, is_strict: true, filter: wanted.filter()?, only: None, from: vec![], reader };
         selected.differences(states, &new, self.new.written(), &layouts)?;
         Ok(())
     }
@@ -101,12 +102,24 @@ pub struct Selection {
     pub tables: Vec<String>,
     /// Only those that fulfil this condition, before or after.
     pub condition: Option<String>,
+    /// Of these tables only the rows that fulfil a condition on their values: others are as if they were not there, so that a row
+    /// that does no more is deleted. By the names of the tables.
+    pub only: BTreeMap<String, String>,
 }
 
 impl Selection {
     /// Whether a table is wanted.
     pub fn has_table(&self, name: &str) -> bool {
         self.tables.is_empty() || self.tables.iter().any(|table| table.eq_ignore_ascii_case(name))
+    }
+
+    /// Which rows of a table are there at all.
+    fn only(&self, table: &Table) -> Result<Option<RowFilter>, Error> {
+        let found = self.only.iter().find(|(name, _)| name.eq_ignore_ascii_case(&table.name));
+        let Some((_, condition)) = found else { return Ok(None) };
+        let mut filter = RowFilter::of_values(condition)?;
+        filter.begin(&table.name, &table.layout).map_err(|error| why_not(error, table))?;
+        Ok(Some(filter))
     }
 
     fn filter(&self) -> Result<Option<RowFilter>, Error> {
@@ -122,8 +135,14 @@ impl Selection {
         layouts: &TableReader,
         reader: &mut R,
     ) -> Result<Catalog, Error> {
-        let selected =
-            Selected { wanted: self, is_strict: false, filter: self.filter()?, from: vec![], reader };
+        let selected = Selected {
+            wanted: self,
+            is_strict: false,
+            filter: self.filter()?,
+            only: None,
+            from: vec![],
+            reader,
+        };
         selected.differences(states, new, written, layouts)
     }
 
@@ -190,6 +209,8 @@ struct Selected<'a, R> {
     /// A table that neither state has is an error.
     is_strict: bool,
     filter: Option<RowFilter>,
+    /// Of the table that comes: which rows are there at all.
+    only: Option<RowFilter>,
     /// For each column of the table as it is, the one that it was.
     from: Vec<Option<usize>>,
     reader: &'a mut R,
@@ -232,20 +253,42 @@ impl<R: Reader> Selected<'_, R> {
             Change::Deleted(old) => (Some(old), None),
             Change::Updated(old, new) => (Some(old), Some(new)),
         };
-        if let Some(old) = old {
-            let mut values = old.values()?;
-            if let Some(new) = pair.new {
-                let added = new.default_values();
-                let value = |(nth, from): (usize, &Option<usize>)| {
-                    from.map_or_else(|| added[nth].clone(), |nth| values[nth].clone())
-                };
-                values = self.from.iter().enumerate().map(value).collect();
-            }
-            if filter.matches(old.rowid, &values)? {
-                return Ok(true);
-            }
+        if let Some(old) = old
+            && filter.matches(old.rowid, &self.as_it_is_now(pair, old.values()?))?
+        {
+            return Ok(true);
         }
         new.map_or(Ok(false), |new| Ok(filter.matches(new.rowid, &new.values()?)?))
+    }
+
+    /// The values of a row as it was, in the columns that the table has now.
+    fn as_it_is_now(&self, pair: Pair<'_>, values: Vec<Value>) -> Vec<Value> {
+        let Some(new) = pair.new else { return values };
+        let added = new.default_values();
+        let value = |(nth, from): (usize, &Option<usize>)| {
+            from.map_or_else(|| added[nth].clone(), |nth| values[nth].clone())
+        };
+        self.from.iter().enumerate().map(value).collect()
+    }
+
+    /// What a change is for who sees only some of the rows; `None`: nothing.
+    fn seen<'r>(&self, pair: Pair<'_>, change: Change<'r>) -> Result<Option<Change<'r>>, Error> {
+        let Some(only) = &self.only else { return Ok(Some(change)) };
+        let is_old = |old: &RowRef<'_>| -> Result<bool, Error> {
+            Ok(only.matches(old.rowid, &self.as_it_is_now(pair, old.values()?))?)
+        };
+        let is_new =
+            |new: &RowRef<'_>| -> Result<bool, Error> { Ok(only.matches(new.rowid, &new.values()?)?) };
+        Ok(match change {
+            Change::Inserted(new) => is_new(&new)?.then_some(Change::Inserted(new)),
+            Change::Deleted(old) => is_old(&old)?.then_some(Change::Deleted(old)),
+            Change::Updated(old, new) => match (is_old(&old)?, is_new(&new)?) {
+                (true, true) => Some(Change::Updated(old, new)),
+                (true, false) => Some(Change::Deleted(old)),
+                (false, true) => Some(Change::Inserted(new)),
+                (false, false) => None,
+            },
+        })
     }
 }
 
@@ -271,15 +314,19 @@ impl<R: Reader> Sink<Error> for Selected<'_, R> {
         if !self.has(pair) {
             return Ok(());
         }
+        let table = pair.either();
+        self.only = self.wanted.only(table)?;
         if let Some(filter) = &mut self.filter {
-            let table = pair.either();
             filter.begin(&table.name, &table.layout).map_err(|error| why_not(error, table))?;
         }
         self.reader.table(pair, from)
     }
 
     fn change(&mut self, pair: Pair<'_>, change: Change<'_>) -> Result<(), Error> {
-        if self.has(pair) && self.fulfils(pair, &change)? {
+        if self.has(pair)
+            && let Some(change) = self.seen(pair, change)?
+            && self.fulfils(pair, &change)?
+        {
             self.reader.change(pair, &change)?;
         }
         Ok(())

@@ -137,6 +137,64 @@ impl Declaration {
     }
 }
 
+impl Declaration {
+    /// The same with only these of its columns, and only the indexes and foreign keys that are on them. A column that the primary key
+    /// has must be among them.
+    ///
+    /// # Errors
+    /// The name of a column that the table does not have, or that is left out and must not be.
+    pub fn only(mut self, wanted: &[String]) -> Result<Declaration, NoSuchCut> {
+        let is_it = |name: &str| wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(name));
+        let is_there = |name: &&String| !self.columns.iter().any(|c| c.name.eq_ignore_ascii_case(name));
+        if let Some(name) = wanted.iter().find(is_there) {
+            return Err(NoSuchCut::Unknown(name.clone()));
+        }
+        let is_computed = |c: &&DeclaredColumn| c.generated == Some(Generated::Virtual) && is_it(&c.name);
+        if let Some(column) = self.columns.iter().find(is_computed) {
+            return Err(NoSuchCut::Computed(column.name.clone()));
+        }
+        if let Some(nth) = self.primary_key.iter().find(|nth| !is_it(&self.columns[**nth].name)) {
+            return Err(NoSuchCut::OfKey(self.columns[*nth].name.clone()));
+        }
+        let mut places = vec![];
+        let mut next = 0;
+        for column in &self.columns {
+            places.push(is_it(&column.name).then_some(next));
+            next += usize::from(is_it(&column.name));
+        }
+        let moved = |nth: &usize| places[*nth];
+        self.columns.retain(|column| is_it(&column.name));
+        self.primary_key = self.primary_key.iter().filter_map(moved).collect();
+        self.rowid_alias = self.rowid_alias.as_ref().and_then(moved);
+        self.indexes.retain_mut(|index| {
+            let parts = index.parts.iter().map(|part| {
+                let part = part.clone()?;
+                Some(moved(&part.column).map(|column| IndexPart { column, ..part }))
+            });
+            // An expression stays what it is; a column that is left out takes the index along.
+            let parts: Option<Vec<Option<IndexPart>>> =
+                parts.map(|part| part.map_or(Some(None), |part| part.map(Some))).collect();
+            parts.map(|parts| index.parts = parts).is_some()
+        });
+        self.foreign_keys.retain_mut(|key| {
+            let columns: Option<Vec<usize>> = key.columns.iter().map(moved).collect();
+            columns.map(|columns| key.columns = columns).is_some()
+        });
+        Ok(self)
+    }
+}
+
+/// Why a table cannot be with only some of its columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoSuchCut {
+    /// It does not have this one.
+    Unknown(String),
+    /// This one is computed when it is read.
+    Computed(String),
+    /// This one is of its primary key.
+    OfKey(String),
+}
+
 impl Examiner {
     /// The tables, in the order in which they were made.
     ///
@@ -448,5 +506,39 @@ impl Order {
                 .map(|nth| format!("{} COLLATE BINARY", quoted(&table.columns[*nth].name)))
                 .collect(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn only(columns: &[&str]) -> Result<Declaration, NoSuchCut> {
+        let sql = "CREATE TABLE t(a, b REFERENCES p(x), id INTEGER PRIMARY KEY, v AS (a), c UNIQUE, d, UNIQUE(d, a))";
+        let columns: Vec<String> = columns.iter().map(|&name| name.to_owned()).collect();
+        Declaration::read("t", sql).unwrap().only(&columns)
+    }
+
+    #[test]
+    fn a_table_can_be_with_some_of_its_columns() {
+        let cut = only(&["D", "id", "c"]).unwrap();
+        let names: Vec<&str> = cut.columns.iter().map(|column| column.name.as_str()).collect();
+        assert_eq!(names, ["id", "c", "d"]);
+        assert_eq!((&cut.primary_key[..], cut.rowid_alias), (&[0][..], Some(0)));
+        let indexes: Vec<Vec<usize>> = cut
+            .indexes
+            .iter()
+            .map(|index| index.parts.iter().flatten().map(|part| part.column).collect())
+            .collect();
+        assert_eq!(indexes, [[1]], "the one that has a column which is left out goes along");
+        assert!(cut.foreign_keys.is_empty());
+        assert_eq!(only(&["id", "b"]).unwrap().foreign_keys[0].columns, [1]);
+    }
+
+    #[test]
+    fn a_cut_that_cannot_be_is_refused() {
+        assert_eq!(only(&["id", "gone"]), Err(NoSuchCut::Unknown("gone".to_owned())));
+        assert_eq!(only(&["a"]), Err(NoSuchCut::OfKey("id".to_owned())));
+        assert_eq!(only(&["id", "v"]), Err(NoSuchCut::Computed("v".to_owned())));
     }
 }

@@ -29,7 +29,8 @@ mod tuning;
 pub use alteration::{Alteration, Altered, alterations, rename};
 pub use application::{Application, Value};
 pub use declaration::{
-    Declaration, DeclaredColumn, DeclaredIndex, ForeignKey, Generated, IndexPart, Order, Profile, RowReader,
+    Declaration, DeclaredColumn, DeclaredIndex, ForeignKey, Generated, IndexPart, NoSuchCut, Order, Profile,
+    RowReader,
 };
 pub use examination::{Examiner, Layout, Stale, Unindexed};
 pub use migration::{

@@ -19,6 +19,7 @@ pub struct RowFilter {
     insert: String,
     select: String,
     takes_rowid: bool,
+    hides_rowid: bool,
 }
 
 impl RowFilter {
@@ -42,7 +43,16 @@ impl RowFilter {
             insert: String::new(),
             select: String::new(),
             takes_rowid: false,
+            hides_rowid: false,
         })
+    }
+
+    /// The same, which knows a row by its values alone: the rowid is no column.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_values(condition: &str) -> Result<RowFilter, Error> {
+        Ok(RowFilter { hides_rowid: true, ..RowFilter::new(condition)? })
     }
 
     /// From here on rows are of this table.
@@ -58,13 +68,18 @@ impl RowFilter {
         let columns = columns.collect::<Vec<_>>().join(", ");
         let name = quoted(table);
         let names = layout.columns.iter().map(|c| quoted(&c.name));
-        self.takes_rowid = !layout.is_without_rowid()
+        self.takes_rowid = !self.hides_rowid
+            && !layout.is_without_rowid()
             && layout.rowid_alias.is_none()
             && !layout.columns.iter().any(|c| c.name.eq_ignore_ascii_case("rowid"));
         let names: Vec<_> = self.takes_rowid.then(|| "rowid".to_owned()).into_iter().chain(names).collect();
         let places = vec!["?"; names.len()].join(", ");
         self.insert = format!("INSERT INTO temp.{name}({}) VALUES({places})", names.join(", "));
-        self.select = format!("SELECT 1 FROM temp.{name} WHERE ({}\n)", self.condition);
+        let rows = match self.hides_rowid {
+            true => format!("(SELECT * FROM temp.{name}) AS {name}"),
+            false => format!("temp.{name}"),
+        };
+        self.select = format!("SELECT 1 FROM {rows} WHERE ({}\n)", self.condition);
         let create = || {
             self.connection.execute(&format!("DROP TABLE IF EXISTS temp.{name}"), ())?;
             self.connection.execute(&format!("CREATE TEMP TABLE {name}({columns})"), ())?;
@@ -124,6 +139,18 @@ mod tests {
         let mut plain = RowFilter::new("rowid = 7").unwrap();
         plain.begin("t", &layout).unwrap();
         assert!(plain.matches(7, &[Value::Null]).unwrap() && !plain.matches(1, &[Value::Null]).unwrap());
+    }
+
+    #[test]
+    fn what_knows_a_row_by_its_values_knows_no_rowid() {
+        let layout = TableReader::new().unwrap().read("t", "CREATE TABLE t(a TEXT)", true).unwrap();
+        let mut by_values = RowFilter::of_values("t.a = 5").unwrap();
+        by_values.begin("t", &layout).unwrap();
+        assert!(by_values.matches(0, &[Value::Text(b"5".to_vec())]).unwrap(), "columns keep their types");
+        for name in ["rowid", "_rowid_", "oid", "t.rowid"] {
+            let mut by_rowid = RowFilter::of_values(&format!("{name} = 1")).unwrap();
+            assert!(by_rowid.begin("t", &layout).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -136,8 +136,9 @@ async fn compare_all<T: Target>(settings: &Settings, target: &mut T, mend: bool)
         return Err(Error::with_hint(Kind::Invalid, message, hint));
     }
     let (send, chunks) = mpsc::channel(1);
-    let (path, tables) = (database.path().join(DATABASE), kept.tables.clone());
-    let reading = tokio::task::spawn_blocking(move || copy::read_by_key(&copy::hold(&path)?, &tables, &send));
+    let (path, tables, cut) = (database.path().join(DATABASE), kept.tables.clone(), settings.cut.clone());
+    let reading =
+        tokio::task::spawn_blocking(move || copy::read_by_key(&copy::hold(&path)?, (&tables, &cut), &send));
     let mut found = tables_of(target, &kept.tables, chunks, mend).await?;
     reading.await.map_err(|e| Error::new(Kind::Internal, e.to_string()))??;
     found.txid = Some(txid);

@@ -5,6 +5,7 @@ use std::path::Path;
 use litekeep_sql::{Declaration, Examiner, Order, Profile, RowReader};
 use tokio::sync::mpsc;
 
+use crate::cut::{self, Cut};
 use crate::target::{TargetTable, key_text, key_value};
 use crate::{Error, Kind, Value};
 
@@ -23,17 +24,22 @@ pub struct Chunk {
     pub after: Option<Vec<String>>,
 }
 
-/// What is in a database: the tables, and what each of their columns holds.
+/// What is in a database: the tables, with the columns that go, and what each of these holds.
 ///
 /// # Errors
-/// Those of SQLite.
+/// Those of SQLite, and `Invalid` for a cut that cannot be.
 pub fn survey(
     examiner: &Examiner,
     wanted: impl Fn(&str) -> bool,
+    cut: &Cut,
 ) -> Result<Vec<(Declaration, Vec<Profile>)>, Error> {
-    let declared = examiner.declarations()?.into_iter().filter(|table| wanted(&table.name));
+    let declared: Vec<_> = examiner.declarations()?.into_iter().filter(|table| wanted(&table.name)).collect();
+    cut.check(declared.iter().map(|table| table.name.as_str()))?;
     declared
+        .into_iter()
         .map(|table| {
+            cut.rows_of(&table)?;
+            let table = cut.declared(table)?;
             let profiles = examiner.profiles(&table)?;
             Ok((table, profiles))
         })
@@ -54,7 +60,7 @@ pub(crate) fn hold(path: &Path) -> Result<RowReader, Error> {
 /// Those of SQLite, and `Corrupt` for a key that is none.
 pub fn read<T: TargetTable>(
     reader: &RowReader,
-    tables: &[T],
+    (tables, cut): (&[T], &Cut),
     (first, after): (usize, Option<&[String]>),
     chunks: &mpsc::Sender<Chunk>,
 ) -> Result<(), Error> {
@@ -64,7 +70,9 @@ pub fn read<T: TargetTable>(
         let of_first = after.take().map(|key| key.ok_or_else(damaged)).transpose()?;
         let (declaration, columns) = found(&declared, table)?;
         let order = Order::stored(declaration);
-        if !read_table(reader, (declaration, &columns, &order), nth, of_first.as_deref(), chunks)? {
+        let rows = cut.rows_of(declaration)?;
+        let from = From { declaration, columns: &columns, rows, order: &order };
+        if !read_table(reader, &from, nth, of_first.as_deref(), chunks)? {
             break;
         }
     }
@@ -81,7 +89,7 @@ fn damaged() -> Error {
 /// Those of SQLite.
 pub(crate) fn read_by_key<T: TargetTable>(
     reader: &RowReader,
-    tables: &[T],
+    (tables, cut): (&[T], &Cut),
     chunks: &mpsc::Sender<Chunk>,
 ) -> Result<(), Error> {
     let declared = reader.examiner().declarations()?;
@@ -91,7 +99,9 @@ pub(crate) fn read_by_key<T: TargetTable>(
             [] => Order::stored(declaration),
             key => Order::by(declaration, &key.iter().map(|nth| columns[*nth]).collect::<Vec<_>>()),
         };
-        if !read_table(reader, (declaration, &columns, &order), nth, None, chunks)? {
+        let rows = cut.rows_of(declaration)?;
+        let from = From { declaration, columns: &columns, rows, order: &order };
+        if !read_table(reader, &from, nth, None, chunks)? {
             break;
         }
     }
@@ -113,17 +123,34 @@ fn found<'a, T: TargetTable>(
     Ok((declaration, columns.ok_or_else(lacks)?))
 }
 
+/// What is read of a table.
+struct From<'a> {
+    declaration: &'a Declaration,
+    columns: &'a [usize],
+    rows: Option<cut::Rows>,
+    order: &'a Order,
+}
+
 /// `false`: nobody takes the chunks any more.
 fn read_table(
     reader: &RowReader,
-    (declaration, columns, order): (&Declaration, &[usize], &Order),
+    from: &From<'_>,
     table: usize,
     after: Option<&[Value]>,
     chunks: &mpsc::Sender<Chunk>,
 ) -> Result<bool, Error> {
     let (mut rows, mut bytes, mut is_wanted) = (vec![], 0, true);
-    reader.read(declaration, columns, order, after, |found| {
-        let (values, key) = found.split_at(columns.len());
+    // What a condition sees comes behind what goes.
+    let seen = from.rows.as_ref().map_or(&[][..], |rows| &rows.columns);
+    let all = [from.columns, seen].concat();
+    reader.read(from.declaration, &all, from.order, after, |found| {
+        let (values, key) = found.split_at(all.len());
+        let (values, seen) = values.split_at(from.columns.len());
+        if let Some(rows) = &from.rows
+            && !rows.has(seen)?
+        {
+            return Ok(is_wanted);
+        }
         bytes += values.iter().map(size).sum::<usize>();
         rows.push(values.to_vec());
         if rows.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES {

@@ -23,6 +23,7 @@
 mod batch;
 pub mod compare;
 pub mod copy;
+pub mod cut;
 pub mod halves;
 pub mod hub;
 pub mod ledger;

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::batch::Batch;
 use crate::copy::{self, Chunk};
+use crate::cut::Cut;
 use crate::target::{Kept, Stage, Target, TargetTable};
 use crate::worker::{Flow, Progress};
 use crate::{Error, Kind};
@@ -32,6 +33,8 @@ pub struct Settings {
     pub store: Store,
     /// The tables; empty: all.
     pub tables: Vec<String>,
+    /// What of them goes.
+    pub cut: Cut,
     /// A folder of its own, in which a copy of the database can be for a while.
     pub scratch: PathBuf,
 }
@@ -125,7 +128,8 @@ impl<T: Target> Push<T> {
         let (database, time_ms) = self.settings.restored(txid).await?;
         let settings = self.settings.clone();
         let path = database.path().join(DATABASE);
-        let survey = move || copy::survey(&Examiner::open(&path)?, |table| settings.wants(table));
+        let survey =
+            move || copy::survey(&Examiner::open(&path)?, |table| settings.wants(table), &settings.cut);
         let surveyed = blocking(survey).await?;
         let tables = mapped(&self.target, &surveyed, &self.settings.tables)?;
         let (txid, table) = (txid.to_string(), 0);
@@ -138,10 +142,10 @@ impl<T: Target> Push<T> {
 
     fn reading(&self, database: TempDir, (first, after): (usize, Option<Vec<String>>)) -> Copying {
         let (send, chunks) = mpsc::channel(1);
-        let path = database.path().join(DATABASE);
+        let (path, cut) = (database.path().join(DATABASE), self.settings.cut.clone());
         let tables = self.kept.as_ref().map_or(vec![], |kept| kept.tables.clone());
         let reading = tokio::task::spawn_blocking(move || {
-            copy::read(&copy::hold(&path)?, &tables, (first, after.as_deref()), &send)
+            copy::read(&copy::hold(&path)?, (&tables, &cut), (first, after.as_deref()), &send)
         });
         Copying { chunks, reading, _database: database }
     }
@@ -276,7 +280,9 @@ impl<T: Target> Push<T> {
             let end = log.last().map_or("is empty".to_owned(), |last| format!("ends at {last}"));
             return Err(self.lost(format!("it stands at transaction {at}, and the log {end}")));
         }
-        let wanted = Selection { tables: self.settings.tables.clone(), condition: None };
+        self.is_same_cut()?;
+        let (tables, only) = (self.settings.tables.clone(), self.settings.cut.rows.clone());
+        let wanted = Selection { tables, only, ..Selection::default() };
         let feed = Feed::open(&self.settings.store, Goal::Txid(at), wanted).await;
         let feed = feed.map_err(|error| match error.kind() {
             Kind::Unavailable => error,
@@ -284,6 +290,27 @@ impl<T: Target> Push<T> {
         })?;
         self.is_same_history(at, (time_ms, feed.time_ms()))?;
         Ok(feed)
+    }
+
+    /// Columns that are wanted only now are not there, and their values would have to be.
+    fn is_same_cut(&self) -> Result<(), Error> {
+        let kept = self.kept.as_ref().expect("a stage was kept");
+        for table in &kept.tables {
+            let Some(wanted) = self.settings.cut.columns_of(table.source()) else { continue };
+            let has = table.columns();
+            let is_it = |column: &&str| wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(column));
+            if has.len() != wanted.len() || !has.iter().all(is_it) {
+                let (name, table) = (&self.settings.name, table.source());
+                let message = format!(
+                    "the sync `{name}` cannot go on: it was begun with the columns {} of `{table}`, and `columns` says {}",
+                    has.join(", "),
+                    wanted.join(", ")
+                );
+                let hint = "take the change back; or give the sync another name, and drop its tables there, so that it begins anew";
+                return Err(Error::with_hint(Kind::Invalid, message, hint));
+            }
+        }
+        Ok(())
     }
 
     /// Numbers are given again where a history was begun anew; times are not.
@@ -331,7 +358,7 @@ impl<T: Target> Push<T> {
         if after.root.is_none() || is_renamed {
             return Ok(());
         }
-        let declared = Declaration::read(&after.name, &after.sql)?;
+        let declared = self.settings.cut.declared(Declaration::read(&after.name, &after.sql)?)?;
         let profiles = vec![Profile::default(); declared.columns.len()];
         let (mapped, notes) = self.target.map(&declared, &profiles);
         let Some(nth) = known else {

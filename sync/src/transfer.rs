@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::compare::{self, Found, MISSING};
 use crate::copy::{self, Chunk};
+use crate::cut::Cut;
 use crate::push::{is_wanted, mapped};
 use crate::target::{Kept, Listed, Stage, Target, TargetTable};
 use crate::{Error, Kind};
@@ -225,9 +226,9 @@ impl<T: Target> Held<T> {
                 return Ok(());
             }
             let Ok((tables, first, after)) = begin.blocking_recv() else { return Ok(()) };
-            copy::read(&reader, &tables, (first, after.as_deref()), &send)?;
+            copy::read(&reader, (&tables, &Cut::default()), (first, after.as_deref()), &send)?;
             drop(send);
-            copy::read_by_key(&reader, &tables, &send_again)
+            copy::read_by_key(&reader, (&tables, &Cut::default()), &send_again)
         });
         Held { surveyed, begins: Some(begins), chunks, again, reading }
     }
@@ -259,7 +260,7 @@ impl<T: Target> Held<T> {
 }
 
 fn survey(reader: &RowReader, wanted: &[String]) -> Result<Surveyed, Error> {
-    let surveyed = copy::survey(reader.examiner(), |table| is_wanted(wanted, table))?;
+    let surveyed = copy::survey(reader.examiner(), |table| is_wanted(wanted, table), &Cut::default())?;
     let with_rows = parents_first(surveyed).into_iter().map(|(declared, profiles)| {
         let rows = reader.count(&declared.name)?;
         Ok((declared, profiles, rows))

@@ -47,6 +47,7 @@ pub use self::state::{Conflict, Policies, Policy};
 use self::state::{Follows, Kept, LOST, Outward, Plan, SEEN, Seen, Stage, Waits, kept, parsed};
 use crate::compare::Found;
 use crate::copy;
+use crate::cut::Cut;
 use crate::hub::{Hub, Paired};
 use crate::ledger::{PAUSED, PLAN, REFUSED, STAGE, read_listed, text as json};
 use crate::local::Local;
@@ -279,7 +280,8 @@ impl<H: Hub> TwoWay<H> {
 
     async fn paired(&mut self) -> Result<Vec<Paired>, Error> {
         let (path, wanted) = (self.settings.database.clone(), self.settings.push.tables.clone());
-        let survey = move || copy::survey(&Examiner::open(&path)?, |table| is_wanted(&wanted, table));
+        let survey =
+            move || copy::survey(&Examiner::open(&path)?, |table| is_wanted(&wanted, table), &Cut::default());
         let declared = push::blocking(survey).await?;
         self.hub.pair(&declared).await
     }

@@ -157,10 +157,14 @@ pub fn alembic() -> Result<PathBuf> {
 pub fn either_example() -> Result<PathBuf> {
     let requirements = programs::workspace().join("examples/either/requirements.txt");
     let install = |venv: &Path| pip(venv, &["-r", &requirements.to_string_lossy()]);
-    installed("either", |venv| venv.join("bin/sqlalchemy-is-there").exists(), |venv| {
-        install(venv)?;
-        fs::write(venv.join("bin/sqlalchemy-is-there"), "").context("note that all is installed")
-    })
+    installed(
+        "either",
+        |venv| venv.join("bin/sqlalchemy-is-there").exists(),
+        |venv| {
+            install(venv)?;
+            fs::write(venv.join("bin/sqlalchemy-is-there"), "").context("note that all is installed")
+        },
+    )
 }
 
 /// Kysely's migrator: a program for node that runs one migration, its arguments being the database and the statements.

@@ -8,12 +8,14 @@ use crate::node::{Entry, Node, Value, entry};
 use crate::reader::Reader;
 use crate::settings::{ConflictPolicy, DatabaseConfig, Direction, OtherSide, SyncConfig};
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
     "name",
     "from",
     "to",
     "direction",
     "tables",
+    "columns",
+    "where",
     "schema",
     "rename",
     "types",
@@ -54,6 +56,16 @@ impl Reader<'_> {
         };
         let names = get("rename").map_or(Some(BTreeMap::new()), |found| self.texts(found));
         let types = get("types").map_or(Some(BTreeMap::new()), |found| self.texts(found));
+        if let Some(found) =
+            ["columns", "where"].into_iter().find_map(get).filter(|_| direction != Direction::Push)
+        {
+            let message =
+                "all columns and rows of a table come from the server; it is for a sync that only goes there";
+            self.refuse(found, message);
+            return None;
+        }
+        let columns = get("columns").map_or(Some(BTreeMap::new()), |found| self.lists(found));
+        let rows = get("where").map_or(Some(BTreeMap::new()), |found| self.texts(found));
         let (conflict, conflicts) = match get("conflict") {
             Some(found) if direction == Direction::Both => self.conflict(found)?,
             Some(found) => {
@@ -75,6 +87,8 @@ impl Reader<'_> {
             schema,
             schedule,
             names: names?,
+            columns: columns?,
+            rows: rows?,
             types: types?,
             conflict,
             conflicts,
@@ -185,6 +199,23 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// A table of lists of texts.
+    fn lists(&mut self, found: &Entry) -> Option<BTreeMap<String, Vec<String>>> {
+        let entries = match &found.node.value {
+            Value::Table(entries) => entries,
+            _ => self.table(found)?,
+        };
+        let list = |this: &mut Self, one: &Entry| -> Option<Vec<String>> {
+            let all = each(one);
+            if all.is_empty() {
+                this.refuse(one, "no column is named: name those that go, or leave the table out");
+                return None;
+            }
+            all.iter().map(|text| this.non_empty(text)).collect()
+        };
+        entries.iter().map(|one| Some((one.key.clone(), list(self, one)?))).collect()
     }
 
     /// A table of texts.

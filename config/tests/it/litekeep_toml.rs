@@ -459,6 +459,8 @@ fn syncs() {
         schema = "lite"
         rename = { orders = "Orders" }
         types = { "orders.note" = "tagged" }
+        columns = { orders = ["id", "note"] }
+        where = { orders = "id > 7" }
         every = "15m"
         "#,
     )
@@ -471,6 +473,10 @@ fn syncs() {
     assert_eq!((sync.database.as_path(), sync.schema.as_deref()), (Path::new("/etc/app.db"), Some("lite")));
     assert_eq!(sync.names["orders"], "Orders");
     assert_eq!(sync.types["orders.note"], "tagged");
+    assert_eq!(
+        (&sync.columns["orders"][..], sync.rows["orders"].as_str()),
+        (&["id".into(), "note".into()][..], "id > 7")
+    );
     assert_eq!(sync.schedule, Some(Schedule::Every(Duration::from_secs(900))));
     for url in ["mysql://me@host/app", "mariadb://me@host/app"] {
         let database = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\n";
@@ -570,6 +576,11 @@ fn mistakes_in_syncs_are_told_with_what_would_be_right() {
             "unknown key `renames`: did you mean `rename`?",
         ),
         ("name = \"a\"\nto = \"postgres://h/d\"\ntypes = 7", "`types`"),
+        (
+            "name = \"a\"\nfrom = \"postgres://h/d\"\nwhere = { t = \"a\" }",
+            "`where`: all columns and rows of a table come from the server",
+        ),
+        ("name = \"a\"\nto = \"postgres://h/d\"\ncolumns = { t = [] }", "no column is named"),
         ("name = \"a\"\nto = \"postgres://h/d\"\nschedule = \"1h\"", "here it is `every`, or `cron`"),
         (
             "name = \"a\"\nto = \"postgres://h/d\"\nevery = \"1h\"\ncron = \"@daily\"",

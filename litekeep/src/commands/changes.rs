@@ -56,7 +56,7 @@ fn name(args: &args::Changes, format: Format) -> Result<String> {
 }
 
 fn wanted(args: &args::Changes) -> Selection {
-    Selection { tables: args.table.clone(), condition: args.condition.clone() }
+    Selection { tables: args.table.clone(), condition: args.condition.clone(), ..Selection::default() }
 }
 
 /// How far the events are delivered.

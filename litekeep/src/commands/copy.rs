@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use litekeep_config::{Direction, OtherSide, SyncConfig};
+use litekeep_sync::cut::Cut;
 use litekeep_sync::transfer::{self, Copied, Parts};
 use litekeep_sync::{Pull, Target, pull};
 use serde::Serialize;
@@ -72,7 +73,7 @@ async fn to_server<T: Target>(
 ) -> Result<Outcome> {
     let (database, tables) = (config.database.clone(), config.tables.clone());
     if dry_run {
-        return planned((&database, "copy", &tables), &target, format).await;
+        return planned((&database, "copy"), (&tables, Cut::default()), &target, format).await;
     }
     let shown = Rows::new(format);
     let settings = transfer::Settings { database, tables, parts };

@@ -38,7 +38,8 @@ async fn diff(args: &args::Diff, format: Format) -> Result<Outcome> {
         (Format::Json, ..) => Style::Json,
         (Format::Text, ..) => Style::Text,
     };
-    let selection = Selection { tables: args.table.clone(), condition: args.condition.clone() };
+    let selection =
+        Selection { tables: args.table.clone(), condition: args.condition.clone(), ..Selection::default() };
     let done = tokio::task::spawn_blocking(move || print(comparison, &selection, style)).await;
     let missing = done.context("print the differences")??;
     for what in &missing {

@@ -8,6 +8,7 @@ use litekeep_schema::portable::mysql::{self, Flavor};
 use litekeep_schema::portable::{Level, Note, Options, mongodb, postgres};
 use litekeep_sql::{Declaration, Examiner, Profile};
 use litekeep_sync::copy;
+use litekeep_sync::cut::Cut;
 use litekeep_sync::push::is_wanted;
 use serde::Serialize;
 
@@ -59,7 +60,7 @@ async fn surveyed(args: &Elsewhere) -> Result<Surveyed> {
 fn survey(path: &Path, server: Server) -> Result<Surveyed> {
     let (mut tables, mut notes) = (vec![], vec![]);
     let mut examiner = Examiner::open(path)?;
-    for (declared, profiles) in copy::survey(&examiner, |table| is_wanted(&[], table))? {
+    for (declared, profiles) in copy::survey(&examiner, |table| is_wanted(&[], table), &Cut::default())? {
         let (table, found) = match server {
             Server::Postgres => in_postgres(&declared, &profiles),
             Server::Mysql => in_mysql(&declared, &profiles, Flavor::Mysql),

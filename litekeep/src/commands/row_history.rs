@@ -53,7 +53,7 @@ async fn read(args: &args::History, format: Format) -> Result<Outcome> {
         let hint = "--rows for all transactions after it, or --table for those of a table";
         return Err(Failure::invalid("--from is for the history of rows").hint(hint).into());
     }
-    let mut wanted = Selection { tables: args.table.iter().cloned().collect(), condition: None };
+    let mut wanted = Selection { tables: args.table.iter().cloned().collect(), ..Selection::default() };
     let (_, store) = best_backup(args.target.as_deref(), &args.config, Goal::Latest, format).await?;
     let from = match &args.from {
         Some(from) => goal(from)?,

@@ -8,6 +8,7 @@ use litekeep_env::{Clock as _, SystemClock};
 use litekeep_schema::portable::{Level, Note};
 use litekeep_sql::Examiner;
 use litekeep_sync::compare::{self, Found};
+use litekeep_sync::cut::Cut;
 use litekeep_sync::push::{Step, is_wanted};
 use litekeep_sync::target::Listed;
 use litekeep_sync::two_way::Conflict;
@@ -84,20 +85,21 @@ async fn plan(named: &Named, format: Format) -> Result<Outcome> {
     if sync.is_two_way() {
         return plan_two_way(&sync, format).await;
     }
-    let of = (sync.database.path.as_path(), name.as_str(), sync.config.tables.as_slice());
-    with_side!(sync.side()?, target => planned(of, &target, format).await)
+    let of = (sync.database.path.as_path(), name.as_str());
+    with_side!(sync.side()?, target => planned(of, (&sync.config.tables, sync.cut()), &target, format).await)
 }
 
 /// The tables that are made on a server, of a database, under a name.
 pub(super) async fn planned<T: Target>(
-    (database, name, wanted): (&Path, &str, &[String]),
+    (database, name): (&Path, &str),
+    (wanted, cut): (&[String], Cut),
     target: &T,
     format: Format,
 ) -> Result<Outcome> {
     let (path, wanted) = (database.to_owned(), wanted.to_owned());
     let wants = move |table: &str| is_wanted(&wanted, table);
     let surveyed =
-        tokio::task::spawn_blocking(move || copy::survey(&Examiner::open(&path)?, wants)).await??;
+        tokio::task::spawn_blocking(move || copy::survey(&Examiner::open(&path)?, wants, &cut)).await??;
     let mut tables = vec![];
     let mut ok = true;
     for (declared, profiles) in &surveyed {

@@ -87,7 +87,8 @@ async fn undo(args: &args::Undo, format: Format) -> Result<Outcome> {
             return Err(Failure::invalid("say what to take back").hint(hint).into());
         }
     };
-    let selection = Selection { tables: args.table.clone(), condition: args.condition.clone() };
+    let selection =
+        Selection { tables: args.table.clone(), condition: args.condition.clone(), ..Selection::default() };
     let consent = Consent { yes: args.yes, dry_run: args.dry_run };
     let whole = args.txid.filter(|point| point.seq.is_none()).map(|point| point.txid);
     let (database, config) = (&args.database, &args.config);
@@ -114,7 +115,8 @@ pub(super) async fn restore_rows(args: &args::Restore, from: Goal, format: Forma
         return Err(Failure::invalid("say as of when the rows shall come back").hint(hint).into());
     }
     let database = Path::new(&args.target);
-    let selection = Selection { tables: args.table.clone(), condition: args.condition.clone() };
+    let selection =
+        Selection { tables: args.table.clone(), condition: args.condition.clone(), ..Selection::default() };
     let consent = Consent { yes: args.yes, dry_run: args.dry_run };
     let (to, keep_new) = (Goal::Latest, !args.exact);
     let config = &args.config;

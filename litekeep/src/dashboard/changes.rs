@@ -89,7 +89,7 @@ async fn begin(store: &Store, asked: &Asked) -> Result<Feed, Refused> {
                 .ok_or_else(|| Refused::Gone("the first transaction is the database itself\n".to_owned()))?
         }
     };
-    let wanted = Selection { tables: asked.tables.clone(), condition: None };
+    let wanted = Selection { tables: asked.tables.clone(), ..Selection::default() };
     let feed = resume(store, &log, at, wanted).await.map_err(|error| refused(&error))?;
     feed.check_tables().await.map_err(|error| match error.kind() {
         Kind::Invalid => Refused::Invalid(format!("{error}\n")),

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use litekeep_testkit::postgres::Postgres;
 use litekeep_testkit::process::eventually;
-use litekeep_testkit::{Process, installed};
 use litekeep_testkit::programs::workspace;
+use litekeep_testkit::{Process, installed};
 use serde_json::Value;
 
 use crate::scene::LONG;
@@ -123,7 +123,11 @@ fn either_database() {
     let serve = |url: &str| {
         let port = free_port();
         let mut server = std::process::Command::new(place.path(".venv/bin/python"));
-        server.arg("server.py").current_dir(place.dir.path()).env("PORT", port.to_string()).env("DATABASE_URL", url);
+        server
+            .arg("server.py")
+            .current_dir(place.dir.path())
+            .env("PORT", port.to_string())
+            .env("DATABASE_URL", url);
         let server = Process::start(server, &place.path("server.log")).unwrap();
         let is_open = || Ok(TcpStream::connect(("127.0.0.1", port)).is_ok());
         eventually("the shop is open", LONG, is_open).unwrap();

@@ -180,6 +180,68 @@ fn is_there(server: &Postgres) -> bool {
     server.query("SELECT 1 FROM _litekeep_sync LIMIT 1").is_ok_and(|rows| !rows.is_empty())
 }
 
+/// Rows come and go there as they begin and cease to fulfil the condition, whose columns need not go.
+#[test]
+fn some_columns_and_some_rows_go() {
+    let server = Postgres::start().unwrap();
+    let scene = scene_with(
+        &server.url("postgres"),
+        "tables = [\"t\", \"note\"]\ncolumns = { note = [\"id\", \"text\"] }\nwhere = { note = \"state = 'PUBLIC' AND t.n > '1'\" }\n",
+    );
+    let db = Connection::open(scene.db()).unwrap();
+    db.execute_batch(
+        "CREATE TABLE note(id INTEGER PRIMARY KEY, state TEXT COLLATE NOCASE, text TEXT, secret TEXT);
+         CREATE INDEX by_secret ON note(secret);
+         INSERT INTO note VALUES (1, 'PUBLIC', 'a', 's'), (2, 'draft', 'b', 's'), (3, 'public', 'c', 's')",
+    )
+    .unwrap();
+    scene.replicate_once().unwrap();
+    let run = |args: &[&str]| scene.place.run(args);
+    run(&["sync", "run"]).failed_with(&["`where`: the condition on `note` is none", "no such column: t.n"]);
+    let config = |from: &str, to: &str| {
+        let text = std::fs::read_to_string(scene.place.path("litekeep.toml")).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(scene.place.path("litekeep.toml"), text.replace(from, to)).unwrap();
+    };
+    config(" AND t.n > '1'", "");
+    config("\"id\", \"text\"]", "\"text\"]");
+    run(&["sync", "plan"]).failed_with(&["`columns`: `id` is of the primary key of `note`"]);
+    config("[\"text\"]", "[\"id\", \"text\"]");
+    let plan = run(&["sync", "plan"]).succeeded();
+    assert!(!plan.stdout.contains("secret") && !plan.stdout.contains("state"), "{}", plan.stdout);
+    let there = || {
+        let rows =
+            server.query("SELECT coalesce(string_agg(id || text, ' ' ORDER BY id), '') FROM note").unwrap();
+        rows[0][0].clone().unwrap()
+    };
+    run(&["sync", "run"]).succeeded();
+    assert_eq!(there(), "1a", "text is compared by its bytes");
+    for (sql, expected) in [
+        ("UPDATE note SET state = 'PUBLIC' WHERE id = 2", "1a 2b"),
+        ("UPDATE note SET text = 'A' WHERE id = 1", "1A 2b"),
+        ("UPDATE note SET state = 'draft' WHERE id = 1", "2b"),
+        ("UPDATE note SET id = 20 WHERE id = 2", "20b"),
+        ("INSERT INTO note VALUES (5, 'PUBLIC', 'e', ''), (6, 'x', 'f', '')", "5e 20b"),
+        ("DELETE FROM note WHERE id IN (3, 5)", "20b"),
+        ("ALTER TABLE note ADD COLUMN more TEXT DEFAULT 'm'", "20b"),
+    ] {
+        db.execute_batch(sql).unwrap();
+        scene.replicate_once().unwrap();
+        run(&["sync", "run"]).succeeded();
+        assert_eq!(there(), expected, "{sql}");
+        run(&["sync", "verify"]).succeeded();
+    }
+
+    // Another condition is taken up by a comparison; other columns are not.
+    config("'PUBLIC'", "'draft'");
+    let verified = run(&["sync", "verify"]);
+    assert_eq!(verified.code, 1, "{}", verified.stdout);
+    run(&["sync", "resync"]).succeeded();
+    assert_eq!(there(), "1A");
+    config("[\"id\", \"text\"]", "[\"id\", \"text\", \"secret\"]");
+    run(&["sync", "run"]).failed_with(&["`columns` says id, text, secret", "drop its tables there"]);
+}
+
 /// Kills litekeep, the server or the connection while somebody writes; in the end both sides are the same, and `verify` says so.
 #[test]
 fn kills_lose_no_row_and_repeat_none() {

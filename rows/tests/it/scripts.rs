@@ -110,7 +110,7 @@ fn runtime() -> &'static tokio::runtime::Runtime {
 }
 
 fn tables(names: &[&str]) -> Selection {
-    Selection { tables: names.iter().map(|name| (*name).to_owned()).collect(), condition: None }
+    Selection { tables: names.iter().map(|name| (*name).to_owned()).collect(), ..Selection::default() }
 }
 
 /// All rows but those of SQLite's own tables, and the counters of AUTOINCREMENT and what else there is, by name.

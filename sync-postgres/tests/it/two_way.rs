@@ -8,6 +8,7 @@ use litekeep_replicate::replicator::{self, Replicator};
 use litekeep_schema::portable::postgres::Options;
 use litekeep_store::Store;
 use litekeep_store::plan::Policy as Keeping;
+use litekeep_sync::cut::Cut;
 use litekeep_sync::push;
 use litekeep_sync::push::Step;
 use litekeep_sync::target::key_text;
@@ -83,6 +84,7 @@ impl Node {
             name: "both".into(),
             store: self.store.clone(),
             tables: vec![],
+            cut: Cut::default(),
             scratch: self.dir.path().join("scratch"),
         };
         let (database, policies) = (self.database(), self.policies.clone());

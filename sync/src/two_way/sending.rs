@@ -38,7 +38,7 @@ impl<H: Hub> TwoWay<H> {
                 .await?;
             return Ok(false);
         }
-        let mut wanted = Selection { tables: self.settings.push.tables.clone(), condition: None };
+        let mut wanted = Selection { tables: self.settings.push.tables.clone(), ..Selection::default() };
         if !wanted.tables.is_empty() {
             wanted.tables.push(SYNC_TABLE.to_owned());
         }

@@ -9,6 +9,7 @@ use litekeep_replicate::replicator::{self, Replicator};
 use litekeep_sql::{Examiner, Order, RowReader};
 use litekeep_store::Store;
 use litekeep_store::plan::Policy;
+use litekeep_sync::cut::Cut;
 use litekeep_sync::push::{Push, Settings, Step};
 use litekeep_sync::target::key_text;
 use litekeep_sync::{Error, Flow as _, Value};
@@ -94,6 +95,7 @@ impl Scene {
             name: "orders".into(),
             store: self.store.clone(),
             tables: vec![],
+            cut: Cut::default(),
             scratch: self.dir.path().join("scratch"),
         }
     }
