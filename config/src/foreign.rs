@@ -133,6 +133,16 @@ impl Table {
     }
 }
 
+impl Table {
+    /// The path of its log.
+    fn log(&self) -> Option<&String> {
+        match &entry(&self.entries, "log")?.node.entry("path")?.node.value {
+            Value::String(path) => Some(path),
+            _ => None,
+        }
+    }
+}
+
 fn new_entry(key: &str, span: &Range<usize>, value: Value) -> Entry {
     Entry { key: key.into(), key_span: span.clone(), node: Node { span: span.clone(), value } }
 }

@@ -15,7 +15,7 @@ mod run;
 mod sync;
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::conflicts::{self, Placed};
@@ -23,7 +23,7 @@ use crate::diagnostic::Error;
 use crate::node::{self, Entry, Node, Value, entry};
 use crate::pattern::Pattern;
 use crate::processes::{self, Others};
-use crate::reader::{Dialect, Reader};
+use crate::reader::{Dialect, Reader, lexical};
 use crate::settings::{Config, DatabaseConfig, Input, Log, LogFormat, LogLevel, Metrics, Preset, Source};
 use crate::units;
 
@@ -179,6 +179,45 @@ impl Reader<'_> {
         let (metrics, dashboard) = (config.metrics.as_ref(), config.dashboard.as_ref());
         let others = Others { databases: &config.databases, jobs, metrics, dashboard };
         config.processes = processes::check(processes, &others, &mut self.report);
+        self.check_logs(root, config);
+    }
+
+    /// A log is a file of its own: it is appended to, renamed and deleted.
+    fn check_logs(&mut self, root: &[Entry], config: &Config) {
+        let processes = config.processes.iter().map(|process| (&process.name, &process.log, &process.run));
+        let jobs = config.jobs.iter().map(|job| (&job.name, &job.log, &job.run));
+        let mut logs: Vec<(PathBuf, &str)> = Vec::new();
+        for (key, (name, log, run)) in processes.map(|of| ("process", of)).chain(jobs.map(|of| ("job", of))) {
+            let span = entry(root, key).and_then(|found| {
+                let log = found.node.entry(name)?.node.entry("log")?;
+                Some(log.node.entry("path")?.node.span.clone())
+            });
+            let (Some(span), Some(path)) = (span, log.path.as_deref().map(lexical)) else { continue };
+            let is_of = |database: &&DatabaseConfig| {
+                let text = path.to_string_lossy();
+                let parts = ["", "-wal", "-shm", "-journal"].into_iter();
+                let mut files = parts.filter_map(|part| text.strip_suffix(part));
+                files.any(|file| database.source.covers(Path::new(file)))
+            };
+            let other = if let Some(database) = config.databases.iter().find(is_of) {
+                Some(format!("it is of the database `{}`", database.source))
+            } else if path == lexical(self.input.path) {
+                Some("it is this configuration".to_owned())
+            } else if run.env_file.as_deref().map(lexical) == Some(path.clone()) {
+                Some("it is its `env_file`".to_owned())
+            } else {
+                let same = logs.iter().find(|(other, _)| *other == path);
+                same.map(|(_, other)| format!("`{other}` has its log there"))
+            };
+            if let Some(other) = other {
+                let message = format!(
+                    "`{}` cannot be the log of `{name}`: {other}; give it a file of its own",
+                    path.display()
+                );
+                self.report.error(&span, message);
+            }
+            logs.push((path, name));
+        }
     }
 
     /// The names of the jobs, which no process has: one name is one log file and one thing to ask for.

@@ -45,6 +45,14 @@ pub(crate) struct Entry {
 }
 
 impl Node {
+    /// What a table has under a key.
+    pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
+        match &self.value {
+            Value::Table(entries) => entry(entries, key),
+            _ => None,
+        }
+    }
+
     /// What the value is, for "expected a table, found ...".
     pub(crate) fn describe(&self) -> String {
         match &self.value {

@@ -17,6 +17,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+mod group;
+
+pub use group::Group;
+
 /// A process id.
 pub type Pid = i32;
 
@@ -157,15 +161,15 @@ pub struct SpawnError {
 enum Step {
     Session,
     Cgroup,
-    Rlimit,
     Descriptors,
+    Rlimit,
     User,
     Cwd,
     Exec,
 }
 
 const STEPS: [Step; 7] =
-    [Step::Session, Step::Cgroup, Step::Rlimit, Step::Descriptors, Step::User, Step::Cwd, Step::Exec];
+    [Step::Session, Step::Cgroup, Step::Descriptors, Step::Rlimit, Step::User, Step::Cwd, Step::Exec];
 
 impl Step {
     fn phrase(self, program: &Program) -> String {
@@ -351,10 +355,6 @@ unsafe fn become_program(
         for file in &program.cgroups {
             check(Step::Cgroup, libc::write(file.as_raw_fd(), b"0".as_ptr().cast(), 1) as libc::c_int)?;
         }
-        for (resource, soft, hard) in &program.rlimits {
-            let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };
-            check(Step::Rlimit, libc::setrlimit(resource_number(*resource), &limit))?;
-        }
         if let Some(umask) = program.umask {
             libc::umask(umask as libc::mode_t);
         }
@@ -365,6 +365,11 @@ unsafe fn become_program(
         }
         take_descriptors(program, prepared, first_free, report)
             .map_err(|errno| (Step::Descriptors, errno))?;
+        // Only now: a limit on open files counts no longer what this process has open.
+        for (resource, soft, hard) in &program.rlimits {
+            let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };
+            check(Step::Rlimit, libc::setrlimit(resource_number(*resource), &limit))?;
+        }
         if let Some(identity) = &program.identity {
             check(Step::User, libc::setgroups(identity.groups.len(), identity.groups.as_ptr()))?;
             check(Step::User, libc::setgid(identity.gid))?;

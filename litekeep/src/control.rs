@@ -55,6 +55,8 @@ pub(crate) enum Ask {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Answer {
+    /// It was understood, and is being done.
+    Heard,
     /// A part of what was asked for.
     Item(Value),
     /// That was all.

@@ -134,7 +134,7 @@ impl Stack {
     /// When a migration fails or the processes cannot be as the configuration wants them; then none has started.
     pub(crate) async fn start(&self, settings: &Settings) -> Result<()> {
         let config = &settings.config;
-        migrations::run(settings, &self.args).await?;
+        migrations::run(settings, None, &self.args).await?;
         let mut changing = self.changing.lock().await;
         let services = {
             let replication = self.replication();
@@ -372,7 +372,8 @@ impl Stack {
                 changing.services.iter().filter(|service| !is_wanted(&service.name)).cloned().collect();
             services.extend(named);
         }
-        migrations::run(settings, &self.args).await?;
+        untaken::check(&changing.begun, config)?;
+        migrations::run(settings, Some(&changing.begun), &self.args).await?;
         let jobs = jobs::of(config, &self.args, &self.home)?;
         let Some(supervisor) = &mut changing.supervisor else { return Err(starting().into()) };
         let of_jobs = if wanted.is_empty() { supervisor.apply_jobs(jobs).await? } else { None };
@@ -386,7 +387,20 @@ impl Stack {
         }
         changing.services = services;
         if let Some((_, error)) = applied.failed.pop() {
-            return Err(error.into());
+            let done = [
+                ("started", &applied.started),
+                ("reloaded", &applied.reloaded),
+                ("stopped", &applied.stopped),
+            ];
+            let mut also: Vec<String> =
+                applied.failed.iter().map(|(_, error)| format!("also: {error}")).collect();
+            also.extend(
+                done.iter()
+                    .filter(|(_, names)| !names.is_empty())
+                    .map(|(did, names)| format!("{did} `{}`", names.join("`, `"))),
+            );
+            let error = anyhow::Error::from(error);
+            return Err(if also.is_empty() { error } else { error.context(also.join("; ")) });
         }
         let mut reloaded = Reloaded { reloaded: applied.reloaded, ..Reloaded::default() };
         for service in changing.services.iter().filter(|service| is_wanted(&service.name)) {

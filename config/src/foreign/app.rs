@@ -5,6 +5,16 @@ use std::ops::Range;
 use super::{Table, Translation, new_entry};
 use crate::node::{Entry, Node, Value, entry};
 
+/// `all.log` of `api` is `all-api.log`.
+fn own_log(path: &str, name: &str) -> String {
+    let (folder, file) =
+        path.rsplit_once('/').map_or(("", path), |(folder, file)| (&path[..=folder.len()], file));
+    match file.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()) {
+        Some((stem, extension)) => format!("{folder}{stem}-{name}.{extension}"),
+        None => format!("{folder}{file}-{name}"),
+    }
+}
+
 impl Translation<'_> {
     /// A name that differs from the file's is told.
     pub(super) fn name(&mut self, name: &str, span: &Range<usize>) -> Table {
@@ -111,7 +121,13 @@ impl Translation<'_> {
                     self.remark(Some(table), &found.key_span, message);
                 }
                 None => {
-                    let place = self.place(base, &self.expanded(path));
+                    let mut place = self.place(base, &self.expanded(path));
+                    if self.tables.iter().any(|other| other.log() == Some(&place)) {
+                        place = own_log(&place, &table.name);
+                        let message =
+                            format!("`{}` is another one's log, too: each has its own, `{place}`", found.key);
+                        self.remark(Some(table), &found.key_span, message);
+                    }
                     table.set_in("log", "path", &found.node.span, Value::String(place));
                     first = Some(path.clone());
                 }

@@ -471,6 +471,21 @@ fn a_procfile() {
     );
 }
 
+/// Lines of two that write one file would be lost when it is rotated.
+#[test]
+fn a_log_that_several_share_becomes_one_of_each() {
+    let text = "[processes.a]\ncommand = \"./a\"\nlog_file = \"logs/all.log\"\n[processes.b]\ncommand = \"./b\"\nlog_file = \"logs/all.log\"\n";
+    let import = import(Foreign::Oxfile, Path::new("oxfile.toml"), text, None).unwrap();
+    let config = toml(&import.text).unwrap();
+    let logs: Vec<_> = config.processes.iter().map(|process| process.log.path.clone().unwrap()).collect();
+    assert_eq!(logs, [PathBuf::from("/etc/logs/all.log"), PathBuf::from("/etc/logs/all-b.log")]);
+    assert!(
+        import.warnings[0].to_string().contains("each has its own, `logs/all-b.log`"),
+        "{:?}",
+        import.warnings
+    );
+}
+
 /// Relative paths begin at the configuration's folder, so those of a file in another one must be moved.
 #[test]
 fn a_file_of_another_folder() {

@@ -419,6 +419,18 @@ fn messages() {
             "P\nnative = false",
             "3:1 `native` is for `litestream replicate`, which this command is not: remove it",
         ),
+        (
+            "P\nlog = { path = \"x.db-wal\" }\n[[database]]\npath = \"x.db\"\nbackup = \"b\"",
+            "3:16 `/etc/x.db-wal` cannot be the log of `a`: it is of the database `/etc/x.db`; give it a file of its own",
+        ),
+        (
+            "P\nlog = { path = \"a.log\" }\n[job.b]\ncommand = \"x\"\nevery = \"1m\"\nlog = { path = \"./a.log\" }",
+            "7:16 `/etc/a.log` cannot be the log of `b`: `a` has its log there; give it a file of its own",
+        ),
+        (
+            "P\nlog = { path = \"litekeep.toml\" }",
+            "3:16 `/etc/litekeep.toml` cannot be the log of `a`: it is this configuration; give it a file of its own",
+        ),
         ("P\ndepends_on = [\"a\"]", "3:15 nothing of this would ever start: `a` waits for `a`"),
         (
             "P\ndepends_on = [\"b\"]\n[process.b]\ncommand = \"x\"\ndepends_on = { c = \"healthy\" }\n[process.c]\ncommand = \"x\"\ndepends_on = [\"a\"]",

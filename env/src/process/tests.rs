@@ -116,3 +116,33 @@ fn reaping_the_adopted_leaves_the_exit_codes_of_others() {
     }
     assert_eq!(std_child.wait().unwrap().code(), Some(7));
 }
+
+/// Descriptors are handed over by way of numbers that are free here, which are high where many are open.
+#[test]
+fn a_limit_on_open_files_does_not_count_what_is_open_here() {
+    let many: Vec<File> = (0..100).map(|_| File::open("/dev/null").unwrap()).collect();
+    let (text, exit) = shell("ulimit -n", |program| program.rlimits = vec![(Resource::OpenFiles, 40, 40)]);
+    assert_eq!((text.trim(), exit), ("40", Exit::Code(0)), "{} open", many.len());
+}
+
+#[test]
+fn a_group_is_ended_with_what_outlives_its_leader() {
+    let script = "trap '' TERM; (trap '' TERM; sleep 1000) & echo $!; exit 0";
+    let mut child = std::process::Command::new("sh");
+    let mut child = std::os::unix::process::CommandExt::process_group(&mut child, 0)
+        .args(["-c", script])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 16];
+    let n = child.stdout.take().unwrap().read(&mut said).unwrap();
+    let inner = String::from_utf8_lossy(&said[..n]).trim().to_owned();
+    let is_gone = || {
+        let stat = std::fs::read_to_string(format!("/proc/{inner}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    };
+    assert!(!is_gone());
+    drop(Group::led_by(Pid::try_from(child.id()).unwrap()));
+    assert!(is_gone());
+    child.wait().unwrap();
+}

@@ -123,7 +123,12 @@ pub(super) async fn down(args: &args::Down, format: Format) -> Result<Outcome> {
     };
     answer.await.context("end everything")?;
     let did = Did { did: "ended", processes: Vec::new() };
-    report::result(format, &did, || "everything has ended, and the backup is complete\n".to_owned());
+    let has_backup = Settings::load_stack(&args.config, Format::Json)
+        .is_ok_and(|settings| !settings.config.databases.is_empty());
+    report::result(format, &did, || match has_backup {
+        true => "everything has ended, and the backup is complete\n".to_owned(),
+        false => "everything has ended\n".to_owned(),
+    });
     Ok(Outcome::Done)
 }
 

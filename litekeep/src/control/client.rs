@@ -1,5 +1,7 @@
 //! The asking side.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
@@ -13,7 +15,12 @@ use crate::settings::Settings;
 /// A question that was asked.
 pub(crate) struct Client {
     lines: Lines<BufReader<UnixStream>>,
+    /// An answer that came at once.
+    first: Option<Answer>,
 }
+
+/// How long it may take until somebody is there.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 impl Client {
     /// Asks the stack of a folder; `None` when none is up.
@@ -25,7 +32,19 @@ impl Client {
         let mut question = serde_json::to_vec(ask)?;
         question.push(b'\n');
         stream.write_all(&question).await?;
-        Ok(Some(Client { lines: BufReader::new(stream).lines() }))
+        let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
+        let mut client = Client { lines: BufReader::new(stream).lines(), first: None };
+        match tokio::time::timeout(PATIENCE, client.line()).await {
+            Ok(Ok(Answer::Heard)) => Ok(Some(client)),
+            Ok(first) => Ok(Some(Client { first: Some(first?), ..client })),
+            Err(_) => Err(hangs(peer).into()),
+        }
+    }
+
+    async fn line(&mut self) -> Result<Answer> {
+        let gone = || Failure::new(Kind::Unavailable, "`litekeep up` ended before it had answered");
+        let line = self.lines.next_line().await?.ok_or_else(gone)?;
+        Ok(serde_json::from_str(&line)?)
     }
 
     /// The next item; `None` after the last.
@@ -33,13 +52,32 @@ impl Client {
     /// # Errors
     /// What it answered, or that it ended in the middle.
     pub(crate) async fn next(&mut self) -> Result<Option<Value>> {
-        let gone = || Failure::new(Kind::Unavailable, "`litekeep up` ended before it had answered");
-        let line = self.lines.next_line().await?.ok_or_else(gone)?;
-        match serde_json::from_str(&line)? {
-            Answer::Item(value) => Ok(Some(value)),
-            Answer::Done => Ok(None),
-            Answer::Error(report) => Err(Relayed(report).into()),
+        loop {
+            let answer = match self.first.take() {
+                Some(first) => first,
+                None => self.line().await?,
+            };
+            match answer {
+                Answer::Heard => {}
+                Answer::Item(value) => return Ok(Some(value)),
+                Answer::Done => return Ok(None),
+                Answer::Error(report) => return Err(Relayed(report).into()),
+            }
         }
+    }
+}
+
+fn hangs(pid: Option<i32>) -> Failure {
+    let who = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+    let failure = Failure::new(
+        Kind::Unavailable,
+        format!("`litekeep up`{who} runs and does not answer within {} s", PATIENCE.as_secs()),
+    );
+    match pid {
+        Some(pid) => failure.hint(format!(
+            "if it was stopped, `kill -CONT {pid}` lets it go on; after `kill -KILL {pid}` the processes go on without it, and `litekeep up` takes them over"
+        )),
+        None => failure,
     }
 }
 

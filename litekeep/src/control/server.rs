@@ -41,7 +41,7 @@ async fn connection(stream: UnixStream, stack: Arc<Stack>) {
     let result = match is_allowed {
         // Hung up on while it still asks, it would not read the answer.
         false => question(&mut read).await.and_then(|_| Err(refused())),
-        true => match question(&mut read).await {
+        true => match heard(&mut read, &mut out).await {
             Ok(Ask::Down) => return down(&stack, out).await,
             Ok(ask) => {
                 // Who hangs up does not want the rest of an endless answer; what was asked to be done is done all the same.
@@ -80,6 +80,13 @@ async fn question(read: &mut BufReader<tokio::io::Take<OwnedReadHalf>>) -> Resul
     tokio::time::timeout(PATIENCE, read.read_line(&mut line)).await.map_err(|_| late())??;
     serde_json::from_str(&line)
         .map_err(|error| Failure::invalid(format!("a question that is none: {error}")).into())
+}
+
+/// What is asked, which may take long to be done: so it is told at once that somebody is there.
+async fn heard(read: &mut BufReader<tokio::io::Take<OwnedReadHalf>>, out: &mut Out) -> Result<Ask> {
+    let ask = question(read).await?;
+    out.line(&Answer::Heard).await?;
+    Ok(ask)
 }
 
 async fn hung_up(read: &mut BufReader<tokio::io::Take<OwnedReadHalf>>) {

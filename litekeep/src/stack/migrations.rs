@@ -4,14 +4,18 @@
 //! copy them, and would lose its locks by opening them a second time.
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context as _, Result};
 use futures::stream::{self, StreamExt as _};
+use litekeep_config::Config;
+use litekeep_env::process::Group;
 use serde_json::Value;
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
+use super::untaken::is_known;
 use crate::args::ConfigArgs;
 use crate::report::{Failure, Kind, Relayed};
 use crate::settings::{Database, Settings, database};
@@ -19,13 +23,15 @@ use crate::settings::{Database, Settings, database};
 /// Databases of a folder that migrate at the same time.
 const AT_ONCE: usize = 4;
 
-/// Runs them. After a failure no other begins, and those that are under way come to their end.
+/// Runs them, of those databases that `up` began with where it has. After a failure no other begins, and those that are under way come
+/// to their end.
 ///
 /// # Errors
 /// The first that failed; says of which others they have run.
-pub(super) async fn run(settings: &Settings, args: &ConfigArgs) -> Result<()> {
+pub(super) async fn run(settings: &Settings, begun: Option<&Config>, args: &ConfigArgs) -> Result<()> {
     let databases = database::all(settings)?.into_iter();
     let wanted = databases.filter(|database| database.config.migrations.is_some());
+    let wanted = wanted.filter(|database| begun.is_none_or(|begun| is_known(begun, &database.config.source)));
     let has_failed = &AtomicBool::new(false);
     let each = |Database { path, .. }: Database| async move {
         if has_failed.load(Relaxed) {
@@ -66,8 +72,7 @@ async fn up(database: &Path, args: &ConfigArgs) -> Result<bool> {
     args.pass_on(&mut command);
     // After `--` a path may begin with a dash.
     command.arg("--").arg(database);
-    // Ended in the middle, the file that is running has changed nothing.
-    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+    let output = ended_with_its_group(command).await?;
     let done: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let text = |of: &Value, key: &str| of[key].as_str().unwrap_or_default().to_owned();
     let all = done["applied"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -91,4 +96,21 @@ async fn up(database: &Path, args: &ConfigArgs) -> Result<bool> {
                 .into())
         }
     }
+}
+
+/// Awaits the end of a program. Not awaited to its end, it is ended with all that it has started, before anybody goes on: what it
+/// writes after that would be in no backup. A file of SQL has changed nothing then.
+async fn ended_with_its_group(mut command: Command) -> Result<Output> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn()?;
+    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Group::led_by);
+    let (mut said, mut told) = (Vec::new(), Vec::new());
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (mut stdout, mut stderr) = (stdout.context("take its output")?, stderr.context("take its output")?);
+    let read = tokio::try_join!(stdout.read_to_end(&mut said), stderr.read_to_end(&mut told));
+    let status = child.wait().await?;
+    // What it has left running is its own affair then.
+    group.map(Group::leave);
+    read?;
+    Ok(Output { status, stdout: said, stderr: told })
 }

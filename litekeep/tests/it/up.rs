@@ -770,7 +770,9 @@ fn the_status_of_one_that_hangs_is_red() {
     reaches(&place, "app", "healthy");
     running.0.as_mut().unwrap().signal(libc::SIGSTOP).unwrap();
     let ran = place.run(&["status"]);
+    let asked = place.run(&["stop", "app"]);
     running.0.as_mut().unwrap().signal(libc::SIGCONT).unwrap();
+    asked.failed_with(&["runs and does not answer", "kill -CONT"]);
     assert!(ran.code == 1 && ran.stdout.contains("runs and does not answer"), "{}{}", ran.stdout, ran.stderr);
     running.end();
 }

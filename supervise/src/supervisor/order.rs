@@ -101,6 +101,19 @@ pub(super) fn levels(services: &[Service]) -> Result<Vec<Vec<String>>> {
             return Err(Error::invalid(place(), "is there twice"));
         }
     }
+    // Who is called so has one log and one state.
+    let mut taken: BTreeMap<String, &str> = BTreeMap::new();
+    for service in services {
+        for name in service.instance_names() {
+            if let Some(other) = taken.insert(name.clone(), &service.name) {
+                let instances = if *other == *name { &service.name } else { other };
+                let cause = format!(
+                    "`{instances}` has instances, of which one is called so, too: give one of both another name"
+                );
+                return Err(Error::invalid(format!("process `{name}`"), cause));
+            }
+        }
+    }
     for service in services {
         if let Some((other, _)) = service.after.iter().find(|(other, _)| !open.contains_key(other.as_str())) {
             let cause = format!("depends on `{other}`, which is not there");
@@ -161,5 +174,26 @@ mod tests {
         assert_eq!(log_of(&web, "web").path.unwrap().to_str(), Some("/var/log/web.log"));
         web.instances = 2;
         assert_eq!(log_of(&web, "web.2").path.unwrap().to_str(), Some("/var/log/web.2.log"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Spec;
+    use crate::spawn::{Command, Spawn};
+
+    #[test]
+    fn an_instance_and_a_process_cannot_have_one_name() {
+        let service = |name: &str, instances| {
+            let mut service = Service::new(name, Spec::new(Spawn::new(Command::shell("sleep 1"))));
+            service.instances = instances;
+            service
+        };
+        for services in [[service("a", 2), service("a.1", 1)], [service("a.1", 1), service("a", 2)]] {
+            let error = levels(&services).unwrap_err().to_string();
+            assert!(error.contains("a.1") && error.contains("`a` has instances"), "{error}");
+        }
+        assert!(levels(&[service("a", 1), service("a.1", 1)]).is_ok());
     }
 }

@@ -2,6 +2,7 @@
 
 use litekeep_schema::portable::Level;
 use litekeep_sql::Examiner;
+use litekeep_sync::cut::Cut;
 use litekeep_sync::{Flow as _, Stage, Target, copy};
 
 use crate::scene::Scene;
@@ -71,7 +72,8 @@ fn notes_tell_what_is_not_there() {
          CREATE INDEX part ON t(a) WHERE b > 1; CREATE INDEX expr ON t(lower(a));
          CREATE TABLE mixed(k TEXT PRIMARY KEY, n INT); INSERT INTO mixed VALUES (NULL, 1), ('x', 'text');",
     );
-    let surveyed = copy::survey(&Examiner::open(&scene.database()).unwrap(), |_| true).unwrap();
+    let surveyed =
+        copy::survey(&Examiner::open(&scene.database()).unwrap(), |_| true, &Cut::default()).unwrap();
     let target = server::side(&scene.url, "n", Options::default());
     let mut notes = vec![];
     for (declared, profiles) in &surveyed {

@@ -198,3 +198,71 @@ fn the_check_of_a_database_sees_its_wal_and_how_far_the_backup_is_behind() {
     reaches(&place, "lag", "healthy");
     running.end();
 }
+
+/// A database that comes by a reload is neither restored nor replicated, so nobody may begin with it.
+#[test]
+fn a_reload_begins_with_no_database_that_only_up_makes_fit() {
+    let place = Place::new();
+    place.database("other.db", 3);
+    place.run(&["replicate", "-once", "other.db", "file://./kept"]).succeeded();
+    for suffix in ["", "-wal", "-shm"] {
+        _ = std::fs::remove_file(place.path(&format!("other.db{suffix}")));
+    }
+    let app = "[process.app]\ncommand = \"sleep 1000\"\n";
+    configure(&place, "", app);
+    let running = up(&place);
+    reaches(&place, "app", "healthy");
+    migration(&place, 1, "CREATE TABLE more(x);");
+    let other = "[[database]]\npath = \"other.db\"\nbackup = \"./kept\"\nmigrations = \"migrations\"\n";
+    let user = "[process.user]\ncommand = \"sleep 1000\"\ndepends_on = { \"other.db\" = \"migrated\" }\n";
+    configure(&place, "", &format!("{app}{other}{user}"));
+    place
+        .run(&["reload"])
+        .failed_with(&["other.db` has come to the configuration and is not there", "litekeep down"]);
+    assert!(!place.path("other.db").exists());
+
+    // One that is there is not migrated, so nobody who counts on that begins.
+    place.run(&["restore", "-o", "other.db", "file://./kept"]).succeeded();
+    place.run(&["reload"]).failed_with(&["`user` waits for the database", "has come to the configuration"]);
+    configure(&place, "", &format!("{app}{other}"));
+    let reloaded = place.run(&["reload", "--json"]).succeeded().json();
+    assert!(reloaded["warnings"].to_string().contains("other.db` has changed"), "{reloaded:#}");
+    let other = rusqlite::Connection::open(place.path("other.db")).unwrap();
+    assert!(other.prepare("SELECT * FROM more").is_err(), "its migrations wait for `up`, too");
+    running.end();
+}
+
+/// What it writes after the end would be in no backup.
+#[test]
+fn the_end_ends_a_program_that_migrates_with_all_that_it_started() {
+    let place = Place::new();
+    place.database("app.db", 1);
+    let program = "migrations = { command = 'sleep 1000 & echo $! > pid; wait' }";
+    configure(&place, program, "[process.app]\ncommand = \"sleep 1000\"\n");
+    let mut running = up(&place);
+    let pid = || std::fs::read_to_string(place.path("pid")).unwrap_or_default().trim().to_owned();
+    eventually("it migrates", LONG, || Ok(!pid().is_empty())).unwrap();
+    place.run(&["down"]).succeeded();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid())).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    assert!(running.wait().success());
+}
+
+#[test]
+fn a_reload_says_of_all_that_failed() {
+    let place = Place::new();
+    let configured = |a: &str, b: &str, more: &str| {
+        configure(
+            &place,
+            "",
+            &format!("[process.a]\ncommand = \"{a}\"\n[process.b]\ncommand = \"{b}\"\n{more}"),
+        );
+    };
+    configured("sleep 1000", "sleep 1000", "");
+    let running = up(&place);
+    reaches(&place, "b", "healthy");
+    configured("no-such-a", "no-such-b", "[process.c]\ncommand = \"sleep 1000\"\n");
+    place.run(&["reload"]).failed_with(&["no-such-a", "no-such-b", "started `c`"]);
+    reaches(&place, "a", "healthy");
+    running.end();
+}
