@@ -5,7 +5,7 @@ mod client;
 mod server;
 mod socket;
 
-pub(crate) use client::{Client, is_up, talk};
+pub(crate) use client::{Client, is_up, not_taken, talk};
 pub(crate) use server::{Out, serve};
 pub(crate) use socket::Home;
 

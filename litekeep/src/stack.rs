@@ -159,8 +159,17 @@ impl Stack {
         *self.running() = Running { processes: in_order(&supervisor, &order), jobs, events };
         supervisor.start().await?;
         changing.supervisor = Some(supervisor);
+        self.keep_accepted(settings);
         self.is_up.store(true, SeqCst);
         Ok(())
+    }
+
+    /// What runs can be asked about also when its file has a mistake since.
+    fn keep_accepted(&self, settings: &Settings) {
+        let kept = self.home.accepted();
+        if let Err(error) = std::fs::copy(&settings.path, &kept) {
+            tracing::warn!("copy the configuration to `{}`: {error}", kept.display());
+        }
     }
 
     /// Stops the processes, dependants first.
@@ -420,6 +429,7 @@ impl Stack {
             changing.sockets.close_unwanted();
         }
         (reloaded.started, reloaded.stopped) = (applied.started, applied.stopped);
+        self.keep_accepted(settings);
         if let Some(hooks) = &changing.hooks {
             hooks.change(config, &self.args);
         }

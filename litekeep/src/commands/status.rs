@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use crate::args;
-use crate::control::{Ask, Client, Home};
+use crate::control::{Ask, Client, Home, not_taken};
 use crate::dashboard::View;
 use crate::feeds::{self, Feed, FeedStatus};
 use crate::report::{self, Format, Outcome, text};
@@ -34,7 +34,7 @@ const REPLICATE: &str = "litekeep replicate";
 /// Listings that run at the same time.
 const AT_ONCE: usize = 16;
 /// One that runs says at once how it stands.
-const PATIENCE_OF_STACK: Duration = Duration::from_secs(3);
+const PATIENCE_OF_STACK: Duration = Duration::from_secs(2);
 /// A replicator that is behind is given its upload interval and this much more to show that it moves.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// No look at the status takes longer than this, whatever the upload interval.
@@ -168,8 +168,12 @@ async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Resul
         }
         None => {
             // Also where only a litestream.yml is there.
-            let settings = Settings::load_stack(&args.config, format)
-                .or_else(|_| Settings::load(&args.config, format))?;
+            let loaded =
+                Settings::load_stack(&args.config, format).or_else(|_| Settings::load(&args.config, format));
+            let settings = match loaded {
+                Ok(settings) => settings,
+                Err(error) => running(error, &args.config, format).await?,
+            };
             let (stack, hangs) = match tokio::time::timeout(PATIENCE_OF_STACK, stack(&settings)).await {
                 Ok(stack) => (stack?, false),
                 Err(_) => (None, true),
@@ -228,6 +232,21 @@ async fn statuses(
 pub(super) async fn red(databases: &[Database], clock: &dyn Clock) -> Result<Vec<String>> {
     let statuses = statuses(databases, (&[], &[]), Replicates::Command(REPLICATE), clock).await?;
     Ok(statuses.into_iter().flat_map(|database| database.red).collect())
+}
+
+/// The configuration that a running `litekeep up` has taken, where the file that is there now has a mistake.
+///
+/// # Errors
+/// The mistake, when none runs.
+async fn running(mistake: anyhow::Error, args: &args::ConfigArgs, format: Format) -> Result<Settings> {
+    let Some(place) = Settings::place_of_stack(args) else { return Err(mistake) };
+    let home = Home::beside(&place);
+    if Client::ask(&home, &Ask::Status).await.is_ok_and(|client| client.is_none()) {
+        return Err(mistake);
+    }
+    let Ok(settings) = Settings::taken(place, &home.accepted(), args) else { return Err(mistake) };
+    report::warning(&not_taken(&mistake), format);
+    Ok(settings)
 }
 
 /// What a running `litekeep up` says; `None` when none runs.

@@ -101,6 +101,11 @@ pub(crate) async fn is_up(args: &ConfigArgs, format: Format) -> Result<bool> {
     Ok(socket(&home).await?.is_some())
 }
 
+/// What is said of a configuration with a mistake, beside one that runs.
+pub(crate) fn not_taken(mistake: &anyhow::Error) -> String {
+    format!("`litekeep reload` will not take this configuration: {mistake:#}")
+}
+
 /// Asks the stack of the configuration, which must be up. It runs by a configuration that was good once, so a mistake in
 /// the file that is there now is only a warning, where the stack can be found without it.
 ///
@@ -112,10 +117,7 @@ pub(crate) async fn talk(args: &ConfigArgs, format: Format, ask: &Ask) -> Result
         Err(error) => {
             let Some(place) = Settings::place_of_stack(args) else { return Err(error) };
             let Some(client) = Client::ask(&Home::beside(&place), ask).await? else { return Err(error) };
-            report::warning(
-                &format!("`litekeep reload` will not take this configuration: {error:#}"),
-                format,
-            );
+            report::warning(&not_taken(&error), format);
             return Ok(client);
         }
     };

@@ -22,6 +22,7 @@ const JOBS: &str = "jobs";
 const OWN_LOG: &str = "up.log";
 const DEPLOYS: &str = "deploys.json";
 const DEPLOYS_TMP: &str = "deploys.tmp";
+const ACCEPTED: &str = "configuration";
 /// What to do for those that may not.
 pub(super) const WHO_MAY: &str =
     "only the user that runs `litekeep up`, and root, may ask it: run this command as that user";
@@ -75,6 +76,11 @@ impl Home {
         self.file(DEPLOYS)
     }
 
+    /// The configuration that runs, as it was taken.
+    pub(crate) fn accepted(&self) -> PathBuf {
+        self.file(ACCEPTED)
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
@@ -85,7 +91,7 @@ impl Home {
         let Some(first) = below.iter().next() else { return true };
         let is_one_of = |names: &[&str]| names.iter().any(|name| first == *name);
         let is_own_log = first.to_string_lossy().starts_with(OWN_LOG);
-        is_own_log || is_one_of(&[SOCKET, LOCK, RUNS, LOGS, JOBS, DEPLOYS, DEPLOYS_TMP])
+        is_own_log || is_one_of(&[SOCKET, LOCK, RUNS, LOGS, JOBS, DEPLOYS, DEPLOYS_TMP, ACCEPTED])
     }
 
     /// Makes the folder where needed and takes it for this process.
@@ -120,9 +126,12 @@ impl Home {
                 .hint("`litekeep status` shows it, `litekeep reload` takes a changed configuration, `litekeep down` ends it")
                 .into());
         }
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())?;
+        let mut note = || {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())
+        };
+        note().map_err(|error| Failure::io(doing("write", &path), &error))?;
         Ok(Claim { _lock: file })
     }
 

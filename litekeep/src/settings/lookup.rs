@@ -10,7 +10,8 @@ use crate::report::{self, Failure, Format};
 use crate::settings::env;
 
 /// Where a configuration is looked for, in this order, when none is named.
-const PLACES: [&str; 4] = ["litekeep.toml", "/etc/litekeep.toml", "litestream.yml", "/etc/litestream.yml"];
+const PLACES: [&str; 5] =
+    ["litekeep.toml", "/etc/litekeep.toml", "litestream.yml", "/etc/litestream.yml", "oxfile.toml"];
 
 /// The same for commands about processes.
 const PLACES_OF_STACKS: [&str; 3] = ["litekeep.toml", "oxfile.toml", "/etc/litekeep.toml"];
@@ -45,6 +46,18 @@ impl Settings {
         let first =
             || PLACES_OF_STACKS.iter().map(Path::new).find(|place| place.exists()).map(Path::to_owned);
         args.config.clone().or_else(first)
+    }
+
+    /// What a configuration at this place said when it was taken.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) fn taken(place: PathBuf, kept: &Path, args: &ConfigArgs) -> Result<Settings> {
+        let text = std::fs::read_to_string(kept)
+            .map_err(|error| Failure::io(format!("read `{}`", kept.display()), &error))?;
+        let mut config = parse(&place, &text, args.no_expand_env)?;
+        take_over(&mut config, args.no_expand_env)?;
+        Ok(Settings { path: place, config })
     }
 
     /// The arguments with which another process reads the same file.

@@ -222,6 +222,9 @@ impl StackStatus {
         };
         let rows: Vec<_> = self.processes.iter().map(row).collect();
         let mut out = String::new();
+        if !self.up && rows.is_empty() {
+            out = "    `litekeep up` makes the databases fit, and runs their migrations; the processes start then\n".to_owned();
+        }
         if !rows.is_empty() {
             out = text::table(&["PROCESS", "STATE", "FOR", "PID", "RESTARTS", "WHY"], &[2, 3, 4], &rows);
         }

@@ -655,15 +655,16 @@ fn an_oxfile_runs_as_it_is_and_its_litestream_is_litekeep() {
          [processes.after]\ncommand = \"sleep 1000\"\ndepends_on = [\"litestream\"]\n\
          [processes.litestream]\ncommand = \"/usr/local/bin/litestream replicate -config {}\"\nrestart = \"always\"\n",
         place.dir.path(),
-        place.path("litestream.yml").display()
+        place.path("conf/litestream.yml").display()
     );
+    std::fs::create_dir(place.path("conf")).unwrap();
     std::fs::write(place.path("oxfile.toml"), oxfile).unwrap();
     let yaml = format!(
         "dbs:\n  - path: {}\n    replicas:\n      - url: file://{}\n",
         place.path("app.db").display(),
         place.path("backup").display()
     );
-    std::fs::write(place.path("litestream.yml"), yaml).unwrap();
+    std::fs::write(place.path("conf/litestream.yml"), yaml).unwrap();
     let running = up(&place);
     reaches(&place, "api", "healthy");
     get(port).unwrap();
@@ -672,6 +673,10 @@ fn an_oxfile_runs_as_it_is_and_its_litestream_is_litekeep() {
     reaches(&place, "after", "healthy");
     eventually("its backup goes well", LONG, || Ok(status(&place)["databases"][0]["ok"] == true)).unwrap();
     running.end();
+    // Its databases are known to all commands.
+    let known = place.run(&["databases", "--json"]).succeeded().json();
+    assert_eq!(known["databases"].as_array().unwrap().len(), 1, "{known:#}");
+    place.run(&["history"]).succeeded();
     // Where the program itself is wanted, the database is left to it.
     let oxfile = std::fs::read_to_string(place.path("oxfile.toml")).unwrap();
     std::fs::write(

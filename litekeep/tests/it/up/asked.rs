@@ -266,3 +266,26 @@ fn a_reload_says_of_all_that_failed() {
     reaches(&place, "a", "healthy");
     running.end();
 }
+
+/// A check of a container that asks `status` would end it for a mistake in a file that nobody has taken.
+#[test]
+fn the_status_is_that_of_the_configuration_that_runs() {
+    let place = Place::new();
+    let app = "[process.app]\ncommand = \"sleep 1000\"\n";
+    place.database("app.db", 1);
+    configure(&place, "", app);
+    let running = up(&place);
+    reaches(&place, "app", "healthy");
+    eventually("it is replicated", LONG, || Ok(place.run(&["status"]).code == 0)).unwrap();
+    configure(&place, "", &format!("{app}a mistake\n"));
+    let status = place.run(&["status"]);
+    assert_eq!(status.code, 0, "{}{}", status.stdout, status.stderr);
+    assert!(
+        status.stderr.contains("`litekeep reload` will not take this configuration"),
+        "{}",
+        status.stderr
+    );
+    assert!(status.stdout.contains("app.db") && status.stdout.contains("healthy"), "{}", status.stdout);
+    running.end();
+    place.run(&["status"]).failed_with(&["this is not TOML"]);
+}
