@@ -102,9 +102,10 @@ fn make(dir: &args::MigrationsDir, name: &str, format: Format) -> Result<Outcome
 
 fn up(args: &args::MigrateTarget, format: Format) -> Result<Outcome> {
     let (database, known) = only(args, "up", format).context("run the migrations")?;
+    let doing = format!("run the migrations of `{}`", database.display());
     match program(&args.dir, known.as_ref()).cloned() {
         Some(program) => command::run_program(database, known, &program, format),
-        None => by_files(args, database, known, format).context("run the migrations"),
+        None => by_files(args, database, known, format).context(doing),
     }
 }
 

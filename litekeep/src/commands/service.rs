@@ -141,6 +141,11 @@ fn unit(args: &args::ServiceTarget, format: Format) -> Result<String> {
         stop = timeout.as_secs(),
     );
     if let Some(user) = args.run_as.as_ref().filter(|_| !args.user) {
+        let unknown = || {
+            Failure::invalid(format!("there is no user `{user}` on this machine"))
+                .hint("`useradd --system NAME` makes one")
+        };
+        litekeep_env::process::identity(user).ok().flatten().ok_or_else(unknown)?;
         let _ = writeln!(out, "User={user}");
     }
     let target = if args.user { "default.target" } else { "multi-user.target" };
