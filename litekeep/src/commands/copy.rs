@@ -61,7 +61,22 @@ fn config(args: &Args) -> Result<SyncConfig> {
     let (tables, schema) = (args.tables.clone(), args.schema.clone());
     let (names, types) = (args.rename.iter().cloned().collect(), args.types.iter().cloned().collect());
     let (conflict, conflicts) = Default::default();
-    Ok(SyncConfig { name, database, other, direction, tables, schema, names, types, conflict, conflicts })
+    let (columns, rows) = (BTreeMap::new(), BTreeMap::new());
+    Ok(SyncConfig {
+        name,
+        database,
+        other,
+        direction,
+        tables,
+        schema,
+        schedule: None,
+        names,
+        columns,
+        rows,
+        types,
+        conflict,
+        conflicts,
+    })
 }
 
 async fn to_server<T: Target>(
