@@ -61,7 +61,7 @@ fn config(args: &Args) -> Result<SyncConfig> {
     let (tables, schema) = (args.tables.clone(), args.schema.clone());
     let (names, types) = (args.rename.iter().cloned().collect(), args.types.iter().cloned().collect());
     let (conflict, conflicts) = Default::default();
-    let (columns, rows) = (BTreeMap::new(), BTreeMap::new());
+    let (columns, rows) = Default::default();
     Ok(SyncConfig {
         name,
         database,
