@@ -140,8 +140,13 @@ fn a_sync_with_a_schedule_lets_go_of_the_server_in_between() {
     let litekeep = scene.replicate().unwrap();
     for n in 2..4 {
         add_here(&scene, n);
-        let is_there = || Ok(rows_here(&scene) == rows_there(&server) && connections(&server) == 0);
-        eventually("the row is there, and no connection", LONG, || Ok(is_there().unwrap_or(false))).unwrap();
+        let is_same = || is_there(&server) && rows_here(&scene) == rows_there(&server);
+        eventually(
+            "the row is there, and no connection",
+            LONG,
+            || Ok(is_same() && connections(&server) == 0),
+        )
+        .unwrap();
     }
     let status = scene.place.run(&["sync", "status"]).succeeded();
     assert!(status.stdout.contains("; connects every 1s"), "{}", status.stdout);
