@@ -1,6 +1,7 @@
 //! A database taken whole to a server.
 
 use litekeep_sql::Examiner;
+use litekeep_sync::cut::Cut;
 use litekeep_sync::transfer::{self, Copied, Parts, Settings};
 use litekeep_sync::{Error, Kind, Target as _, copy};
 
@@ -23,7 +24,8 @@ fn copied(scene: &Scene, parts: Parts) -> Result<Copied, Error> {
 }
 
 fn tables(scene: &Scene) -> Vec<Table> {
-    let surveyed = copy::survey(&Examiner::open(&scene.database()).unwrap(), |_| true).unwrap();
+    let surveyed =
+        copy::survey(&Examiner::open(&scene.database()).unwrap(), |_| true, &Cut::default()).unwrap();
     let target = side(scene);
     surveyed.iter().map(|(declared, profiles)| target.map(declared, profiles).0).collect()
 }
