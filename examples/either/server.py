@@ -32,7 +32,11 @@ if engine.dialect.name == "sqlite":
 
     @event.listens_for(engine, "begin")
     def begin(connection):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        writes = connection.get_execution_options().get("writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+writing = engine.execution_options(writes=True)
 
 
 class Shop(BaseHTTPRequestHandler):
@@ -49,7 +53,7 @@ class Shop(BaseHTTPRequestHandler):
         what = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
         if self.path != "/orders" or not what:
             return self.answer({"error": "POST what you want to /orders"}, 400)
-        with engine.begin() as db:
+        with writing.begin() as db:
             order = db.execute(insert(orders).values(what=what).returning(orders.c.id)).scalar_one()
         self.answer({"id": order}, 201)
 
@@ -79,7 +83,7 @@ class Server(ThreadingHTTPServer):
 
 
 if sys.argv[1:] == ["optimize"]:
-    with engine.begin() as db:
+    with writing.begin() as db:
         db.execute(text("PRAGMA optimize" if engine.dialect.name == "sqlite" else "ANALYZE"))
     sys.exit()
 metadata.create_all(engine)

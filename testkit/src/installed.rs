@@ -181,15 +181,16 @@ pub fn kysely() -> Result<PathBuf> {
     Ok(program(&folder))
 }
 
-/// `knex`, with better-sqlite3 as its driver: the program, and what `NODE_PATH` has to be.
+/// A `node_modules` that has Knex, which works only from there, and the one of its driver, better-sqlite3, for `NODE_PATH`.
 ///
 /// # Errors
 /// When it is not installed and cannot be: no npm, no compiler, no network.
 pub fn knex() -> Result<(PathBuf, PathBuf)> {
     let driver = better_sqlite3()?.join("node_modules");
-    let program = |folder: &Path| folder.join("node_modules/.bin/knex");
-    let folder = installed("knex", |folder| program(folder).exists(), |folder| npm(folder, &[KNEX]))?;
-    Ok((program(&folder), driver))
+    let modules = |folder: &Path| folder.join("node_modules");
+    let whole = |folder: &Path| modules(folder).join(".bin/knex").exists();
+    let folder = installed("knex", whole, |folder| npm(folder, &[KNEX]))?;
+    Ok((modules(&folder), driver))
 }
 
 /// `prisma migrate` for a database and a folder of migrations.

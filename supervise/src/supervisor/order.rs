@@ -175,25 +175,14 @@ mod tests {
         web.instances = 2;
         assert_eq!(log_of(&web, "web.2").path.unwrap().to_str(), Some("/var/log/web.2.log"));
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Spec;
-    use crate::spawn::{Command, Spawn};
 
     #[test]
     fn an_instance_and_a_process_cannot_have_one_name() {
-        let service = |name: &str, instances| {
-            let mut service = Service::new(name, Spec::new(Spawn::new(Command::shell("sleep 1"))));
-            service.instances = instances;
-            service
-        };
-        for services in [[service("a", 2), service("a.1", 1)], [service("a.1", 1), service("a", 2)]] {
+        let of = |name: &str, instances| Service { instances, ..service(name, &[]) };
+        for services in [[of("a", 2), of("a.1", 1)], [of("a.1", 1), of("a", 2)]] {
             let error = levels(&services).unwrap_err().to_string();
             assert!(error.contains("a.1") && error.contains("`a` has instances"), "{error}");
         }
-        assert!(levels(&[service("a", 1), service("a.1", 1)]).is_ok());
+        assert!(levels(&[of("a", 1), of("a.1", 1)]).is_ok());
     }
 }

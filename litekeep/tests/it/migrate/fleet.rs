@@ -94,10 +94,13 @@ fn status_of_all_names_those_that_are_behind() {
     let after = status(0);
     assert_eq!((&after["up_to_date"], &after["behind"]), (&4.into(), &serde_json::json!([])), "{after:#}");
 
-    // One ran what the folder does not have any more, one is no database, and all of them lack the new file.
+    // One ran what the folder does not have any more, one has the history of another tool, and the others lack the new file.
     let app = rusqlite::Connection::open(place.path("tenants/0001.db")).unwrap();
     app.execute_batch("INSERT INTO schema_migrations VALUES('0')").unwrap();
-    std::fs::write(place.path("tenants/0002.db"), "no database ".repeat(1000)).unwrap();
+    let other = rusqlite::Connection::open(place.path("tenants/0002.db")).unwrap();
+    other
+        .execute_batch("DROP TABLE schema_migrations; CREATE TABLE schema_migrations(version, dirty)")
+        .unwrap();
     std::fs::write(place.path("migrations/2_more.sql"), "-- migrate:up\nCREATE TABLE more(x);\n").unwrap();
     let behind = status(1);
     matches("migrate-status-all", &behind);

@@ -204,7 +204,7 @@ fn the_check_of_a_database_sees_its_wal_and_how_far_the_backup_is_behind() {
 fn a_reload_begins_with_no_database_that_only_up_makes_fit() {
     let place = Place::new();
     place.database("other.db", 3);
-    place.run(&["replicate", "-once", "other.db", "file://./kept"]).succeeded();
+    place.run(&["replicate", "-once", "other.db", "./kept"]).succeeded();
     for suffix in ["", "-wal", "-shm"] {
         _ = std::fs::remove_file(place.path(&format!("other.db{suffix}")));
     }
@@ -222,7 +222,7 @@ fn a_reload_begins_with_no_database_that_only_up_makes_fit() {
     assert!(!place.path("other.db").exists());
 
     // One that is there is not migrated, so nobody who counts on that begins.
-    place.run(&["restore", "-o", "other.db", "file://./kept"]).succeeded();
+    place.run(&["restore", "-o", "other.db", "./kept"]).succeeded();
     place.run(&["reload"]).failed_with(&["`user` waits for the database", "has come to the configuration"]);
     configure(&place, "", &format!("{app}{other}"));
     let reloaded = place.run(&["reload", "--json"]).succeeded().json();
@@ -261,8 +261,8 @@ fn a_reload_says_of_all_that_failed() {
     configured("sleep 1000", "sleep 1000", "");
     let running = up(&place);
     reaches(&place, "b", "healthy");
-    configured("no-such-a", "no-such-b", "[process.c]\ncommand = \"sleep 1000\"\n");
-    place.run(&["reload"]).failed_with(&["no-such-a", "no-such-b", "started `c`"]);
+    configured("false", "exit 9", "[process.c]\ncommand = \"sleep 1000\"\n");
+    place.run(&["reload"]).failed_with(&["`a`", "`b`", "exit code 9", "started `c`"]);
     reaches(&place, "a", "healthy");
     running.end();
 }
