@@ -573,7 +573,7 @@ pub(crate) struct Replicate {
     /// Restore each database that does not exist before it is replicated
     #[arg(long)]
     pub(crate) restore_if_db_not_exists: bool,
-    /// Go on with a database that shares no history with its backup
+    /// Go on with a database that shares no history with its backup, or anew where the backup is gone
     #[arg(long)]
     pub(crate) new_timeline: bool,
 }
@@ -585,7 +585,7 @@ pub(crate) struct Run {
     /// The database [default: all databases of the configuration]
     #[arg(value_name = "DB")]
     pub(crate) database: Option<PathBuf>,
-    /// Go on with a database that shares no history with its backup
+    /// Go on with a database that shares no history with its backup, or anew where the backup is gone
     #[arg(long)]
     pub(crate) new_timeline: bool,
     /// The command and its arguments
@@ -603,7 +603,7 @@ pub(crate) struct Up {
     /// Keep what the processes print to the log files
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Go on with a database that shares no history with its backup
+    /// Go on with a database that shares no history with its backup, or anew where the backup is gone
     #[arg(long)]
     pub(crate) new_timeline: bool,
     /// Whether this is the background itself

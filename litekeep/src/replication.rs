@@ -15,6 +15,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use litekeep_config::{DatabaseConfig, Source};
 use litekeep_env::{Clock, SystemClock};
 use litekeep_ltx::Txid;
+use litekeep_replicate::local::{Places, StateFile};
 use litekeep_replicate::replicator::{Choose, Phase, Replicator, Settings, Status};
 use litekeep_replicate::restore::{self, Goal};
 use litekeep_store::Store;
@@ -91,6 +92,11 @@ impl Replication {
         let opened: Result<Vec<Store>> = database.destinations.iter().map(|d| self.stores.open(d)).collect();
         let stores = opened?;
         if database.config.restore_if_missing || self.choices.restore_missing {
+            if !self.choices.new_timeline {
+                refuse_vanished(database, &stores)
+                    .await
+                    .with_context(|| format!("bring back `{name}`, which is missing or empty"))?;
+            }
             restore_missing(database, &stores, restoring)
                 .await
                 .with_context(|| format!("restore `{name}` before it is used"))?;
@@ -223,7 +229,8 @@ impl Replication {
 
 /// There is a database that the replicator has not looked at yet.
 fn is_unseen(status: &Status) -> bool {
-    status.phase == Phase::Waiting && status.path.metadata().is_ok_and(|metadata| metadata.len() > 0)
+    matches!(status.phase, Phase::Waiting | Phase::Gone)
+        && status.path.metadata().is_ok_and(|metadata| metadata.len() > 0)
 }
 
 fn settings(database: &Database, stores: Vec<Store>, new_timeline: bool) -> Settings {
@@ -311,11 +318,16 @@ async fn roll_forward(database: &Database, stores: &[Store], restoring: &Semapho
     let found = async {
         let Some(store) = furthest(stores).await?.into_iter().next() else { return Ok(None) };
         let outrun = restore::outrun(store, path, &database.meta_dir, &SystemClock).await?;
-        anyhow::Ok(outrun.map(|outrun| (store, outrun)))
+        let set_back = match outrun {
+            None => restore::set_back(store, path, &database.meta_dir).await?,
+            Some(_) => None,
+        };
+        anyhow::Ok(Some((store, outrun, set_back)))
     };
     let (store, outrun) = match found.await {
-        Ok(Some(found)) => found,
-        Ok(None) => return Ok(()),
+        Ok(Some((store, _, Some(set_back)))) => return Err(set_back.refusal(path, store).into()),
+        Ok(Some((store, Some(outrun), None))) => (store, outrun),
+        Ok(_) => return Ok(()),
         // An application must start although its store does not answer.
         Err(error) => {
             let path = path.display();
@@ -331,6 +343,27 @@ async fn roll_forward(database: &Database, stores: &[Store], restoring: &Semapho
         store.place(), restored.kept_aside.unwrap_or_default().display()
     );
     Ok(())
+}
+
+/// A database that is not there, and nothing left of the backup that it had: where neither disk is mounted, nobody begins
+/// anew.
+async fn refuse_vanished(database: &Database, stores: &[Store]) -> Result<()> {
+    if database.path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+        return Ok(());
+    }
+    let places = Places::read(&database.meta_dir);
+    if !stores.iter().any(|store| places.has_held(&store.identity())) {
+        return Ok(());
+    }
+    let known = StateFile::peek(&database.meta_dir.join("state")).map(|state| state.txid);
+    // What does not answer is asked again by whoever needs it.
+    let logs = join_all(stores.iter().map(async |store| store.list().await.ok())).await;
+    if logs.iter().flatten().any(|log| !log.is_empty() && log.last() >= known) {
+        return Ok(());
+    }
+    let listed = stores.iter().zip(&logs).filter_map(|(store, log)| Some((store, log.as_ref()?)));
+    let mut vanished = listed.filter(|(store, log)| log.is_empty() && places.has_held(&store.identity()));
+    vanished.next().map_or(Ok(()), |(store, _)| Err(store.vanished().into()))
 }
 
 /// An empty file over a backup that is not: a volume that was not mounted, or a path that was mistyped.

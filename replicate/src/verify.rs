@@ -15,7 +15,7 @@ use crate::capture::{Capture, Pages};
 use crate::local::PageSums;
 use crate::restore::{self, Differences, Goal, Integrity, Progress, differences};
 use crate::{Error, Kind};
-use litekeep_ltx::{Checksum, Header, PageSize, Pgno, Txid, page_checksum};
+use litekeep_ltx::{Checksum, Header, PageSize, Pgno, Salt, Txid, page_checksum};
 use litekeep_store::Store;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -66,29 +66,56 @@ pub async fn verify(
     let path = database.to_owned();
     let mut capture = blocking(move || Capture::attach(&path).map(|(capture, _)| capture)).await?;
     let deadline = Instant::now() + patience;
+    let mut compared: Option<(Ends, Proof)> = None;
     loop {
-        let (back, met) = meet(capture, store, scratch).await?;
+        let (back, meeting) = meet(capture, store, scratch, compared.as_ref().map(|(ends, _)| *ends)).await?;
         capture = back;
-        if let Some(met) = met {
-            let proof = compare(store, scratch, met, progress).await?;
-            // With nothing in the WAL there is no offset to meet at: a log that differs may only be on its way.
-            if proof.holds() || met.exact || Instant::now() >= deadline {
-                return Ok(proof);
+        let is_over = Instant::now() >= deadline;
+        match (meeting, &compared) {
+            (Meeting::At(ends, met), _) => {
+                let proof = compare(store, scratch, met, progress).await?;
+                // With nothing in the WAL there is no offset to meet at: a log that differs may only be on its way.
+                if proof.holds() || met.exact || Instant::now() >= deadline {
+                    return Ok(proof);
+                }
+                compared = Some((ends, proof));
             }
-        } else if Instant::now() >= deadline {
-            return Err(Error::with_hint(
-                Kind::Unavailable,
-                format!(
-                    "the log at {} has not come as far as `{}` within {} s",
-                    store.place(),
-                    database.display(),
-                    patience.as_secs()
-                ),
-                "is it being replicated? `litekeep status` shows how far it is",
-            ));
+            // The same comparison again would end as it did.
+            (Meeting::AsBefore, Some((_, proof))) if is_over => return Ok(proof.clone()),
+            (Meeting::Nowhere, _) if is_over => return Err(behind(database, store, patience)),
+            _ => {}
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+fn behind(database: &Path, store: &Store, patience: Duration) -> Error {
+    Error::with_hint(
+        Kind::Unavailable,
+        format!(
+            "the log at {} has not come as far as `{}` within {} s",
+            store.place(),
+            database.display(),
+            patience.as_secs()
+        ),
+        "is it being replicated? `litekeep status` shows how far it is",
+    )
+}
+
+/// Where the log and the live WAL end. As long as both stay, so does what a comparison finds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Ends {
+    log: Txid,
+    wal: (Salt, u32),
+}
+
+/// What came of looking for the end of the log in the live files.
+enum Meeting {
+    At(Ends, Met),
+    /// The log is behind the hold.
+    Nowhere,
+    /// Nothing has moved since the last comparison.
+    AsBefore,
 }
 
 /// A transaction whose live state was summed up.
@@ -101,8 +128,13 @@ struct Met {
     exact: bool,
 }
 
-/// Finds the end of the log in the live files and sums up the pages there. `None` when the log is behind the hold.
-async fn meet(capture: Capture, store: &Store, scratch: &Path) -> Result<(Capture, Option<Met>), Error> {
+/// Finds the end of the log in the live files and sums up the pages there, unless that was done when both ended so.
+async fn meet(
+    capture: Capture,
+    store: &Store,
+    scratch: &Path,
+    before: Option<Ends>,
+) -> Result<(Capture, Meeting), Error> {
     let log = store.list().await?;
     let Some(last) = log.last() else {
         return Err(Error::new(Kind::Corrupt, format!("there is no log at {}", store.place())));
@@ -114,8 +146,12 @@ async fn meet(capture: Capture, store: &Store, scratch: &Path) -> Result<(Captur
     let sums_path = sums_path(scratch);
     blocking(move || {
         let mut capture = capture;
+        let ends = Ends { log: last, wal: capture.wal_end()? };
+        if before == Some(ends) {
+            return Ok((capture, Meeting::AsBefore));
+        }
         let met = sum_up(&mut capture, header, last, &sums_path)?;
-        Ok((capture, met))
+        Ok((capture, met.map_or(Meeting::Nowhere, |met| Meeting::At(ends, met))))
     })
     .await
 }

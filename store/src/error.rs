@@ -58,6 +58,15 @@ pub enum Error {
         /// What was tried, as a verb phrase with the place.
         action: String,
     },
+    /// Nothing is left of a log that was there.
+    #[error(
+        "nothing is left of the log at `{place}` (if its disk is not mounted, mount it, and replication goes on; if it was \
+         deleted on purpose, start litekeep once with --new-timeline, which begins a new backup there)"
+    )]
+    Vanished {
+        /// The log's place.
+        place: String,
+    },
     /// Another writer put different bytes under the name that we wanted.
     #[error(
         "write `{place}`: it is there already, from {theirs}, and differs from ours, {ours}: another replicator writes \
@@ -160,7 +169,8 @@ impl Error {
             Error::Unavailable { .. }
             | Error::Denied { .. }
             | Error::Forbidden { .. }
-            | Error::Missing { .. } => ErrorKind::Unavailable,
+            | Error::Missing { .. }
+            | Error::Vanished { .. } => ErrorKind::Unavailable,
             Error::Fenced { .. } | Error::Taken { .. } => ErrorKind::Fenced,
             Error::Corrupt { .. } | Error::Hole { .. } => ErrorKind::Corrupt,
             Error::Invalid { .. } | Error::Empty | Error::BeyondEnd { .. } | Error::Merged { .. } => {

@@ -40,6 +40,11 @@ pub(crate) struct Modified(pub(crate) i64);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IfAbsent;
 
+/// Says that the log has begun, so that the folder above the file's own must be there: it is not made anew where a disk
+/// is not mounted. Travels in the options' extensions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HasBegun;
+
 /// Calls that are under way in one folder at the same time.
 const AT_ONCE: usize = 8;
 
@@ -96,19 +101,25 @@ impl Folder {
         slices: &[&[u8]],
         modified_ms: Option<i64>,
         overwrite: bool,
+        has_begun: bool,
     ) -> io::Result<Published> {
         let target = self.path(key);
-        self.with_folder(&target, |target| publish::put(target, slices, modified_ms, overwrite))
+        self.with_folder(&target, has_begun, |target| publish::put(target, slices, modified_ms, overwrite))
     }
 
     /// Runs `write` once the target's folder is there and durable; again if the folder vanished meanwhile.
-    fn with_folder<T>(&self, target: &Path, write: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+    fn with_folder<T>(
+        &self,
+        target: &Path,
+        has_begun: bool,
+        write: impl Fn(&Path) -> io::Result<T>,
+    ) -> io::Result<T> {
         let folder = publish::parent(target);
-        self.settle(folder)?;
+        self.settle(folder, has_begun)?;
         match write(target) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 self.settled().clear();
-                self.settle(folder)?;
+                self.settle(folder, has_begun)?;
                 write(target)
             }
             outcome => outcome,
@@ -116,12 +127,19 @@ impl Folder {
     }
 
     /// Makes a folder and what it stands in, and makes their names durable, once per process: a folder that is there
-    /// may have been made by a process that died before it could make it durable.
-    fn settle(&self, folder: &Path) -> io::Result<()> {
+    /// may have been made by a process that died before it could make it durable. Of a log that has begun only the
+    /// innermost folder is made.
+    fn settle(&self, folder: &Path, has_begun: bool) -> io::Result<()> {
         if self.settled().contains(folder) {
             return Ok(());
         }
-        std::fs::create_dir_all(folder)?;
+        match has_begun {
+            false => std::fs::create_dir_all(folder)?,
+            true => match std::fs::create_dir(folder) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                outcome => outcome?,
+            },
+        }
         let above_root = publish::parent(&self.0.root);
         for ancestor in folder.ancestors().skip(1) {
             let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
@@ -174,10 +192,11 @@ impl ObjectStore for Folder {
             return Err(unsupported("keep attributes"));
         }
         let modified_ms = opts.extensions.get::<Modified>().map(|m| m.0);
+        let has_begun = opts.extensions.get::<HasBegun>().is_some();
         let (folder, key) = (self.clone(), location.clone());
         self.blocking(move || {
             let slices: Vec<&[u8]> = payload.iter().map(AsRef::as_ref).collect();
-            outcome(&key, folder.put_blocking(&key, &slices, modified_ms, overwrite))
+            outcome(&key, folder.put_blocking(&key, &slices, modified_ms, overwrite, has_begun))
         })
         .await
     }
@@ -192,7 +211,9 @@ impl ObjectStore for Folder {
         }
         let target = self.path(location);
         let (folder, key, path) = (self.clone(), location.clone(), target.clone());
-        let make = move || folder.with_folder(&path, Temporary::beside).map_err(|e| store_error(&key, e));
+        let has_begun = opts.extensions.get::<HasBegun>().is_some();
+        let make =
+            move || folder.with_folder(&path, has_begun, Temporary::beside).map_err(|e| store_error(&key, e));
         let temporary = self.blocking(make).await?;
         Ok(Box::new(FolderUpload {
             folder: self.clone(),
@@ -261,7 +282,7 @@ impl ObjectStore for Folder {
             let mut source = std::fs::File::open(folder.path(&from)).map_err(|e| store_error(&from, e))?;
             let target = folder.path(&key);
             let temporary =
-                folder.with_folder(&target, Temporary::beside).map_err(|e| store_error(&key, e))?;
+                folder.with_folder(&target, false, Temporary::beside).map_err(|e| store_error(&key, e))?;
             io::copy(&mut source, &mut temporary.file()).map_err(|e| store_error(&key, e))?;
             outcome(&key, temporary.publish(&target, None, overwrite)).map(drop)
         })

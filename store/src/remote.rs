@@ -26,14 +26,15 @@ use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt, TryStreamExt
 use futures::{FutureExt, TryFutureExt};
 use object_store::path::Path as Key;
 use object_store::{
-    Attributes, CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
+    Attributes, CopyOptions, Extensions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, UploadPart,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use crate::folder::publish::TEMPORARY_SUFFIX;
-use crate::folder::{IfAbsent, Modified, store_error};
+use crate::folder::{HasBegun, IfAbsent, Modified, store_error};
 
 /// How old an unfinished file is when it counts as a crash's leftover, by the server's clock and ours.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -115,11 +116,14 @@ impl<F: Files> Remote<F> {
         self.0.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the folder of a file, once per process.
-    async fn settle(&self, path: &str) -> io::Result<()> {
+    /// Makes the folder of a file, once per process; of a log that has begun only the innermost one.
+    async fn settle(&self, path: &str, has_begun: bool) -> io::Result<()> {
         let Some((folder, _)) = path.rsplit_once('/') else { return Ok(()) };
         if !self.made().contains(folder) {
-            self.make_folders(folder).await?;
+            match has_begun {
+                true => self.0.files.make_folder(folder).await?,
+                false => self.make_folders(folder).await?,
+            }
             self.made().insert(folder.to_owned());
         }
         Ok(())
@@ -139,9 +143,14 @@ impl<F: Files> Remote<F> {
     }
 
     /// Sends a file under a name of its own, in the folder of `path`.
-    async fn send(&self, temporary: &str, content: Content, modified_ms: Option<i64>) -> io::Result<()> {
+    async fn send(
+        &self,
+        temporary: &str,
+        content: Content,
+        (modified_ms, has_begun): (Option<i64>, bool),
+    ) -> io::Result<()> {
         let sent = async {
-            self.settle(temporary).await?;
+            self.settle(temporary, has_begun).await?;
             self.0.files.write(temporary, content, modified_ms).await
         };
         let outcome = sent.await;
@@ -226,10 +235,10 @@ impl<F: Files> ObjectStore for Remote<F> {
             PutMode::Update(_) => return Err(self.unsupported("put only over a known version")),
         };
         let temporary = beside(location);
-        let modified_ms = opts.extensions.get::<Modified>().map(|m| m.0);
+        let how = how(&opts.extensions);
         let size = Some(payload.content_length() as u64);
         let content = Content { chunks: stream::iter(payload).boxed(), size };
-        if let Err(e) = self.send(&temporary, content, modified_ms).await {
+        if let Err(e) = self.send(&temporary, content, how).await {
             let _ = self.0.files.remove(&temporary).await;
             return Err(store_error(location, e));
         }
@@ -242,12 +251,11 @@ impl<F: Files> ObjectStore for Remote<F> {
         opts: PutMultipartOptions,
     ) -> object_store::Result<Box<dyn MultipartUpload>> {
         let temporary = beside(location);
-        let modified_ms = opts.extensions.get::<Modified>().map(|m| m.0);
+        let how = how(&opts.extensions);
         let (parts, queue) = mpsc::unbounded_channel();
         let (remote, path) = (self.clone(), temporary.clone());
-        let task = tokio::spawn(async move {
-            remote.send(&path, content_of(queue), modified_ms).await.map_err(Arc::new)
-        });
+        let task =
+            tokio::spawn(async move { remote.send(&path, content_of(queue), how).await.map_err(Arc::new) });
         let abort = task.abort_handle();
         let sent = task.unwrap_or_else(|e| Err(Arc::new(io::Error::other(e)))).boxed().shared();
         Ok(Box::new(RemoteUpload {
@@ -406,6 +414,11 @@ impl<F: Files> MultipartUpload for RemoteUpload<F> {
             _ => Ok(()),
         }
     }
+}
+
+/// The modification time that a put gives the file, and whether its log has begun.
+fn how(extensions: &Extensions) -> (Option<i64>, bool) {
+    (extensions.get::<Modified>().map(|m| m.0), extensions.get::<HasBegun>().is_some())
 }
 
 /// A name beside the key's that no other writer, here or elsewhere, makes.

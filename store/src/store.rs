@@ -68,6 +68,8 @@ pub struct Store {
     pub(crate) prefix: Key,
     /// Somebody said that the store's conditional writes are not to be relied on.
     pub(crate) assumed_unfenced: bool,
+    /// Files of the log are there: where all of it has vanished, nothing begins it anew.
+    pub(crate) has_begun: bool,
     /// The folder with packs that are not in the store yet, where this is the machine of the database.
     pub(crate) packs_here: Option<Arc<std::path::Path>>,
 }
@@ -80,6 +82,8 @@ pub(crate) struct Client {
     layout: Layout,
     stamp: Stamp,
     name: String,
+    /// Where the store is, as far as its name does not say it.
+    endpoint: Option<String>,
     bulk_delete: bool,
     pub(crate) counters: Counters,
     conditional: OnceCell<Conditional>,
@@ -107,6 +111,7 @@ impl Store {
             layout,
             stamp: Stamp::LITESTREAM,
             path: prefix.to_owned(),
+            endpoint: None,
             bulk_delete: false,
         })
     }
@@ -120,11 +125,18 @@ impl Store {
             layout: opened.layout,
             stamp: opened.stamp,
             name: opened.name,
+            endpoint: opened.endpoint,
             bulk_delete: opened.bulk_delete,
             counters: Counters::default(),
             conditional: OnceCell::new(),
         };
-        Ok(Store { client: Arc::new(client), prefix, assumed_unfenced: false, packs_here: None })
+        Ok(Store {
+            client: Arc::new(client),
+            prefix,
+            assumed_unfenced: false,
+            has_begun: false,
+            packs_here: None,
+        })
     }
 
     /// The log below a further prefix, through the same client.
@@ -145,6 +157,22 @@ impl Store {
     #[must_use]
     pub fn assume_unfenced(self) -> Store {
         Store { assumed_unfenced: true, ..self }
+    }
+
+    /// Says whether files of the log are known to be there. If so, a put never makes the folder of the log anew, which is
+    /// missing while its disk is not mounted.
+    pub fn expect_log(&mut self, has_begun: bool) {
+        self.has_begun = has_begun;
+    }
+
+    /// The place and how it is reached, for comparing it with others.
+    pub fn identity(&self) -> String {
+        let place = self.place();
+        match (&self.client.endpoint, self.as_folder()) {
+            (_, Some(folder)) => std::path::absolute(&folder).unwrap_or(folder).display().to_string(),
+            (Some(endpoint), None) => format!("{place} at {endpoint}"),
+            (None, None) => place,
+        }
     }
 
     /// How messages name this place.
@@ -289,7 +317,7 @@ impl Store {
         let Some(_turn) = folder.try_turn() else { return Ok(None) };
         let key = self.key(level, name);
         self.client.counters.request(Request::Put, 1);
-        let put = match folder.put_blocking(&key, &[&bytes], Some(timestamp_ms), false) {
+        let put = match folder.put_blocking(&key, &[&bytes], Some(timestamp_ms), false, self.has_begun) {
             Ok(Published::Written) => {
                 self.client.counters.bytes_out(bytes.len() as u64);
                 Ok(Put::Written)
@@ -302,7 +330,7 @@ impl Store {
             }
             Err(e) => {
                 self.client.counters.error();
-                Err(Error::from_store(self.writing(&key), folder::store_error(&key, e)))
+                Err(self.not_written(&key, folder::store_error(&key, e)))
             }
         };
         put.map(Some)
@@ -331,11 +359,26 @@ impl Store {
             E::AlreadyExists { .. } | E::Precondition { .. } | E::NotModified { .. } | E::Generic { .. } => {
                 match self.get_key(key, None, size_of(&parts)).await {
                     Ok(theirs) => self.same_or_fenced(key, &parts, &theirs),
-                    Err(_) => Err(Error::from_store(self.writing(key), error)),
+                    Err(_) => Err(self.not_written(key, error)),
                 }
             }
-            error => Err(Error::from_store(self.writing(key), error)),
+            error => Err(self.not_written(key, error)),
         }
+    }
+
+    /// Why a put failed.
+    pub(crate) fn not_written(&self, key: &Key, error: object_store::Error) -> Error {
+        // A bucket has no folders: there it is the bucket that is missing.
+        let has_folders = matches!(self.client.stamp, Stamp::Modified | Stamp::Roughly);
+        match error {
+            object_store::Error::NotFound { .. } if self.has_begun && has_folders => self.vanished(),
+            error => Error::from_store(self.writing(key), error),
+        }
+    }
+
+    /// Nothing of a log is there that was.
+    pub fn vanished(&self) -> Error {
+        Error::Vanished { place: self.place() }
     }
 
     async fn create_unfenced(&self, key: &Key, parts: Vec<Bytes>, timestamp_ms: Option<i64>) -> Result<Put> {
@@ -345,7 +388,7 @@ impl Store {
             Err(e) => return Err(e),
         }
         let put = self.put_object(key, parts, timestamp_ms, PutMode::Overwrite).await;
-        put.map(|()| Put::Written).map_err(|e| Error::from_store(self.writing(key), e))
+        put.map(|()| Put::Written).map_err(|e| self.not_written(key, e))
     }
 
     pub(crate) async fn put_object(
@@ -372,6 +415,10 @@ impl Store {
     /// What a timestamp becomes in a put's options.
     pub(crate) fn stamped(&self, timestamp_ms: Option<i64>) -> (Attributes, Extensions) {
         let (mut attributes, mut extensions) = (Attributes::new(), Extensions::new());
+        // Only files of the log have a timestamp.
+        if self.has_begun && timestamp_ms.is_some() {
+            extensions.insert(folder::HasBegun);
+        }
         match (self.client.stamp, timestamp_ms) {
             (Stamp::Modified | Stamp::Roughly, Some(ms)) => {
                 extensions.insert(folder::Modified(ms));

@@ -192,6 +192,8 @@ pub(crate) struct Opened {
     /// How messages name the place, without its path.
     pub(crate) name: String,
     pub(crate) path: String,
+    /// Where the store is, as far as its name does not say it.
+    pub(crate) endpoint: Option<String>,
     pub(crate) bulk_delete: bool,
 }
 
@@ -208,6 +210,7 @@ impl Target {
                     stamp: Stamp::Modified,
                     name: path.display().to_string(),
                     path: String::new(),
+                    endpoint: None,
                     bulk_delete: false,
                 })
             }
@@ -280,6 +283,7 @@ impl S3 {
             stamp: Stamp::LITESTREAM,
             name: format!("s3://{}", self.bucket),
             path: self.path.clone(),
+            endpoint: self.endpoint.clone(),
             bulk_delete: true,
         })
     }
@@ -324,6 +328,7 @@ impl Gcs {
             stamp: Stamp::LITESTREAM,
             name: format!("gs://{}", self.bucket),
             path: self.path.clone(),
+            endpoint: self.endpoint.clone(),
             bulk_delete: false,
         })
     }
@@ -361,6 +366,7 @@ impl Azure {
             stamp: Stamp::LITESTREAM_AZURE,
             name: format!("abs://{}@{}", self.account, self.container),
             path: self.path.clone(),
+            endpoint: self.endpoint.clone(),
             bulk_delete: true,
         })
     }
@@ -397,6 +403,7 @@ fn remote(files: impl crate::remote::Files, name: String, path: &str) -> Opened 
         stamp: Stamp::Roughly,
         name,
         path: path.to_owned(),
+        endpoint: None,
         bulk_delete: false,
     }
 }

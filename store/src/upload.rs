@@ -175,7 +175,11 @@ impl Upload {
             let options = PutMultipartOptions { attributes, extensions, ..PutMultipartOptions::default() };
             self.store.client.counters.request(Request::Put, 1);
             let begun = self.store.client.objects.put_multipart_opts(&self.key, options).await;
-            self.multipart = Some(self.store.failing(begun, || self.store.writing(&self.key))?);
+            let begun = begun.map_err(|e| {
+                self.store.client.counters.error();
+                self.store.not_written(&self.key, e)
+            });
+            self.multipart = Some(begun?);
         }
         let part_bytes = self.part_bytes();
         let slots = (IN_FLIGHT_BYTES / part_bytes).max(1);
@@ -196,7 +200,10 @@ impl Upload {
 
     fn part_done(&self, part: Result<object_store::Result<()>, tokio::task::JoinError>) -> Result<()> {
         let outcome = part.unwrap_or_else(|e| Err(e.into()));
-        self.store.failing(outcome, || self.store.writing(&self.key))
+        outcome.map_err(|e| {
+            self.store.client.counters.error();
+            self.store.not_written(&self.key, e)
+        })
     }
 
     fn part_bytes(&self) -> usize {

@@ -130,7 +130,8 @@ fn unknown(name: &str, verb: Option<&str>, options: &Options) -> Failure {
     let nearest = options
         .keys()
         .map(|known| (strsim::damerau_levenshtein(known, name), known))
-        .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
+        // Something of it must be the same: every letter is near every other.
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 4 && *distance < known.len())
         .min();
     let failure = Failure::invalid(match nearest {
         Some((_, known)) => format!("unknown flag `-{name}`{place}: did you mean `-{known}`?"),

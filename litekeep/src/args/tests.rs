@@ -48,6 +48,8 @@ fn unknown_flags_get_advice() {
     for (line, expected) in [
         ("litekeep restore -txdi 2a", "unknown flag `-txdi` for `litekeep restore`: did you mean `-txid`?"),
         ("litekeep restore -wibble", "unknown flag `-wibble` for `litekeep restore`"),
+        // One letter is as near to any other.
+        ("litekeep restore -f db", "unknown flag `-f` for `litekeep restore`"),
         (
             "litekeep restore -generation x",
             "the flag `-generation` has no meaning for `litekeep restore`: a backup has one timeline, without generations",

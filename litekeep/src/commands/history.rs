@@ -208,19 +208,33 @@ pub(super) async fn run(args: &args::History, format: Format) -> Result<Outcome>
     let what = args.target.as_deref().map_or("list the restore points".to_owned(), |target| {
         format!("list the restore points of `{target}`")
     });
-    let histories = read(args, format).await.context(what)?;
-    report::result(format, &histories, || {
-        histories.backups.iter().map(History::text).collect::<Vec<_>>().join("\n")
-    });
+    let (histories, failed) = read(args, format).await.context(what.clone())?;
+    // What there is of the others is told all the same.
+    if failed.is_none() || !histories.backups.is_empty() {
+        report::result(format, &histories, || {
+            histories.backups.iter().map(History::text).collect::<Vec<_>>().join("\n")
+        });
+    }
+    if let Some(error) = failed {
+        return Err(error.context(what));
+    }
     let empty = histories.backups.iter().any(|history| history.summary.is_none());
     Ok(if empty { Outcome::No } else { Outcome::Done })
 }
 
-async fn read(args: &args::History, format: Format) -> Result<Histories> {
+/// Every backup, and the first of those that could not be read.
+async fn read(args: &args::History, format: Format) -> Result<(Histories, Option<anyhow::Error>)> {
     let stores = Stores::default();
-    let mut read = Vec::new();
+    let (mut read, mut failures) = (Vec::new(), Vec::new());
     for backup in backups(args.target.as_deref(), &args.config, format)? {
-        read.push(History::read(backup, &stores, args.exact).await?);
+        let doing = format!("read `{}`", backup.destination.url);
+        match History::read(backup, &stores, args.exact).await.context(doing) {
+            Ok(history) => read.push(history),
+            Err(error) => failures.push(error),
+        }
     }
-    Ok(Histories { backups: read })
+    let mut failures = failures.into_iter();
+    let first = failures.next();
+    failures.for_each(|error| report::warning(&format!("{error:#}"), format));
+    Ok((Histories { backups: read }, first))
 }

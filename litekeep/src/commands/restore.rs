@@ -85,6 +85,8 @@ enum Found {
 
 /// A backup with the plan that brings the goal back from it.
 struct Source {
+    /// litekeep's own state of the database, if that is the one that is restored.
+    meta_dir: Option<PathBuf>,
     url: StoreUrl,
     store: Store,
     plan: RestorePlan,
@@ -144,6 +146,7 @@ async fn restore(args: &args::Restore, format: Format) -> Result<Outcome> {
             while let Some(source) = sources.next() {
                 // The plan's transaction and not the goal: what was announced is what is restored.
                 let goal = source.plan.point().into();
+                let options = Options { meta_dir: source.meta_dir.clone(), ..options.clone() };
                 let restored = restore::to_path(&source.store, goal, &path, &options, &shown).await;
                 shown.end();
                 match (restored, sources.peek()) {
@@ -213,9 +216,11 @@ async fn find(args: &args::Restore, goal: Goal, format: Format) -> Result<Found>
     let mut failed = Vec::new();
     let mut former = None;
     for backup in backups(Some(&args.target), &args.config, format)? {
-        let (store, destination) = (backup.open(&stores)?, backup.destination);
+        let store = backup.open(&stores)?;
+        let (database, destination) = (backup.database, backup.destination);
+        let meta_dir = database.filter(|_| args.output.is_none()).map(|database| database.meta_dir);
         match restore::plan(&store, goal).await {
-            Ok(plan) => best.push(Source { url: destination.url, store, plan }),
+            Ok(plan) => best.push(Source { meta_dir, url: destination.url, store, plan }),
             Err(error) if is_empty(&error) => match v03::find(&store, goal).await {
                 Ok(Some(backup)) if former.is_none() => {
                     former = Some(Former { url: destination.url, store, backup });

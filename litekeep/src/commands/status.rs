@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use litekeep_env::{Clock, SystemClock};
+use litekeep_replicate::local::Places;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
@@ -67,33 +68,41 @@ struct DatabaseStatus {
     /// How many of the reasons are the backup's.
     #[serde(skip)]
     red_backup: usize,
+    /// Where everything went that was confirmed last, if to none of these backups.
+    #[serde(skip)]
+    elsewhere: Option<String>,
 }
 
 impl DatabaseStatus {
     fn new(
         database: &Database,
         live: Live,
-        backups: Vec<Backup>,
+        mut backups: Vec<Backup>,
         (feeds, syncs): (&[Feed], &[DatabaseSync]),
         by: Replicates,
     ) -> DatabaseStatus {
-        let mut red = live.red(by);
+        let mut red = live.red(by, &database.path);
         let furthest = backups.iter().filter_map(Backup::last).max();
-        red.extend(backups.iter().flat_map(|backup| backup.red(live.durable(), furthest, live.at_ms())));
+        // What went to another place now and then says nothing of these.
+        let places = Places::read(&database.meta_dir);
+        backups.iter_mut().for_each(|backup| backup.has_held = places.has_held(&backup.identity));
+        let elsewhere = elsewhere(&backups, &places);
+        let durable = live.durable().filter(|_| elsewhere.is_none());
+        red.extend(backups.iter().flat_map(|backup| backup.red(durable, furthest, live.at_ms())));
         let red_backup = red.len();
         let feeds = feeds::statuses(feeds, &database.path, live.durable(), live.at_ms());
         red.extend(feeds.iter().filter_map(FeedStatus::problem));
         let syncs = syncs::statuses(syncs, &database.path, live.durable(), live.at_ms());
         red.extend(syncs.iter().flat_map(SyncStatus::problems));
         let path = database.path.clone();
-        DatabaseStatus { path, ok: red.is_empty(), red, live, backups, feeds, syncs, red_backup }
+        DatabaseStatus { path, ok: red.is_empty(), red, live, backups, feeds, syncs, red_backup, elsewhere }
     }
 
-    /// Whether a backup that is configured now has what was confirmed, perhaps to another one; unless one of them that
-    /// cannot be read may have it.
+    /// Whether a backup that is configured now has what was confirmed; unless one of them that cannot be read may have it.
     fn is_kept(&self) -> bool {
         let durable = self.live.durable();
-        self.backups.iter().any(|backup| backup.error.is_some() || backup.last() >= durable)
+        let may_have = |backup: &Backup| backup.error.is_some() || backup.last() >= durable;
+        self.elsewhere.is_none() && self.backups.iter().any(may_have)
     }
 
     fn text(&self, now_ms: i64) -> String {
@@ -102,7 +111,7 @@ impl DatabaseStatus {
         for reason in &self.red {
             out.push_str(&format!("    ! {reason}\n"));
         }
-        out.push_str(&self.live.text(self.is_kept(), now_ms));
+        out.push_str(&self.live.text(self.is_kept(), self.elsewhere.as_deref(), now_ms));
         for backup in &self.backups {
             out.push_str(&backup.text(now_ms));
         }
@@ -110,6 +119,12 @@ impl DatabaseStatus {
         out.extend(self.syncs.iter().map(SyncStatus::text));
         out
     }
+}
+
+/// Where the replicator has put what it confirmed last, if to none of these.
+fn elsewhere(backups: &[Backup], places: &Places) -> Option<String> {
+    let is_here = backups.iter().any(|backup| places.is_current(&backup.identity));
+    (!is_here && !places.current().is_empty()).then(|| places.current().join(", "))
 }
 
 pub(super) async fn run(args: &args::Status, format: Format) -> Result<Outcome> {

@@ -24,7 +24,7 @@ pub(super) fn replicating(database: &Path, replication: &Weak<Replication>) -> C
                 let status = of(&database, &replication).ok_or("its database is not replicated")?;
                 match status.phase {
                     // There is nothing to copy before somebody makes it, who may be the one that waits.
-                    Phase::Waiting if !database.exists() => return Ok(()),
+                    Phase::Waiting | Phase::Gone if !database.exists() => return Ok(()),
                     Phase::Starting | Phase::Snapshot | Phase::Waiting => tokio::time::sleep(PAUSE).await,
                     phase if phase.is_red() => {
                         return Err(status.message.unwrap_or_else(|| phase.name().to_owned()));

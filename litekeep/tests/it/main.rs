@@ -33,6 +33,7 @@ mod sync_mysql;
 mod tune;
 mod two_way;
 mod up;
+mod vanished;
 mod wrapped_restart;
 
 use std::path::{Path, PathBuf};

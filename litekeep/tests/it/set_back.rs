@@ -7,8 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use litekeep_testkit::bank::{self, Bank};
 use litekeep_testkit::process::eventually;
+use rusqlite::Connection;
 
 use crate::scene::{LONG, Scene, Store};
+use crate::{Place, rows};
 
 /// The backup has more than the file, which has the older state of this many operations.
 struct SetBack {
@@ -124,4 +126,106 @@ fn a_file_that_somebody_may_have_put_there_is_left_to_a_person() {
     set_back.scene.prove_equal(None).unwrap();
     let forgone = set_back.scene.restore(&["-txid", &head]).unwrap();
     assert_eq!(bank::check(&forgone).unwrap().ops, set_back.newest);
+}
+
+/// A copy of the file alone, as it was after an earlier round, in the place of the present one; the WAL is gone.
+struct Copied {
+    place: Place,
+    head: String,
+}
+
+impl Copied {
+    fn new() -> Copied {
+        let place = Place::new();
+        place.database("app.db", 200);
+        let work = || place.run(&["run", "app.db", "--", "true"]).succeeded();
+        let sql = |sql: &str| Connection::open(place.path("app.db")).unwrap().execute_batch(sql).unwrap();
+        work();
+        for round in 0..5 {
+            sql("INSERT INTO t (x) SELECT randomblob(100) FROM t LIMIT 100");
+            work();
+            if round == 1 {
+                std::fs::copy(place.path("app.db"), place.path("yesterday.db")).unwrap();
+            }
+        }
+        let history = place.run(&["history", "--json", "app.db"]).json();
+        let head = history["backups"][0]["summary"]["last"]["txid"].as_str().unwrap().to_owned();
+        for suffix in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(place.path(&format!("app.db{suffix}")));
+        }
+        std::fs::copy(place.path("yesterday.db"), place.path("app.db")).unwrap();
+        Copied { place, head }
+    }
+}
+
+#[test]
+fn an_older_copy_of_the_file_is_told_before_the_application_starts() {
+    let Copied { place, head } = Copied::new();
+    let ran = place.run(&["run", "app.db", "--", "touch", "started"]);
+    ran.failed_with(&[
+        "`app.db` is an older copy",
+        &head,
+        "litekeep restore --force app.db",
+        "--new-timeline",
+    ]);
+    assert!(!place.path("started").exists());
+    // Either way leads on.
+    place.run(&["restore", "--force", "app.db"]).succeeded();
+    place.run(&["run", "app.db", "--", "true"]).succeeded();
+    assert_eq!(rows(&place.path("app.db")), 700);
+}
+
+#[test]
+fn an_older_copy_of_the_file_is_told_by_a_replicator_which_goes_on() {
+    let Copied { place, head } = Copied::new();
+    let told = place.run(&["replicate", "-once", "app.db"]).succeeded().stderr;
+    let again = format!("litekeep restore --force -txid {head}");
+    assert!(told.contains("is an older copy") && told.contains(&again), "{told}");
+    place.run(&["restore", "-o", "now.db", "app.db"]).succeeded();
+    assert_eq!(rows(&place.path("now.db")), 400);
+    place.run(&["restore", "-o", "then.db", "-txid", &head, "app.db"]).succeeded();
+    assert_eq!(rows(&place.path("then.db")), 700);
+    // Once.
+    let told = place.run(&["run", "app.db", "--", "true"]).succeeded().stderr;
+    assert!(!told.contains("older copy"), "{told}");
+}
+
+/// Nothing grew, so that page 1 is the same.
+#[test]
+fn an_older_copy_that_only_updates_tell_apart_is_told() {
+    let place = Place::new();
+    place.database("app.db", 30);
+    let work = || place.run(&["replicate", "-once", "app.db"]).succeeded().stderr;
+    let update = |x: i64| {
+        let app = Connection::open(place.path("app.db")).unwrap();
+        app.execute("UPDATE t SET x = ?1 WHERE n % 7 = 0", [x]).unwrap();
+    };
+    work();
+    update(1);
+    work();
+    std::fs::copy(place.path("app.db"), place.path("yesterday.db")).unwrap();
+    for x in 2..5 {
+        update(x);
+        let told = work();
+        assert!(!told.contains("older copy"), "{told}");
+    }
+    std::fs::copy(place.path("yesterday.db"), place.path("app.db")).unwrap();
+    let told = work();
+    assert!(told.contains("is an older copy") && told.contains("litekeep restore --force -txid"), "{told}");
+    assert!(!work().contains("older copy"));
+}
+
+/// Who restores an earlier state wants to go on from it.
+#[test]
+fn an_earlier_state_that_was_restored_is_gone_on_with() {
+    let Copied { place, .. } = Copied::new();
+    place.run(&["restore", "--force", "app.db"]).succeeded();
+    let history = place.run(&["history", "--json", "app.db"]).json();
+    let files = history["backups"][0]["files"].as_array().unwrap();
+    let earlier = files[files.len() / 2]["max_txid"].as_str().unwrap();
+    for verb in [&["run", "app.db", "--", "true"][..], &["replicate", "-once", "app.db"]] {
+        place.run(&["restore", "--force", "-txid", earlier, "app.db"]).succeeded();
+        let told = place.run(verb).succeeded().stderr;
+        assert!(!told.contains("older copy"), "{told}");
+    }
 }

@@ -177,6 +177,12 @@ impl Capture {
         Err(Error::new(Kind::Unavailable, format!("the wal-index of `{path}` stays invalid")))
     }
 
+    /// Where the WAL ends. While a hold lasts, whatever is committed moves it.
+    pub fn wal_end(&mut self) -> Result<(Salt, u32), Error> {
+        let index = self.wal_index()?;
+        Ok((index.salt, index.max_frame))
+    }
+
     /// The WAL with its header; opened again when the generation in the file is another than the one expected.
     fn wal(&mut self, salt: Option<Salt>) -> Result<Option<(&Wal, &WalHeader)>, Error> {
         let fits = |h: &WalHeader| salt.is_none_or(|s| s == h.salt);

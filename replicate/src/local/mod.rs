@@ -6,6 +6,8 @@
 
 mod packs;
 mod page_sums;
+mod places;
+pub(crate) mod restored;
 mod spool;
 mod state;
 mod trouble;
@@ -13,6 +15,7 @@ mod trouble;
 pub(crate) use packs::MOST_BYTES;
 pub use packs::Packs;
 pub use page_sums::{Ascending, PageSums};
+pub use places::Places;
 pub use spool::{Spool, SpoolWriter, Spooled};
 pub use state::{State, StateFile};
 pub use trouble::Trouble;

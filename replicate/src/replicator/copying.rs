@@ -67,6 +67,7 @@ async fn look_at(db: &Arc<Database>, nth: usize) -> Result<(Log, bool), Error> {
     let store = db.destinations()[nth].store.clone();
     let unfenced = store.probe().await? == Conditional::Ignored;
     let mut log = store.list().await?;
+    db.local()?.meet_log(&store, &log, db.settings.new_timeline)?;
     db.destinations()[nth].leave_out_damaged(&mut log);
     if unfenced {
         tracing::warn!(
@@ -82,6 +83,7 @@ async fn look_at(db: &Arc<Database>, nth: usize) -> Result<(Log, bool), Error> {
 
 fn note(d: &mut Destination, log: Log, unfenced: bool) -> Option<Txid> {
     (d.durable, d.standing) = (log.last(), Standing::Listed);
+    d.store.expect_log(!log.is_empty());
     (d.log, d.unfenced) = (log, unfenced);
     d.durable
 }
@@ -145,7 +147,9 @@ pub(super) async fn catch_up(db: &Arc<Database>, nth: usize) -> Result<(), Error
         d.queue = waiting.into();
         d.lags = false;
     }
-    Ok(())
+    drop(destinations);
+    let local = db.local()?;
+    db.keep_to_places(&local)
 }
 
 async fn copy(db: &Arc<Database>, from: &Store, nth: usize, file: &FileRef) -> Result<(), Error> {

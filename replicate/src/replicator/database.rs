@@ -5,7 +5,7 @@ use super::look::Step;
 use super::status::{DestinationStatus, Phase, Status};
 use super::{Settings, Shared, shipping, start};
 use crate::capture::{Body, Capture, Frames, Look};
-use crate::local::{MetaDir, Packs, PageSums, Spool, State, StateFile, Trouble};
+use crate::local::{MetaDir, Packs, PageSums, Places, Spool, State, StateFile, Trouble};
 use crate::{Error, Kind};
 use litekeep_ltx::{Txid, WriterId};
 use std::path::Path;
@@ -56,6 +56,7 @@ pub(crate) struct Local {
     pub(crate) sums: PageSums,
     pub(crate) spool: Spool,
     pub(crate) state: Mutex<(StateFile, Option<State>)>,
+    pub(crate) places: Mutex<Places>,
 }
 
 /// What capturing needs; locked while a blocking thread works on it.
@@ -76,6 +77,8 @@ pub(crate) struct Work {
     /// When the last look found a hot writer, for whose sake checkpoints are kept from happening.
     pub(super) hot_at: Option<Instant>,
     pub(crate) sums_synced: Option<Instant>,
+    /// Page 1 does not say whether the file is an older copy: the pages that differ may.
+    pub(super) may_be_older: bool,
 }
 
 pub(crate) struct Database {
@@ -440,13 +443,13 @@ impl Database {
     async fn step(self: Arc<Self>) -> Result<Step, Error> {
         let file = std::fs::metadata(&self.settings.path).ok().filter(|m| m.is_file() && m.len() > 0);
         let Some(file) = file else {
-            let mut work = self.work();
-            if work.capture.take().is_some() {
+            let capture = self.work().capture.take();
+            if capture.is_some() {
                 tracing::warn!(path = %self.settings.path.display(), "the database is gone; waiting for it to come back");
             }
-            drop(work);
+            drop(capture);
             self.waiting.store(true, SeqCst);
-            self.phase(Phase::Waiting);
+            self.tell_of_absence().await;
             return Ok(Step::Absent);
         };
         self.waiting.store(false, SeqCst);
@@ -494,6 +497,28 @@ impl Database {
                 return Err(self.panicked(&e));
             }
         }
+    }
+
+    /// Says whether the file was ever there. Keeps the claim on the local state, by which others see that somebody waits.
+    async fn tell_of_absence(self: &Arc<Self>) {
+        // A database that never was has none, and a path that was mistyped gets none.
+        let known = match self.settings.meta_dir.is_dir() {
+            true => start::open_local(self).await.map(|local| local.state()),
+            false => Ok(None),
+        };
+        let known = known.unwrap_or_else(|e| {
+            tracing::debug!(path = %self.settings.path.display(), "{e}");
+            None
+        });
+        let Some(known) = known else { return self.phase(Phase::Waiting) };
+        self.phase(Phase::Gone);
+        self.set_status(|s| {
+            s.message = Some(format!(
+                "the database file is gone or empty; its backup has transaction {}",
+                known.txid
+            ));
+            s.hint = Some(format!("`litekeep restore {}` brings it back", self.settings.path.display()));
+        });
     }
 
     async fn begin(self: &Arc<Self>) -> Result<(), Error> {
@@ -578,7 +603,7 @@ impl Database {
     /// Captures what is committed now, whatever the upload interval. Returns the last transaction that has something of
     /// it (`None` in it: there is no database); `None` when that is not possible yet.
     pub(super) async fn capture_present(self: &Arc<Self>) -> Option<Option<Txid>> {
-        if lock(&self.status).phase == Phase::Waiting {
+        if matches!(lock(&self.status).phase, Phase::Waiting | Phase::Gone) {
             return Some(None);
         }
         let this = self.clone();

@@ -83,6 +83,7 @@ impl Destination {
         self.log.insert(FileRef { level, name, size, modified_ms: timestamp_ms });
         self.times.insert(level, name, timestamp_ms);
         self.durable = self.durable.max(Some(name.max));
+        self.store.expect_log(true);
     }
 
     /// Timestamp of the newest file, there or waiting; milliseconds since the epoch.

@@ -119,13 +119,16 @@ impl Database {
         }
         let stamp = self.next_stamp(work);
         let local = work.local.clone().expect("set when the capture was");
-        let Work { capture: Some(capture), must_put, packs, .. } = work else { return Ok(Step::Absent) };
+        let Work { capture: Some(capture), must_put, packs, may_be_older, .. } = work else {
+            return Ok(Step::Absent);
+        };
         let drained = local.state().is_some_and(|s| Some(s.txid) == stamp.txid.prev());
         if self.is_over_limit() {
             capture.let_go()?;
             return Ok(Step::MustDrain);
         }
         let is_start = !capture.is_position_known();
+        let may_be_older = std::mem::take(may_be_older) && is_start;
         let look = capture.look(frames)?;
         // Nothing leads on from an empty WAL, whether or not anything was written since.
         let is_break = !(is_start && matches!(look, Look::Broken(Broken::NoPlace | Broken::Gone)));
@@ -151,7 +154,12 @@ impl Database {
                     false => tracing::warn!(%path, "{why}; comparing page checksums"),
                 }
                 self.set_status(|s| s.breaks += u64::from(is_break));
-                capture.difference(&local.sums, now, (&local.spool, packs), || self.may_go_on())?
+                let differing =
+                    capture.difference(&local.sums, now, (&local.spool, packs), || self.may_go_on())?;
+                if let Some(differing) = differing.as_ref().filter(|_| may_be_older) {
+                    self.compare_with_past(&differing.sums);
+                }
+                differing
             }
         };
         let segment = match segment {

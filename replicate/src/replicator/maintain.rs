@@ -1,6 +1,7 @@
 //! Compaction, retention and snapshots of one database's logs, without listing.
 
 use super::database::Database;
+use super::places::is_restorable;
 use crate::{Error, parents};
 use litekeep_store::plan::{self, Goal, Merge};
 use litekeep_store::{ErrorKind, FileRef, Log, Store, Times};
@@ -69,6 +70,13 @@ impl Database {
         tracing::warn!(%path, store = store.place(), "maintenance: {missing}; listing the log again");
         let before: Vec<_> = self.destinations()[nth].log.files().cloned().collect();
         let mut listed = store.list().await?;
+        if !is_restorable(&listed) {
+            if !listed.is_empty() {
+                // The next file would follow what cannot be restored; where there is no folder, it cannot be put.
+                self.begin_again();
+            }
+            return Err(store.vanished().into());
+        }
         let has_lost_its_end = listed.last() < before.iter().map(FileRef::max).max();
         let leads_nowhere = plan::restore(&listed, Goal::Latest).is_err();
         let end = {
@@ -236,6 +244,32 @@ mod tests {
         let log = db.destinations()[0].log.clone();
         assert!(log.files().eq(store.list().await.unwrap().files()));
         plan::restore(&log, Goal::Latest).expect("nothing follows a hole");
+    }
+
+    /// Not a bucket, where puts land as before, becomes the place of a new backup.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_backup_that_somebody_deleted_is_missed() {
+        let policy = Policy { snapshot_every: Duration::ZERO, ..Policy::default() };
+        let (_dir, app, db) = begun(policy).await;
+        app.execute("INSERT INTO t VALUES(1)", []).unwrap();
+        assert!(db.sync().await);
+        let (store, files) = {
+            let destinations = db.destinations();
+            (destinations[0].store.clone(), destinations[0].log.files().cloned().collect())
+        };
+        store.delete(files).await.unwrap();
+        app.execute("INSERT INTO t VALUES(2)", []).unwrap();
+        assert!(db.sync().await);
+        db.maintain().await;
+        while db.status().phase != Phase::Failing {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let message = db.status().message.unwrap();
+        assert!(
+            message.contains("nothing is left of the log") && message.contains("--new-timeline"),
+            "{message}"
+        );
+        assert!(store.list().await.unwrap().files().all(|file| !file.is_base()));
     }
 
     /// What lies before the hole stays, and everything from now on can be restored.

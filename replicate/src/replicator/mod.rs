@@ -16,6 +16,8 @@ mod destination;
 mod look;
 mod maintain;
 mod packing;
+mod places;
+mod set_back;
 mod shipping;
 mod start;
 mod status;

@@ -13,9 +13,10 @@
 use super::copying::{ending_at, list, mend};
 use super::database::{Database, Local};
 use super::destination::Standing;
+use super::set_back;
 use super::status::Phase;
 use crate::capture::{Broken, Capture, Found, Frames, Look, Place, Segment, Stamp, segment};
-use crate::local::{MetaDir, PageSums, Spool, State, StateFile};
+use crate::local::{MetaDir, PageSums, Places, Spool, State, StateFile, restored};
 use crate::{Error, Kind, log_state, parents, restore};
 use litekeep_env::{disk, random_u64};
 use litekeep_format::diff::{ParentMap, roots, table_names};
@@ -48,12 +49,22 @@ const LOCKED_PAUSE: Duration = Duration::from_millis(20);
 
 /// Attaches to the database and brings local state to the end of the log.
 pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
+    attach_and_follow(db).await?;
+    restored::forget(&db.settings.meta_dir);
+    let local = db.local()?;
+    db.keep_to_places(&local)
+}
+
+async fn attach_and_follow(db: &Arc<Database>) -> Result<(), Error> {
     db.phase(Phase::Starting);
     // The database is claimed before the folder: a second litekeep must not take the folder from one that rests.
     let capture = attach(db).await?;
     let local = open_local(db).await?;
     let known = local.state();
     let head = list(db, known).await?;
+    let is_about = |nth: usize| local.is_about(&db.destinations()[nth].store.clone());
+    let is_about = head.is_some_and(|(_, nth)| is_about(nth));
+    db.leave_other_places(&local, head.map(|(_, nth)| nth))?;
     let Some((head, nth)) = head else {
         let txid = known.map_or(Txid::FIRST, |s| s.txid.next());
         return first_snapshot(db, &local, capture, txid).await;
@@ -65,16 +76,25 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
         let destinations = db.destinations();
         (destinations[nth].store.clone(), destinations[nth].log.clone())
     };
-    // Of one log there is nothing to doubt.
+    // Of the only log that local state is about there is nothing to doubt.
     let is_in_log = match known {
-        Some(s) if db.destinations().len() > 1 => may_hold(&store, &log, &s).await?,
+        Some(s) if !is_about || db.destinations().len() > 1 => {
+            holds(&store, &log, &s).await?.unwrap_or(is_about)
+        }
         _ => true,
     };
     let newest = match log.newest_l0() {
         Some(file) if !is_in_log || known.is_none_or(|s| s.txid != head) => Some(store.header(file).await?),
         _ => None,
     };
-    if let Some(s) = known.filter(|s| s.txid > head) {
+    if let Some(s) = known.filter(|s| s.txid > head && !is_about) {
+        tracing::info!(
+            path = %db.settings.path.display(),
+            "the log at {} ends at transaction {head}; those up to {} went to another place; going on with what the database has",
+            store.place(), s.txid
+        );
+        db.forget_packs_after(nth, &store, Some(head)).await?;
+    } else if let Some(s) = known.filter(|s| s.txid > head) {
         tracing::error!(
             path = %db.settings.path.display(),
             "the log at {} ends at transaction {head}, but {} was confirmed: later files have vanished from the store; going on with what the database has",
@@ -82,11 +102,17 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
         );
         db.forget_packs_after(nth, &store, Some(head)).await?;
     }
-    let ours = is_ours(known, newest, head);
+    let in_log = known.filter(|_| is_in_log);
+    let ours =
+        is_ours(in_log, newest, head) || known.is_some_and(|s| newest.is_some_and(|h| h.node == s.writer));
     let page_size = newest.map(|h| h.page_size).or(known.map(|s| s.page_size));
     let was_overtaken = !ours && local.was_overtaken();
     let capture = match known.filter(|_| !was_overtaken && !db.settings.new_timeline) {
         Some(_) => refuse_another(db, &local, capture, (newest, head), &store).await?,
+        None => capture,
+    };
+    let capture = match in_log.filter(|s| s.txid == head && !db.settings.new_timeline) {
+        Some(_) => set_back::tell(db, &local, capture, (&store, &log)).await?,
         None => capture,
     };
     if page_size.is_some_and(|size| size != capture.page_size())
@@ -112,7 +138,6 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
         );
         return first_snapshot(db, &local, capture, head.next()).await;
     }
-    let in_log = known.filter(|_| is_in_log);
     let from = in_log.and_then(|s| trusted_sums(&s, head));
     apply_sums(&store, &log, &local, from, head).await?;
     let (capture, related) = match known {
@@ -132,10 +157,10 @@ pub(crate) async fn begin(db: &Arc<Database>) -> Result<(), Error> {
 }
 
 /// Whether the transaction of local state is the one that a log has under its number. After a power cut one of two logs may
-/// have another there; where it has merged its way past it, nobody can tell.
-async fn may_hold(store: &Store, log: &Log, known: &State) -> Result<bool, Error> {
-    let Some(file) = ending_at(log, known.txid) else { return Ok(true) };
-    Ok(store.header(file).await?.timestamp_ms == known.captured_ms)
+/// have another there; where it has merged its way past it, nobody can tell (`None`).
+async fn holds(store: &Store, log: &Log, known: &State) -> Result<Option<bool>, Error> {
+    let Some(file) = ending_at(log, known.txid) else { return Ok(None) };
+    Ok(Some(store.header(file).await?.timestamp_ms == known.captured_ms))
 }
 
 /// Whether the log ends with a file that this replicator wrote.
@@ -154,6 +179,7 @@ pub(super) async fn open_local(db: &Arc<Database>) -> Result<Arc<Local>, Error> 
         Ok::<_, Error>(Arc::new(Local {
             writer: state.map_or(WriterId(random_u64()), |s| s.writer),
             sums: PageSums::open(&meta.file("pages"))?,
+            places: Mutex::new(Places::read(meta.path())),
             spool: Spool::new(&meta.file("spool")),
             state: Mutex::new((file, state)),
             meta,
@@ -739,8 +765,13 @@ mod tests {
         // No task but this one.
         db.awake.store(true, SeqCst);
         begin(&db).await.unwrap();
+        // A log that nobody knows to have been there.
         std::fs::remove_dir_all(dir.path().join("bucket")).unwrap();
-        db.work().capture = None;
+        std::fs::remove_file(dir.path().join("meta/places.json")).unwrap();
+        {
+            let mut work = db.work();
+            (work.capture, work.local) = (None, None);
+        }
         let is_over = Arc::new(AtomicBool::new(false));
         let (this, over) = (db.clone(), is_over.clone());
         let asking = tokio::spawn(async move {

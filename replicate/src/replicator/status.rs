@@ -9,6 +9,8 @@ pub enum Phase {
     /// The file is not there yet, or has no content.
     #[default]
     Waiting,
+    /// The file was there, and is gone or empty.
+    Gone,
     /// Comparing the file with the log.
     Starting,
     /// Copying the whole database for the first time.
@@ -28,13 +30,14 @@ pub enum Phase {
 impl Phase {
     /// Whether somebody has to look.
     pub fn is_red(self) -> bool {
-        matches!(self, Phase::Failing | Phase::Fenced | Phase::Refused)
+        matches!(self, Phase::Gone | Phase::Failing | Phase::Fenced | Phase::Refused)
     }
 
     /// One word, for messages and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Waiting => "waiting",
+            Phase::Gone => "gone",
             Phase::Starting => "starting",
             Phase::Snapshot => "snapshot",
             Phase::Following => "following",

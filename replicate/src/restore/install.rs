@@ -3,6 +3,7 @@
 use super::in_use::{self, SIDECARS};
 use super::plan::{Damaged, Goal, plan};
 use super::{DEFAULT_PARALLELISM, Phase, Progress, fetch};
+use crate::local::{MetaDir, restored};
 use crate::{Error, Instead, Kind};
 use litekeep_env::file::{self, sibling};
 use litekeep_env::{Clock, SystemClock, disk, lock};
@@ -41,6 +42,8 @@ pub struct Options {
     pub parallelism: usize,
     /// Dates the database that is kept aside, and tells old leftovers from new.
     pub clock: Arc<dyn Clock>,
+    /// litekeep's own state of the database, where it is not beside it.
+    pub meta_dir: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -51,6 +54,7 @@ impl Default for Options {
             integrity: Integrity::None,
             parallelism: DEFAULT_PARALLELISM,
             clock: Arc::new(SystemClock),
+            meta_dir: None,
         }
     }
 }
@@ -309,7 +313,13 @@ impl Temporary {
         }
         progress.begin(Phase::Sync, 0);
         let (force, now_ms) = (options.force, options.clock.unix_ms());
-        blocking(move || self.install(&target, force, now_ms)).await
+        let meta_dir = options.meta_dir.clone().unwrap_or_else(|| MetaDir::default_path(&target.path));
+        let restored = self.file.metadata().map_err(Error::file("look at", &self.path))?;
+        let kept = blocking(move || self.install(&target, force, now_ms)).await?;
+        if let Err(e) = restored::note(&meta_dir, &restored) {
+            tracing::warn!("{e}");
+        }
+        Ok(kept)
     }
 
     /// Makes the content durable and gives the file its name.

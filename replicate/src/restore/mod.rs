@@ -19,6 +19,7 @@ mod forward;
 mod in_use;
 mod install;
 mod plan;
+pub(crate) mod set_back;
 mod sink;
 mod source;
 pub mod v03;
@@ -27,6 +28,7 @@ pub use compare::{Differences, differences};
 pub use forward::{Outrun, outrun, roll_forward};
 pub use install::{Integrity, Options, Restored, to_path};
 pub use plan::{Damaged, Goal, RestorePlan, plan};
+pub use set_back::{SetBack, set_back};
 
 use crate::local::PageSums;
 use crate::{Error, Kind, Overlay, commits};

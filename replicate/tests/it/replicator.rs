@@ -13,26 +13,26 @@ use litekeep_store::{Store, Target};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-struct Scene {
-    dir: tempfile::TempDir,
-    stores: Vec<Store>,
+pub(crate) struct Scene {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) stores: Vec<Store>,
 }
 
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Scene {
-    fn new(stores: usize) -> Scene {
+    pub(crate) fn new(stores: usize) -> Scene {
         let dir = tempfile::tempdir().unwrap();
         let open = |i| Store::open(&Target::Folder(dir.path().join(format!("bucket{i}")))).unwrap();
         let stores = (0..stores).map(open).collect();
         Scene { dir, stores }
     }
 
-    fn database(&self) -> PathBuf {
+    pub(crate) fn database(&self) -> PathBuf {
         self.dir.path().join("app.db")
     }
 
-    fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         Settings {
             path: self.database(),
             meta_dir: MetaDir::default_path(&self.database()),
@@ -46,18 +46,18 @@ impl Scene {
         }
     }
 
-    fn app(&self, sql: &str) {
+    pub(crate) fn app(&self, sql: &str) {
         let app = Connection::open(self.database()).unwrap();
         app.execute_batch(sql).unwrap();
     }
 
     /// Replicates until everything is safe, then stops.
-    async fn replicate(&self) {
+    pub(crate) async fn replicate(&self) {
         replicate(self.settings()).await;
     }
 
     /// A replicator that has brought the log up to date.
-    async fn running(&self) -> Replicator {
+    pub(crate) async fn running(&self) -> Replicator {
         let replicator = Replicator::start().unwrap();
         replicator.add(self.settings()).unwrap();
         let left = replicator.sync(PATIENCE).await;
@@ -66,7 +66,7 @@ impl Scene {
     }
 
     /// What a restore from one of the stores holds: the result of a query.
-    async fn restored(&self, store: usize, query: &str) -> String {
+    pub(crate) async fn restored(&self, store: usize, query: &str) -> String {
         let to = self.dir.path().join("restored.db");
         let options = Options { force: true, ..Options::default() };
         to_path(&self.stores[store], Goal::Latest, &to, &options, &()).await.unwrap();
@@ -74,7 +74,7 @@ impl Scene {
     }
 }
 
-async fn replicate(settings: Settings) {
+pub(crate) async fn replicate(settings: Settings) {
     let replicator = Replicator::start().unwrap();
     replicator.add(settings).unwrap();
     let left = replicator.shut_down(PATIENCE).await;
@@ -82,15 +82,16 @@ async fn replicate(settings: Settings) {
 }
 
 /// Rows on pages of their own.
-const TWO_PAGES: &str = "PRAGMA journal_mode=WAL; CREATE TABLE t(x, pad);
+pub(crate) const TWO_PAGES: &str = "PRAGMA journal_mode=WAL; CREATE TABLE t(x, pad);
      INSERT INTO t VALUES('a', zeroblob(3000)); INSERT INTO t VALUES('b', zeroblob(3000))";
 
 fn query_of(path: &Path, query: &str) -> String {
     Connection::open(path).unwrap().query_row(query, [], |r| r.get::<_, String>(0)).unwrap()
 }
 
-const ALL: &str = "SELECT coalesce(group_concat(x, ','), '') FROM (SELECT x FROM t ORDER BY rowid)";
-const SETUP: &str = "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES('a')";
+pub(crate) const ALL: &str =
+    "SELECT coalesce(group_concat(x, ','), '') FROM (SELECT x FROM t ORDER BY rowid)";
+pub(crate) const SETUP: &str = "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES('a')";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_while_nobody_watches_are_found_when_the_wal_is_gone() {
@@ -664,7 +665,7 @@ async fn what_waits_in_the_spool_does_not_follow_a_new_snapshot() {
     std::fs::remove_dir_all(&outage.away).unwrap();
     std::fs::remove_file(&outage.bucket).unwrap();
     scene.app("DELETE FROM t WHERE x = 'b'");
-    scene.replicate().await;
+    replicate(Settings { new_timeline: true, ..scene.settings() }).await;
     let last = scene.stores[0].list().await.unwrap().last();
     scene.replicate().await;
     assert_eq!(scene.stores[0].list().await.unwrap().last(), last, "older pages follow the snapshot");

@@ -99,7 +99,8 @@ async fn undo(args: &args::MigrateUndo, format: Format) -> Result<Undone> {
     if !lost.is_nothing() {
         consent(args, &lost, format)?;
     }
-    let options = Options { force: true, ..Options::default() };
+    let meta_dir = Some(database.meta_dir.clone());
+    let options = Options { force: true, meta_dir, ..Options::default() };
     let shown = Shown::new(format);
     let restored = restore::to_path(&store, Goal::Txid(goal), &database.path, &options, &shown).await;
     shown.end();

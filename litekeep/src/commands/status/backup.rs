@@ -21,9 +21,18 @@ const LEAST_WINDOW_MS: i64 = 60_000;
 /// One of several destinations may be behind the others this long.
 const LAG_MS: i64 = 120_000;
 
+/// What to do about a backup of which nothing is left.
+const VANISHED: &str = ": if its disk is not mounted, mount it; if it was deleted on purpose, start litekeep once with --new-timeline";
+
 #[derive(Debug, Serialize)]
 pub(crate) struct Backup {
     pub(crate) url: StoreUrl,
+    /// As the replicator calls it.
+    #[serde(skip)]
+    pub(crate) identity: String,
+    /// The replicator knows the log to have been there.
+    #[serde(skip)]
+    pub(crate) has_held: bool,
     /// Why the rest is not known.
     pub(crate) error: Option<String>,
     pub(crate) contents: Option<Contents>,
@@ -61,9 +70,15 @@ impl Backup {
 
     /// The same with the listing, where there is one.
     pub(crate) async fn read_with_log(url: StoreUrl, store: &Store, now_ms: i64) -> (Backup, Option<Log>) {
+        let identity = store.identity();
         match Contents::read(store, now_ms).await {
-            Ok((contents, log)) => (Backup { url, error: None, contents: Some(contents) }, Some(log)),
-            Err(error) => (Backup { url, error: Some(format!("{error:#}")), contents: None }, None),
+            Ok((contents, log)) => {
+                (Backup { url, identity, has_held: false, error: None, contents: Some(contents) }, Some(log))
+            }
+            Err(error) => {
+                let error = Some(format!("{error:#}"));
+                (Backup { url, identity, has_held: false, error, contents: None }, None)
+            }
         }
     }
 
@@ -80,13 +95,14 @@ impl Backup {
         }
         let Some(contents) = &self.contents else { return red };
         let has = contents.last.map_or("is empty".to_owned(), |last| format!("ends at {last}"));
+        let next = if contents.last.is_none() && self.has_held { VANISHED } else { "" };
         let quiet_ms = contents.last_upload_ms.map(|last_ms| now_ms - last_ms);
         match (durable, furthest) {
             (Some(durable), furthest) if furthest < Some(durable) => {
-                red.push(format!("{} {has}, although transaction {durable} was confirmed", self.url));
+                red.push(format!("{} {has}, although transaction {durable} was confirmed{next}", self.url));
             }
             (Some(durable), _) if contents.last < Some(durable) && quiet_ms.is_none_or(|ms| ms > LAG_MS) => {
-                red.push(format!("{} {has}, while another destination has {durable}", self.url));
+                red.push(format!("{} {has}, while another destination has {durable}{next}", self.url));
             }
             _ if contents.last.is_none() => red.push(format!("{} is empty", self.url)),
             _ => {}

@@ -135,6 +135,8 @@ impl Watch {
             at_ms,
         } = self.last;
         let since_ms = state.map(|state| (at_ms - state.confirmed_ms).max(0));
+        // What was committed while that was on its way is older than the confirmation.
+        let oldest_ms = state.map(|state| (at_ms - state.captured_ms).max(0));
         let allowed_ms = 2 * i64::try_from(upload_interval.as_millis()).unwrap_or(i64::MAX / 4) + GRACE_MS;
         Live {
             exists: size_bytes.is_some(),
@@ -144,9 +146,9 @@ impl Watch {
             replicator_pid,
             confirmed: state.as_ref().map(Confirmed::from),
             pending_frames,
-            lag_seconds_at_most: match (pending_frames, since_ms) {
+            lag_seconds_at_most: match (pending_frames, oldest_ms) {
                 (Some(0), Some(_)) => Some(0.0),
-                (Some(_), Some(since_ms)) => Some(since_ms as f64 / 1000.0),
+                (Some(_), Some(oldest_ms)) => Some(oldest_ms as f64 / 1000.0),
                 _ => None,
             },
             at_ms,
@@ -259,15 +261,28 @@ impl Live {
         self.at_ms
     }
 
-    pub(super) fn red(&self, by: Replicates) -> Vec<String> {
+    /// `path`: as the user calls the database.
+    pub(super) fn red(&self, by: Replicates, path: &Path) -> Vec<String> {
         let mut red = Vec::new();
-        match (self.exists, self.replicator_pid, by) {
-            (false, None, Replicates::Up) => {
+        let waits = |pid: u32| format!("; process {pid} replicates it and waits for it");
+        match (self.exists, &self.confirmed) {
+            (true, _) => {}
+            (false, None) if by == Replicates::Up => {
                 red.push("`litekeep up` waits for the application to create it".to_owned());
                 return red;
             }
-            (false, ..) => red.push("the database file does not exist".to_owned()),
-            (true, ..) => {}
+            (false, None) => red.push(format!(
+                "the database file does not exist{}",
+                self.replicator_pid.map_or(String::new(), waits)
+            )),
+            (false, Some(confirmed)) => red.push(format!(
+                "the database file is gone{}; transactions up to {} of {} were confirmed, and `litekeep restore {}` brings them \
+                 back",
+                self.replicator_pid.map_or(String::new(), waits),
+                confirmed.txid,
+                text::rfc3339(confirmed.captured_ms),
+                text::shell_word(&path.to_string_lossy())
+            )),
         }
         if self.replicator_pid.is_none() {
             red.push(match by {
@@ -286,13 +301,15 @@ impl Live {
         red
     }
 
-    /// `is_kept`: what was confirmed is where it is looked for now.
-    pub(super) fn text(&self, is_kept: bool, now_ms: i64) -> String {
+    /// `is_kept`: what was confirmed is where it is looked for now, and not `elsewhere`.
+    pub(super) fn text(&self, is_kept: bool, elsewhere: Option<&str>, now_ms: i64) -> String {
         let mut out = String::new();
         match (&self.confirmed, self.pending_frames) {
             (Some(confirmed), _) if !is_kept => out.push_str(&format!(
-                "    transaction {} was confirmed at {}, and no backup that is configured now has it\n",
-                confirmed.txid, confirmed.at
+                "    transaction {} was confirmed at {}{}, and no backup that is configured now has it\n",
+                confirmed.txid,
+                confirmed.at,
+                elsewhere.map_or(String::new(), |place| format!(" in {place}"))
             )),
             (Some(confirmed), Some(0)) => {
                 out.push_str(&format!(

@@ -1,0 +1,175 @@
+//! Goal: of a backup or a database that is not where it was, everybody is told what is true and what to do. Method: the
+//! real binary, while folders and files are moved away.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use litekeep_testkit::Process;
+use litekeep_testkit::process::eventually;
+use rusqlite::Connection;
+
+use crate::{Place, Ran, rows};
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn remove(place: &Place) {
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(place.path(&format!("app.db{suffix}")));
+    }
+}
+
+fn insert(place: &Place) {
+    Connection::open(place.path("app.db")).unwrap().execute("INSERT INTO t (x) VALUES ('more')", ()).unwrap();
+}
+
+fn page(port: u16) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    page
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The application goes on, and nothing is put where the disk is not mounted.
+#[test]
+fn a_backup_that_is_not_mounted_is_told_and_taken_up_again() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    place.run(&["run", "app.db", "--", "true"]).succeeded();
+    std::fs::rename(place.path("app.db-backup"), place.path("away")).unwrap();
+    let told = place.run(&["status", "app.db"]);
+    assert_eq!(told.code, 1, "{}", told.stdout);
+    for part in ["app.db-backup is empty, although transaction", "mount it", "--new-timeline"] {
+        assert!(told.stdout.contains(part), "`{part}` is not in:\n{}", told.stdout);
+    }
+    insert(&place);
+    std::fs::write(
+        place.path("litekeep.toml"),
+        "[[database]]\npath = \"app.db\"\nbackup = \"app.db-backup\"\nshutdown_timeout = \"1s\"\n",
+    )
+    .unwrap();
+    let ran = place.run(&["run", "app.db", "--", "echo", "the application runs"]);
+    assert_eq!((ran.code, &*ran.stdout), (2, "the application runs\n"), "{}", ran.stderr);
+    Ran { stdout: String::new(), ..ran }.failed_with(&[
+        "nothing is left of the log at",
+        "mount it",
+        "--new-timeline",
+    ]);
+    assert!(!place.path("app.db-backup").exists());
+    std::fs::rename(place.path("away"), place.path("app.db-backup")).unwrap();
+    place.run(&["run", "app.db", "--", "true"]).succeeded();
+    place.run(&["restore", "-o", "back.db", "app.db-backup"]).succeeded();
+    assert_eq!(rows(&place.path("back.db")), 4);
+}
+
+/// An application that found none would make an empty one, and what it writes would follow the old backup.
+#[test]
+fn neither_database_nor_backup_is_no_new_beginning() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    place.run(&["run", "app.db", "--", "true"]).succeeded();
+    remove(&place);
+    std::fs::rename(place.path("app.db-backup"), place.path("away")).unwrap();
+    let ran = place.run(&["run", "app.db", "--", "touch", "started"]);
+    ran.failed_with(&["bring back `app.db`", "nothing is left of the log at", "mount it", "--new-timeline"]);
+    assert!(!place.path("started").exists());
+    place.run(&["run", "app.db", "--new-timeline", "--", "touch", "started"]).succeeded();
+    assert!(place.path("started").exists());
+    std::fs::rename(place.path("away"), place.path("app.db-backup")).unwrap();
+    place.run(&["run", "app.db", "--", "true"]).succeeded();
+    assert_eq!(rows(&place.path("app.db")), 3);
+}
+
+/// It was said that no replicator is running, and the metric was 1.
+#[test]
+fn a_database_that_is_deleted_while_it_is_replicated_is_missed() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    let port = free_port();
+    let toml = format!(
+        "[[database]]\npath = \"app.db\"\nbackup = \"backup\"\n[metrics]\naddr = \"127.0.0.1:{port}\"\n"
+    );
+    std::fs::write(place.path("litekeep.toml"), toml).unwrap();
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    eventually("the status is green", SOON, || Ok(place.run(&["status"]).code == 0)).unwrap();
+    let up = |value: &str| {
+        page(port).lines().any(|line| line.starts_with("litekeep_up{") && line.ends_with(value))
+    };
+    assert!(up(" 1"));
+    // It rests: nothing but locks on the file says that it is there.
+    remove(&place);
+    eventually("it is missed", SOON, || Ok(up(" 0"))).unwrap();
+    let told = place.run(&["status"]);
+    assert_eq!(told.code, 1, "{}", told.stdout);
+    let pid = format!("process {}", replicator.id());
+    for part in ["the database file is gone", &pid, "`litekeep restore", "transactions up to"] {
+        assert!(told.stdout.contains(part), "`{part}` is not in:\n{}", told.stdout);
+    }
+    assert!(!told.stdout.contains("no replicator is running"), "{}", told.stdout);
+    place.run(&["restore", "app.db"]).succeeded();
+    eventually("it is replicated again", SOON, || Ok(place.run(&["status"]).code == 0)).unwrap();
+    assert!(up(" 1"));
+    replicator.kill().unwrap();
+}
+
+/// The configured backup was accused of having lost what it never had.
+#[test]
+fn what_went_to_another_backup_is_not_missed_in_the_configured_one() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    place.run(&["init", "app.db"]).succeeded();
+    place.run(&["replicate", "-once"]).succeeded();
+    insert(&place);
+    let other = format!("file://{}", place.path("other").display());
+    place.run(&["replicate", "-once", "app.db", &other]).succeeded();
+    let told = place.run(&["status"]).stdout;
+    assert!(!told.contains("although"), "{told}");
+    assert!(!told.contains("everything is in the backup"), "{told}");
+    let elsewhere =
+        format!("in {}, and no backup that is configured now has it", place.path("other").display());
+    assert!(told.contains(&elsewhere), "{told}");
+    let again = place.run(&["replicate", "-once"]).succeeded();
+    assert!(!again.stderr.contains("vanished"), "{}", again.stderr);
+    let told = place.run(&["status"]).stdout;
+    assert!(told.contains("everything is in the backup"), "{told}");
+    for backup in ["other", "app.db-backup"] {
+        place.run(&["restore", "-o", "back.db", "-force", backup]).succeeded();
+        assert_eq!(rows(&place.path("back.db")), 4, "{backup}");
+    }
+}
+
+#[test]
+fn a_second_replicator_is_told_of_the_first_and_not_of_its_address() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    let port = free_port();
+    let toml = format!(
+        "[[database]]\npath = \"app.db\"\nbackup = \"backup\"\n[metrics]\naddr = \"127.0.0.1:{port}\"\n"
+    );
+    std::fs::write(place.path("litekeep.toml"), toml).unwrap();
+    let first = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    eventually("the status is green", SOON, || Ok(place.run(&["status"]).code == 0)).unwrap();
+    let pid = format!("process {}", first.id());
+    place.run(&["replicate"]).failed_with(&["another litekeep", &pid, "app.db", "hint:"]);
+    first.kill().unwrap();
+}
+
+#[test]
+fn a_backup_that_cannot_be_read_keeps_nobody_from_the_history_of_another() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    let toml = "[[database]]\npath = \"app.db\"\nbackup = [\"first\", \"second\"]\n";
+    std::fs::write(place.path("litekeep.toml"), toml).unwrap();
+    place.run(&["replicate", "-once"]).succeeded();
+    std::fs::remove_dir_all(place.path("first")).unwrap();
+    std::fs::write(place.path("first"), "").unwrap();
+    let told = place.run(&["history", "app.db"]);
+    assert!(told.stdout.contains("second") && told.stdout.contains("restorable from"), "{}", told.stdout);
+    Ran { stdout: String::new(), ..told }
+        .failed_with(&["could not list the restore points of `app.db`", "first"]);
+}
