@@ -14,6 +14,7 @@ use lapin::types::FieldTable;
 use tempfile::TempDir;
 
 use crate::certificates::Certificates;
+use crate::leavings::folder;
 use crate::process::{Process, eventually};
 
 /// RabbitMQ takes many seconds on a busy machine.
@@ -78,7 +79,7 @@ impl Broker {
     }
 
     fn begin(kind: Kind, certificates: Option<Certificates>) -> Result<Self> {
-        let dir = tempfile::tempdir().context("make a folder for a server")?;
+        let dir = folder().context("make a folder for a server")?;
         // Held together, so that they differ; free when the server starts.
         let held: Vec<TcpListener> =
             (0..4).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;

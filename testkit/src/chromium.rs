@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::leavings::folder;
 use crate::litestream::run;
 use crate::process::{Process, eventually};
 
@@ -35,7 +36,7 @@ impl Chromium {
     /// # Errors
     /// When it is not installed.
     pub fn start() -> Result<Chromium> {
-        let dir = tempfile::tempdir().context("make a folder for Chromium")?;
+        let dir = folder().context("make a folder for Chromium")?;
         let (to, from) = (dir.path().join("to"), dir.path().join("from"));
         let mut pipes = Command::new("mkfifo");
         pipes.args([&to, &from]);

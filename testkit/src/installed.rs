@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use crate::leavings::folder;
 use crate::litestream::run;
 use crate::process::{Process, eventually};
 use crate::programs;
@@ -96,6 +98,38 @@ pub(crate) fn installed(
         install(&folder)?;
     }
     Ok(folder)
+}
+
+/// The folder `data` as a database server's `program` makes it before its first start, which takes it seconds: it is made by `make` once,
+/// and copied from then on.
+pub(crate) fn first_data(
+    name: &str,
+    program: &Path,
+    data: &Path,
+    make: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let copy = |from: &Path, to: &Path| {
+        let mut cp = Command::new("cp");
+        cp.args(["-a", "--reflink=auto"]).arg(from).arg(to);
+        run(cp).with_context(|| format!("copy the first data of {name}"))
+    };
+    // Of this program, by somebody who may do what we may.
+    let (Ok(program), own) = (fs::metadata(program), fs::metadata("/proc/self")?) else { return make() };
+    let of = format!("{name}-data-{}-{}-{}", program.mtime(), program.size(), own.uid());
+    let first = installed(
+        &of,
+        |folder| folder.join("whole").exists(),
+        |folder| {
+            make()?;
+            fs::create_dir(folder)?;
+            copy(data, &folder.join("data"))?;
+            fs::write(folder.join("whole"), "").context("note that it is whole")
+        },
+    )?;
+    if !data.exists() {
+        copy(&first.join("data"), data)?;
+    }
+    Ok(())
 }
 
 /// Installs packages of PyPI into an environment of their own.
@@ -247,7 +281,8 @@ pub fn django() -> Result<PathBuf> {
 /// # Errors
 /// When it cannot be built: no network.
 pub fn rust_example() -> Result<PathBuf> {
-    built("examples/rust", &["--release"])
+    // Where a release is expected; quick to build is enough.
+    built("examples/rust", &["--release", "--config", "profile.release.opt-level=0"])
 }
 
 /// sqlx and refinery as a program: `migrators sqlx|refinery DATABASE FOLDER [UNDO_TO]`.
@@ -280,7 +315,7 @@ struct Running {
 impl Running {
     /// Starts what `command` says for a port and a folder, and waits until it listens.
     fn start(command: impl FnOnce(u16, &Path) -> Result<Command>) -> Result<Self> {
-        let dir = tempfile::tempdir().context("make a folder for a server")?;
+        let dir = folder().context("make a folder for a server")?;
         // Free now; nobody else on this machine asks for it by number.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut process = Process::start(command(address.port(), dir.path())?, &dir.path().join("log"))?;

@@ -15,6 +15,7 @@ pub mod fault_proxy;
 pub mod hanging_folder;
 pub mod installed;
 pub mod instance_metadata;
+mod leavings;
 pub mod litestream;
 pub mod mongodb;
 pub mod mysql;

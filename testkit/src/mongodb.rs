@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 
 use crate::certificates::Certificates;
 use crate::installed::{installed, pip};
+use crate::leavings::folder;
 use crate::process::{Process, eventually};
 
 const START: Duration = Duration::from_secs(120);
@@ -71,7 +72,7 @@ impl Mongodb {
     /// As [`start`](Self::start).
     pub fn start_as(kind: Kind) -> Result<Self> {
         let program = program()?;
-        let dir = tempfile::tempdir().context("make a folder for MongoDB")?;
+        let dir = folder().context("make a folder for MongoDB")?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         fs::create_dir(dir.path().join("data"))?;

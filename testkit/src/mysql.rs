@@ -16,6 +16,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::certificates::Certificates;
+use crate::installed::first_data;
+use crate::leavings::folder;
 use crate::mysql_programs;
 use crate::process::{Process, eventually, user};
 
@@ -68,7 +70,7 @@ impl Mysql {
     /// # Errors
     /// When it is not installed.
     pub fn start(flavor: Flavor) -> Result<Self> {
-        let dir = tempfile::tempdir().with_context(|| format!("make a folder for {flavor:?}"))?;
+        let dir = folder().with_context(|| format!("make a folder for {flavor:?}"))?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let ids = user(USER)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -86,21 +88,28 @@ impl Mysql {
         if let Some((user, group)) = ids {
             chown(server.dir.path(), Some(user), Some(group)).context("give the folder to `mysql`")?;
         }
-        let install = match flavor {
-            Flavor::Mariadb => {
-                let mut install = server.command(Path::new("mariadb-install-db"))?;
-                install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
-                install
-            }
-            Flavor::Mysql => {
-                let mut install = server.command(&program())?;
-                install.args(["--initialize-insecure", "--secure-file-priv="]);
-                install
-            }
+        let (name, of) = match flavor {
+            Flavor::Mariadb => ("mariadb", program()),
+            Flavor::Mysql => ("mysql", mysql_programs::folder()?.join("usr/sbin/mysqld")),
         };
-        let mut made = Process::start(install, &server.log())?;
-        let status = made.wait(START)?;
-        ensure!(status.success(), "making the first tables failed:\n{}", made.output());
+        first_data(name, &of, &server.dir.path().join("data"), || {
+            let install = match flavor {
+                Flavor::Mariadb => {
+                    let mut install = server.command(Path::new("mariadb-install-db"))?;
+                    install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
+                    install
+                }
+                Flavor::Mysql => {
+                    let mut install = server.command(&program())?;
+                    install.args(["--initialize-insecure", "--secure-file-priv="]);
+                    install
+                }
+            };
+            let mut made = Process::start(install, &server.log())?;
+            let status = made.wait(START)?;
+            ensure!(status.success(), "making the first tables failed:\n{}", made.output());
+            Ok(())
+        })?;
         server.resume()?;
         Ok(server)
     }

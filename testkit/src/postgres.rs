@@ -13,6 +13,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
+use crate::installed::first_data;
+use crate::leavings::folder;
 use crate::process::{Process, eventually, user};
 
 const START: Duration = Duration::from_secs(120);
@@ -34,7 +36,7 @@ impl Postgres {
     /// # Errors
     /// When it is not installed.
     pub fn start() -> Result<Self> {
-        let dir = tempfile::tempdir().context("make a folder for PostgreSQL")?;
+        let dir = folder().context("make a folder for PostgreSQL")?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let ids = user("postgres")?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -42,11 +44,15 @@ impl Postgres {
         if let Some((user, group)) = ids {
             chown(server.dir.path(), Some(user), Some(group)).context("give the folder to `postgres`")?;
         }
-        let mut initdb = server.command("initdb")?;
-        initdb.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale", "C", "--no-sync"]);
-        let mut made = Process::start(initdb, &server.log())?;
-        let status = made.wait(START)?;
-        ensure!(status.success(), "initdb failed:\n{}", made.output());
+        let data = server.dir.path().join("data");
+        first_data("postgresql", &programs()?.join("postgres"), &data, || {
+            let mut initdb = server.command("initdb")?;
+            initdb.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale", "C", "--no-sync"]);
+            let mut made = Process::start(initdb, &server.log())?;
+            let status = made.wait(START)?;
+            ensure!(status.success(), "initdb failed:\n{}", made.output());
+            Ok(())
+        })?;
         // Others than `postgres` need a password, as on a real server.
         let rules = "host all postgres 127.0.0.1/32 trust\nhost replication postgres 127.0.0.1/32 trust\n\
                      host all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256\n";
@@ -106,7 +112,7 @@ impl Postgres {
     /// # Errors
     /// When it is not installed.
     pub fn pooler(&self) -> Result<Pooler> {
-        let dir = tempfile::tempdir().context("make a folder for PgBouncer")?;
+        let dir = folder().context("make a folder for PgBouncer")?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let config = format!(
             "[databases]\n* = host={} port={} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\nauth_type = any\n\

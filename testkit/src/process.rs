@@ -1,4 +1,4 @@
-//! A process that a test started: it never outlives its handle, and its output is there when something went wrong.
+//! A process that a test started: it outlives neither its handle nor the program, and its output is there when something went wrong.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::leavings;
 use crate::usage::Usage;
 
 /// A running process; dropping it kills it with SIGKILL.
@@ -27,12 +28,9 @@ impl Process {
             .append(true)
             .open(log)
             .with_context(|| format!("open the log {log:?}"))?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .spawn()
-            .with_context(|| format!("start {:?}", command.get_program()))?;
+        let program = command.get_program().to_owned();
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = leavings::spawn(command).with_context(|| format!("start {program:?}"))?;
         Ok(Self { child, log: log.to_owned() })
     }
 

@@ -9,7 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{BIN_DIR, cargo, root, test_run};
+use crate::test_run::{self, Counts};
+use crate::{BIN_DIR, cargo, root};
 
 struct Campaign {
     name: &'static str,
@@ -132,7 +133,8 @@ fn run_test(package: &str, test: &str, n: u64, seed: u64) -> Result<bool> {
         .env(BIN_DIR, bin_dir)
         .env("LITEKEEP_CAMPAIGN_N", n.to_string())
         .env("LITEKEEP_CAMPAIGN_SEED", seed.to_string());
-    let (counts, ok) = test_run::count(command)?;
+    let mut counts = Counts::default();
+    let ok = test_run::count(command, &mut counts)?;
     anyhow::ensure!(!ok || counts.ran() == 1, "{package} has no test {test}");
     Ok(ok)
 }

@@ -27,6 +27,9 @@ enum Command {
         /// Test the release build.
         #[arg(long)]
         release: bool,
+        /// Ask clippy too, which uses what the tests leave of the processors while they wait.
+        #[arg(long)]
+        lints: bool,
         /// Arguments for the test programs: a part of a test's name, `--nocapture`, ...
         #[arg(last = true)]
         args: Vec<String>,
@@ -53,12 +56,9 @@ enum Command {
 
 fn main() -> Result<ExitCode> {
     let ok = match Args::parse().command {
-        Command::Test { release, args } => {
-            tools::install()?;
-            test_run::run(release, &args)?
-        }
+        Command::Test { release, lints, args } => test_run::run(release, lints, &args)?,
         Command::Campaign { name: Some(name), n, seed } => {
-            tools::install()?;
+            tools::install()?.done()?;
             campaign::run(&name, n, seed)?
         }
         Command::Campaign { name: None, .. } => {
@@ -91,18 +91,24 @@ fn root() -> &'static Path {
 
 /// The cargo that runs us.
 fn cargo() -> std::process::Command {
-    let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut cargo = apart_from_us(std::process::Command::new(program));
     cargo.current_dir(root());
-    // What cargo tells the package that it runs; build scripts (ring's) would take it for a change, and run again.
+    cargo
+}
+
+/// A command without what cargo tells the package that it runs, which is us; build scripts (ring's) would take it for a change, and run
+/// again.
+fn apart_from_us(mut command: std::process::Command) -> std::process::Command {
     for (name, _) in std::env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_"]
             .iter()
             .any(|own| name.as_encoded_bytes().starts_with(own.as_bytes()))
         {
-            cargo.env_remove(name);
+            command.env_remove(name);
         }
     }
-    cargo
+    command
 }
 
 /// The folder of the programs that cargo builds; we are one of them, in the folder of whichever profile cargo ran us in.

@@ -3,7 +3,9 @@
 //! as they do with MySQL, by apt with lists of its own). Debian's and Ubuntu's packages are installed when one is missing and
 //! we may: as root, or by a sudo that asks for nothing.
 
+use std::panic::resume_unwind;
 use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 
@@ -73,14 +75,27 @@ const TOOLS: &[Tool] = &[
     },
 ];
 
-/// Installs what is missing.
+/// An installation under way.
+pub(crate) struct Installation(Option<JoinHandle<Result<()>>>);
+
+impl Installation {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it failed; the message says what to type.
+    pub(crate) fn done(self) -> Result<()> {
+        self.0.map_or(Ok(()), |thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    }
+}
+
+/// Begins to install what is missing.
 ///
 /// # Errors
-/// When something is missing and cannot be installed; the message says what to type.
-pub(crate) fn install() -> Result<()> {
-    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| !succeeds(tool.probe)).collect();
+/// When something is missing and we may not install it; the message says what to type.
+pub(crate) fn install() -> Result<Installation> {
+    let missing: Vec<&'static Tool> = TOOLS.iter().filter(|tool| !succeeds(tool.probe)).collect();
     if missing.is_empty() {
-        return Ok(());
+        return Ok(Installation(None));
     }
     let packages: Vec<&str> = missing.iter().flat_map(|tool| tool.packages).copied().collect();
     let by_hand = format!("apt-get install -y {}", packages.join(" "));
@@ -88,13 +103,17 @@ pub(crate) fn install() -> Result<()> {
         let purposes: Vec<&str> = missing.iter().map(|tool| tool.purpose).collect();
         format!("missing for {}; install it: {by_hand}", purposes.join(", "))
     })?;
-    for arguments in [vec!["update"], [&["install", "-y", "--no-install-recommends"], &packages[..]].concat()]
-    {
+    Ok(Installation(Some(std::thread::spawn(move || install_by(apt, &missing, &packages, &by_hand)))))
+}
+
+fn install_by(apt: &[&str], missing: &[&Tool], packages: &[&str], by_hand: &str) -> Result<()> {
+    for arguments in [vec!["update"], [&["install", "-y", "--no-install-recommends"], packages].concat()] {
         let status = Command::new(apt[0])
             .args(&apt[1..])
             .args(arguments)
             .env("DEBIAN_FRONTEND", "noninteractive")
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
             .status()
             .context("run apt-get")?;
         if !status.success() {

@@ -1,23 +1,19 @@
 //! A database and its log in a folder.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use litekeep_config::{FeedFrom, FeedUrl};
 use litekeep_feed::{Delivery, Error, Event, Settings};
 use litekeep_ltx::{FileName, Txid};
-use litekeep_replicate::local::MetaDir;
-use litekeep_replicate::replicator::{self, Replicator};
 use litekeep_replicate::restore::Goal;
 use litekeep_rows::Selection;
 use litekeep_rows::feed::Feed;
-use litekeep_store::plan::Policy;
 use litekeep_store::{Store, Target};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::shipping::ship;
 
 pub(crate) struct Log {
     dir: TempDir,
@@ -44,23 +40,7 @@ impl Log {
     pub(crate) fn commit(&self, sql: &str) {
         let path = self.path("app.db");
         Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-        let settings = replicator::Settings {
-            meta_dir: MetaDir::default_path(&path),
-            path,
-            stores: vec![self.store.clone()],
-            upload_interval: Duration::from_millis(10),
-            policy: Policy::default(),
-            wal_limit: 64 << 20,
-            spool_limit: 1 << 30,
-            new_timeline: false,
-            newcomer_watch: Duration::from_millis(100),
-        };
-        self.runtime.block_on(async {
-            let replicator = Replicator::start().unwrap();
-            replicator.add(settings).unwrap();
-            let left = replicator.shut_down(PATIENCE).await;
-            assert!(left.is_empty(), "{left:?}");
-        });
+        ship(&self.runtime, &path, &self.store);
     }
 
     /// So many rows in one transaction.

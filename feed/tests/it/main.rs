@@ -3,6 +3,8 @@
 
 mod file;
 mod log;
+#[path = "../../../replicate/tests/shared/shipping.rs"]
+mod shipping;
 mod suite;
 mod tls;
 

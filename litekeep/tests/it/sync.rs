@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use litekeep_testkit::campaign;
 use litekeep_testkit::postgres::Postgres;
 use litekeep_testkit::process::eventually;
+use litekeep_testkit::{Process, campaign};
 use rusqlite::Connection;
 
 use crate::feeds::{add, write};
@@ -37,9 +37,74 @@ pub(crate) fn rows_here(scene: &Scene) -> String {
     db.query_row(sql, (), |row| row.get(0)).unwrap()
 }
 
-fn rows_there(server: &Postgres) -> String {
-    let rows = server.query("SELECT coalesce(string_agg(n || ':' || v, ' ' ORDER BY n), '') FROM t").unwrap();
-    rows[0][0].clone().unwrap()
+/// A server that has the table `t`, for what is the same with all of them.
+pub(crate) trait Server {
+    /// What it has, as [`rows_here`], by its own words.
+    fn rows(&self) -> String;
+    fn kill(&mut self);
+    fn resume(&mut self);
+}
+
+impl Server for Postgres {
+    fn rows(&self) -> String {
+        let rows =
+            self.query("SELECT coalesce(string_agg(n || ':' || v, ' ' ORDER BY n), '') FROM t").unwrap();
+        rows[0][0].clone().unwrap()
+    }
+
+    fn kill(&mut self) {
+        self.kill().unwrap();
+    }
+
+    fn resume(&mut self) {
+        self.resume().unwrap();
+    }
+}
+
+/// Ends litekeep's connections.
+fn cut_off(server: &Postgres) {
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'litekeep'";
+    server.query(sql).unwrap();
+}
+
+/// While litekeep runs both sides come to be the same, and the status is green and names the sync so; `verify` says it too.
+fn comes_to_the_same(scene: &Scene, server: &impl Server, litekeep: &Process, named: &str) {
+    eventually("both sides are the same", LONG, || Ok(server.rows() == rows_here(scene)))
+        .unwrap_or_else(|error| panic!("{error}\n{}", litekeep.output()));
+    let mut status = String::new();
+    eventually("the status is green", LONG, || {
+        let ran = scene.place.run(&["status"]);
+        status = ran.stdout.clone();
+        Ok(ran.code == 0 && status.contains(named))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{status}"));
+    scene.place.run(&["sync", "verify"]).succeeded();
+}
+
+/// litekeep is killed again and again while somebody writes, and the server once.
+pub(crate) fn follows_whatever_is_killed(scene: &Scene, mut server: impl Server, named: &str) {
+    let db = Connection::open(scene.db()).unwrap();
+    for round in 1..=3 {
+        let litekeep = scene.replicate().unwrap();
+        for n in 0..20 {
+            let sql = format!(
+                "INSERT OR REPLACE INTO t VALUES ({}, {round}); INSERT INTO log(what) VALUES ('{n}')",
+                n * round
+            );
+            db.execute_batch(&sql).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            if (round, n) == (2, 10) {
+                server.kill();
+                server.resume();
+            }
+        }
+        litekeep.kill().unwrap();
+    }
+    let litekeep = scene.replicate().unwrap();
+    comes_to_the_same(scene, &server, &litekeep, named);
+    // And mends while it goes on.
+    scene.place.run(&["sync", "verify", "--repair"]).succeeded();
+    scene.stop(litekeep).unwrap();
 }
 
 #[test]
@@ -57,7 +122,7 @@ fn plan_run_verify_and_what_cannot_go() {
 
     let ran = run(&["sync", "run", "--json"]).succeeded().json();
     shapes::matches("sync run", &ran);
-    assert_eq!(rows_there(&server), rows_here(&scene));
+    assert_eq!(server.rows(), rows_here(&scene));
     let same = run(&["sync", "verify", "--json"]).succeeded().json();
     shapes::matches("sync verify", &same);
     assert_eq!((same["rows"].as_u64(), same["ok"].as_bool()), (Some(2), Some(true)), "{same:#}");
@@ -268,7 +333,7 @@ fn kills_lose_no_row_and_repeat_none() {
                     std::thread::sleep(Duration::from_millis(random.u64(0..500)));
                     server.resume().unwrap();
                 }
-                1 => drop(server.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'litekeep'")),
+                1 => cut_off(&server),
                 _ => {}
             }
             std::thread::sleep(Duration::from_millis(random.u64(0..500)));
@@ -277,16 +342,7 @@ fn kills_lose_no_row_and_repeat_none() {
         stop.store(true, SeqCst);
         writing.join().unwrap();
         let litekeep = scene.replicate().unwrap();
-        eventually("both sides are the same", LONG, || Ok(rows_there(&server) == rows_here(&scene)))
-            .unwrap_or_else(|error| panic!("seed {seed}: {error}\n{}", litekeep.output()));
-        let mut status = String::new();
-        eventually("the status is green", LONG, || {
-            let ran = scene.place.run(&["status"]);
-            status = ran.stdout.clone();
-            Ok(ran.code == 0 && status.contains("sync there to postgres://"))
-        })
-        .unwrap_or_else(|error| panic!("seed {seed}: {error}\n{status}"));
-        scene.place.run(&["sync", "verify"]).succeeded();
+        comes_to_the_same(&scene, &server, &litekeep, "sync there to postgres://");
         scene.stop(litekeep)
     });
 }
@@ -308,7 +364,7 @@ pub(crate) fn pulling(url: &str) -> Scene {
 }
 
 /// Writes rows of its own into a database while something is done.
-pub(crate) fn beside_a_writer<R>(scene: &Scene, work: impl FnOnce() -> R) -> R {
+fn beside_a_writer<R>(scene: &Scene, work: impl FnOnce() -> R) -> R {
     let stop = Arc::new(AtomicBool::new(false));
     let writing = {
         let (db, stop) = (scene.db(), stop.clone());
@@ -328,7 +384,7 @@ pub(crate) fn beside_a_writer<R>(scene: &Scene, work: impl FnOnce() -> R) -> R {
 }
 
 /// What the backup has is what is there: the application's rows and those that came.
-pub(crate) fn assert_restores(scene: &Scene) -> anyhow::Result<()> {
+fn assert_restores(scene: &Scene) -> anyhow::Result<()> {
     let restored = scene.restore(&[])?;
     let rows = |db: &std::path::Path| -> anyhow::Result<(i64, i64)> {
         let sql = "SELECT (SELECT count(*) FROM own), (SELECT sum(n + coalesce(v, 0)) FROM t)";
@@ -383,50 +439,63 @@ fn rows_of_a_server_come_into_the_database() {
 }
 
 /// Kills litekeep, the server or the connection while the server changes and the application writes; in the end both have the same, and
-/// the backup has all of it.
+/// the backup has all of it. `change` makes a random statement of this kind, 0 to 3, for a key and a value.
+pub(crate) fn pulls_whatever_is_killed<S: Server>(
+    seed: u64,
+    mut server: S,
+    scene: &Scene,
+    change: impl Fn(&S, u8, u32, u32),
+    cut_off: impl Fn(&S),
+) -> anyhow::Result<()> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let litekeep = beside_a_writer(scene, || {
+        for _ in 0..5 {
+            let litekeep = scene.replicate().unwrap();
+            for _ in 0..random.u32(5..40) {
+                let (n, v) = (random.u32(0..500), random.u32(..));
+                change(&server, random.u8(0..4), n, v);
+            }
+            match random.u8(0..3) {
+                0 => {
+                    server.kill();
+                    server.resume();
+                }
+                1 => cut_off(&server),
+                _ => {}
+            }
+            std::thread::sleep(Duration::from_millis(random.u64(0..700)));
+            litekeep.kill().unwrap();
+        }
+        let litekeep = scene.replicate().unwrap();
+        eventually("both sides are the same", LONG, || Ok(server.rows() == rows_here(scene)))
+            .unwrap_or_else(|error| panic!("seed {seed}: {error}\n{}", litekeep.output()));
+        litekeep
+    });
+    scene.place.run(&["sync", "verify"]).succeeded();
+    scene.stop(litekeep)?;
+    assert_restores(scene).with_context(|| format!("seed {seed}"))
+}
+
 #[test]
 fn kills_lose_no_row_of_the_server() {
     campaign::rounds("pulls", 2, |seed| {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut server = Postgres::start().unwrap();
+        let server = Postgres::start().unwrap();
         let scene = pulling_from(&server, PULLED);
         server.query("INSERT INTO t SELECT i, i FROM generate_series(1000, 20000) i").unwrap();
-        let litekeep = beside_a_writer(&scene, || {
-            for _ in 0..5 {
-                let litekeep = scene.replicate().unwrap();
-                for _ in 0..random.u32(5..40) {
-                    let (n, v) = (random.u32(0..500), random.u32(..));
-                    let sql = match random.u8(0..4) {
-                        0 => format!("DELETE FROM t WHERE n BETWEEN {n} AND {}", n + 20),
-                        1 => format!(
-                            "UPDATE t SET n = n + 100000 WHERE n = {n} AND NOT EXISTS (SELECT 1 FROM t WHERE n = {n} + 100000)"
-                        ),
-                        _ => format!(
-                            "INSERT INTO t SELECT i, {v} % 1000 FROM generate_series({n}, {}) i ON CONFLICT(n) DO UPDATE SET v = excluded.v",
-                            n + 50
-                        ),
-                    };
-                    server.query(&sql).unwrap();
-                }
-                match random.u8(0..3) {
-                    0 => {
-                        server.kill().unwrap();
-                        server.resume().unwrap();
-                    }
-                    1 => drop(server.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'litekeep'")),
-                    _ => {}
-                }
-                std::thread::sleep(Duration::from_millis(random.u64(0..700)));
-                litekeep.kill().unwrap();
-            }
-            let litekeep = scene.replicate().unwrap();
-            eventually("both sides are the same", LONG, || Ok(rows_there(&server) == rows_here(&scene)))
-                .unwrap_or_else(|error| panic!("seed {seed}: {error}\n{}", litekeep.output()));
-            litekeep
-        });
-        scene.place.run(&["sync", "verify"]).succeeded();
-        scene.stop(litekeep)?;
-        assert_restores(&scene).with_context(|| format!("seed {seed}"))
+        let change = |server: &Postgres, kind: u8, n: u32, v: u32| {
+            let sql = match kind {
+                0 => format!("DELETE FROM t WHERE n BETWEEN {n} AND {}", n + 20),
+                1 => format!(
+                    "UPDATE t SET n = n + 100000 WHERE n = {n} AND NOT EXISTS (SELECT 1 FROM t WHERE n = {n} + 100000)"
+                ),
+                _ => format!(
+                    "INSERT INTO t SELECT i, {v} % 1000 FROM generate_series({n}, {}) i ON CONFLICT(n) DO UPDATE SET v = excluded.v",
+                    n + 50
+                ),
+            };
+            server.query(&sql).unwrap();
+        };
+        pulls_whatever_is_killed(seed, server, &scene, change, cut_off)
     });
 }
 

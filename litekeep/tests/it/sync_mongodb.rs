@@ -1,26 +1,33 @@
 //! Goal: MongoDB is kept in step by the same commands and beside the same writers as PostgreSQL. Method: as in `sync`.
 
-use std::time::Duration;
-
 use litekeep_testkit::mongodb::Mongodb;
 use litekeep_testkit::mongodb::bson::{Bson, Document, doc};
-use litekeep_testkit::process::eventually;
 use rusqlite::Connection;
 
-use crate::scene::{LONG, Scene};
+use crate::scene::Scene;
 use crate::shapes;
-use crate::sync::{rows_here, scene_with};
+use crate::sync::{Server, follows_whatever_is_killed, rows_here, scene_with};
 
-fn rows_there(server: &Mongodb) -> String {
-    let row = |row: &Document| {
-        let v = match row.get("v") {
-            Some(Bson::String(text)) => text.clone(),
-            Some(v) => v.as_i64().unwrap().to_string(),
-            None => panic!("{row}"),
+impl Server for Mongodb {
+    fn rows(&self) -> String {
+        let row = |row: &Document| {
+            let v = match row.get("v") {
+                Some(Bson::String(text)) => text.clone(),
+                Some(v) => v.as_i64().unwrap().to_string(),
+                None => panic!("{row}"),
+            };
+            format!("{}:{v}", row.get_i64("_id").unwrap())
         };
-        format!("{}:{v}", row.get_i64("_id").unwrap())
-    };
-    server.documents("app", "t").unwrap().iter().map(row).collect::<Vec<_>>().join(" ")
+        self.documents("app", "t").unwrap().iter().map(row).collect::<Vec<_>>().join(" ")
+    }
+
+    fn kill(&mut self) {
+        self.kill().unwrap();
+    }
+
+    fn resume(&mut self) {
+        self.resume().unwrap();
+    }
 }
 
 fn execute(scene: &Scene, sql: &str) {
@@ -40,7 +47,7 @@ fn plan_run_verify_and_what_cannot_go() {
 
     let ran = run(&["sync", "run", "--json"]).succeeded().json();
     shapes::matches("sync run", &ran);
-    assert_eq!(rows_there(&server), rows_here(&scene));
+    assert_eq!(server.rows(), rows_here(&scene));
     let others = doc! { "update": "t", "updates": [{ "q": {}, "u": { "$set": { "v": 7_i64 } } }] };
     server.run("app", others).unwrap();
     server.run("app", doc! { "insert": "t", "documents": [{ "_id": 100_i64, "v": 1_i64 }] }).unwrap();
@@ -58,7 +65,7 @@ fn plan_run_verify_and_what_cannot_go() {
     let ran = run(&["sync", "run"]);
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     assert!(ran.stderr.contains("could not write 1 row"), "{}", ran.stderr);
-    assert_eq!(rows_there(&server), "1:0 2:text");
+    assert_eq!(server.rows(), "1:0 2:text");
     let refused = run(&["sync", "refused", "--json"]).json();
     shapes::matches("sync refused", &refused);
     assert_eq!((refused[0]["table"].as_str(), refused[0]["key"][0].as_i64()), (Some("t"), Some(3)));
@@ -69,40 +76,9 @@ fn plan_run_verify_and_what_cannot_go() {
 
 #[test]
 fn it_follows_beside_the_replication_whatever_is_killed() {
-    let mut server = Mongodb::start().unwrap();
+    let server = Mongodb::start().unwrap();
     let scene = scene_with(&server.url("app"), "");
-    for round in 1..=3 {
-        let litekeep = scene.replicate().unwrap();
-        for n in 0..20 {
-            execute(
-                &scene,
-                &format!(
-                    "INSERT OR REPLACE INTO t VALUES ({}, {round}); INSERT INTO log(what) VALUES ('{n}')",
-                    n * round
-                ),
-            );
-            std::thread::sleep(Duration::from_millis(20));
-            if (round, n) == (2, 10) {
-                server.kill().unwrap();
-                server.resume().unwrap();
-            }
-        }
-        litekeep.kill().unwrap();
-    }
-    let litekeep = scene.replicate().unwrap();
-    eventually("both sides are the same", LONG, || Ok(rows_there(&server) == rows_here(&scene)))
-        .unwrap_or_else(|error| panic!("{error}\n{}", litekeep.output()));
-    let mut status = String::new();
-    eventually("the status is green", LONG, || {
-        let ran = scene.place.run(&["status"]);
-        status = ran.stdout.clone();
-        Ok(ran.code == 0 && status.contains("sync there to mongodb://"))
-    })
-    .unwrap_or_else(|error| panic!("{error}\n{status}"));
-    // Both while it goes on.
-    scene.place.run(&["sync", "verify"]).succeeded();
-    scene.place.run(&["sync", "verify", "--repair"]).succeeded();
-    scene.stop(litekeep).unwrap();
+    follows_whatever_is_killed(&scene, server, "sync there to mongodb://");
 }
 
 #[test]

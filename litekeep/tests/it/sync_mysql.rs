@@ -1,15 +1,14 @@
 //! Goal: MariaDB is kept in step, and SQLite with it, by the same commands and beside the same writers as PostgreSQL. Method: as in `sync`.
 
-use std::time::Duration;
-
 use litekeep_testkit::campaign;
 use litekeep_testkit::mysql::{Flavor, Mysql};
-use litekeep_testkit::process::eventually;
 use rusqlite::Connection;
 
-use crate::scene::{LONG, Scene};
+use crate::scene::Scene;
 use crate::shapes;
-use crate::sync::{assert_restores, beside_a_writer, pulling, rows_here, scene_with};
+use crate::sync::{
+    Server, follows_whatever_is_killed, pulling, pulls_whatever_is_killed, rows_here, scene_with,
+};
 
 fn server() -> Mysql {
     let server = Mysql::start(Flavor::Mariadb).unwrap();
@@ -17,14 +16,20 @@ fn server() -> Mysql {
     server
 }
 
-fn rows_there(server: &Mysql) -> String {
-    let sql = "SELECT coalesce(group_concat(n, ':', v ORDER BY n SEPARATOR ' '), '') FROM t";
-    server
-        .query_in("app", &format!("SET group_concat_max_len = 1000000; {sql}"))
-        .unwrap()
-        .remove(0)
-        .remove(0)
-        .unwrap()
+impl Server for Mysql {
+    fn rows(&self) -> String {
+        let sql = "SET group_concat_max_len = 1000000;
+            SELECT coalesce(group_concat(n, ':', v ORDER BY n SEPARATOR ' '), '') FROM t";
+        self.query_in("app", sql).unwrap().remove(0).remove(0).unwrap()
+    }
+
+    fn kill(&mut self) {
+        self.kill().unwrap();
+    }
+
+    fn resume(&mut self) {
+        self.resume().unwrap();
+    }
 }
 
 fn execute(scene: &Scene, sql: &str) {
@@ -44,7 +49,7 @@ fn plan_run_verify_and_what_cannot_go() {
 
     let ran = run(&["sync", "run", "--json"]).succeeded().json();
     shapes::matches("sync run", &ran);
-    assert_eq!(rows_there(&server), rows_here(&scene));
+    assert_eq!(server.rows(), rows_here(&scene));
     server.query_in("app", "UPDATE t SET v = 7; INSERT INTO t VALUES (100, 1)").unwrap();
     let differs = run(&["sync", "verify", "--json"]);
     assert_eq!(differs.code, 1, "{}", differs.stderr);
@@ -70,38 +75,9 @@ fn plan_run_verify_and_what_cannot_go() {
 
 #[test]
 fn it_follows_beside_the_replication_whatever_is_killed() {
-    let mut server = server();
+    let server = server();
     let scene = scene_with(&server.url("app"), "");
-    for round in 1..=3 {
-        let litekeep = scene.replicate().unwrap();
-        for n in 0..20 {
-            execute(
-                &scene,
-                &format!(
-                    "INSERT OR REPLACE INTO t VALUES ({}, {round}); INSERT INTO log(what) VALUES ('{n}')",
-                    n * round
-                ),
-            );
-            std::thread::sleep(Duration::from_millis(20));
-            if (round, n) == (2, 10) {
-                server.kill().unwrap();
-                server.resume().unwrap();
-            }
-        }
-        litekeep.kill().unwrap();
-    }
-    let litekeep = scene.replicate().unwrap();
-    eventually("both sides are the same", LONG, || Ok(rows_there(&server) == rows_here(&scene)))
-        .unwrap_or_else(|error| panic!("{error}\n{}", litekeep.output()));
-    let mut status = String::new();
-    eventually("the status is green", LONG, || {
-        let ran = scene.place.run(&["status"]);
-        status = ran.stdout.clone();
-        Ok(ran.code == 0 && status.contains("sync there to mariadb://"))
-    })
-    .unwrap_or_else(|error| panic!("{error}\n{status}"));
-    scene.place.run(&["sync", "verify"]).succeeded();
-    scene.stop(litekeep).unwrap();
+    follows_whatever_is_killed(&scene, server, "sync there to mariadb://");
 }
 
 const PULLED: &str = "CREATE TABLE t(n int PRIMARY KEY, v bigint); INSERT INTO t VALUES (1, 0), (2, 7)";
@@ -132,7 +108,7 @@ fn rows_of_a_server_come_into_the_database() {
     run(&["sync", "verify"]).succeeded();
     run(&["sync", "resync"]).succeeded();
     run(&["sync", "run"]).succeeded();
-    assert_eq!(rows_there(&server), rows_here(&scene));
+    assert_eq!(server.rows(), rows_here(&scene));
     run(&["sync", "refused"]).succeeded();
     shapes::matches("sync forget", &run(&["sync", "forget", "--json"]).succeeded().json());
     run(&["sync", "forget"]).failed_with(&["has not begun"]);
@@ -141,55 +117,32 @@ fn rows_of_a_server_come_into_the_database() {
         .failed_with(&["does not log what columns are called", "SET GLOBAL binlog_row_metadata = FULL;"]);
 }
 
-/// Kills litekeep, the server or the connection while the server changes and the application writes; in the end both have the same, and
-/// the backup has all of it.
 #[test]
 fn kills_lose_no_row_of_the_server() {
     campaign::rounds("pulls-mysql", 2, |seed| {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut server = server();
+        let server = server();
         server.query_in("app", PULLED).unwrap();
         server.query_in("app", "INSERT INTO t SELECT seq, seq FROM seq_1000_to_20000").unwrap();
         let scene = pulling(&server.url("app"));
-        let litekeep = beside_a_writer(&scene, || {
-            for _ in 0..5 {
-                let litekeep = scene.replicate().unwrap();
-                for _ in 0..random.u32(5..40) {
-                    let (n, v) = (random.u32(0..500), random.u32(..));
-                    let sql = match random.u8(0..4) {
-                        0 => format!("DELETE FROM t WHERE n BETWEEN {n} AND {}", n + 20),
-                        1 => format!("UPDATE IGNORE t SET n = n + 100000 WHERE n = {n}"),
-                        _ => format!(
-                            "INSERT INTO t SELECT seq, {v} % 1000 FROM seq_{n}_to_{} ON DUPLICATE KEY UPDATE v = VALUES(v)",
-                            n + 50
-                        ),
-                    };
-                    server.query_in("app", &sql).unwrap();
-                }
-                match random.u8(0..3) {
-                    0 => {
-                        server.kill().unwrap();
-                        server.resume().unwrap();
-                    }
-                    1 => {
-                        for row in server.query("SELECT id FROM information_schema.processlist WHERE id <> connection_id() AND user = 'admin'").unwrap() {
-                            // It may have ended by itself.
-                            let _ = server.query(&format!("KILL {}", row[0].as_ref().unwrap()));
-                        }
-                    }
-                    _ => {}
-                }
-                std::thread::sleep(Duration::from_millis(random.u64(0..700)));
-                litekeep.kill().unwrap();
+        let change = |server: &Mysql, kind: u8, n: u32, v: u32| {
+            let sql = match kind {
+                0 => format!("DELETE FROM t WHERE n BETWEEN {n} AND {}", n + 20),
+                1 => format!("UPDATE IGNORE t SET n = n + 100000 WHERE n = {n}"),
+                _ => format!(
+                    "INSERT INTO t SELECT seq, {v} % 1000 FROM seq_{n}_to_{} ON DUPLICATE KEY UPDATE v = VALUES(v)",
+                    n + 50
+                ),
+            };
+            server.query_in("app", &sql).unwrap();
+        };
+        let cut_off = |server: &Mysql| {
+            let others = "SELECT id FROM information_schema.processlist WHERE id <> connection_id() AND user = 'admin'";
+            for row in server.query(others).unwrap() {
+                // It may have ended by itself.
+                let _ = server.query(&format!("KILL {}", row[0].as_ref().unwrap()));
             }
-            let litekeep = scene.replicate().unwrap();
-            eventually("both sides are the same", LONG, || Ok(rows_there(&server) == rows_here(&scene)))
-                .unwrap_or_else(|error| panic!("seed {seed}: {error}\n{}", litekeep.output()));
-            litekeep
-        });
-        scene.place.run(&["sync", "verify"]).succeeded();
-        scene.stop(litekeep)?;
-        assert_restores(&scene)
+        };
+        pulls_whatever_is_killed(seed, server, &scene, change, cut_off)
     });
 }
 

@@ -14,5 +14,9 @@ mod refusing;
 #[path = "../../../sync/tests/conformance/scene.rs"]
 mod scene;
 mod server;
+#[path = "../../../replicate/tests/shared/shipping.rs"]
+mod shipping;
+#[path = "../../../sync/tests/conformance/taking.rs"]
+mod taking;
 mod transactions;
 mod values;

@@ -89,6 +89,11 @@ pub(crate) fn count(server: &Server, database: &str, table: &str) -> u64 {
     server.count(database, table).unwrap()
 }
 
+/// Whether it has anything of what litekeep keeps.
+pub(crate) fn is_kept(server: &Server, database: &str) -> bool {
+    count(server, database, "_litekeep_sync") > 0
+}
+
 /// The names of `t` by their keys.
 pub(crate) fn names(server: &Server, database: &str) -> BTreeMap<i64, String> {
     let documents = server.documents(database, "t").unwrap();

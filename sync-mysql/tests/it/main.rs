@@ -21,7 +21,11 @@ mod refusing;
 #[path = "../../../sync/tests/conformance/scene.rs"]
 mod scene;
 mod server;
+#[path = "../../../replicate/tests/shared/shipping.rs"]
+mod shipping;
 mod tables;
+#[path = "../../../sync/tests/conformance/taking.rs"]
+mod taking;
 #[path = "../../../sync/tests/conformance/transferring.rs"]
 mod transferring;
 mod values;

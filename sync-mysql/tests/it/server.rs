@@ -12,7 +12,8 @@ pub(crate) use litekeep_testkit::mysql::Mysql as Server;
 use mysql_async::Value as Cell;
 
 pub(crate) use crate::in_sql::{
-    NOT_THERE, SCHEMA, VALUES, WHY_NOT, admit_no_5, count, differ, listed, make_database, names, values,
+    NOT_THERE, SCHEMA, VALUES, WHY_NOT, admit_no_5, count, differ, is_kept, listed, make_database, names,
+    values,
 };
 
 pub(crate) const TAGGED: MyType = MyType::Tagged;

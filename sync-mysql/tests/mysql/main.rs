@@ -22,8 +22,12 @@ mod refusing;
 mod scene;
 #[path = "../it/server.rs"]
 mod server;
+#[path = "../../../replicate/tests/shared/shipping.rs"]
+mod shipping;
 #[path = "../it/tables.rs"]
 mod tables;
+#[path = "../../../sync/tests/conformance/taking.rs"]
+mod taking;
 #[path = "../../../sync/tests/conformance/transferring.rs"]
 mod transferring;
 #[path = "../it/values.rs"]

@@ -22,6 +22,10 @@ mod refusing;
 #[path = "../../../sync/tests/conformance/scene.rs"]
 mod scene;
 mod server;
+#[path = "../../../replicate/tests/shared/shipping.rs"]
+mod shipping;
+#[path = "../../../sync/tests/conformance/taking.rs"]
+mod taking;
 #[path = "../../../sync/tests/conformance/transferring.rs"]
 mod transferring;
 mod two_way;

@@ -11,7 +11,8 @@ pub(crate) use litekeep_sync_postgres::target::PgTable as Table;
 pub(crate) use litekeep_testkit::postgres::Postgres as Server;
 
 pub(crate) use crate::in_sql::{
-    NOT_THERE, SCHEMA, VALUES, WHY_NOT, admit_no_5, count, differ, listed, make_database, names, values,
+    NOT_THERE, SCHEMA, VALUES, WHY_NOT, admit_no_5, count, differ, is_kept, listed, make_database, names,
+    values,
 };
 
 pub(crate) const TAGGED: PgType = PgType::Tagged;

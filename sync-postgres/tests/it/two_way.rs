@@ -3,11 +3,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use litekeep_replicate::local::MetaDir;
-use litekeep_replicate::replicator::{self, Replicator};
 use litekeep_schema::portable::postgres::Options;
 use litekeep_store::Store;
-use litekeep_store::plan::Policy as Keeping;
 use litekeep_sync::cut::Cut;
 use litekeep_sync::push;
 use litekeep_sync::push::Step;
@@ -22,6 +19,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::server::server;
+use crate::shipping::ship;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -59,24 +57,7 @@ impl Node {
 
     /// What was written comes into the log, all in one file.
     fn ship(&self) {
-        let path = self.database();
-        let settings = replicator::Settings {
-            meta_dir: MetaDir::default_path(&path),
-            path,
-            stores: vec![self.store.clone()],
-            upload_interval: Duration::from_millis(10),
-            policy: Keeping::default(),
-            wal_limit: 64 << 20,
-            spool_limit: 1 << 30,
-            new_timeline: false,
-            newcomer_watch: Duration::from_millis(100),
-        };
-        self.runtime.block_on(async {
-            let replicator = Replicator::start().unwrap();
-            replicator.add(settings).unwrap();
-            let left = replicator.shut_down(PATIENCE).await;
-            assert!(left.is_empty(), "{left:?}");
-        });
+        ship(&self.runtime, &self.database(), &self.store);
     }
 
     fn new_flow(&self) -> TwoWay<PostgresSource> {

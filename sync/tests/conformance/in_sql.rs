@@ -39,6 +39,11 @@ pub(crate) fn count(server: &Server, database: &str, table: &str) -> u64 {
     rows[0][0].as_ref().unwrap().parse().unwrap()
 }
 
+/// Whether the table of what litekeep keeps is there.
+pub(crate) fn is_kept(server: &Server, database: &str) -> bool {
+    server.query_in(database, "SELECT 1 FROM _litekeep_sync").is_ok()
+}
+
 /// The names of `t` by their keys.
 pub(crate) fn names(server: &Server, database: &str) -> BTreeMap<i64, String> {
     let rows = server.query_in(database, "SELECT id, name FROM t").unwrap();

@@ -2,13 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use litekeep_replicate::local::MetaDir;
-use litekeep_replicate::replicator::{self, Replicator};
 use litekeep_sql::{Examiner, Order, RowReader};
 use litekeep_store::Store;
-use litekeep_store::plan::Policy;
 use litekeep_sync::cut::Cut;
 use litekeep_sync::push::{Push, Settings, Step};
 use litekeep_sync::target::key_text;
@@ -18,8 +14,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::server::{self, Options, Server, Side, Table, server};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::shipping::ship;
 
 pub(crate) struct Scene {
     dir: TempDir,
@@ -58,23 +53,7 @@ impl Scene {
     pub(crate) fn write(&self, body: impl FnOnce(&mut Connection)) {
         let path = self.database();
         body(&mut Connection::open(&path).unwrap());
-        let settings = replicator::Settings {
-            meta_dir: MetaDir::default_path(&path),
-            path,
-            stores: vec![self.store.clone()],
-            upload_interval: Duration::from_millis(10),
-            policy: Policy::default(),
-            wal_limit: 64 << 20,
-            spool_limit: 1 << 30,
-            new_timeline: false,
-            newcomer_watch: Duration::from_millis(100),
-        };
-        self.runtime.block_on(async {
-            let replicator = Replicator::start().unwrap();
-            replicator.add(settings).unwrap();
-            let left = replicator.shut_down(PATIENCE).await;
-            assert!(left.is_empty(), "{left:?}");
-        });
+        ship(&self.runtime, &path, &self.store);
     }
 
     pub(crate) fn pushing(&self) -> Push<Side> {

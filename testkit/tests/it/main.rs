@@ -3,6 +3,7 @@
 mod bank;
 mod churn;
 mod contents;
+mod leavings;
 mod litestream;
 mod power_cut;
 mod proxy;
