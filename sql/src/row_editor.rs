@@ -5,6 +5,8 @@
 //!   still hold can be asked before a commit.
 //! - It never checkpoints, and a transaction that was not committed leaves nothing.
 
+mod references;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 
 use crate::parameter::{Parameter, value};
 use crate::{Error, TableReader, observer, quoted};
+
+pub use references::Reference;
 
 /// How long a transaction waits for other writers.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -333,7 +337,7 @@ fn condition(key: &[(&str, &Value)], first: usize) -> String {
 mod tests {
     use super::*;
 
-    fn editor(sql: &str) -> (tempfile::TempDir, RowEditor) {
+    pub(super) fn editor(sql: &str) -> (tempfile::TempDir, RowEditor) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
         let db = Connection::open(&path).unwrap();
