@@ -400,16 +400,35 @@ impl<'a> Run<'a> {
         if self.options.keep_new && item.old.is_none() {
             return Ok(());
         }
-        let step = self.plan(table, item)?;
-        match step {
-            Step::Conflict(reason) => self.conflict(table, item, reason.to_owned()),
-            step => {
+        let (step, why) = match self.blind(table, item) {
+            Some(step) => match self.take(table, item, &step)? {
+                None => return Ok(()),
+                why => (self.plan(table, item)?, why),
+            },
+            None => (self.plan(table, item)?, None),
+        };
+        match (step, why) {
+            (Step::Conflict(reason), _) => self.conflict(table, item, reason.to_owned()),
+            (step @ Step::Insert(_), Some(why)) => waiting.push((table, item, step, why)),
+            (step, _) => {
                 if let Some(why) = self.take(table, item, &step)? {
                     waiting.push((table, item, step, why));
                 }
             }
         }
         Ok(())
+    }
+
+    /// A deleted row is inserted without a look, where its key is the table's: it is taken just when another row stands there.
+    fn blind(&self, table: &TableChanges, item: &'a Item) -> Option<Step<'a>> {
+        let old = item.old.as_ref().filter(|_| item.new.is_none() && !item.key.is_empty())?;
+        let layout = self.layouts.get(&table.name)?;
+        let is_key = |(nth, (name, value)): (&usize, &(String, Value))| {
+            layout.columns[*nth].name.eq_ignore_ascii_case(name) && *value != Value::Null
+        };
+        let is_the_tables = item.key.len() == layout.primary_key.len()
+            && layout.primary_key.iter().zip(&item.key).all(is_key);
+        is_the_tables.then(|| Step::Insert(borrowed(old)))
     }
 
     /// What is to be done, by what stands there now.

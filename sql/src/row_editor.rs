@@ -23,6 +23,10 @@ pub use references::Reference;
 /// How long a transaction waits for other writers.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// `PRAGMA cache_size`, kibibytes: rows in no order of an index touch many of its pages, and each that is read again keeps other
+/// writers waiting.
+const CACHE_KIB: i64 = -(64 << 10);
+
 /// A connection that changes rows.
 #[derive(Debug)]
 pub struct RowEditor {
@@ -67,6 +71,7 @@ impl RowEditor {
             connection.busy_timeout(PATIENCE)?;
             observer::never_checkpoint(&connection)?;
             connection.pragma_update(None, "foreign_keys", false)?;
+            connection.pragma_update(None, "cache_size", CACHE_KIB)?;
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
             // Reads the header, so that a file of another kind is refused here.
             connection.query_row("SELECT count(*) FROM sqlite_schema", (), |_| Ok(()))?;
