@@ -43,6 +43,8 @@ pub struct Delivery {
     position: Position,
     sink: Option<Box<dyn Sink>>,
     feed: Option<Feed>,
+    /// One that was opened to look at the tables.
+    opened: Option<Feed>,
     /// What the sink has not confirmed.
     waiting: Option<Waiting>,
     /// Which of the stores is read.
@@ -66,12 +68,33 @@ impl Delivery {
     /// `Invalid` for a position that cannot be read.
     pub fn new(settings: Settings) -> Result<Delivery, Error> {
         let position = Position::read(&settings.position, settings.to.to_string())?;
-        Ok(Delivery { settings, position, sink: None, feed: None, waiting: None, store: 0, caveat: None })
+        let (sink, feed, opened) = (None, None, None);
+        Ok(Delivery { settings, position, sink, feed, opened, waiting: None, store: 0, caveat: None })
     }
 
     /// How it stands.
     pub fn state(&self) -> &State {
         &self.position.state
+    }
+
+    /// Whether each of the wanted tables is there, in the state after which it begins or in the last one of the log. To be asked
+    /// before the first step: nothing is delivered, no sink opened and no position written. A log that cannot be gone on with is
+    /// for that step to tell.
+    ///
+    /// # Errors
+    /// `Invalid` for one that is in neither; those of a restore of the last state.
+    pub async fn check_tables(&mut self) -> Result<(), Error> {
+        let Some(store) = self.settings.stores.first().filter(|_| self.names_tables()).cloned() else {
+            return Ok(());
+        };
+        let Ok(Some(feed)) = self.open_at(&store).await else { return Ok(()) };
+        feed.check_tables().await?;
+        self.opened = Some(feed);
+        Ok(())
+    }
+
+    fn names_tables(&self) -> bool {
+        !self.settings.wanted.tables.is_empty()
     }
 
     /// Delivers the next part of a transaction; `false` when there is none yet. Costs the store one request then. After an
@@ -137,6 +160,7 @@ impl Delivery {
     /// until the log may have more than up to a transaction.
     pub async fn follow(mut self, mut stop: watch::Receiver<bool>, news: impl AsyncFn(Option<Txid>)) {
         let mut pauses = Pauses::default();
+        let mut is_unchecked = self.names_tables();
         loop {
             let stepped = tokio::select! {
                 biased;
@@ -147,6 +171,20 @@ impl Delivery {
                 Ok(more) => {
                     if self.is_well() {
                         pauses = Pauses::default();
+                    }
+                    if let Some(feed) = self.feed.as_ref().filter(|_| is_unchecked) {
+                        let checked = tokio::select! {
+                            biased;
+                            _ = stop.wait_for(|stop| *stop) => break,
+                            checked = feed.check_tables() => checked,
+                        };
+                        is_unchecked = checked.as_ref().is_err_and(|error| error.kind() == Kind::Unavailable);
+                        // Nothing of it is delivered, and it may be made yet.
+                        if let Err(error) = checked
+                            && error.kind() == Kind::Invalid
+                        {
+                            tracing::warn!(feed = self.settings.name, "{error}");
+                        }
                     }
                     if more {
                         continue;
@@ -213,7 +251,13 @@ impl Delivery {
         let Some(store) = self.settings.stores.get(self.store).cloned() else {
             return Err(Error::new(Kind::Invalid, "the database has no backup, and a feed is read from it"));
         };
-        let opened = self.open_at(&store).await;
+        // A sink may know better where it begins than a position that is lost.
+        let knows_better =
+            self.position.state.at().is_none() && self.sink.as_ref().is_some_and(|sink| sink.at().is_some());
+        let opened = match self.opened.take().filter(|_| !knows_better) {
+            Some(feed) => Ok(Some(feed)),
+            None => self.open_at(&store).await,
+        };
         if opened.is_err() {
             // Another one may have it.
             self.store = (self.store + 1) % self.settings.stores.len();

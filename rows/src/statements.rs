@@ -166,7 +166,9 @@ impl Script {
                     one_line(&had.sql)
                 ));
                 statements.push(format!("-- to: {}", one_line(&gets.sql)));
-                self.missing.push(format!("the table `{name}` was altered in a way that is no ALTER TABLE"));
+                self.missing.push(format!(
+                    "the table `{name}` was altered otherwise than in the names and number of its columns"
+                ));
                 if !alteration.has_same_columns {
                     statements.push("-- its rows are left out".to_owned());
                     self.left_out.insert(name.clone());

@@ -11,6 +11,7 @@
 //!
 //! Changes are held in memory while they are taken back, so that no request to a bucket is waited for with the write lock.
 
+mod references;
 mod schema;
 
 use crate::{
@@ -153,16 +154,38 @@ impl Undo {
     /// # Errors
     /// Those of SQLite, and `Invalid` when rows would be left that refer to missing ones. Nothing has changed then.
     pub fn apply(&self, editor: &RowEditor, options: Options) -> Result<Done, Error> {
+        if let Some(done) = self.apply_once(editor, options, false)? {
+            return Ok(done);
+        }
+        let done = self.apply_once(editor, options, true)?;
+        done.ok_or_else(|| {
+            Error::new(Kind::Internal, "take the changes back: what dangled before is not known")
+        })
+    }
+
+    /// `None`: some rows refer to missing ones, and whether they did so before must be known first (`knows_before`).
+    fn apply_once(
+        &self,
+        editor: &RowEditor,
+        options: Options,
+        knows_before: bool,
+    ) -> Result<Option<Done>, Error> {
         // Also to say what would be done: only SQLite knows what its constraints allow.
         editor.begin(true)?;
-        let (rebuild, layouts) = (BTreeSet::new(), BTreeMap::new());
-        let mut run = Run { editor, options, done: Done::default(), rebuild, layouts };
-        let outcome = run.all(self);
+        let mut run = Run {
+            editor,
+            options,
+            done: Done::default(),
+            rebuild: BTreeSet::new(),
+            layouts: BTreeMap::new(),
+            written: vec![],
+        };
+        let outcome = run.all(self, knows_before);
         match outcome {
-            Ok(()) if options.write && !run.done.is_nothing() => editor.commit()?,
+            Ok(true) if options.write && !run.done.is_nothing() => editor.commit()?,
             _ => editor.roll_back(),
         }
-        outcome.map(|()| run.done)
+        outcome.map(|is_done| is_done.then_some(run.done))
     }
 }
 
@@ -242,11 +265,14 @@ struct Run<'a> {
     rebuild: BTreeSet<String>,
     /// The tables as they are now.
     layouts: BTreeMap<String, TableLayout>,
+    /// The rows that were.
+    written: Vec<(&'a TableChanges, &'a Item)>,
 }
 
-impl Run<'_> {
-    fn all(&mut self, undo: &Undo) -> Result<(), Error> {
-        let before = self.dangling(undo)?;
+impl<'a> Run<'a> {
+    /// Everything; `false`: some rows refer to missing ones, and whether they did so before is not known.
+    fn all(&mut self, undo: &'a Undo, knows_before: bool) -> Result<bool, Error> {
+        let before = knows_before.then(|| self.dangling(undo)).transpose()?;
         let dropped = self.bring_back_tables(undo)?;
         let mut tables = vec![];
         for table in &undo.tables {
@@ -270,11 +296,21 @@ impl Run<'_> {
         }
         self.bring_back_the_rest(undo)?;
         self.name_what_stays(undo)?;
+        // Other writers wait meanwhile: only where single rows do not tell, whole tables are looked at.
+        if !self.refer_to_what_is_there()? {
+            let after = self.dangling(undo)?;
+            let Some(before) = before.or_else(|| after.is_empty().then(BTreeMap::new)) else {
+                return Ok(false);
+            };
+            let is_new =
+                |(row, count): &(&Dangling, &u64)| before.get(*row).is_none_or(|before| before < *count);
+            let left: Vec<Dangling> = after.iter().filter(is_new).map(|(row, _)| row.clone()).collect();
+            if !left.is_empty() {
+                return Err(refused(&left));
+            }
+        }
         self.renew_what_follows(&tables)?;
-        let after = self.dangling(undo)?;
-        let is_new = |(row, count): &(&Dangling, &u64)| before.get(*row).is_none_or(|before| before < *count);
-        let left: Vec<Dangling> = after.iter().filter(is_new).map(|(row, _)| row.clone()).collect();
-        if left.is_empty() { Ok(()) } else { Err(refused(&left)) }
+        Ok(true)
     }
 
     /// Full-text indexes, and a word about triggers, which did not run.
@@ -355,7 +391,7 @@ impl Run<'_> {
         Ok(true)
     }
 
-    fn step<'a>(
+    fn step(
         &mut self,
         table: &'a TableChanges,
         item: &'a Item,
@@ -364,10 +400,17 @@ impl Run<'_> {
         if self.options.keep_new && item.old.is_none() {
             return Ok(());
         }
-        let step = self.plan(table, item)?;
-        match step {
-            Step::Conflict(reason) => self.conflict(table, item, reason.to_owned()),
-            step => {
+        let (step, why) = match self.blind(table, item) {
+            Some(step) => match self.take(table, item, &step)? {
+                None => return Ok(()),
+                why => (self.plan(table, item)?, why),
+            },
+            None => (self.plan(table, item)?, None),
+        };
+        match (step, why) {
+            (Step::Conflict(reason), _) => self.conflict(table, item, reason.to_owned()),
+            (step @ Step::Insert(_), Some(why)) => waiting.push((table, item, step, why)),
+            (step, _) => {
                 if let Some(why) = self.take(table, item, &step)? {
                     waiting.push((table, item, step, why));
                 }
@@ -376,8 +419,20 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// A deleted row is inserted without a look, where its key is the table's: it is taken just when another row stands there.
+    fn blind(&self, table: &TableChanges, item: &'a Item) -> Option<Step<'a>> {
+        let old = item.old.as_ref().filter(|_| item.new.is_none() && !item.key.is_empty())?;
+        let layout = self.layouts.get(&table.name)?;
+        let is_key = |(nth, (name, value)): (&usize, &(String, Value))| {
+            layout.columns[*nth].name.eq_ignore_ascii_case(name) && *value != Value::Null
+        };
+        let is_the_tables = item.key.len() == layout.primary_key.len()
+            && layout.primary_key.iter().zip(&item.key).all(is_key);
+        is_the_tables.then(|| Step::Insert(borrowed(old)))
+    }
+
     /// What is to be done, by what stands there now.
-    fn plan<'a>(&self, table: &TableChanges, item: &'a Item) -> Result<Step<'a>, Error> {
+    fn plan(&self, table: &TableChanges, item: &'a Item) -> Result<Step<'a>, Error> {
         if item.key.is_empty() {
             return Ok(Step::Conflict("nothing tells it from other rows"));
         }
@@ -429,7 +484,12 @@ impl Run<'_> {
     }
 
     /// Does it; the reason when a constraint is in the way.
-    fn take(&mut self, table: &TableChanges, item: &Item, step: &Step<'_>) -> Result<Option<String>, Error> {
+    fn take(
+        &mut self,
+        table: &'a TableChanges,
+        item: &'a Item,
+        step: &Step<'_>,
+    ) -> Result<Option<String>, Error> {
         let key = borrowed(&item.key);
         let written = match step {
             Step::Insert(values) => self.editor.insert(&table.name, values)?,
@@ -448,6 +508,9 @@ impl Run<'_> {
             );
             return Err(Error::new(Kind::Invalid, message));
         }
+        if !matches!(step, Step::Nothing | Step::Conflict(_)) {
+            self.written.push((table, item));
+        }
         let counts = self.done.tables.entry(table.name.clone()).or_default();
         match step {
             Step::Insert(_) => counts.inserted += 1,
@@ -460,7 +523,7 @@ impl Run<'_> {
 
     /// What a constraint forbade may be possible after the rest, or when rows that exchange unique values are out of each
     /// other's way.
-    fn try_again<'a>(&mut self, mut waiting: Vec<Waiting<'a>>) -> Result<(), Error> {
+    fn try_again(&mut self, mut waiting: Vec<Waiting<'a>>) -> Result<(), Error> {
         loop {
             let before = waiting.len();
             let mut left = vec![];
@@ -495,11 +558,11 @@ impl Run<'_> {
     }
 
     /// Takes all updated rows out and puts them back as they were; whether that was possible.
-    fn exchange(&mut self, waiting: &mut Vec<Waiting<'_>>) -> Result<bool, Error> {
+    fn exchange(&mut self, waiting: &mut Vec<Waiting<'a>>) -> Result<bool, Error> {
         let is_update = |step: &Step<'_>| matches!(step, Step::Update(_));
         self.editor.execute("SAVEPOINT exchange")?;
         let mut rows = vec![];
-        for (table, item, step, _) in waiting.iter() {
+        for &(table, item, ref step, _) in waiting.iter() {
             let (Step::Update(values), Some(layout)) = (step, self.layouts.get(&table.name)) else {
                 continue;
             };
@@ -510,22 +573,23 @@ impl Run<'_> {
             columns.extend(statements::free_rowid_name(layout).filter(|_| has_hidden_rowid));
             let row = self.editor.row(&table.name, &columns, &borrowed(&item.key))?.unwrap_or_default();
             self.editor.delete(&table.name, &borrowed(&item.key))?;
-            rows.push((table.name.as_str(), columns, values, row));
+            rows.push((table, item, columns, values, row));
         }
         let mut are_back = !rows.is_empty();
-        for (table, columns, values, row) in &rows {
+        for (table, _, columns, values, row) in &rows {
             let was = |name: &str| values.iter().find(|(old, _)| *old == name).map(|(_, value)| *value);
             let columns = columns.iter().zip(row);
             let values: Vec<_> = columns.map(|(name, now)| (*name, was(name).unwrap_or(now))).collect();
-            are_back &= matches!(self.editor.insert(table, &values)?, Written::Rows(_));
+            are_back &= matches!(self.editor.insert(&table.name, &values)?, Written::Rows(_));
         }
         if !are_back {
             self.editor.execute("ROLLBACK TO exchange")?;
         }
         self.editor.execute("RELEASE exchange")?;
         if are_back {
-            for (table, ..) in &rows {
-                self.done.tables.entry((*table).to_owned()).or_default().updated += 1;
+            for (table, item, ..) in rows {
+                self.done.tables.entry(table.name.clone()).or_default().updated += 1;
+                self.written.push((table, item));
             }
             waiting.retain(|(_, _, step, _)| !is_update(step));
         }

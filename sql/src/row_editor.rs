@@ -5,6 +5,8 @@
 //!   still hold can be asked before a commit.
 //! - It never checkpoints, and a transaction that was not committed leaves nothing.
 
+mod references;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -16,8 +18,14 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 use crate::parameter::{Parameter, value};
 use crate::{Error, TableReader, observer, quoted};
 
+pub use references::Reference;
+
 /// How long a transaction waits for other writers.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// `PRAGMA cache_size`, kibibytes: rows in no order of an index touch many of its pages, and each that is read again keeps other
+/// writers waiting.
+const CACHE_KIB: i64 = -(64 << 10);
 
 /// A connection that changes rows.
 #[derive(Debug)]
@@ -63,6 +71,7 @@ impl RowEditor {
             connection.busy_timeout(PATIENCE)?;
             observer::never_checkpoint(&connection)?;
             connection.pragma_update(None, "foreign_keys", false)?;
+            connection.pragma_update(None, "cache_size", CACHE_KIB)?;
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
             // Reads the header, so that a file of another kind is refused here.
             connection.query_row("SELECT count(*) FROM sqlite_schema", (), |_| Ok(()))?;
@@ -333,7 +342,7 @@ fn condition(key: &[(&str, &Value)], first: usize) -> String {
 mod tests {
     use super::*;
 
-    fn editor(sql: &str) -> (tempfile::TempDir, RowEditor) {
+    pub(super) fn editor(sql: &str) -> (tempfile::TempDir, RowEditor) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
         let db = Connection::open(&path).unwrap();

@@ -57,8 +57,7 @@ pub struct Churn {
     chance: Chance,
     counts: Counts,
     utf8: bool,
-    has_full_text: bool,
-    has_rtree: bool,
+    has_constraints: bool,
 }
 
 /// When an operation may be chosen.
@@ -67,6 +66,8 @@ enum Scope {
     /// Always: the schema stays as it is.
     Rows,
     Schema,
+    /// Like `Schema`, where the application names its constraints and alters them.
+    Constraints,
     /// Outside transactions only.
     Alone,
 }
@@ -121,6 +122,12 @@ const OPERATIONS: &[Operation] = &[
     operation("migrate", 15, Scope::Schema, schema::migrate),
     operation("swap names", 10, Scope::Schema, schema::swap_names),
     operation("recreate", 10, Scope::Schema, schema::recreate),
+    operation("rename virtual table", 8, Scope::Constraints, virtual_tables::rename),
+    operation("add constrained column", 20, Scope::Constraints, schema::add_constrained_column),
+    operation("set not null", 20, Scope::Constraints, schema::set_not_null),
+    operation("drop not null", 15, Scope::Constraints, schema::drop_not_null),
+    operation("add constraint", 20, Scope::Constraints, schema::add_constraint),
+    operation("drop constraint", 20, Scope::Constraints, schema::drop_constraint),
     operation("analyze", 10, Scope::Schema, schema::analyze),
     operation("vacuum", 14, Scope::Alone, schema::vacuum),
     operation("vacuum with auto_vacuum", 6, Scope::Alone, schema::vacuum_with_auto_vacuum),
@@ -144,18 +151,20 @@ impl Churn {
         let (has_full_text, has_rtree) = (chance.percent(30), chance.percent(30));
         let kinds = OPERATIONS.iter().map(|operation| operation.name);
         let counts = Counts::new(kinds.chain([COMMIT, ROLLBACK, RELEASE, ROLLBACK_TO]));
-        let mut churn = Self { db, path, chance, counts, utf8, has_full_text, has_rtree };
-        churn.fill().with_context(|| format!("fill {:?}", churn.path))?;
+        // Not by chance: where there are none, all else is as if nobody knew of them.
+        let has_constraints = seed % 3 != 2;
+        let mut churn = Self { db, path, chance, counts, utf8, has_constraints };
+        churn.fill(has_full_text, has_rtree).with_context(|| format!("fill {:?}", churn.path))?;
         Ok(churn)
     }
 
-    fn fill(&mut self) -> Result<()> {
+    fn fill(&mut self, has_full_text: bool, has_rtree: bool) -> Result<()> {
         let audit = table::quote(AUDIT);
         self.db.execute_batch(&format!("CREATE TABLE {audit}(id INTEGER PRIMARY KEY, event TEXT, value)"))?;
-        if self.has_full_text {
+        if has_full_text {
             virtual_tables::create_full_text(&self.db)?;
         }
-        if self.has_rtree {
+        if has_rtree {
             virtual_tables::create_rtree(&self.db)?;
         }
         for _ in 0..4 {
@@ -199,7 +208,8 @@ impl Churn {
     /// # Errors
     /// When a statement fails as none should.
     pub fn transaction(&mut self) -> Result<()> {
-        self.transact(&[Scope::Rows, Scope::Schema, Scope::Alone])
+        let scopes = [Scope::Rows, Scope::Schema, Scope::Alone, Scope::Constraints];
+        self.transact(if self.has_constraints { &scopes } else { &scopes[..3] })
     }
 
     /// Like [`Churn::transaction`], without changes of the schema and VACUUM.
@@ -341,12 +351,8 @@ impl Churn {
     /// When a statement fails as none should.
     pub fn shrink(&mut self) -> Result<()> {
         let mut names = Table::names(&self.db)?;
-        if self.has_full_text {
-            names.push("words".to_owned());
-        }
-        if self.has_rtree {
-            names.push("boxes".to_owned());
-        }
+        names.extend(virtual_tables::words(&self.db)?);
+        names.extend(virtual_tables::boxes_name(&self.db)?);
         for name in names {
             let name = table::quote(&name);
             let rows: i64 =

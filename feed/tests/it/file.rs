@@ -53,6 +53,32 @@ fn without_its_position_the_file_says_where_to_go_on() {
     assert_eq!(lines(&path), log.ids());
 }
 
+/// What is opened for it is gone on with, unless the file knows better where.
+#[test]
+fn tables_are_looked_at_before_anything_is_delivered() {
+    let (log, path) = some_events();
+    let mut settings = log.settings(path.to_str().unwrap());
+    let deliver = |settings: &litekeep_feed::Settings| {
+        let mut delivery = litekeep_feed::Delivery::new(settings.clone()).unwrap();
+        log.runtime.block_on(async {
+            delivery.check_tables().await?;
+            while delivery.step().await? {}
+            delivery.keep().await
+        })
+    };
+    settings.wanted.tables = vec!["t".into(), "ts".into()];
+    let error = deliver(&settings).unwrap_err();
+    assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Invalid, "there is no table `ts`"));
+    assert!(!path.exists() && !settings.position.exists());
+    settings.wanted.tables = vec!["T".into()];
+    deliver(&settings).unwrap();
+    assert_eq!(lines(&path), log.ids());
+    fs::remove_file(&settings.position).unwrap();
+    log.insert(100, 5);
+    deliver(&settings).unwrap();
+    assert_eq!(lines(&path), log.ids());
+}
+
 #[test]
 fn a_file_that_was_moved_away_is_followed_by_a_new_one() {
     let (log, path) = some_events();

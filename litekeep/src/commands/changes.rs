@@ -91,6 +91,7 @@ async fn deliver(args: &args::Changes, (to, position): (&str, &Path), format: Fo
     if args.from.is_none() && !args.follow && delivery.state().at().is_none() {
         return Err(no_beginning().into());
     }
+    tell_unknown_table(delivery.check_tables().await, args, format)?;
     let mut signals = Signals::catch().context("catch signals")?;
     let ended = tokio::select! {
         ended = steps(&mut delivery, pause(&store), args.follow, format) => ended,
@@ -128,6 +129,21 @@ async fn steps(delivery: &mut Delivery, pause: Duration, follow: bool, format: F
     }
 }
 
+/// Refuses a table that is not there; with `--follow` it may be made yet, and a store may answer later.
+fn tell_unknown_table(
+    checked: Result<(), litekeep_rows::Error>,
+    args: &args::Changes,
+    format: Format,
+) -> Result<()> {
+    match checked {
+        Err(e) if args.follow && matches!(e.kind(), Kind::Invalid | Kind::Unavailable) => {
+            report::warning(&e.to_string(), format);
+        }
+        checked => checked?,
+    }
+    Ok(())
+}
+
 async fn changes(args: &args::Changes, format: Format) -> Result<Outcome> {
     let from = match &args.from {
         Some(from) => goal(from)?,
@@ -137,11 +153,7 @@ async fn changes(args: &args::Changes, format: Format) -> Result<Outcome> {
     let (_, store) = best_backup(args.target.as_deref(), &args.config, from, format).await?;
     let name = name(args, format)?;
     let mut feed = Feed::of_commits(&store, from, wanted(args)).await?;
-    match feed.check_tables().await {
-        // It may be made yet.
-        Err(e) if args.follow && e.kind() == Kind::Invalid => report::warning(&e.to_string(), format),
-        checked => checked?,
-    }
+    tell_unknown_table(feed.check_tables().await, args, format)?;
     let mut is_down = false;
     loop {
         match feed.next().await {

@@ -329,6 +329,44 @@ fn changes_are_delivered_by_hand_too() {
     run("redis://h?stream=s").failed_with(&["this build has no client for it", "--features redis"]);
 }
 
+/// A mistake in a name would deliver nothing, for ever.
+#[test]
+fn a_table_that_is_not_there_is_told_before_anything_is_delivered() {
+    let place = Place::new();
+    let path = place.database("app.db", 3);
+    let replicate = || place.run(&["replicate", "-once", "app.db", "./app.db-backup"]).succeeded();
+    replicate();
+    Connection::open(&path).unwrap().execute_batch("UPDATE t SET x = 'y'; CREATE TABLE later(a)").unwrap();
+    replicate();
+    let deliver = |table: &str, more: &[&str]| {
+        let arguments = ["changes", "app.db", "--to", "e.jsonl", "--position", "p", "--table", table];
+        place.run(&[&arguments[..], more].concat())
+    };
+    let parts = ["there is no table `ts`", "the tables are `t`, `later`"];
+    deliver("ts", &["--from", FIRST]).failed_with(&parts);
+    assert!(!place.path("e.jsonl").exists() && !place.path("p").exists());
+    // Of the last state alone, and in any case of its letters.
+    for (table, events) in [("later", 1), ("T", 3)] {
+        deliver(table, &["--from", FIRST]).succeeded();
+        let text = std::fs::read_to_string(place.path("e.jsonl")).unwrap();
+        assert_eq!(text.lines().count(), events, "{table}: {text}");
+        std::fs::remove_file(place.path("e.jsonl")).unwrap();
+        std::fs::remove_file(place.path("p")).unwrap();
+    }
+    deliver("later", &["--from", FIRST]).succeeded();
+    // Going on from a position, too.
+    deliver("ts", &[]).failed_with(&parts);
+
+    let scene = scene_with(&format!("{}tables = [\"ts\"]\n", feed("file", "events.jsonl")));
+    let litekeep = scene.replicate().unwrap();
+    eventually("it is told", LONG, || Ok(scene.log().contains("there is no table `ts`"))).unwrap();
+    let db = Connection::open(scene.db()).unwrap();
+    db.execute_batch("CREATE TABLE ts(a); INSERT INTO ts VALUES(1)").unwrap();
+    eventually("what was made later is delivered", LONG, || Ok(!Sink::file().received(&scene)?.is_empty()))
+        .unwrap();
+    scene.stop(litekeep).unwrap();
+}
+
 /// What was told of each commit, by upload and number.
 type Commits = BTreeMap<(String, u64), Vec<Value>>;
 

@@ -119,6 +119,46 @@ fn virtual_columns_are_no_part_of_rows() {
     }
 }
 
+/// Each ALTER TABLE for constraints, by itself and beside renames and changed rows.
+#[test]
+fn constraints_that_come_and_go_change_no_row() {
+    for end in ["", " WITHOUT ROWID"] {
+        let mut scripted = Scripted::new(|db| {
+            db.execute_batch(&format!(
+                "CREATE TABLE t(k TEXT PRIMARY KEY, b CONSTRAINT has_b NOT NULL DEFAULT 5, c, UNIQUE(b, k)){end};
+                 WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900)
+                 INSERT INTO t SELECT hex(i * 37) || i, i, i * 0.5 FROM n"
+            ))
+            .unwrap();
+        });
+        for (sql, rows) in [
+            ("ALTER TABLE t ALTER COLUMN c SET NOT NULL", 0),
+            ("ALTER TABLE t ADD COLUMN d REAL CONSTRAINT small CHECK (d < 10) DEFAULT 7", 0),
+            ("ALTER TABLE t ADD COLUMN e TEXT NOT NULL ON CONFLICT REPLACE DEFAULT 'x, y)'", 0),
+            ("UPDATE t SET d = 8 WHERE b % 9 = 0", 100),
+            ("ALTER TABLE t DROP CONSTRAINT has_b", 0),
+            (
+                "ALTER TABLE t DROP CONSTRAINT small; UPDATE t SET d = 99, b = NULL WHERE b BETWEEN 11 AND 20",
+                10,
+            ),
+            ("ALTER TABLE t ADD CONSTRAINT \"not, (it\" CHECK (e <> '),')", 0),
+            (
+                "ALTER TABLE t RENAME COLUMN c TO f; ALTER TABLE t ALTER f DROP NOT NULL; UPDATE t SET f = NULL WHERE b < 4",
+                3,
+            ),
+            (
+                "BEGIN; ALTER TABLE t DROP CONSTRAINT \"not, (it\"; ALTER TABLE t RENAME TO u;
+              ALTER TABLE u ALTER e DROP NOT NULL; DELETE FROM u WHERE b > 890; COMMIT",
+                10,
+            ),
+            ("ALTER TABLE u DROP COLUMN e; UPDATE u SET f = 1 WHERE b = 100", 1),
+        ] {
+            let reported = scripted.change(sql);
+            assert_eq!(reported.rows(), rows, "{sql}");
+        }
+    }
+}
+
 /// The page at 1 GiB belongs to nobody: trees and chains go on behind it. Pages that no table has make the file so long.
 #[test]
 fn trees_and_chains_cross_the_lock_page() {

@@ -200,6 +200,72 @@ fn scripts_alter_tables_and_run() {
     assert!(states.script((4, 5), false, &tables(&["made"])).0.contains("DROP TABLE"));
 }
 
+/// What only later versions of SQLite can alter is told and left as it is; rows are changed beside it, and taken back as far as
+/// the constraints that are there now allow.
+#[test]
+fn constraints_that_came_and_went_are_told_and_stay() {
+    let states = States::new(&[
+        SHOP,
+        "CREATE TABLE noted(id INTEGER PRIMARY KEY, note CONSTRAINT noted_note NOT NULL); INSERT INTO noted VALUES(1, 'a'), (2, 'b');
+         UPDATE orders SET what = NULL WHERE id < 3",
+        "ALTER TABLE noted DROP CONSTRAINT noted_note; UPDATE noted SET note = NULL WHERE id = 2",
+        "UPDATE orders SET what = 'given' WHERE what IS NULL OR id = 9; ALTER TABLE orders ALTER COLUMN what SET NOT NULL;
+         ALTER TABLE orders ADD CONSTRAINT numbered CHECK (id > 0)",
+    ]);
+    for (from, to, table, row) in [(3, 4, "noted", "\"note\"=NULL"), (4, 5, "orders", "\"what\"='given'")] {
+        let (script, missing) = states.script((from, to), true, &Selection::default());
+        assert!(
+            missing.len() == 1
+                && missing[0].starts_with(&format!("the table `{table}` was altered otherwise")),
+            "{missing:?}"
+        );
+        assert!(script.contains(row), "{script}");
+    }
+    let (done, path) = states.undo((3, 5), &Selection::default(), false);
+    assert_eq!((done.conflict_count, done.stay), (2, 2), "{done:?}");
+    assert!(done.conflicts.iter().all(|conflict| conflict.table == "orders"), "{:?}", done.conflicts);
+    assert!(
+        done.conflicts[0].reason.contains("NOT NULL constraint failed: orders.what"),
+        "{:?}",
+        done.conflicts
+    );
+    let found = ["noted WHERE note = 'b'", "orders WHERE what = 'given'", "orders WHERE what = 'what 9'"];
+    assert_eq!(found.map(|from| count(&path, from)), [1, 2, 1]);
+}
+
+/// An application that does not check foreign keys: rows that refer to nothing are in nobody's way, and those that would come to do
+/// so are refused, whether single rows tell it or all of them are looked at.
+#[test]
+fn an_undo_makes_no_row_refer_to_nothing() {
+    let states = States::new(&[
+        SHOP,
+        "PRAGMA foreign_keys = OFF; UPDATE orders SET customer = 999 WHERE id IN (30, 31)",
+        "UPDATE orders SET what = 'changed' WHERE id IN (30, 40)",
+        "UPDATE orders SET customer = 998 WHERE id = 30",
+        "UPDATE orders SET customer = 1 WHERE id = 31",
+        "INSERT INTO customers VALUES(900, 'new', 0); INSERT INTO orders VALUES(9000, 7, 'x')",
+        "UPDATE orders SET customer = 900 WHERE id = 9000",
+        "DELETE FROM orders WHERE customer = 2",
+        "DELETE FROM customers WHERE id = 7; DELETE FROM orders WHERE customer = 7",
+        "DELETE FROM customers WHERE id IN (3, 4); UPDATE customers SET id = 4000 WHERE id = 8",
+    ]);
+    let undo = |from: u64| {
+        let undo = Undo::of(states.comparison(from, from + 1), &Selection::default()).unwrap();
+        let editor = RowEditor::open(&states.state(states.0.images.len() as u64)).unwrap();
+        undo.apply(&editor, Options { write: true, keep_new: false })
+    };
+    for (from, rows) in [(3, 2), (4, 1), (8, 4), (9, 6), (10, 6)] {
+        let done = undo(from).unwrap_or_else(|e| panic!("{from}: {e}"));
+        let changed: u64 = done.tables.values().map(|counts| counts.changed()).sum();
+        assert_eq!((changed, done.conflict_count), (rows, 0), "{from}: {done:?}");
+    }
+    for (from, row) in [(5, "row 31 of `orders`"), (6, "row 9000 of `orders`")] {
+        let error = undo(from).unwrap_err().to_string();
+        let told = "1 rows would refer to rows that are not there (";
+        assert!(error.contains(&format!("{told}{row} refers to `customers`)")), "{from}: {error}");
+    }
+}
+
 #[test]
 fn an_undo_leaves_what_was_renamed_where_it_is() {
     let states = States::new(&[

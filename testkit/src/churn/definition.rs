@@ -41,9 +41,19 @@ const COLLATIONS: &[&str] = &["", "", "", " COLLATE NOCASE", " COLLATE RTRIM", "
 const EXPRESSIONS: &[&str] =
     &["length({}) * 2.0", "hex({}) || '-'", "typeof({})", "abs({})", "{} IS NULL", "{}"];
 
-/// `CREATE TABLE`. `parent` is a table and its INTEGER PRIMARY KEY that rows may refer to (both quoted).
-pub(super) fn table(chance: &mut Chance, name: &str, parent: Option<(&str, &str)>) -> String {
-    let mut draft = Draft { strict: chance.percent(20), ..Draft::default() };
+/// What CHECK may ask of a column: what all rows fulfil, and what few do not.
+const CHECKS: &[&str] = &[
+    "typeof({}) <> 'nothing'",
+    "{} IS NULL OR {} = {}",
+    "length({}) < 2000",
+    "{} IS NOT 0",
+    "coalesce({}, ',') <> '),('",
+];
+
+/// `CREATE TABLE`. `parent` is a table and its INTEGER PRIMARY KEY that rows may refer to (both quoted). Some constraints have names
+/// if `named`.
+pub(super) fn table(chance: &mut Chance, name: &str, parent: Option<(&str, &str)>, named: bool) -> String {
+    let mut draft = Draft { strict: chance.percent(20), named, ..Draft::default() };
     draft.add_key(chance);
     for _ in 0..=chance.below(5) {
         draft.add_column(chance);
@@ -64,6 +74,8 @@ struct Draft {
     source: Option<String>,
     without_rowid: bool,
     strict: bool,
+    /// Constraints that have a name, for DROP CONSTRAINT.
+    named: bool,
 }
 
 impl Draft {
@@ -124,7 +136,10 @@ impl Draft {
                 self.columns.push(format!("{name} {declared} {} {kind}", generated(chance, source)));
             }
             _ => {
-                let constraint = constraint(chance);
+                let mut constraint = constraint(chance);
+                if self.named && chance.percent(25) {
+                    constraint += &named_constraint(chance, &name);
+                }
                 self.columns.push(format!("{name} {declared}{constraint}"));
                 self.source.get_or_insert(name);
             }
@@ -166,6 +181,66 @@ fn constraint(chance: &mut Chance) -> String {
         constraint += " UNIQUE";
     }
     constraint + *chance.choose(COLLATIONS)
+}
+
+/// A constraint of a column (quoted) that has a name.
+fn named_constraint(chance: &mut Chance, column: &str) -> String {
+    let name = constraint_name(chance);
+    match chance.below(5) {
+        0 | 1 => format!(" {name}{}", check(chance, column)),
+        2 => format!(" {name}UNIQUE"),
+        _ => format!(" {name}NOT NULL"),
+    }
+}
+
+/// What ends in a number has had no other constraint as its name.
+const CONSTRAINT: &str = "constraint ";
+
+/// `CONSTRAINT name `, as it stands before one.
+pub(super) fn constraint_name(chance: &mut Chance) -> String {
+    format!("CONSTRAINT {} ", quote(&chance.unique(CONSTRAINT)))
+}
+
+/// The names (quoted) that [`constraint_name`] gave constraints of this table.
+pub(super) fn constraint_names(sql: &str) -> Vec<String> {
+    let beginning = format!("CONSTRAINT \"{CONSTRAINT}");
+    let rests = sql.match_indices(&beginning).map(|(at, _)| &sql[at + beginning.len()..]);
+    rests.filter_map(|rest| Some(quote(&format!("{CONSTRAINT}{}", rest.split_once('"')?.0)))).collect()
+}
+
+/// `CHECK` of a column (quoted).
+pub(super) fn check(chance: &mut Chance, column: &str) -> String {
+    format!("CHECK ({})", chance.choose(CHECKS).replace("{}", column))
+}
+
+/// What follows `ALTER TABLE ... ADD COLUMN` for a column with constraints. `source` is one of the others, `parent` a table that
+/// rows may refer to.
+pub(super) fn constrained_column(
+    chance: &mut Chance,
+    strict: bool,
+    source: &str,
+    parent: Option<&str>,
+) -> String {
+    let declared = *chance.choose(if strict { STRICT_TYPES } else { TYPES });
+    let (kind, default) = (chance.below(6), added_default(chance, declared));
+    if let Some(parent) = parent.filter(|_| kind == 0) {
+        let name = quote(&chance.unique(Column::REFERENCE));
+        let constraint = constraint_name(chance);
+        return format!("{name} INTEGER {constraint}REFERENCES {parent}(id) ON DELETE SET NULL");
+    }
+    let (name, constraint) = (quote(&chance.name()), constraint_name(chance));
+    match kind {
+        // The rows that are there must fulfil it with the default.
+        1 => format!("{name} {declared} DEFAULT {default} {constraint}{}", check(chance, &name)),
+        2 => format!("{name} {declared} {}", check(chance, source)),
+        3 => format!("{name} {declared} {constraint}NOT NULL ON CONFLICT REPLACE DEFAULT {default}"),
+        // Where the table is empty.
+        4 => format!("{name} {declared} NOT NULL"),
+        _ => {
+            let kind = chance.choose(&["STORED", "VIRTUAL"]);
+            format!("{name} {declared} {constraint}NOT NULL {} {kind}", generated(chance, source))
+        }
+    }
 }
 
 /// What follows `ALTER TABLE ... ADD COLUMN` for a column with this name (quoted). `source` is one of the others.

@@ -16,10 +16,9 @@ pub(super) fn create(churn: &mut Churn, _: &Table) -> Result<bool> {
 
 /// A table of a random kind; some refer to one that is there.
 pub(super) fn create_named(churn: &mut Churn, name: &str) -> Result<()> {
-    let parent = churn.pick(true)?;
-    let id = |table: &Table| table.columns.iter().any(|column| column.raw_name == "id" && column.is_key);
-    let parent = parent.as_ref().filter(|table| id(table) && table.raw_name != name);
-    let sql = definition::table(&mut churn.chance, name, parent.map(|table| (table.name.as_str(), "id")));
+    let parent = churn.pick(true)?.filter(|table| table.has_id() && table.raw_name != name);
+    let parent = parent.as_ref().map(|table| (table.name.as_str(), "id"));
+    let sql = definition::table(&mut churn.chance, name, parent, churn.has_constraints);
     churn.db.execute_batch(&sql)
 }
 
@@ -36,6 +35,63 @@ pub(super) fn add_column(churn: &mut Churn, table: &Table) -> Result<bool> {
     let source = &churn.chance.choose(&table.columns).name;
     let column = definition::added_column(&mut churn.chance, &name, table.strict, source);
     churn.db.execute_batch(&format!("ALTER TABLE {} ADD COLUMN {column}", table.name))?;
+    Ok(true)
+}
+
+/// With what else may stand behind a column.
+pub(super) fn add_constrained_column(churn: &mut Churn, table: &Table) -> Result<bool> {
+    if table.columns.len() > 10 {
+        return Ok(false);
+    }
+    let parent = churn.pick(true)?.filter(Table::has_id);
+    let source = churn.chance.choose(&table.columns).clone();
+    let parent = parent.as_ref().map(|table| table.name.as_str());
+    let column = definition::constrained_column(&mut churn.chance, table.strict, &source.name, parent);
+    churn.db.execute_batch(&format!("ALTER TABLE {} ADD COLUMN {column}", table.name))?;
+    Ok(true)
+}
+
+/// Mostly the rows that stand in the way get a value first.
+pub(super) fn set_not_null(churn: &mut Churn, table: &Table) -> Result<bool> {
+    let Column { name, is_generated, .. } = churn.chance.choose(&table.columns);
+    if !is_generated && churn.chance.percent(80) {
+        churn.run(&format!("UPDATE OR IGNORE {} SET {name} = '7' WHERE {name} IS NULL", table.name))?;
+    }
+    let conflict = churn.chance.choose(&["", "", " ON CONFLICT IGNORE", " ON CONFLICT REPLACE"]);
+    churn
+        .db
+        .execute_batch(&format!("ALTER TABLE {} ALTER COLUMN {name} SET NOT NULL{conflict}", table.name))?;
+    Ok(true)
+}
+
+pub(super) fn drop_not_null(churn: &mut Churn, table: &Table) -> Result<bool> {
+    let not_null: Vec<&Column> = table.columns.iter().filter(|column| column.is_not_null).collect();
+    if not_null.is_empty() {
+        return Ok(false);
+    }
+    let name = &churn.chance.choose(&not_null).name;
+    churn.db.execute_batch(&format!("ALTER TABLE {} ALTER {name} DROP NOT NULL", table.name))?;
+    Ok(true)
+}
+
+pub(super) fn add_constraint(churn: &mut Churn, table: &Table) -> Result<bool> {
+    let column = churn.chance.choose(&table.columns).clone();
+    let name =
+        if churn.chance.percent(80) { definition::constraint_name(&mut churn.chance) } else { String::new() };
+    let check = definition::check(&mut churn.chance, &column.name);
+    churn.db.execute_batch(&format!("ALTER TABLE {} ADD {name}{check}", table.name))?;
+    Ok(true)
+}
+
+/// UNIQUE stays: SQLite refuses it.
+pub(super) fn drop_constraint(churn: &mut Churn, table: &Table) -> Result<bool> {
+    let sql = definition_of(churn, table)?;
+    let names = definition::constraint_names(&sql);
+    if names.is_empty() {
+        return Ok(false);
+    }
+    let name = churn.chance.choose(&names);
+    churn.db.execute_batch(&format!("ALTER TABLE {} DROP CONSTRAINT {name}", table.name))?;
     Ok(true)
 }
 

@@ -32,6 +32,7 @@ pub(super) struct Column {
     pub(super) declared: String,
     pub(super) is_key: bool,
     pub(super) is_generated: bool,
+    pub(super) is_not_null: bool,
     /// Its default is the time, which no seed determines: it must be given a value.
     pub(super) defaults_to_now: bool,
 }
@@ -56,7 +57,7 @@ impl Table {
 
     pub(super) fn read(db: &Connection, name: &str) -> rusqlite::Result<Self> {
         let mut select = db.prepare_cached(
-            "SELECT name, type, pk > 0, hidden > 1, coalesce(dflt_value LIKE 'CURRENT%', 0)
+            "SELECT name, type, pk > 0, hidden > 1, coalesce(dflt_value LIKE 'CURRENT%', 0), \"notnull\"
              FROM pragma_table_xinfo(?1) ORDER BY cid",
         )?;
         let columns = select.query_map([name], |row| {
@@ -68,6 +69,7 @@ impl Table {
                 is_key: row.get(2)?,
                 is_generated: row.get(3)?,
                 defaults_to_now: row.get(4)?,
+                is_not_null: row.get(5)?,
             })
         })?;
         let columns: Vec<Column> = columns.collect::<Result<_, _>>()?;
@@ -78,6 +80,11 @@ impl Table {
         let rowid = rowid_name(columns.iter().map(|column| column.raw_name.as_str()));
         let rowid = if without_rowid { None } else { rowid };
         Ok(Self { name: quote(name), raw_name: name.to_owned(), rowid, strict, columns })
+    }
+
+    /// Whether others may refer to its rows.
+    pub(super) fn has_id(&self) -> bool {
+        self.columns.iter().any(|column| column.raw_name == "id" && column.is_key)
     }
 
     /// Columns that take a value.
