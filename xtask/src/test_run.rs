@@ -23,8 +23,8 @@ const PROPERTY_SEED: &str = "PROPTEST_RNG_SEED";
 /// would leave cores idle.
 const AT_ONCE: usize = 2;
 
-/// Tests of a program that run at a time.
-const THREADS: &str = "3";
+/// Tests of a program that run at a time. Some of them hold a process to a time, and are not to be starved.
+const THREADS: &str = "2";
 
 /// Runs all tests of the workspace; whether all passed.
 ///

@@ -266,6 +266,27 @@ fn an_undo_makes_no_row_refer_to_nothing() {
     }
 }
 
+/// What was deleted is inserted first and looked at when that is forbidden.
+#[test]
+fn a_deleted_row_comes_back_only_where_nothing_stands() {
+    let states = States::new(&[
+        SHOP,
+        "CREATE TABLE codes(code TEXT, n, PRIMARY KEY(code, n)); INSERT INTO codes VALUES('a', NULL), ('b', 1)",
+        "DELETE FROM customers WHERE id BETWEEN 5 AND 8; DELETE FROM codes",
+        "INSERT INTO customers VALUES(5, 'another', 1), (6, 'name 6', 9.0), (900, 'name 7', 0); INSERT INTO codes VALUES('a', NULL)",
+    ]);
+    let (done, path) = states.undo((3, 4), &tables(&["customers", "codes"]), false);
+    for table in ["customers", "codes"] {
+        let counts = done.tables[table];
+        assert_eq!((counts.inserted, counts.unchanged), (1, 1), "{table}: {done:?}");
+    }
+    let reasons: Vec<&str> = done.conflicts.iter().map(|conflict| conflict.reason.as_str()).collect();
+    assert_eq!(reasons, ["another row has its key now", "UNIQUE constraint failed: customers.name"]);
+    let found =
+        ["customers WHERE id IN (5, 6, 8, 900)", "customers WHERE name = 'another'", "customers", "codes"];
+    assert_eq!(found.map(|from| count(&path, from)), [4, 1, 50, 2]);
+}
+
 #[test]
 fn an_undo_leaves_what_was_renamed_where_it_is() {
     let states = States::new(&[

@@ -29,6 +29,7 @@ mod processes;
 mod restart;
 mod restore;
 mod shipped;
+mod single_commits;
 mod source;
 mod stage;
 mod system;
@@ -73,7 +74,7 @@ pub(crate) struct Options {
     /// Runs of each system.
     #[arg(long, default_value_t = 1)]
     pub(crate) reps: usize,
-    /// Where the backup goes; `outage` always uses S3.
+    /// Where the backup goes; `outage` and `single-commits` always use S3.
     #[arg(long, value_enum, default_value_t = Target::Folder)]
     pub(crate) target: Target,
     /// Let litekeep, too, upload every 50 ms, whatever its default for the target is.
@@ -110,6 +111,7 @@ pub(crate) struct Scenario {
     play: fn(&Stage<'_>) -> Result<Outcome>,
 }
 
+const LITEKEEP: &[System] = &[System::Litekeep];
 const BOTH: &[System] = &[System::Litekeep, System::Litestream];
 const WITH_ALONE: &[System] = &[System::Alone, System::Litekeep, System::Litestream];
 const WITH_TUNED: &[System] = &[System::Litekeep, System::Litestream, System::LitestreamTuned];
@@ -125,9 +127,14 @@ const SCENARIOS: &[Scenario] = &[
     scenario("restart", BOTH, restart::play),
     Scenario { s3_only: true, ..scenario("outage", BOTH, outage::play) },
     scenario("huge-transaction", BOTH, huge_transaction::play),
+    Scenario { s3_only: true, ..scenario("single-commits", LITEKEEP, single_commits::hundred_a_second) },
+    Scenario {
+        s3_only: true,
+        ..scenario("single-commits-busy", LITEKEEP, single_commits::thousand_a_second)
+    },
     scenario("processes", &[System::Litekeep, System::Pm2], processes::play),
     scenario("log-lines", &[System::Litekeep, System::Pm2], log_lines::play),
-    scenario("fleet", &[System::Litekeep], fleet::play),
+    scenario("fleet", LITEKEEP, fleet::play),
 ];
 
 const fn scenario(

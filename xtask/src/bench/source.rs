@@ -66,6 +66,17 @@ impl Source {
         Ok(Commit { db: 0, n: self.newest, began_ns, done_ns: clock::monotonic_ns() })
     }
 
+    /// One transaction that also updates one of the older rows, anywhere.
+    pub(crate) fn commit_scattered(&mut self) -> Result<()> {
+        let older = self.random.i64(1..=self.newest);
+        self.transaction(|source| {
+            source.add()?;
+            let mut update = source.db.prepare_cached("UPDATE commits SET unix_ns = ? WHERE n = ?")?;
+            update.execute(params![clock::unix_ns(), older])?;
+            Ok(())
+        })
+    }
+
     /// One transaction that also appends about this much to `big`.
     pub(crate) fn commit_big(&mut self, bytes: u64) -> Result<Commit> {
         let began_ns = clock::monotonic_ns();

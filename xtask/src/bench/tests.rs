@@ -31,6 +31,19 @@ fn a_scenario_gives_figures_and_nothing_wrong() {
 }
 
 #[test]
+fn packs_are_counted_beside_the_log() {
+    let bench = bench();
+    let scenario = SCENARIOS.iter().find(|scenario| scenario.name == "single-commits").unwrap();
+    let played = bench.play(scenario);
+    let outcome = played[0].outcome.as_ref().unwrap();
+    assert!(played[0].wrong().is_empty(), "{:?}", played[0].wrong());
+    for name in ["puts of the log", "bytes of the log", "puts of packs", "bytes of packs", "packs, a commit"]
+    {
+        assert!(outcome.value(name).unwrap() > 0.0, "{name}: {outcome:?}");
+    }
+}
+
+#[test]
 fn a_commit_that_no_state_holds_is_missing() {
     let commit = |n| Commit { db: 0, n, began_ns: 0, done_ns: 1_000_000 };
     let state = |ns, newest| shipped::Shipped { ns, newest };
