@@ -205,7 +205,7 @@ fn a_sync_with_a_schedule_lets_go_of_the_server_in_between() {
     let litekeep = scene.replicate().unwrap();
     for n in 2..4 {
         add_here(&scene, n);
-        let is_same = || is_there(&server) && rows_here(&scene) == rows_there(&server);
+        let is_same = || is_there(&server) && rows_here(&scene) == server.rows();
         eventually(
             "the row is there, and no connection",
             LONG,
@@ -224,7 +224,7 @@ fn a_paused_sync_rests_until_it_is_resumed() {
     let scene = scene_with(&server.url("postgres"), "");
     let run = |args: &[&str]| scene.place.run(args);
     let litekeep = scene.replicate().unwrap();
-    let is_same = || rows_there(&server) == rows_here(&scene);
+    let is_same = || server.rows() == rows_here(&scene);
     eventually("the first copy is there", LONG, || Ok(is_there(&server) && is_same())).unwrap();
     let paused = run(&["sync", "pause", "--json"]).succeeded().json();
     shapes::matches("sync pause", &paused);
@@ -238,7 +238,7 @@ fn a_paused_sync_rests_until_it_is_resumed() {
     run(&["sync", "run"]).failed_with(&["the sync `there` is paused since", "litekeep sync resume there"]);
     let status = run(&["sync", "status"]).succeeded();
     assert!(status.stdout.contains("; paused since "), "{}", status.stdout);
-    assert_eq!(rows_there(&server), "1:0");
+    assert_eq!(server.rows(), "1:0");
     assert_eq!(connections(&server), 0);
     assert_eq!(run(&["sync", "resume", "--json"]).succeeded().json()["changed"], true);
     eventually("it goes on", LONG, || Ok(is_same())).unwrap();
