@@ -11,15 +11,17 @@
 //!
 //! Changes are held in memory while they are taken back, so that no request to a bucket is waited for with the write lock.
 
+mod anew;
 mod schema;
+mod strangers;
 
 use crate::{
     Change, Comparison, Error, Kind, Pair, Reader, SchemaChange, Selection, Value, key, row, statements,
 };
 use litekeep_format::{RowRef, TableLayout};
-use litekeep_ltx::Point;
+use litekeep_ltx::{Pgno, Point};
 use litekeep_sql::{Dangling, RowEditor, TableKind, Written, is_full_text};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Conflicts that are kept to be shown; of more, only the number.
 const KEPT: usize = 1000;
@@ -43,6 +45,8 @@ pub struct Undo {
 struct TableChanges {
     name: String,
     fate: Fate,
+    /// Where its rows are in the later state.
+    root: Option<Pgno>,
     items: Vec<Item>,
 }
 
@@ -89,7 +93,7 @@ pub struct Done {
     pub notes: Vec<String>,
     /// How many tables, indexes, views and triggers come back.
     pub brought_back: usize,
-    /// How many changes of the schema stay; notes name them.
+    /// How many changes of the schema and virtual tables stay; notes name them.
     pub stay: usize,
 }
 
@@ -156,7 +160,8 @@ impl Undo {
         // Also to say what would be done: only SQLite knows what its constraints allow.
         editor.begin(true)?;
         let (rebuild, layouts) = (BTreeSet::new(), BTreeMap::new());
-        let mut run = Run { editor, options, done: Done::default(), rebuild, layouts };
+        let (alike, blocked) = (BTreeMap::new(), strangers::Items::new());
+        let mut run = Run { editor, options, done: Done::default(), rebuild, layouts, alike, blocked };
         let outcome = run.all(self);
         match outcome {
             Ok(()) if options.write && !run.done.is_nothing() => editor.commit()?,
@@ -192,10 +197,11 @@ impl Reader for Undo {
             _ => Fate::Stays,
         };
         if self.tables.last().is_none_or(|table| (&table.name, table.fate) != (name, fate)) {
-            self.tables.push(TableChanges { name: name.clone(), fate, items: vec![] });
+            let root = pair.new.map(|table| table.root);
+            self.tables.push(TableChanges { name: name.clone(), fate, root, items: vec![] });
         }
         let row = row(change);
-        let mut key = key(&row)?;
+        let key = key(&row)?;
         // Old rows go back under the names that their columns have now.
         let is_old = matches!(change, Change::Deleted(_));
         let renamed = |values: Named| -> Named {
@@ -206,9 +212,6 @@ impl Reader for Undo {
         let is_keyed = key.len() == layout.primary_key.len()
             && layout.primary_key.iter().zip(&key).all(|(nth, (name, _))| layout.columns[*nth].name == *name);
         let by_rowid = !is_keyed;
-        if by_rowid && statements::rowid_name(row.table).is_none() {
-            key.clear();
-        }
         let (old, new) = match change {
             Change::Inserted(new) => (None, Some(new)),
             Change::Deleted(old) => (Some(old), None),
@@ -225,6 +228,8 @@ impl Reader for Undo {
 /// What to do with a row.
 enum Step<'a> {
     Insert(Vec<(&'a str, &'a Value)>),
+    /// Under another rowid: the table has no other key, and its own is taken.
+    InsertAnew(Vec<(&'a str, &'a Value)>),
     Update(Vec<(&'a str, &'a Value)>),
     Delete,
     Nothing,
@@ -242,6 +247,10 @@ struct Run<'a> {
     rebuild: BTreeSet<String>,
     /// The tables as they are now.
     layouts: BTreeMap<String, TableLayout>,
+    /// Of tables without a key: how many rows have values of this hash.
+    alike: BTreeMap<String, HashMap<u64, u64>>,
+    /// What stays as it is, since it referred to a row whose key another one has now.
+    blocked: strangers::Items,
 }
 
 impl Run<'_> {
@@ -259,7 +268,8 @@ impl Run<'_> {
         let inserted = |item: &Item| item.old.is_none();
         let updated = |item: &Item| item.old.is_some() && item.new.is_some();
         let deleted = |item: &Item| item.new.is_none();
-        for wanted in [&inserted as &dyn Fn(&Item) -> bool, &updated, &deleted] {
+        let phases = [&inserted as &dyn Fn(&Item) -> bool, &updated, &deleted];
+        for (nth, wanted) in phases.into_iter().enumerate() {
             let mut waiting = vec![];
             for &table in &tables {
                 for item in table.items.iter().filter(|item| wanted(item)) {
@@ -267,6 +277,9 @@ impl Run<'_> {
                 }
             }
             self.try_again(waiting)?;
+            if nth == 0 {
+                self.blocked = self.would_meet_strangers(&tables)?;
+            }
         }
         self.bring_back_the_rest(undo)?;
         self.name_what_stays(undo)?;
@@ -288,9 +301,12 @@ impl Run<'_> {
                 }
             }
         }
-        for name in std::mem::take(&mut self.rebuild).iter().filter(|_| self.options.write) {
-            if let Err(e) = self.editor.rebuild(name) {
-                self.done.notes.push(format!("the full-text index `{name}` could not be rebuilt: {e}"));
+        for name in &std::mem::take(&mut self.rebuild) {
+            let made = self.editor.virtual_table(name)?.unwrap_or_default();
+            if schema::has_no_content(&made) {
+                self.stays(format!("the full-text index `{name}` is left as it is, since it has no content"));
+            } else if let Err(e) = self.options.write.then(|| self.editor.rebuild(name)).unwrap_or(Ok(())) {
+                self.stays(format!("the full-text index `{name}` could not be rebuilt: {e}"));
             }
         }
         Ok(())
@@ -323,7 +339,14 @@ impl Run<'_> {
             return Ok(false);
         }
         let Some((layout, kind)) = self.editor.table(&table.name)? else {
-            self.conflict_of_table(table, "the table is not there any more");
+            let now = table.root.map(|root| self.editor.table_at(root)).transpose()?.flatten();
+            let reason = match now {
+                Some(now) => {
+                    format!("the table is not there any more; what is called `{now}` now has its place")
+                }
+                None => "the table is not there any more".to_owned(),
+            };
+            self.conflict_of_table(table, &reason);
             return Ok(false);
         };
         match kind {
@@ -333,7 +356,7 @@ impl Run<'_> {
                 if !is_full_text(&made) {
                     let note = format!("the virtual table `{owner}` is left as it is");
                     if !self.done.notes.contains(&note) {
-                        self.done.notes.push(note);
+                        self.stays(note);
                     }
                     return Ok(false);
                 }
@@ -347,7 +370,19 @@ impl Run<'_> {
         let has = |name: &String| layout.columns.iter().any(|column| column.name == *name);
         let mut values = table.items.iter().flat_map(|item| item.old.iter().chain(&item.new).flatten());
         if let Some((missing, _)) = values.find(|(name, _)| !has(name)) {
-            let reason = format!("the table has no column `{missing}` any more");
+            let names: Vec<_> = layout.columns.iter().map(|column| format!("`{}`", column.name)).collect();
+            let reason =
+                format!("the table has no column `{missing}` any more; its columns are {}", names.join(", "));
+            self.conflict_of_table(table, &reason);
+            return Ok(false);
+        }
+        let written = layout.columns.iter().filter(|column| !column.is_generated);
+        let written: Vec<&str> = written.map(|column| column.name.as_str()).collect();
+        if let Some(why) = self.editor.why_not_written(&table.name, &written)? {
+            let reason = format!(
+                "SQLite cannot write to it without what the application adds: {why}; `litekeep diff --undo-sql` prints \
+                 statements to run there"
+            );
             self.conflict_of_table(table, &reason);
             return Ok(false);
         }
@@ -364,9 +399,24 @@ impl Run<'_> {
         if self.options.keep_new && item.old.is_none() {
             return Ok(());
         }
+        if self.blocked.contains(&std::ptr::from_ref(item)) {
+            let reason =
+                "what it referred to is not there, and another row has its key now or it stays away itself";
+            self.conflict(table, item, reason.to_owned());
+            return Ok(());
+        }
         let step = self.plan(table, item)?;
         match step {
             Step::Conflict(reason) => self.conflict(table, item, reason.to_owned()),
+            Step::InsertAnew(_) if self.has_its_like(table, item)? => {
+                self.conflict(
+                    table,
+                    item,
+                    "another row has its rowid now, and one like it is there".to_owned(),
+                );
+            }
+            // Others get theirs first.
+            Step::InsertAnew(_) => waiting.push((table, item, step, String::new())),
             step => {
                 if let Some(why) = self.take(table, item, &step)? {
                     waiting.push((table, item, step, why));
@@ -400,6 +450,7 @@ impl Run<'_> {
                     Step::Insert(values)
                 }
                 Some(row) if is(&row, old) => Step::Nothing,
+                Some(_) if item.by_rowid && self.has_no_key(table) => Step::InsertAnew(borrowed(old)),
                 Some(_) => Step::Conflict("another row has its key now"),
             },
             (Some(old), Some(new)) => {
@@ -428,11 +479,16 @@ impl Run<'_> {
         })
     }
 
+    /// Whether a rowid, which means nothing, is all that tells rows.
+    fn has_no_key(&self, table: &TableChanges) -> bool {
+        self.layouts.get(&table.name).is_some_and(|layout| layout.primary_key.is_empty())
+    }
+
     /// Does it; the reason when a constraint is in the way.
     fn take(&mut self, table: &TableChanges, item: &Item, step: &Step<'_>) -> Result<Option<String>, Error> {
         let key = borrowed(&item.key);
         let written = match step {
-            Step::Insert(values) => self.editor.insert(&table.name, values)?,
+            Step::Insert(values) | Step::InsertAnew(values) => self.editor.insert(&table.name, values)?,
             Step::Update(values) => self.editor.update(&table.name, values, &key)?,
             Step::Delete => self.editor.delete(&table.name, &key)?,
             Step::Nothing | Step::Conflict(_) => Written::Rows(0),
@@ -450,7 +506,7 @@ impl Run<'_> {
         }
         let counts = self.done.tables.entry(table.name.clone()).or_default();
         match step {
-            Step::Insert(_) => counts.inserted += 1,
+            Step::Insert(_) | Step::InsertAnew(_) => counts.inserted += 1,
             Step::Update(_) => counts.updated += 1,
             Step::Delete => counts.deleted += 1,
             Step::Nothing | Step::Conflict(_) => counts.unchanged += 1,
@@ -542,7 +598,8 @@ impl Run<'_> {
 
     fn conflict_of_table(&mut self, table: &TableChanges, reason: &str) {
         self.done.conflict_count += table.items.len() as u64;
-        let reason = format!("{reason} ({} rows)", table.items.len());
+        let rows = table.items.len();
+        let reason = format!("{reason} ({rows} {})", if rows == 1 { "row" } else { "rows" });
         self.done.conflicts.push(Conflict { table: table.name.clone(), key: vec![], reason });
     }
 }
