@@ -343,7 +343,7 @@ fn a_view_of_a_table_that_is_gone_stops_no_script() {
         "CREATE TABLE a(x); CREATE TABLE b(x); CREATE VIEW of_b AS SELECT * FROM b; INSERT INTO a VALUES(1);
          CREATE TRIGGER to_b AFTER INSERT ON a WHEN new.x > 9 BEGIN INSERT INTO b VALUES(1); END",
         "DROP TABLE b",
-        "PRAGMA legacy_alter_table = ON; ALTER TABLE a RENAME TO c; PRAGMA legacy_alter_table = OFF; INSERT INTO c VALUES(2)",
+        "PRAGMA legacy_alter_table = ON; ALTER TABLE a RENAME TO c; PRAGMA legacy_alter_table = OFF; UPDATE c SET x = 2",
     ]);
     states.go_forth_and_back(3, 4);
 }
@@ -423,7 +423,7 @@ fn scripts_lead_from_any_state_to_any_other() {
         let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
         let states = States::new(&steps);
         let last = states.0.images.len() as u64;
-        for _ in 0..12 {
+        for _ in 0..5 {
             let from = random.u64(2..last);
             states.go_forth_and_back(from, random.u64(from + 1..=last));
         }
@@ -493,19 +493,19 @@ fn an_undo_gives_rows_without_a_key_another_rowid() {
 #[test]
 fn an_undo_goes_around_what_sqlite_cannot_check_or_write() {
     let states = States::new(&[
-        "PRAGMA foreign_keys = OFF; CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE mis(o REFERENCES t(v)); INSERT INTO mis VALUES('a');
-         INSERT INTO t VALUES(1, 'a'), (2, 'a'); CREATE TABLE own(id INTEGER PRIMARY KEY, k)",
-        "UPDATE t SET v = 'b' WHERE id = 1; INSERT INTO own VALUES(1, 'k')",
+        "PRAGMA foreign_keys = OFF; CREATE TABLE s(id INTEGER PRIMARY KEY, v); CREATE TABLE mis(o REFERENCES s(v)); INSERT INTO mis VALUES('a');
+         INSERT INTO s VALUES(1, 'a'), (2, 'a'); CREATE TABLE own(id INTEGER PRIMARY KEY, k)",
+        "UPDATE s SET v = 'b' WHERE id = 1; INSERT INTO own VALUES(1, 'k')",
     ]);
-    let (done, path) = states.undo((2, 3), &tables(&["t"]), false);
-    assert_eq!((done.conflict_count, count(&path, "t WHERE v = 'a'")), (0, 2), "{done:?}");
+    let (done, path) = states.undo((2, 3), &tables(&["s"]), false);
+    assert_eq!((done.conflict_count, count(&path, "s WHERE v = 'a'")), (0, 2), "{done:?}");
     let path = states.state(3);
     let db = Connection::open(&path).unwrap();
     db.create_collation("mine", |a, b| a.cmp(b)).unwrap();
     db.execute_batch("CREATE INDEX i ON own(k COLLATE mine)").unwrap();
     drop(db);
     let done = states.undo_in(&path, (2, 3), &Selection::default(), false);
-    assert_eq!((done.tables["t"].updated, done.conflict_count), (1, 1), "{done:?}");
+    assert_eq!((done.tables["s"].updated, done.conflict_count), (1, 1), "{done:?}");
     let reason = &reasons(&done)[0];
     assert!(reason.contains("no such collation sequence: mine; `litekeep diff --undo-sql`"), "{reason}");
 }
