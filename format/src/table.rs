@@ -45,8 +45,6 @@ pub struct TableLayout {
     pub rowid_alias: Option<usize>,
     /// The columns of the declared PRIMARY KEY, in its order.
     pub primary_key: Vec<usize>,
-    /// The columns of which the statement wants unique values, alone or together with others; not those of a rowid.
-    pub unique: Vec<usize>,
     /// Of a WITHOUT ROWID table: the order of its first fields. Empty for all others.
     pub key: Vec<KeyPart>,
 }
@@ -77,7 +75,6 @@ impl TableLayout {
             field_of: (0..5).collect(),
             rowid_alias: None,
             primary_key: vec![],
-            unique: vec![],
             key: vec![],
         }
     }

@@ -62,6 +62,7 @@ impl Comparison {
         let before = diff::catalog(&old, &layouts)?;
         if self.old.point() == self.new.point() {
             wanted.check(&before, &before)?;
+            reader.states(&before, &before);
             return reader.schema(&[]);
         }
         let states = (&old, &self.parents, &before);
@@ -74,7 +75,10 @@ impl Comparison {
 
 /// Who takes the differences.
 pub trait Reader {
-    /// How the schema differs; comes first.
+    /// The schemas of both states; comes before all else.
+    fn states(&mut self, _before: &Catalog, _after: &Catalog) {}
+
+    /// How the schema differs; comes before the tables.
     ///
     /// # Errors
     /// Whatever shall end the comparison.
@@ -149,8 +153,28 @@ impl Selection {
     pub(crate) fn check(&self, before: &Catalog, after: &Catalog) -> Result<(), Error> {
         let is_there = |name: &str| before.table(name).or(after.table(name)).is_some();
         let Some(missing) = self.tables.iter().find(|name| !is_there(name)) else { return Ok(()) };
-        let names: Vec<_> = after.tables().iter().map(|table| format!("`{}`", table.name)).collect();
-        let hint = format!("the tables are {}", names.join(", "));
+        let names =
+            |tables: &[&str]| tables.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let found = [after, before].into_iter().find_map(|catalog| {
+            let is_it = |row: &&SchemaRow| {
+                row.kind == "table" && row.root.is_none() && row.name.eq_ignore_ascii_case(missing)
+            };
+            Some((catalog, catalog.rows().find(is_it)?))
+        });
+        if let Some((catalog, owner)) = found {
+            let tables = catalog.tables().iter().map(|table| table.name.as_str());
+            let own: Vec<_> = tables.filter(|name| is_shadow(name, owner)).collect();
+            let content: Vec<_> = own.iter().copied().filter(|name| name.ends_with("_content")).collect();
+            let message = format!("`{}` is a virtual table, and has its rows in other tables", owner.name);
+            let hint = match (&content[..], &own[..]) {
+                ([], []) => "name the table that it reads".to_owned(),
+                ([], own) => format!("they are {}", names(own)),
+                (content, _) => format!("name {}", names(content)),
+            };
+            return Err(Error::with_hint(Kind::Invalid, message, hint));
+        }
+        let tables: Vec<_> = after.tables().iter().map(|table| table.name.as_str()).collect();
+        let hint = format!("the tables are {}", names(&tables));
         Err(Error::with_hint(Kind::Invalid, format!("there is no table `{missing}`"), hint))
     }
 }
@@ -301,9 +325,10 @@ impl<R: Reader> Sink<Error> for Selected<'_, R> {
         let tables = self.wanted.tables.iter().filter_map(|name| after.table(name).or(before.table(name)));
         for table in tables {
             if let Some(filter) = &mut self.filter {
-                filter.begin(&table.name, &table.layout).map_err(|error| why_not(error, table))?;
+                begin(filter, table)?;
             }
         }
+        self.reader.states(before, after);
         let changes = schema_changes(before, after);
         let changes = changes.iter().filter(|change| self.concerns(change, &changes)).cloned();
         self.reader.schema(&changes.collect::<Vec<_>>())
@@ -317,7 +342,7 @@ impl<R: Reader> Sink<Error> for Selected<'_, R> {
         let table = pair.either();
         self.only = self.wanted.only(table)?;
         if let Some(filter) = &mut self.filter {
-            filter.begin(&table.name, &table.layout).map_err(|error| why_not(error, table))?;
+            begin(filter, table)?;
         }
         self.reader.table(pair, from)
     }
@@ -331,6 +356,12 @@ impl<R: Reader> Sink<Error> for Selected<'_, R> {
         }
         Ok(())
     }
+}
+
+/// Rows are of this table from here on.
+fn begin(filter: &mut RowFilter, table: &Table) -> Result<(), Error> {
+    let collations = TableReader::new()?.collations(&table.name, &table.sql)?;
+    filter.begin_collated(&table.name, &table.layout, &collations).map_err(|error| why_not(error, table))
 }
 
 /// What is wrong with a condition: a column that it names may be none that is stored.

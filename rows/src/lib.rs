@@ -19,7 +19,7 @@ pub mod undo;
 
 pub use comparison::{Comparison, Reader, SchemaChange, Selection};
 pub use litekeep_format::diff::{Change, Pair};
-pub use litekeep_format::{RowRef, SchemaRow, Table, Value};
+pub use litekeep_format::{Catalog, RowRef, SchemaRow, Table, Value};
 pub use litekeep_replicate::{Error, Kind};
 
 /// The changed row itself: as it is, or as it was when it is gone.
@@ -29,7 +29,8 @@ pub fn row<'a>(change: &Change<'a>) -> RowRef<'a> {
     }
 }
 
-/// What tells a row from the others of its table: its primary key, or its rowid where a part of that is missing.
+/// What tells a row from the others of its table: its primary key, or its rowid where a part of that is missing. Empty: its
+/// columns have taken all names of the rowid.
 ///
 /// # Errors
 /// `Corrupt` for a damaged row.
@@ -39,8 +40,8 @@ pub fn key(row: &RowRef<'_>) -> Result<Vec<(String, Value)>, Error> {
     let named = |nth: &usize| (layout.columns[*nth].name.clone(), values[*nth].clone());
     let key: Vec<_> = layout.primary_key.iter().map(named).collect();
     if key.is_empty() || !layout.is_without_rowid() && key.iter().any(|(_, value)| *value == Value::Null) {
-        let rowid = statements::rowid_name(row.table).unwrap_or("rowid");
-        return Ok(vec![(rowid.to_owned(), Value::Integer(row.rowid))]);
+        let rowid = statements::rowid_name(row.table);
+        return Ok(rowid.map(|name| (name.to_owned(), Value::Integer(row.rowid))).into_iter().collect());
     }
     Ok(key)
 }

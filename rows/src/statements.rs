@@ -4,18 +4,22 @@
 //! columns come by themselves. Text that is no UTF-8 is written as bytes.
 //!
 //! A script renames and alters tables first, then changes rows, and then makes indexes, views and triggers and drops tables.
-//! What it cannot do is a comment in it, and one of its [`Ended::missing`].
+//! No trigger runs: those of the tables that it writes to are dropped before, and made again at the end. What it cannot do is
+//! a comment in it, and one of its [`Ended::missing`].
+
+mod standing;
 
 use crate::{Change, Error, Pair, RowRef, SchemaChange, Table, Value, key};
-use litekeep_format::{SchemaRow, TableLayout};
-use litekeep_sql::{Altered, alterations, quoted, rename};
+use litekeep_format::{Catalog, SchemaRow, TableLayout};
+use litekeep_sql::{Altered, TableReader, alterations, quoted, rename};
+use standing::Standing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// Statements that make changes again, or take them back.
 ///
 /// Those for the rows of a table are in an order in which no unique value is taken twice: rows whose unique values change are
-/// deleted and inserted. Values that are exchanged under a CREATE UNIQUE INDEX still can collide.
+/// deleted first and inserted last, and so are all that change where an index does not tell which columns it reads.
 #[derive(Debug, Default)]
 pub struct Script {
     forth: bool,
@@ -29,8 +33,20 @@ pub struct Script {
     table: Option<String>,
     /// The names that its columns have in the script.
     names: BTreeMap<String, String>,
+    /// Its columns that must be unique; `None`: any may be.
+    unique: Option<BTreeSet<String>>,
+    /// How many of its rows nothing tells from others.
+    unnamed: usize,
     first: Vec<String>,
     then: Vec<String>,
+    standing: Standing,
+    reader: Option<TableReader>,
+    /// What it makes at the end.
+    coming: Vec<SchemaRow>,
+    /// Tables of which rows came.
+    told: BTreeSet<String>,
+    /// Full-text indexes that triggers kept.
+    full_text: BTreeSet<String>,
     /// Comes after all rows, which count themselves.
     sequences: Vec<String>,
     rest: Vec<String>,
@@ -47,29 +63,33 @@ pub struct Ended {
 }
 
 impl Script {
-    /// Begins one that makes the changes again (`forth`), or takes them back, and returns its first statements. `is_whole`:
-    /// all rows of these tables come that differ; else no table is dropped.
+    /// Begins one that makes the changes between two states again (`forth`), or takes them back, and returns its first
+    /// statements. `is_whole`: all rows of these tables come that differ; else no table is dropped.
     ///
     /// # Errors
     /// When SQLite has no memory.
     pub fn begin(
         changes: &[SchemaChange],
+        (before, after): (&Catalog, &Catalog),
         forth: bool,
         is_whole: bool,
     ) -> Result<(Script, Vec<String>), Error> {
-        let mut script = Script { forth, ..Script::default() };
+        let standing = if forth { Standing::of(before, after) } else { Standing::of(after, before) };
+        let reader = Some(TableReader::new()?);
+        let mut script = Script { forth, standing, reader, ..Script::default() };
         let mut statements = vec![];
         script.note_shadows(changes, is_whole);
         let own: Vec<SchemaChange> =
             changes.iter().filter(|change| !change.comes_by_itself(changes)).cloned().collect();
         let is_table = |row: Option<&SchemaRow>| row.is_some_and(|row| row.kind == "table");
-        let mut made: Vec<&SchemaRow> = vec![];
         for (had, gets) in ends(&own, forth).filter(|(had, gets)| !is_table(had.or(*gets))) {
             statements.extend(had.map(drop_if_there));
-            made.extend(gets);
+            script.coming.extend(gets.cloned());
+            // They go with their view.
+            let view =
+                had.filter(|row| row.kind == "view").map(|row| script.standing.drop_triggers(&row.name));
+            script.coming.extend(view.unwrap_or_default());
         }
-        // Triggers may be of views.
-        made.sort_by_key(|row| row.kind == "trigger");
         let renamed = own.iter().filter_map(|change| {
             let to = own.iter().find(|new| {
                 let name = new.after.as_ref().map(|row| &row.name);
@@ -78,11 +98,18 @@ impl Script {
             Some((change.before.as_ref()?, to?.after.as_ref()?))
         });
         let renamed: Vec<_> = renamed.map(|(old, new)| if forth { (old, new) } else { (new, old) }).collect();
+        let mut altering = vec![];
         for (had, gets) in &renamed {
-            statements.push(format!("{};", rename(&had.name, &gets.name)));
+            altering.push(format!("{};", rename(&had.name, &gets.name)));
             script.renamed.insert(had.name.clone(), gets.name.clone());
         }
-        statements.extend(script.alter(&own, &renamed)?);
+        altering.extend(script.alter(&own, &renamed)?);
+        if altering.iter().any(|statement| !statement.starts_with("--")) {
+            let dropped = script.standing.drop_what_is_checked();
+            statements.extend(dropped.iter().map(drop_if_there));
+            script.coming.extend(dropped);
+        }
+        statements.append(&mut altering);
         let is_renamed = |row: &SchemaRow| renamed.iter().any(|(had, gets)| *had == row || *gets == row);
         for ends in ends(&own, forth) {
             match ends {
@@ -107,7 +134,6 @@ impl Script {
                 _ => {}
             }
         }
-        script.rest.extend(made.iter().map(|row| format!("{};", row.sql)));
         Ok((script, statements))
     }
 
@@ -188,7 +214,12 @@ impl Script {
 
     /// Rows of these tables follow. `from`: for each column of the new one, the column that it was. Returns the statements for
     /// those of the table before.
-    pub fn table(&mut self, pair: Pair<'_>, from: &[Option<usize>]) -> Vec<String> {
+    ///
+    /// # Errors
+    /// When SQLite does not understand the statement of a table.
+    pub fn table(&mut self, pair: Pair<'_>, from: &[Option<usize>]) -> Result<Vec<String>, Error> {
+        let name = self.name(pair);
+        let statements = if self.table.as_ref() == Some(&name) { vec![] } else { self.rows() };
         self.names.clear();
         if let (Some(old), Some(new)) = (pair.old, pair.new) {
             let same = new.layout.columns.iter().zip(from);
@@ -199,12 +230,23 @@ impl Script {
             });
             self.names = names.collect();
         }
-        let name = self.name(pair);
-        if self.table.as_ref() == Some(&name) {
-            return vec![];
-        }
+        self.unique = self.unique(pair)?;
+        self.told.insert(name.clone());
         self.table = Some(name);
-        self.rows()
+        Ok(statements)
+    }
+
+    /// The columns that must be unique while rows are changed: before it is altered, or afterwards.
+    fn unique(&self, pair: Pair<'_>) -> Result<Option<BTreeSet<String>>, Error> {
+        let Some(reader) = &self.reader else { return Ok(None) };
+        let (had, gets) = if self.forth { (pair.old, pair.new) } else { (pair.new, pair.old) };
+        let mut names = BTreeSet::new();
+        let is_same = had.zip(gets).is_some_and(|(had, gets)| had.sql == gets.sql);
+        for table in had.filter(|_| !is_same).into_iter().chain(gets) {
+            let Some(unique) = self.standing.unique(reader, table)? else { return Ok(None) };
+            names.extend(unique.into_iter().map(|name| self.names.get(&name).cloned().unwrap_or(name)));
+        }
+        Ok(Some(names))
     }
 
     /// The name of a table when rows are changed.
@@ -216,7 +258,27 @@ impl Script {
 
     /// The statements for the rows of a table.
     fn rows(&mut self) -> Vec<String> {
-        let mut statements = std::mem::take(&mut self.first);
+        let mut statements = vec![];
+        let name = self.table.clone().unwrap_or_default();
+        if !(self.first.is_empty() && self.then.is_empty()) {
+            let triggers = self.standing.drop_triggers(&name);
+            statements.extend(triggers.iter().map(drop_if_there));
+            if !triggers.is_empty() {
+                self.full_text.extend(self.standing.full_text_of(&name).map(str::to_owned));
+            }
+            self.coming.extend(triggers);
+        }
+        let unnamed = std::mem::take(&mut self.unnamed);
+        if unnamed > 0 {
+            let name = quoted(&name);
+            let what = match unnamed {
+                1 => format!("1 row of {name} is left out: nothing tells it from others"),
+                rows => format!("{rows} rows of {name} are left out: nothing tells them from others"),
+            };
+            statements.push(format!("-- {what}"));
+            self.missing.push(what);
+        }
+        statements.append(&mut self.first);
         statements.append(&mut self.then);
         statements
     }
@@ -239,6 +301,10 @@ impl Script {
         }
         if table == "sqlite_sequence" {
             return self.add_sequence(had, gets);
+        }
+        if had.is_some_and(|had| key(had).is_ok_and(|key| key.is_empty())) {
+            self.unnamed += 1;
+            return Ok(());
         }
         match (had, gets) {
             (Some(had), Some(gets)) if !self.has_other_unique_values(had, gets)? => {
@@ -273,6 +339,14 @@ impl Script {
     pub fn end(mut self) -> Ended {
         let mut statements = self.rows();
         statements.append(&mut self.rest);
+        self.standing.sort(&mut self.coming);
+        statements.extend(self.coming.iter().map(|row| format!("{};", row.sql)));
+        // Where what they keep comes itself, it is right already.
+        let is_told = |name: &str| self.told.iter().any(|told| told.starts_with(&format!("{name}_")));
+        for name in self.full_text.iter().filter(|name| !is_told(name)) {
+            let name = quoted(name);
+            statements.push(format!("INSERT INTO {name}({name}) VALUES('rebuild');"));
+        }
         // A table that was dropped has taken its own with it.
         statements.append(&mut self.sequences);
         Ended { statements, missing: self.missing }
@@ -285,10 +359,13 @@ impl Script {
     }
 
     fn has_other_unique_values(&self, had: &RowRef<'_>, gets: &RowRef<'_>) -> Result<bool, Error> {
+        let Some(unique) = &self.unique else { return Ok(true) };
         let before = self.named(crate::named(had)?);
         let after = crate::named(gets)?;
-        let is_as_before = |nth: &usize| before.contains(&after[*nth]);
-        Ok(!gets.table.layout.unique.iter().all(is_as_before))
+        let is_as_before = |name: &String| {
+            after.iter().any(|(n, v)| n == name && before.iter().any(|(m, w)| m == n && w == v))
+        };
+        Ok(!unique.iter().all(is_as_before))
     }
 
     fn insert(&self, row: &RowRef<'_>, table: &str) -> Result<String, Error> {

@@ -11,16 +11,18 @@
 //!
 //! Changes are held in memory while they are taken back, so that no request to a bucket is waited for with the write lock.
 
+mod anew;
 mod references;
 mod schema;
+mod strangers;
 
 use crate::{
     Change, Comparison, Error, Kind, Pair, Reader, SchemaChange, Selection, Value, key, row, statements,
 };
 use litekeep_format::{RowRef, TableLayout};
-use litekeep_ltx::Point;
+use litekeep_ltx::{Pgno, Point};
 use litekeep_sql::{Dangling, RowEditor, TableKind, Written, is_full_text};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Conflicts that are kept to be shown; of more, only the number.
 const KEPT: usize = 1000;
@@ -44,6 +46,8 @@ pub struct Undo {
 struct TableChanges {
     name: String,
     fate: Fate,
+    /// Where its rows are in the later state.
+    root: Option<Pgno>,
     items: Vec<Item>,
 }
 
@@ -90,7 +94,7 @@ pub struct Done {
     pub notes: Vec<String>,
     /// How many tables, indexes, views and triggers come back.
     pub brought_back: usize,
-    /// How many changes of the schema stay; notes name them.
+    /// How many changes of the schema and virtual tables stay; notes name them.
     pub stay: usize,
 }
 
@@ -179,6 +183,8 @@ impl Undo {
             rebuild: BTreeSet::new(),
             layouts: BTreeMap::new(),
             written: vec![],
+            alike: BTreeMap::new(),
+            blocked: strangers::Items::new(),
         };
         let outcome = run.all(self, knows_before);
         match outcome {
@@ -215,10 +221,11 @@ impl Reader for Undo {
             _ => Fate::Stays,
         };
         if self.tables.last().is_none_or(|table| (&table.name, table.fate) != (name, fate)) {
-            self.tables.push(TableChanges { name: name.clone(), fate, items: vec![] });
+            let root = pair.new.map(|table| table.root);
+            self.tables.push(TableChanges { name: name.clone(), fate, root, items: vec![] });
         }
         let row = row(change);
-        let mut key = key(&row)?;
+        let key = key(&row)?;
         // Old rows go back under the names that their columns have now.
         let is_old = matches!(change, Change::Deleted(_));
         let renamed = |values: Named| -> Named {
@@ -229,9 +236,6 @@ impl Reader for Undo {
         let is_keyed = key.len() == layout.primary_key.len()
             && layout.primary_key.iter().zip(&key).all(|(nth, (name, _))| layout.columns[*nth].name == *name);
         let by_rowid = !is_keyed;
-        if by_rowid && statements::rowid_name(row.table).is_none() {
-            key.clear();
-        }
         let (old, new) = match change {
             Change::Inserted(new) => (None, Some(new)),
             Change::Deleted(old) => (Some(old), None),
@@ -248,6 +252,8 @@ impl Reader for Undo {
 /// What to do with a row.
 enum Step<'a> {
     Insert(Vec<(&'a str, &'a Value)>),
+    /// Under another rowid: the table has no other key, and its own is taken.
+    InsertAnew(Vec<(&'a str, &'a Value)>),
     Update(Vec<(&'a str, &'a Value)>),
     Delete,
     Nothing,
@@ -267,6 +273,10 @@ struct Run<'a> {
     layouts: BTreeMap<String, TableLayout>,
     /// The rows that were.
     written: Vec<(&'a TableChanges, &'a Item)>,
+    /// Of tables without a key: how many rows have values of this hash.
+    alike: BTreeMap<String, HashMap<u64, u64>>,
+    /// What stays as it is, since it referred to a row whose key another one has now.
+    blocked: strangers::Items,
 }
 
 impl<'a> Run<'a> {
@@ -285,7 +295,8 @@ impl<'a> Run<'a> {
         let inserted = |item: &Item| item.old.is_none();
         let updated = |item: &Item| item.old.is_some() && item.new.is_some();
         let deleted = |item: &Item| item.new.is_none();
-        for wanted in [&inserted as &dyn Fn(&Item) -> bool, &updated, &deleted] {
+        let phases = [&inserted as &dyn Fn(&Item) -> bool, &updated, &deleted];
+        for (nth, wanted) in phases.into_iter().enumerate() {
             let mut waiting = vec![];
             for &table in &tables {
                 for item in table.items.iter().filter(|item| wanted(item)) {
@@ -293,6 +304,9 @@ impl<'a> Run<'a> {
                 }
             }
             self.try_again(waiting)?;
+            if nth == 0 {
+                self.blocked = self.would_meet_strangers(&tables)?;
+            }
         }
         self.bring_back_the_rest(undo)?;
         self.name_what_stays(undo)?;
@@ -324,9 +338,12 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        for name in std::mem::take(&mut self.rebuild).iter().filter(|_| self.options.write) {
-            if let Err(e) = self.editor.rebuild(name) {
-                self.done.notes.push(format!("the full-text index `{name}` could not be rebuilt: {e}"));
+        for name in &std::mem::take(&mut self.rebuild) {
+            let made = self.editor.virtual_table(name)?.unwrap_or_default();
+            if schema::has_no_content(&made) {
+                self.stays(format!("the full-text index `{name}` is left as it is, since it has no content"));
+            } else if let Err(e) = self.options.write.then(|| self.editor.rebuild(name)).unwrap_or(Ok(())) {
+                self.stays(format!("the full-text index `{name}` could not be rebuilt: {e}"));
             }
         }
         Ok(())
@@ -359,7 +376,14 @@ impl<'a> Run<'a> {
             return Ok(false);
         }
         let Some((layout, kind)) = self.editor.table(&table.name)? else {
-            self.conflict_of_table(table, "the table is not there any more");
+            let now = table.root.map(|root| self.editor.table_at(root)).transpose()?.flatten();
+            let reason = match now {
+                Some(now) => {
+                    format!("the table is not there any more; what is called `{now}` now has its place")
+                }
+                None => "the table is not there any more".to_owned(),
+            };
+            self.conflict_of_table(table, &reason);
             return Ok(false);
         };
         match kind {
@@ -369,7 +393,7 @@ impl<'a> Run<'a> {
                 if !is_full_text(&made) {
                     let note = format!("the virtual table `{owner}` is left as it is");
                     if !self.done.notes.contains(&note) {
-                        self.done.notes.push(note);
+                        self.stays(note);
                     }
                     return Ok(false);
                 }
@@ -383,7 +407,19 @@ impl<'a> Run<'a> {
         let has = |name: &String| layout.columns.iter().any(|column| column.name == *name);
         let mut values = table.items.iter().flat_map(|item| item.old.iter().chain(&item.new).flatten());
         if let Some((missing, _)) = values.find(|(name, _)| !has(name)) {
-            let reason = format!("the table has no column `{missing}` any more");
+            let names: Vec<_> = layout.columns.iter().map(|column| format!("`{}`", column.name)).collect();
+            let reason =
+                format!("the table has no column `{missing}` any more; its columns are {}", names.join(", "));
+            self.conflict_of_table(table, &reason);
+            return Ok(false);
+        }
+        let written = layout.columns.iter().filter(|column| !column.is_generated);
+        let written: Vec<&str> = written.map(|column| column.name.as_str()).collect();
+        if let Some(why) = self.editor.why_not_written(&table.name, &written)? {
+            let reason = format!(
+                "SQLite cannot write to it without what the application adds: {why}; `litekeep diff --undo-sql` prints \
+                 statements to run there"
+            );
             self.conflict_of_table(table, &reason);
             return Ok(false);
         }
@@ -400,6 +436,12 @@ impl<'a> Run<'a> {
         if self.options.keep_new && item.old.is_none() {
             return Ok(());
         }
+        if self.blocked.contains(&std::ptr::from_ref(item)) {
+            let reason =
+                "what it referred to is not there, and another row has its key now or it stays away itself";
+            self.conflict(table, item, reason.to_owned());
+            return Ok(());
+        }
         let (step, why) = match self.blind(table, item) {
             Some(step) => match self.take(table, item, &step)? {
                 None => return Ok(()),
@@ -409,6 +451,15 @@ impl<'a> Run<'a> {
         };
         match (step, why) {
             (Step::Conflict(reason), _) => self.conflict(table, item, reason.to_owned()),
+            (Step::InsertAnew(_), _) if self.has_its_like(table, item)? => {
+                self.conflict(
+                    table,
+                    item,
+                    "another row has its rowid now, and one like it is there".to_owned(),
+                );
+            }
+            // Others get theirs first.
+            (step @ Step::InsertAnew(_), _) => waiting.push((table, item, step, String::new())),
             (step @ Step::Insert(_), Some(why)) => waiting.push((table, item, step, why)),
             (step, _) => {
                 if let Some(why) = self.take(table, item, &step)? {
@@ -455,6 +506,7 @@ impl<'a> Run<'a> {
                     Step::Insert(values)
                 }
                 Some(row) if is(&row, old) => Step::Nothing,
+                Some(_) if item.by_rowid && self.has_no_key(table) => Step::InsertAnew(borrowed(old)),
                 Some(_) => Step::Conflict("another row has its key now"),
             },
             (Some(old), Some(new)) => {
@@ -483,6 +535,11 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Whether a rowid, which means nothing, is all that tells rows.
+    fn has_no_key(&self, table: &TableChanges) -> bool {
+        self.layouts.get(&table.name).is_some_and(|layout| layout.primary_key.is_empty())
+    }
+
     /// Does it; the reason when a constraint is in the way.
     fn take(
         &mut self,
@@ -492,7 +549,7 @@ impl<'a> Run<'a> {
     ) -> Result<Option<String>, Error> {
         let key = borrowed(&item.key);
         let written = match step {
-            Step::Insert(values) => self.editor.insert(&table.name, values)?,
+            Step::Insert(values) | Step::InsertAnew(values) => self.editor.insert(&table.name, values)?,
             Step::Update(values) => self.editor.update(&table.name, values, &key)?,
             Step::Delete => self.editor.delete(&table.name, &key)?,
             Step::Nothing | Step::Conflict(_) => Written::Rows(0),
@@ -513,7 +570,7 @@ impl<'a> Run<'a> {
         }
         let counts = self.done.tables.entry(table.name.clone()).or_default();
         match step {
-            Step::Insert(_) => counts.inserted += 1,
+            Step::Insert(_) | Step::InsertAnew(_) => counts.inserted += 1,
             Step::Update(_) => counts.updated += 1,
             Step::Delete => counts.deleted += 1,
             Step::Nothing | Step::Conflict(_) => counts.unchanged += 1,
@@ -606,7 +663,8 @@ impl<'a> Run<'a> {
 
     fn conflict_of_table(&mut self, table: &TableChanges, reason: &str) {
         self.done.conflict_count += table.items.len() as u64;
-        let reason = format!("{reason} ({} rows)", table.items.len());
+        let rows = table.items.len();
+        let reason = format!("{reason} ({rows} {})", if rows == 1 { "row" } else { "rows" });
         self.done.conflicts.push(Conflict { table: table.name.clone(), key: vec![], reason });
     }
 }

@@ -38,7 +38,9 @@ pub use migration::{
 };
 pub use mirror::{Mirror, MirrorColumn, MirrorForeignKey, MirrorRules, MirrorTable, SYNC_TABLE};
 pub use observer::{Checkpoint, Observer, Snapshot};
-pub use row_editor::{Dangling, Reference, RowEditor, TableKind, Written, is_full_text, module};
+pub use row_editor::{
+    Dangling, ForeignColumns, Reference, RowEditor, TableKind, Written, is_full_text, is_full_text_of, module,
+};
 pub use row_filter::RowFilter;
 pub use table_reader::TableReader;
 pub use tuning::Tuner;

@@ -5,6 +5,7 @@
 //!   still hold can be asked before a commit.
 //! - It never checkpoints, and a transaction that was not committed leaves nothing.
 
+mod mismatch;
 mod references;
 
 use std::collections::BTreeMap;
@@ -12,12 +13,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use litekeep_format::{TableLayout, Value};
+use litekeep_ltx::Pgno;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 
 use crate::parameter::{Parameter, value};
 use crate::{Error, TableReader, observer, quoted};
 
+pub use mismatch::ForeignColumns;
 pub use references::Reference;
 
 /// How long a transaction waits for other writers.
@@ -161,6 +164,42 @@ impl RowEditor {
             .map_err(|e| Error::new("read the schema", e))
     }
 
+    /// The table whose rows begin at a page.
+    ///
+    /// # Errors
+    /// When the schema cannot be read.
+    pub fn table_at(&self, root: Pgno) -> Result<Option<String>, Error> {
+        self.connection
+            .prepare_cached("SELECT name FROM sqlite_schema WHERE type='table' AND rootpage=?1")
+            .and_then(|mut select| select.query_row([root.get()], |row| row.get(0)).optional())
+            .map_err(|e| Error::new("read the schema", e))
+    }
+
+    /// Columns of all rows of a table, one after the other.
+    ///
+    /// # Errors
+    /// What SQLite refuses.
+    pub fn each_row(
+        &self,
+        table: &str,
+        columns: &[&str],
+        with: &mut dyn FnMut(Vec<Value>),
+    ) -> Result<(), Error> {
+        let names: Vec<_> = columns.iter().map(|name| quoted(name)).collect();
+        let mut read = || -> rusqlite::Result<()> {
+            let sql = format!("SELECT {} FROM {}", names.join(", "), quoted(table));
+            let mut select = self.connection.prepare(&sql)?;
+            let mut rows = select.query(())?;
+            while let Some(row) = rows.next()? {
+                let values: rusqlite::Result<Vec<Value>> =
+                    (0..columns.len()).map(|nth| Ok(value(row.get_ref(nth)?))).collect();
+                with(values?);
+            }
+            Ok(())
+        };
+        read().map_err(|e| Error::new("read the rows of a table", e))
+    }
+
     /// The columns of the row whose key columns have these values; of several, any.
     ///
     /// # Errors
@@ -226,6 +265,31 @@ impl RowEditor {
         self.write(&sql, key.iter().map(|(_, value)| *value))
     }
 
+    /// What SQLite says to any statement that changes rows of a table, such as that a collation or a function is not there which
+    /// only the application's connections have; `None`: nothing.
+    ///
+    /// # Errors
+    /// All else.
+    pub fn why_not_written(&self, table: &str, columns: &[&str]) -> Result<Option<String>, Error> {
+        let names: Vec<_> = columns.iter().map(|name| quoted(name)).collect();
+        let set: Vec<_> = names.iter().map(|name| format!("{name}=?")).collect();
+        let is: Vec<_> = names.iter().map(|name| format!("{name} IS ?")).collect();
+        let (table, places) = (quoted(table), vec!["?"; names.len()].join(", "));
+        for sql in [
+            format!("INSERT INTO {table}({}) VALUES({places})", names.join(", ")),
+            format!("UPDATE {table} SET {} WHERE {}", set.join(", "), is.join(" AND ")),
+        ] {
+            match self.connection.prepare(&sql).map_err(|e| Error::new("prepare a statement", e)) {
+                Err(Error::Refused { message, .. }) => {
+                    let message = message.split(" in INSERT").next().unwrap_or_default();
+                    return Ok(Some(message.split(" in UPDATE").next().unwrap_or_default().to_owned()));
+                }
+                prepared => drop(prepared?),
+            }
+        }
+        Ok(None)
+    }
+
     fn write<'v>(&self, sql: &str, values: impl Iterator<Item = &'v Value>) -> Result<Written, Error> {
         let parameters = rusqlite::params_from_iter(values.map(Parameter));
         let done =
@@ -261,13 +325,7 @@ impl RowEditor {
                 .prepare_cached("SELECT name, sql FROM sqlite_schema WHERE type='table' AND rootpage=0")?;
             let rows = select.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
             let made: Vec<(String, String)> = rows.collect::<Result<_, _>>()?;
-            let plain = |text: &str| text.replace(['"', '\'', '`', ' ', '[', ']'], "").to_lowercase();
-            let content = format!("content={}", plain(table));
-            let is_index = |sql: &str| {
-                let sql = plain(sql);
-                sql.match_indices(&content).any(|(at, _)| sql[at + content.len()..].starts_with([',', ')']))
-            };
-            let indexes = made.into_iter().filter(|(_, sql)| is_full_text(sql) && is_index(sql));
+            let indexes = made.into_iter().filter(|(_, sql)| is_full_text_of(sql, table));
             let has_triggers = self
                 .connection
                 .prepare_cached(
@@ -306,9 +364,14 @@ impl RowEditor {
                     "SELECT \"table\", rowid, parent, fkid FROM pragma_foreign_key_check(?1)",
                 )?;
                 let rows = check
-                    .query_map([child], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+                    .query_map([&child], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+                    .and_then(|rows| rows.collect::<Result<Vec<Dangling>, _>>());
+                let rows = match rows {
+                    Err(e) if mismatch::is_mismatch(&e) => mismatch::dangling(&self.connection, &child)?,
+                    rows => rows?,
+                };
                 for row in rows {
-                    *found.entry(row?).or_default() += 1;
+                    *found.entry(row).or_default() += 1;
                 }
             }
             Ok(found)
@@ -320,6 +383,15 @@ impl RowEditor {
 /// Whether a statement makes a virtual table for full-text search.
 pub fn is_full_text(sql: &str) -> bool {
     module(sql).is_some_and(|module| module.starts_with("fts"))
+}
+
+/// Whether a statement makes a virtual table for full-text search that has the rows of this table as its content.
+pub fn is_full_text_of(sql: &str, table: &str) -> bool {
+    let plain = |text: &str| text.replace(['"', '\'', '`', ' ', '[', ']'], "").to_lowercase();
+    let content = format!("content={}", plain(table));
+    let text = plain(sql);
+    let is_content = |(at, _): (usize, &str)| text[at + content.len()..].starts_with([',', ')']);
+    is_full_text(sql) && text.match_indices(&content).any(is_content)
 }
 
 /// The module of a virtual table, in small letters; `None` for the statement of anything else.
@@ -389,6 +461,19 @@ mod tests {
         let (two, a) = (Value::Integer(2), Value::Text("a".into()));
         assert!(matches!(editor.insert("t", &[("id", &two), ("a", &a)]).unwrap(), Written::Forbidden(_)));
         assert!(editor.row("t", &["a"], &[("id", &Value::Integer(1))]).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_foreign_key_to_what_need_not_be_unique_is_checked_all_the_same() {
+        let (_dir, editor) = editor(
+            "PRAGMA foreign_keys=OFF; CREATE TABLE t(id INTEGER PRIMARY KEY, v);
+             CREATE TABLE mis(o REFERENCES t(v), t REFERENCES t, x REFERENCES t(nothing), y REFERENCES gone);
+             INSERT INTO t VALUES(1, 'a'), (2, 'a'), (3, NULL); INSERT INTO mis VALUES('a', 1, 5, NULL), ('b', 9, NULL, NULL), (NULL, NULL, NULL, 3)",
+        );
+        let found = editor.dangling("t").unwrap();
+        let found: Vec<_> =
+            found.keys().map(|(_, rowid, parent, _)| format!("{} {parent}", rowid.unwrap())).collect();
+        assert_eq!(found, ["2 t", "2 t", "3 gone"]);
     }
 
     #[test]

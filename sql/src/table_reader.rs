@@ -4,8 +4,10 @@ use litekeep_format::{Collation, Column, KeyPart, ReadLayout, TableLayout, Value
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, Row};
 
-use crate::Error;
+use std::collections::BTreeMap;
+
 use crate::parameter::value;
+use crate::{Error, quoted};
 
 /// Reads statements of other databases in a database of its own, in memory.
 ///
@@ -56,6 +58,79 @@ impl TableReader {
         })
     }
 
+    /// The columns in whose values rows must differ, alone or together with other columns; not that of a rowid. `indexes`: names
+    /// and statements of those that CREATE INDEX made. `None`: it may be any column, since an index has an expression, a
+    /// virtual column, only some of the rows, or a statement that is not understood.
+    ///
+    /// # Errors
+    /// When SQLite does not understand the statement of the table.
+    pub fn unique_columns(
+        &self,
+        (name, sql): (&str, &str),
+        indexes: &[(&str, &str)],
+    ) -> Result<Option<Vec<String>>, Error> {
+        let failed = |e: rusqlite::Error| Error::Corrupt {
+            context: "read the statement of a table",
+            message: format!("{e}: {sql}"),
+        };
+        self.load(name, sql).map_err(failed)?;
+        if !indexes.is_empty() && self.load_indexes(name, indexes).is_err() {
+            return Ok(None);
+        }
+        let parts: Vec<(bool, i64, Option<String>, Option<i64>)> = self
+            .query(
+                "SELECT l.partial, i.cid, i.name, c.hidden FROM pragma_index_list(?1) AS l \
+                 JOIN pragma_index_xinfo(l.name) AS i LEFT JOIN pragma_table_xinfo(?1) AS c ON c.cid = i.cid \
+                 WHERE l.\"unique\" AND i.key",
+                name,
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+            )
+            .map_err(failed)?;
+        let of_rowid = |cid: i64| cid == -1;
+        let parts = parts.into_iter().filter(|(is_partial, cid, ..)| *is_partial || !of_rowid(*cid));
+        Ok(parts
+            .map(|(is_partial, _, name, hidden)| name.filter(|_| !is_partial && hidden != Some(VIRTUAL)))
+            .collect())
+    }
+
+    /// The columns of a table whose text is compared by NOCASE or RTRIM, with that.
+    ///
+    /// # Errors
+    /// When SQLite does not understand the statement.
+    pub fn collations(&self, name: &str, sql: &str) -> Result<BTreeMap<String, String>, Error> {
+        if !sql.to_ascii_uppercase().contains("COLLATE") {
+            return Ok(BTreeMap::new());
+        }
+        let ask = || -> rusqlite::Result<BTreeMap<String, String>> {
+            self.load(name, sql)?;
+            let columns: Vec<String> =
+                self.query("SELECT name FROM pragma_table_xinfo(?1)", name, |row| row.get(0))?;
+            let columns: Vec<_> = columns.iter().map(|column| quoted(column)).collect();
+            // An index compares as its columns do.
+            let index = format!("CREATE INDEX \"of all\" ON {}({})", quoted(name), columns.join(", "));
+            self.load_indexes(name, &[("of all", &index)])?;
+            self.connection
+                .prepare("SELECT name, coll FROM pragma_index_xinfo('of all') WHERE key AND upper(coll) IN ('NOCASE', 'RTRIM')")?
+                .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        };
+        ask().map_err(|e| Error::Corrupt {
+            context: "read the statement of a table",
+            message: format!("{e}: {sql}"),
+        })
+    }
+
+    /// Adds indexes to the table that was loaded.
+    fn load_indexes(&self, table: &str, indexes: &[(&str, &str)]) -> rusqlite::Result<()> {
+        self.connection.pragma_update(None, "writable_schema", true)?;
+        for (name, sql) in indexes {
+            self.connection
+                .execute("INSERT INTO sqlite_schema VALUES('index', ?1, ?2, 2, ?3)", (name, table, sql))?;
+        }
+        self.connection.execute_batch("PRAGMA writable_schema=RESET")?;
+        self.connection.query_row("SELECT count(*) FROM sqlite_schema", (), |_| Ok(()))
+    }
+
     /// A database that has this table.
     pub(crate) fn loaded(self, name: &str, sql: &str) -> Result<Connection, Error> {
         self.load(name, sql).map_err(|e| Error::Corrupt {
@@ -101,7 +176,6 @@ impl TableReader {
             columns,
             rowid_alias: None,
             primary_key,
-            unique: self.unique(name, &stored)?,
             key: vec![],
         };
         match index {
@@ -111,15 +185,6 @@ impl TableReader {
             _ => {}
         }
         Ok(layout)
-    }
-
-    fn unique(&self, name: &str, stored: &[&Listed]) -> rusqlite::Result<Vec<usize>> {
-        let cids: Vec<i64> = self.query(
-            "SELECT DISTINCT i.cid FROM pragma_index_list(?1) AS l JOIN pragma_index_info(l.name) AS i ORDER BY i.cid",
-            name,
-            |row| row.get(0),
-        )?;
-        Ok(cids.into_iter().filter_map(|cid| stored.iter().position(|column| column.cid == cid)).collect())
     }
 
     /// The records of a WITHOUT ROWID table are those of its primary key's index.
@@ -260,6 +325,14 @@ mod tests {
         assert!(!TableReader::new().unwrap().read("t", sql, false).unwrap().key[0].descending);
     }
 
+    #[test]
+    fn collations_of_columns_are_known() {
+        let sql = "CREATE TABLE \"a b\"(a COLLATE NoCase, b TEXT COLLATE german, \"c d\" COLLATE rtrim, e, f COLLATE BINARY, v AS (a))";
+        let found = TableReader::new().unwrap().collations("a b", sql).unwrap();
+        let found: Vec<_> = found.iter().map(|(name, collation)| format!("{name} {collation}")).collect();
+        assert_eq!(found.join(", ").to_lowercase(), "a nocase, c d rtrim");
+    }
+
     /// The application's functions and collations are not here.
     #[test]
     fn what_belongs_to_the_application_need_not_be_there() {
@@ -274,10 +347,37 @@ mod tests {
 
     #[test]
     fn unique_columns_are_known() {
-        let unique = |sql| read("t", sql).unique;
-        assert_eq!(unique("CREATE TABLE t(a INTEGER PRIMARY KEY, b UNIQUE, c, d, UNIQUE(d, b))"), [1, 3]);
-        assert_eq!(unique("CREATE TABLE t(a TEXT PRIMARY KEY, v AS (a), b)"), [0]);
-        assert_eq!(unique("CREATE TABLE t(a, b, PRIMARY KEY(b)) WITHOUT ROWID"), [1]);
+        let reader = TableReader::new().unwrap();
+        let unique = |table: &str, index: &[&str]| {
+            let indexes: Vec<_> = index.iter().map(|sql| (sql.split(' ').nth(3).unwrap(), *sql)).collect();
+            reader.unique_columns(("t", table), &indexes).unwrap().map(|mut names| {
+                names.sort();
+                names.join(" ")
+            })
+        };
+        for (table, expected) in [
+            ("CREATE TABLE t(a INTEGER PRIMARY KEY, b UNIQUE, c, d, UNIQUE(d, b))", "b b d"),
+            ("CREATE TABLE t(a TEXT PRIMARY KEY, v AS (a), b)", "a"),
+            ("CREATE TABLE t(a, b, PRIMARY KEY(b)) WITHOUT ROWID", "b"),
+            ("CREATE TABLE t(a, g AS (a) STORED UNIQUE)", "g"),
+        ] {
+            assert_eq!(unique(table, &[]).unwrap(), expected, "{table}");
+        }
+        assert_eq!(unique("CREATE TABLE t(a, v AS (a) UNIQUE)", &[]), None);
+        let table = "CREATE TABLE t(a INTEGER PRIMARY KEY, b, c COLLATE german, v AS (b))";
+        for (index, expected) in [
+            ("CREATE UNIQUE INDEX i ON t(b, c)", Some("b c")),
+            ("CREATE UNIQUE INDEX i ON t(a)", Some("a")),
+            ("CREATE INDEX i ON t(b) WHERE c", Some("")),
+            ("CREATE UNIQUE INDEX i ON t(b) WHERE c", None),
+            ("CREATE UNIQUE INDEX i ON t(fine(b))", None),
+            ("CREATE UNIQUE INDEX i ON t(v)", None),
+            ("CREATE UNIQUE INDEX i ON t(gone, away)", None),
+        ] {
+            assert_eq!(unique(table, &[index]).as_deref(), expected, "{index}");
+        }
+        let both = ["CREATE UNIQUE INDEX i ON t(b)", "CREATE UNIQUE INDEX j ON t(c)"];
+        assert_eq!(unique(table, &both).as_deref(), Some("b c"));
     }
 
     #[test]

@@ -87,7 +87,6 @@ impl ReadLayout<Error> for Guess {
             field_of: (0..columns).collect(),
             rowid_alias: sql.contains("INTEGER PRIMARY KEY").then_some(0).filter(|_| !is_without_rowid),
             primary_key: vec![0],
-            unique: vec![],
             key: if is_without_rowid { vec![KeyPart { collation, descending }] } else { vec![] },
         })
     }

@@ -10,7 +10,7 @@ use litekeep_env::{Clock, SystemClock};
 use litekeep_ltx::{Point, Txid};
 use litekeep_replicate::restore::{self, Goal};
 use litekeep_rows::statements::{self, Script};
-use litekeep_rows::{Change, Comparison, Error, Kind, Pair, Reader, SchemaChange, Selection, json};
+use litekeep_rows::{Catalog, Change, Comparison, Error, Kind, Pair, Reader, SchemaChange, Selection, json};
 use litekeep_store::Store;
 use serde_json::json;
 
@@ -60,6 +60,11 @@ pub(super) fn goal(text: &str) -> Result<Goal, Failure> {
     let is_time = TIME_DIGITS.contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
     if let Some(point) = (!is_time).then(|| text.parse::<Point>().ok()).flatten() {
         return Ok(point.into());
+    }
+    let is_first = |(txid, seq): (&str, &str)| txid.parse::<Txid>().is_ok() && seq.parse() == Ok(0);
+    if !is_time && text.split_once('.').is_some_and(is_first) {
+        let cause = "the commits of a transaction are numbered from 1; the state before them is that of the one before";
+        return Err(Failure::invalid(format!("`{text}`: {cause}")));
     }
     let now = Timestamp::from_millisecond(SystemClock.unix_ms()).unwrap_or(Timestamp::UNIX_EPOCH);
     let instant = point_in_time::parse(text, now, &TimeZone::system()).map_err(|cause| {
@@ -124,6 +129,7 @@ struct Printer<W> {
     table: Option<String>,
     tables: usize,
     counts: [u64; 3],
+    schemas: (Catalog, Catalog),
     script: Script,
     /// All rows come of the tables that do.
     is_whole: bool,
@@ -140,6 +146,7 @@ fn print(comparison: Comparison, selection: &Selection, style: Style) -> Result<
         table: None,
         tables: 0,
         counts: [0; 3],
+        schemas: (Catalog::empty(), Catalog::empty()),
         script: Script::default(),
         is_whole: selection.condition.is_none(),
     };
@@ -255,6 +262,10 @@ fn line_of(change: &Change<'_>) -> Result<String, Error> {
 }
 
 impl<W: Write> Reader for Printer<W> {
+    fn states(&mut self, before: &Catalog, after: &Catalog) {
+        self.schemas = (before.clone(), after.clone());
+    }
+
     fn schema(&mut self, changes: &[SchemaChange]) -> Result<(), Error> {
         match self.style {
             Style::Text => {
@@ -270,7 +281,9 @@ impl<W: Write> Reader for Printer<W> {
                 changes.iter().try_for_each(|change| self.line(&json::schema_change(change).to_string()))
             }
             Style::Redo | Style::Undo => {
-                let (script, first) = Script::begin(changes, self.style == Style::Redo, self.is_whole)?;
+                let (before, after) = &self.schemas;
+                let forth = self.style == Style::Redo;
+                let (script, first) = Script::begin(changes, (before, after), forth, self.is_whole)?;
                 self.script = script;
                 // What foreign keys delete is among the statements.
                 self.line("PRAGMA foreign_keys=OFF;\nBEGIN IMMEDIATE;")?;
@@ -281,7 +294,7 @@ impl<W: Write> Reader for Printer<W> {
 
     fn table(&mut self, pair: Pair<'_>, from: &[Option<usize>]) -> Result<(), Error> {
         if matches!(self.style, Style::Redo | Style::Undo) {
-            return self.script.table(pair, from).iter().try_for_each(|statement| self.line(statement));
+            return self.script.table(pair, from)?.iter().try_for_each(|statement| self.line(statement));
         }
         Ok(())
     }

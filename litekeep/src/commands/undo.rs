@@ -274,8 +274,8 @@ impl Report {
             out.push_str(&format!("{rows} left alone:\n"));
         }
         for conflict in self.conflicts.iter().take(SHOWN) {
-            let key: Vec<_> = conflict.key.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            out.push_str(&format!("  {} {}: {}\n", conflict.table, key.join(" "), conflict.reason));
+            let key = conflict.key.iter().map(|(name, value)| format!(" {name}={value}"));
+            out.push_str(&format!("  {}{}: {}\n", conflict.table, key.collect::<String>(), conflict.reason));
         }
         if self.conflict_count as usize > SHOWN {
             out.push_str("  … --json lists more\n");

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::scene::{Backup, LONG, Scene, Store};
 use crate::{Place, shapes};
 
+mod history;
 mod schema;
 
 /// A database with two tables and one transaction of the log for each statement.

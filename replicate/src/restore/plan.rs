@@ -236,11 +236,13 @@ fn not_apart(txid: Txid) -> Error {
     )
 }
 
-/// A file's timestamp; a damaged header must not hide the rest of the log, so the modification time stands in.
+/// A file's timestamp, as it says itself: a folder that was copied has other modification times. A damaged header must not hide
+/// the rest of the log, so there the modification time stands in.
 async fn time_of(store: &Store, file: FileRef) -> store::Result<i64> {
-    match store.time_of(&file).await {
+    match store.header(&file).await {
+        Ok(header) => Ok(header.timestamp_ms),
         Err(e) if e.kind() == store::ErrorKind::Corrupt => Ok(file.modified_ms),
-        time => time,
+        Err(e) => Err(e),
     }
 }
 

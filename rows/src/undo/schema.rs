@@ -24,6 +24,12 @@ impl<'a> Kind<'a> {
     }
 }
 
+/// Whether a full-text index keeps nothing to be filled again from.
+pub(super) fn has_no_content(sql: &str) -> bool {
+    let plain = sql.replace([' ', '"', '\''], "").to_lowercase();
+    plain.contains("content=,") || plain.contains("content=)")
+}
+
 impl Undo {
     /// Where what cannot be taken back is still to be had.
     fn restore(&self) -> String {
@@ -69,9 +75,7 @@ impl Run<'_> {
         before: &SchemaRow,
     ) -> Result<bool, Error> {
         let name = &before.name;
-        let plain = before.sql.replace([' ', '"', '\''], "").to_lowercase();
-        let is_filled =
-            is_full_text(&before.sql) && !plain.contains("content=,") && !plain.contains("content=)");
+        let is_filled = is_full_text(&before.sql) && !has_no_content(&before.sql);
         let mut owned = undo.schema.iter().filter(|other| other.owner(&undo.schema) == Some(change));
         let has_content =
             owned.any(|other| other.before.as_ref().is_some_and(|row| row.name == format!("{name}_content")));
@@ -94,7 +98,7 @@ impl Run<'_> {
         Ok(self.editor.object(&row.kind, &row.name)?.is_some())
     }
 
-    fn stays(&mut self, what: String) {
+    pub(super) fn stays(&mut self, what: String) {
         self.done.stay += 1;
         self.done.notes.push(what);
     }
@@ -149,6 +153,15 @@ impl Run<'_> {
                 }
                 Kind::Altered(before, after) if after.root.is_some() && after.kind == "table" => {
                     is_rewritten |= self.name_columns(undo, before, after, is_rewritten)?;
+                }
+                // Who asks for its rows as they were shall know why there are none.
+                Kind::Made(after)
+                    if self.options.keep_new
+                        && after.kind == "table"
+                        && !new_names.contains(after.name.as_str())
+                        && undo.wanted.tables.iter().any(|name| name.eq_ignore_ascii_case(&after.name)) =>
+                {
+                    self.stays(format!("the table `{}` was not there yet", after.name));
                 }
                 _ => {}
             }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use litekeep_replicate::restore::Goal;
 use litekeep_rows::statements::{Ended, Script};
 use litekeep_rows::undo::{Done, Options, Undo};
-use litekeep_rows::{Change, Comparison, Error, Pair, Reader, SchemaChange, Selection};
+use litekeep_rows::{Catalog, Change, Comparison, Error, Pair, Reader, SchemaChange, Selection};
 use litekeep_sql::RowEditor;
+use litekeep_testkit::campaign;
 use litekeep_testkit::churn::{self, Contents};
 use rusqlite::Connection;
 
@@ -18,18 +19,24 @@ use crate::follow::{Story, txid};
 struct Printer {
     forth: bool,
     is_whole: bool,
+    states: Option<(Catalog, Catalog)>,
     script: Script,
     lines: Vec<String>,
 }
 
 impl Reader for Printer {
+    fn states(&mut self, before: &Catalog, after: &Catalog) {
+        self.states = Some((before.clone(), after.clone()));
+    }
+
     fn schema(&mut self, changes: &[SchemaChange]) -> Result<(), Error> {
-        (self.script, self.lines) = Script::begin(changes, self.forth, self.is_whole)?;
+        let (before, after) = self.states.as_ref().unwrap();
+        (self.script, self.lines) = Script::begin(changes, (before, after), self.forth, self.is_whole)?;
         Ok(())
     }
 
     fn table(&mut self, pair: Pair<'_>, from: &[Option<usize>]) -> Result<(), Error> {
-        self.lines.extend(self.script.table(pair, from));
+        self.lines.extend(self.script.table(pair, from)?);
         Ok(())
     }
 
@@ -113,7 +120,7 @@ fn tables(names: &[&str]) -> Selection {
     Selection { tables: names.iter().map(|name| (*name).to_owned()).collect(), ..Selection::default() }
 }
 
-/// All rows but those of SQLite's own tables, and the counters of AUTOINCREMENT and what else there is, by name.
+/// All rows but those of SQLite's own tables, and the counters of AUTOINCREMENT and the statements of what else there is.
 fn comparable(db: &Connection) -> (Contents, Vec<(String, i64)>) {
     let mut contents = Contents::read(db).unwrap();
     let has_counters = contents.tables.contains_key("sqlite_sequence");
@@ -122,7 +129,7 @@ fn comparable(db: &Connection) -> (Contents, Vec<(String, i64)>) {
         let mut ask = db.prepare(sql).unwrap();
         ask.query_map((), |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
     };
-    let mut names = ask("SELECT type || ' ' || name, 0 FROM sqlite_schema WHERE type <> 'table' ORDER BY 1");
+    let mut names = ask("SELECT coalesce(sql, name), 0 FROM sqlite_schema WHERE type <> 'table' ORDER BY 1");
     names.extend(if has_counters {
         ask("SELECT name, seq FROM sqlite_sequence ORDER BY name")
     } else {
@@ -350,4 +357,261 @@ fn an_undo_names_what_stays_and_brings_back_what_it_can() {
     assert_eq!((done.brought_back, count(&path, "docs_meta")), (1, 1), "{done:?}");
     let (done, path) = states.undo((5, 6), &tables(&["docs_content"]), true);
     assert_eq!((done.brought_back, count(&path, "docs WHERE docs MATCH 'dog'")), (1, 1), "{done:?}");
+}
+
+#[test]
+fn unique_values_that_move_from_row_to_row_do_not_meet_on_the_way() {
+    let states = States::new(&[
+        "CREATE TABLE users(id INTEGER PRIMARY KEY, name); CREATE UNIQUE INDEX u ON users(name);
+         CREATE TABLE list(id INTEGER PRIMARY KEY, list, place); CREATE UNIQUE INDEX places ON list(list, place);
+         CREATE TABLE some(id INTEGER PRIMARY KEY, a, is_live); CREATE UNIQUE INDEX live ON some(a) WHERE is_live;
+         CREATE TABLE named(id INTEGER PRIMARY KEY, name); CREATE UNIQUE INDEX lower_name ON named(lower(name));
+         CREATE TABLE computed(id INTEGER PRIMARY KEY, a, b AS (a + 1) UNIQUE);
+         INSERT INTO users VALUES(1, 'a'), (2, 'b'), (3, 'c'); INSERT INTO list VALUES(1, 1, 1), (2, 1, 2), (3, 1, 3);
+         INSERT INTO some VALUES(1, 'a', 1), (2, 'a', 0); INSERT INTO named VALUES(1, 'A'), (2, 'B');
+         INSERT INTO computed(id, a) VALUES(1, 1), (2, 2), (3, 3)",
+        "UPDATE users SET name = 'z' WHERE id = 1; UPDATE users SET name = 'a' WHERE id = 2;
+         UPDATE list SET place = place + 10; UPDATE list SET place = place - 9;
+         UPDATE some SET is_live = 1 - is_live WHERE id = 1; UPDATE some SET is_live = 1 WHERE id = 2;
+         UPDATE named SET name = 'x' WHERE id = 1; UPDATE named SET name = 'a' WHERE id = 2;
+         UPDATE computed SET a = a + 10; UPDATE computed SET a = 14 - a",
+        // Under other names, and with an index that comes and one that goes.
+        "ALTER TABLE users RENAME TO people; ALTER TABLE people RENAME COLUMN name TO title;
+         UPDATE people SET title = 'y' WHERE id = 3; UPDATE people SET title = 'c' WHERE id = 1;
+         DROP INDEX places; CREATE UNIQUE INDEX places ON list(place); UPDATE list SET place = place + 10;
+         UPDATE list SET place = place - 9",
+    ]);
+    for (from, to) in [(2, 3), (3, 4), (2, 4)] {
+        states.go_forth_and_back(from, to);
+    }
+}
+
+const STOCK: &str = "CREATE TABLE stock(id INTEGER PRIMARY KEY, n); INSERT INTO stock VALUES(1, 100);
+    CREATE TABLE orders(id INTEGER PRIMARY KEY, n); CREATE TABLE log(what);
+    CREATE TRIGGER sold AFTER INSERT ON Orders BEGIN UPDATE stock SET n = n - new.n; INSERT INTO log(rowid, what) VALUES(new.id, 'sold'); END;
+    CREATE TRIGGER back AFTER DELETE ON orders BEGIN UPDATE stock SET n = n + old.n; DELETE FROM log WHERE rowid = old.id; END;
+    CREATE VIEW all_orders AS SELECT * FROM orders;
+    CREATE TRIGGER through INSTEAD OF INSERT ON all_orders BEGIN INSERT INTO orders VALUES(new.id, new.n); END;
+    CREATE TABLE docs(body); CREATE VIRTUAL TABLE found USING fts5(body, content='docs');
+    CREATE TRIGGER docs_new AFTER INSERT ON docs BEGIN INSERT INTO found(rowid, body) VALUES(new.rowid, new.body); END";
+
+#[test]
+fn triggers_neither_run_in_a_script_nor_are_they_lost() {
+    let states = States::new(&[
+        STOCK,
+        "INSERT INTO orders VALUES(1, 5); INSERT INTO docs VALUES('a fox')",
+        "INSERT INTO all_orders VALUES(2, 7); DELETE FROM orders WHERE id = 1; DROP TRIGGER sold;
+         CREATE TRIGGER sold AFTER INSERT ON orders BEGIN UPDATE stock SET n = n - 2 * new.n; END",
+        "ALTER TABLE orders RENAME TO sales; INSERT INTO sales VALUES(3, 1)",
+        "DROP VIEW all_orders; CREATE VIEW all_orders AS SELECT id, n FROM sales;
+         CREATE TRIGGER through INSTEAD OF INSERT ON all_orders BEGIN INSERT INTO orders VALUES(new.id, new.n); END",
+    ]);
+    for (from, to) in [(2, 3), (3, 4), (2, 4), (4, 5), (2, 5), (5, 6), (2, 6)] {
+        states.go_forth_and_back(from, to);
+    }
+    // What only a trigger keeps is right without it, too.
+    let (script, missing) = states.script((2, 3), true, &tables(&["docs"]));
+    assert!(missing.is_empty() && script.contains("VALUES('rebuild');"), "{script}");
+    let db = Connection::open(states.state(2)).unwrap();
+    db.execute_batch(&script).unwrap();
+    let found = |word: &str| -> i64 {
+        db.query_row("SELECT count(*) FROM found WHERE found MATCH ?1", [word], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(found("fox"), 1);
+    db.execute_batch("INSERT INTO docs VALUES('a dog')").unwrap();
+    assert_eq!(found("dog"), 1, "the trigger is there again");
+    assert!(!states.script((2, 3), true, &Selection::default()).0.contains("rebuild"));
+}
+
+/// ALTER TABLE refuses to rename anything while a view is of a table that is not there.
+#[test]
+fn a_view_of_a_table_that_is_gone_stops_no_script() {
+    let states = States::new(&[
+        "CREATE TABLE a(x); CREATE TABLE b(x); CREATE VIEW of_b AS SELECT * FROM b; INSERT INTO a VALUES(1);
+         CREATE TRIGGER to_b AFTER INSERT ON a WHEN new.x > 9 BEGIN INSERT INTO b VALUES(1); END",
+        "DROP TABLE b",
+        "PRAGMA legacy_alter_table = ON; ALTER TABLE a RENAME TO c; PRAGMA legacy_alter_table = OFF; UPDATE c SET x = 2",
+    ]);
+    states.go_forth_and_back(3, 4);
+}
+
+#[test]
+fn a_row_that_nothing_tells_from_others_is_left_out() {
+    let states = States::new(&[
+        "CREATE TABLE ra(rowid, oid, _rowid_); INSERT INTO ra VALUES(2, 'first', 0), (1, 'second', 0)",
+        "DELETE FROM ra WHERE oid = 'first'; INSERT INTO ra VALUES(7, 'third', 0)",
+        "INSERT INTO ra VALUES(8, 'fourth', 0)",
+    ]);
+    let (script, missing) = states.script((2, 3), true, &Selection::default());
+    assert_eq!(missing, ["1 row of \"ra\" is left out: nothing tells it from others"]);
+    assert!(!script.contains("DELETE") && script.contains("-- 1 row of \"ra\" is left out"), "{script}");
+    let (script, missing) = states.script((3, 4), true, &Selection::default());
+    assert!(missing.is_empty() && script.contains("VALUES(8, 'fourth', 0)"), "{script}");
+}
+
+/// Rows in random order under unique indexes of every kind, with triggers, while these come and go.
+#[test]
+fn scripts_lead_from_any_state_to_any_other() {
+    const SETUP: &str = "CREATE TABLE u(id INTEGER PRIMARY KEY, a, b, c TEXT COLLATE NOCASE, v AS (a % 100));
+        CREATE TABLE w(k TEXT, a, b UNIQUE, PRIMARY KEY(k)) WITHOUT ROWID; CREATE TABLE p(k PRIMARY KEY, a, b);
+        CREATE TABLE seen(what, id)";
+    const MORE: &[&str] = &[
+        "CREATE UNIQUE INDEX IF NOT EXISTS i1 ON u(a)",
+        "CREATE UNIQUE INDEX IF NOT EXISTS i2 ON u(b, c DESC)",
+        "CREATE UNIQUE INDEX IF NOT EXISTS i3 ON u(a) WHERE b > 3",
+        "CREATE UNIQUE INDEX IF NOT EXISTS i4 ON u(a + b)",
+        "CREATE UNIQUE INDEX IF NOT EXISTS i5 ON u(v)",
+        "CREATE UNIQUE INDEX IF NOT EXISTS i6 ON p(a, b)",
+        "CREATE UNIQUE INDEX IF NOT EXISTS i7 ON w(a)",
+        "CREATE TRIGGER IF NOT EXISTS t1 AFTER UPDATE ON u BEGIN INSERT INTO seen VALUES('u', old.id); UPDATE p SET b = b + 1 WHERE k = old.id; END",
+        "CREATE TRIGGER IF NOT EXISTS t2 BEFORE DELETE ON u BEGIN INSERT INTO seen VALUES('d', old.id); END",
+        "CREATE TRIGGER IF NOT EXISTS t3 AFTER INSERT ON w BEGIN DELETE FROM seen WHERE id = 3; END",
+        "CREATE VIEW IF NOT EXISTS v1 AS SELECT * FROM u",
+        "DROP TRIGGER IF EXISTS t1",
+        "DROP INDEX IF EXISTS i1",
+        "DROP INDEX IF EXISTS i4",
+        "ALTER TABLE seen RENAME TO heard",
+        "ALTER TABLE heard RENAME TO seen",
+        "ALTER TABLE p RENAME COLUMN b TO bb",
+        "ALTER TABLE p RENAME COLUMN bb TO b",
+    ];
+    campaign::rounds("scripts", 1, |seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        // Statements that SQLite refuses there are left out.
+        let db = Connection::open_in_memory().unwrap();
+        db.execute_batch(&format!("CREATE TABLE t(id INTEGER PRIMARY KEY, x); {SETUP}")).unwrap();
+        let mut steps = vec![SETUP.to_owned()];
+        for nth in 0..8 {
+            let mut step = format!("BEGIN; UPDATE t SET x = {nth} WHERE id = 1;");
+            for _ in 0..random.usize(10..30) {
+                let (key, other) = (random.u8(..12), random.u8(..12));
+                let (a, b) = (random.u8(..12), random.u8(..12));
+                let statement = match random.u8(..14) {
+                    0..4 => format!("INSERT OR IGNORE INTO u VALUES({key}, {a}, {b}, 'c{a}');"),
+                    4 => format!("UPDATE OR IGNORE u SET a = {a} WHERE id = {key};"),
+                    5 => format!("UPDATE OR IGNORE u SET a = -1 - a, b = {b} WHERE id IN ({key}, {other});"),
+                    6 => format!("UPDATE OR REPLACE u SET a = a + 1, c = 'C' || b WHERE id >= {key};"),
+                    7 => format!("DELETE FROM u WHERE id = {key}; DELETE FROM p WHERE k = {other};"),
+                    8 => format!("INSERT OR REPLACE INTO w VALUES('{key}', {a}, {b});"),
+                    9 => format!("UPDATE OR IGNORE w SET a = {a}, k = '{other}' WHERE k = '{key}';"),
+                    10 => format!("UPDATE OR REPLACE w SET b = {b} WHERE k = '{key}';"),
+                    11 => format!("INSERT OR IGNORE INTO p VALUES({key}, {a}, {b});"),
+                    12 => format!("UPDATE OR REPLACE p SET k = {other}, a = {a} WHERE k = {key};"),
+                    _ => format!("{};", random.choice(MORE).unwrap()),
+                };
+                if db.execute_batch(&format!("SAVEPOINT one; {statement} RELEASE one")).is_ok() {
+                    step += &statement;
+                } else {
+                    db.execute_batch("ROLLBACK TO one; RELEASE one").unwrap();
+                }
+            }
+            steps.push(format!("{step} COMMIT"));
+        }
+        let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
+        let states = States::new(&steps);
+        let last = states.0.images.len() as u64;
+        for _ in 0..5 {
+            let from = random.u64(2..last);
+            states.go_forth_and_back(from, random.u64(from + 1..=last));
+        }
+        Ok(())
+    });
+}
+
+/// What is left as it is counts, in a dry run too.
+#[test]
+fn an_undo_says_that_virtual_tables_stay() {
+    let states = States::new(&[
+        "CREATE VIRTUAL TABLE bare USING fts5(body, content=''); INSERT INTO bare(rowid, body) VALUES(1, 'fox');
+         CREATE VIRTUAL TABLE geo USING rtree(id, a, b); INSERT INTO geo VALUES(1, 0, 1)",
+        "INSERT INTO bare(rowid, body) VALUES(2, 'dog')",
+        "INSERT INTO geo VALUES(2, 0, 1)",
+    ]);
+    for write in [false, true] {
+        for ((from, to), note) in [
+            ((2, 3), "the full-text index `bare` is left as it is, since it has no content"),
+            ((3, 4), "the virtual table `geo` is left as it is"),
+        ] {
+            let undo = Undo::of(states.comparison(from, to), &Selection::default()).unwrap();
+            let editor = RowEditor::open(&states.state(4)).unwrap();
+            let done = undo.apply(&editor, Options { write, keep_new: false }).unwrap();
+            assert_eq!((done.stay, &done.notes[..]), (1, &[note.to_owned()][..]), "{write}");
+        }
+    }
+}
+
+/// Why rows were left alone.
+fn reasons(done: &Done) -> Vec<String> {
+    done.conflicts.iter().map(|conflict| format!("{}: {}", conflict.table, conflict.reason)).collect()
+}
+
+#[test]
+fn an_undo_joins_no_rows_to_a_stranger() {
+    let states = States::new(&[
+        "CREATE TABLE p(id INTEGER PRIMARY KEY, name); CREATE TABLE c(id INTEGER PRIMARY KEY, p REFERENCES p, what);
+         CREATE TABLE g(id INTEGER PRIMARY KEY, c REFERENCES c(id));
+         INSERT INTO p VALUES(1, 'alice'), (2, 'bob'), (3, 'eve'); INSERT INTO c VALUES(1, 1, 'order'), (2, 2, 'order'), (3, 1, 'moves');
+         INSERT INTO g VALUES(1, 1), (2, 2)",
+        "DELETE FROM g; DELETE FROM c WHERE id < 3; UPDATE c SET p = 3; DELETE FROM p WHERE id < 3",
+        "INSERT INTO p VALUES(1, 'mallory')",
+    ]);
+    let (done, path) = states.undo((2, 3), &Selection::default(), false);
+    assert_eq!(done.conflict_count, 4, "{done:?}");
+    let found = ["p", "c WHERE p = 1", "c", "g WHERE c = 2", "g", "p WHERE name = 'mallory'"];
+    assert_eq!(found.map(|from| count(&path, from)), [3, 0, 2, 1, 1, 1]);
+}
+
+#[test]
+fn an_undo_gives_rows_without_a_key_another_rowid() {
+    let states = States::new(&[
+        "CREATE TABLE log(what); INSERT INTO log VALUES('a'), ('b'), ('c')",
+        "DELETE FROM log",
+        "INSERT INTO log VALUES('new'), ('newer')",
+    ]);
+    let (done, path) = states.undo((2, 3), &Selection::default(), false);
+    assert_eq!((done.conflict_count, done.tables["log"].inserted), (0, 3), "{done:?}");
+    assert_eq!(["log", "log WHERE what IN ('a', 'b', 'c')"].map(|from| count(&path, from)), [5, 3]);
+    // Once only.
+    let again = states.undo_in(&path, (2, 3), &Selection::default(), false);
+    assert!(again.is_nothing() && again.conflict_count == 2, "{again:?}");
+    assert_eq!(reasons(&again)[0], "log: another row has its rowid now, and one like it is there");
+}
+
+#[test]
+fn an_undo_goes_around_what_sqlite_cannot_check_or_write() {
+    let states = States::new(&[
+        "PRAGMA foreign_keys = OFF; CREATE TABLE s(id INTEGER PRIMARY KEY, v); CREATE TABLE mis(o REFERENCES s(v)); INSERT INTO mis VALUES('a');
+         INSERT INTO s VALUES(1, 'a'), (2, 'a'); CREATE TABLE own(id INTEGER PRIMARY KEY, k)",
+        "UPDATE s SET v = 'b' WHERE id = 1; INSERT INTO own VALUES(1, 'k')",
+    ]);
+    let (done, path) = states.undo((2, 3), &tables(&["s"]), false);
+    assert_eq!((done.conflict_count, count(&path, "s WHERE v = 'a'")), (0, 2), "{done:?}");
+    let path = states.state(3);
+    let db = Connection::open(&path).unwrap();
+    db.create_collation("mine", |a, b| a.cmp(b)).unwrap();
+    db.execute_batch("CREATE INDEX i ON own(k COLLATE mine)").unwrap();
+    drop(db);
+    let done = states.undo_in(&path, (2, 3), &Selection::default(), false);
+    assert_eq!((done.tables["s"].updated, done.conflict_count), (1, 1), "{done:?}");
+    let reason = &reasons(&done)[0];
+    assert!(reason.contains("no such collation sequence: mine; `litekeep diff --undo-sql`"), "{reason}");
+}
+
+#[test]
+fn an_undo_names_what_a_table_is_called_now() {
+    let states = States::new(&[
+        "CREATE TABLE a(id INTEGER PRIMARY KEY, x); INSERT INTO a VALUES(1, 1)",
+        "UPDATE a SET x = 2",
+        "ALTER TABLE a RENAME COLUMN x TO y",
+        "ALTER TABLE a RENAME TO b",
+    ]);
+    let undo = |path: &Path| reasons(&states.undo_in(path, (2, 3), &Selection::default(), false));
+    assert_eq!(
+        undo(&states.state(4)),
+        ["a: the table has no column `x` any more; its columns are `id`, `y` (1 row)"]
+    );
+    assert_eq!(
+        undo(&states.state(5)),
+        ["a: the table is not there any more; what is called `b` now has its place (1 row)"]
+    );
 }
