@@ -532,7 +532,7 @@ mod tests {
             .collect();
         assert_eq!(indexes, [[1]], "the one that has a column which is left out goes along");
         assert!(cut.foreign_keys.is_empty());
-        assert_eq!(only(&["id", "b"]).unwrap().foreign_keys[0].columns, [1]);
+        assert_eq!(only(&["id", "b"]).unwrap().foreign_keys[0].columns, [0]);
     }
 
     #[test]
