@@ -467,7 +467,7 @@ mod tests {
     fn a_foreign_key_to_what_need_not_be_unique_is_checked_all_the_same() {
         let (_dir, editor) = editor(
             "PRAGMA foreign_keys=OFF; CREATE TABLE t(id INTEGER PRIMARY KEY, v);
-             CREATE TABLE mis(o REFERENCES t(v), t REFERENCES t, x REFERENCES t(nothing), y REFERENCES gone);
+             CREATE TABLE mis(o REFERENCES t(v), t REFERENCES t, x REFERENCES t(other), y REFERENCES gone);
              INSERT INTO t VALUES(1, 'a'), (2, 'a'), (3, NULL); INSERT INTO mis VALUES('a', 1, 5, NULL), ('b', 9, NULL, NULL), (NULL, NULL, NULL, 3)",
         );
         let found = editor.dangling("t").unwrap();
