@@ -444,6 +444,9 @@ pub(crate) fn free_rowid_name(layout: &TableLayout) -> Option<&'static str> {
     ["rowid", "_rowid_", "oid"].into_iter().find(|name| !is_column(name))
 }
 
+/// Text with more of them is written as bytes.
+const MOST_NULS: usize = 100;
+
 /// A value as SQL.
 pub fn literal(value: &Value) -> String {
     match value {
@@ -452,12 +455,13 @@ pub fn literal(value: &Value) -> String {
         Value::Real(f) if f.is_infinite() => if *f > 0.0 { "9e999" } else { "-9e999" }.to_owned(),
         Value::Real(f) => format!("{f:?}"),
         Value::Text(text) => match str::from_utf8(text) {
-            Ok(text) => {
+            // SQLite takes an expression that is 1,000 deep.
+            Ok(text) if text.bytes().filter(|byte| *byte == 0).count() < MOST_NULS => {
                 let parts = text.split('\0').map(|part| format!("'{}'", part.replace('\'', "''")));
                 let parts: Vec<_> = parts.collect();
                 if parts.len() > 1 { format!("({})", parts.join("||char(0)||")) } else { parts.concat() }
             }
-            Err(_) => format!("CAST({} AS TEXT)", blob(text)),
+            _ => format!("CAST({} AS TEXT)", blob(text)),
         },
         Value::Blob(bytes) => blob(bytes),
     }

@@ -342,7 +342,9 @@ impl<'a> Run<'a> {
             let made = self.editor.virtual_table(name)?.unwrap_or_default();
             if schema::has_no_content(&made) {
                 self.stays(format!("the full-text index `{name}` is left as it is, since it has no content"));
-            } else if let Err(e) = self.options.write.then(|| self.editor.rebuild(name)).unwrap_or(Ok(())) {
+            } else if self.options.write
+                && let Err(e) = self.editor.rebuild(name)
+            {
                 self.stays(format!("the full-text index `{name}` could not be rebuilt: {e}"));
             }
         }

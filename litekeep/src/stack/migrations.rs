@@ -110,7 +110,9 @@ async fn ended_with_its_group(mut command: Command) -> Result<Output> {
     let read = tokio::try_join!(stdout.read_to_end(&mut said), stderr.read_to_end(&mut told));
     let status = child.wait().await?;
     // What it has left running is its own affair then.
-    group.map(Group::leave);
+    if let Some(group) = group {
+        group.leave();
+    }
     read?;
     Ok(Output { status, stdout: said, stderr: told })
 }

@@ -42,17 +42,17 @@ fn a_backup_that_is_not_mounted_is_told_and_taken_up_again() {
     place.database("app.db", 3);
     place.run(&["run", "app.db", "--", "true"]).succeeded();
     std::fs::rename(place.path("app.db-backup"), place.path("away")).unwrap();
+    std::fs::write(
+        place.path("litekeep.toml"),
+        "[[database]]\npath = \"app.db\"\nbackup = \"app.db-backup\"\nshutdown_timeout = \"1s\"\n",
+    )
+    .unwrap();
     let told = place.run(&["status", "app.db"]);
     assert_eq!(told.code, 1, "{}", told.stdout);
     for part in ["app.db-backup is empty, although transaction", "mount it", "--new-timeline"] {
         assert!(told.stdout.contains(part), "`{part}` is not in:\n{}", told.stdout);
     }
     insert(&place);
-    std::fs::write(
-        place.path("litekeep.toml"),
-        "[[database]]\npath = \"app.db\"\nbackup = \"app.db-backup\"\nshutdown_timeout = \"1s\"\n",
-    )
-    .unwrap();
     let ran = place.run(&["run", "app.db", "--", "echo", "the application runs"]);
     assert_eq!((ran.code, &*ran.stdout), (2, "the application runs\n"), "{}", ran.stderr);
     Ran { stdout: String::new(), ..ran }.failed_with(&[

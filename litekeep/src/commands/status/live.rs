@@ -309,7 +309,7 @@ impl Live {
                 "    transaction {} was confirmed at {}{}, and no backup that is configured now has it\n",
                 confirmed.txid,
                 confirmed.at,
-                elsewhere.map_or(String::new(), |place| format!(" in {place}"))
+                elsewhere.map_or(String::new(), |place| format!(" in {}", place.trim_end_matches('/')))
             )),
             (Some(confirmed), Some(0)) => {
                 out.push_str(&format!(

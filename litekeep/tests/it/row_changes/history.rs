@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::{lines, replicate, shop, txids};
 use crate::Place;
@@ -26,7 +26,7 @@ fn the_life_of_a_row_goes_on_under_another_name_of_its_table() {
             "UPDATE c SET x = 7 WHERE id = 1; INSERT INTO a VALUES(1, 'another')",
         ],
     );
-    assert_eq!(["c", "b"].map(|table| life(&place, table, "1")), [4, 4]);
+    assert_eq!(life(&place, "c", "1"), 4);
     assert_eq!(life(&place, "c", "2"), 1);
     let none = place.run(&["history", "app.db", "--table", "c", "--key", "3"]).succeeded().stdout;
     assert!(none.contains("no row of `c` with the key 3 has changed"), "{none}");
@@ -126,7 +126,8 @@ fn moments_are_those_of_the_files_in_a_copy() {
     let before = diff();
     assert_eq!(lines(&before).len(), 2, "{before}");
     for file in files(&place.path("app.db-backup")) {
-        let later = SystemTime::now() + Duration::from_secs(3600);
+        let modified = file.metadata().unwrap().modified().unwrap();
+        let later = modified + Duration::from_secs(3600);
         File::options().write(true).open(file).unwrap().set_modified(later).unwrap();
     }
     assert_eq!(diff(), before);
