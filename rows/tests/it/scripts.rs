@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use litekeep_replicate::restore::Goal;
-use litekeep_rows::statements::{Ended, Script};
+use litekeep_rows::statements::{Ended, Script, literal};
 use litekeep_rows::undo::{Done, Options, Undo};
-use litekeep_rows::{Catalog, Change, Comparison, Error, Pair, Reader, SchemaChange, Selection};
+use litekeep_rows::{Catalog, Change, Comparison, Error, Pair, Reader, SchemaChange, Selection, Value};
 use litekeep_sql::RowEditor;
 use litekeep_testkit::campaign;
 use litekeep_testkit::churn::{self, Contents};
@@ -614,4 +614,19 @@ fn an_undo_names_what_a_table_is_called_now() {
         undo(&states.state(5)),
         ["a: the table is not there any more; what is called `b` now has its place (1 row)"]
     );
+}
+
+/// Each was one more step of an expression, of which SQLite takes a thousand.
+#[test]
+fn text_of_many_nuls_can_be_written() {
+    let app = Connection::open_in_memory().unwrap();
+    for nuls in [1, 99, 100, 5_000] {
+        let text = "a\0'é".repeat(nuls);
+        let sql = format!(
+            "SELECT CAST({0} AS BLOB), typeof({0})",
+            literal(&Value::Text(text.clone().into_bytes()))
+        );
+        let read = app.query_row(&sql, [], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, String>(1)?)));
+        assert_eq!(read.unwrap(), (text.into_bytes(), "text".to_owned()));
+    }
 }
