@@ -28,7 +28,7 @@ fn the_life_of_a_row_goes_on_under_another_name_of_its_table() {
     );
     assert_eq!(life(&place, "c", "1"), 4);
     assert_eq!(life(&place, "c", "2"), 1);
-    let none = place.run(&["history", "app.db", "--table", "c", "--key", "3"]).succeeded().stdout;
+    let none = place.run(&["history", "app.db", "--table", "c", "--key", "3"]).succeeded().stderr;
     assert!(none.contains("no row of `c` with the key 3 has changed"), "{none}");
     let touched = place.run(&["history", "app.db", "--table", "c", "--json"]).succeeded().stdout;
     assert_eq!(lines(&touched).len(), 5, "{touched}");
