@@ -365,7 +365,7 @@ unsafe fn become_program(
         }
         take_descriptors(program, prepared, first_free, report)
             .map_err(|errno| (Step::Descriptors, errno))?;
-        // Only now: a limit on open files counts no longer what this process has open.
+        // Behind the descriptors: what this process has open must not count against a limit on open files.
         for (resource, soft, hard) in &program.rlimits {
             let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };
             check(Step::Rlimit, libc::setrlimit(resource_number(*resource), &limit))?;

@@ -9,6 +9,7 @@ use litekeep_testkit::Process;
 use litekeep_testkit::process::eventually;
 use rusqlite::Connection;
 
+use crate::up::free_port;
 use crate::{Place, Ran, rows};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -31,8 +32,17 @@ fn page(port: u16) -> String {
     page
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A replicator of `app.db` that has everything, and serves its metrics at the port.
+fn replicated(place: &Place) -> (Process, u16) {
+    place.database("app.db", 3);
+    let port = free_port();
+    let toml = format!(
+        "[[database]]\npath = \"app.db\"\nbackup = \"backup\"\n[metrics]\naddr = \"127.0.0.1:{port}\"\n"
+    );
+    std::fs::write(place.path("litekeep.toml"), toml).unwrap();
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    eventually("the status is green", SOON, || Ok(place.run(&["status"]).code == 0)).unwrap();
+    (replicator, port)
 }
 
 /// The application goes on, and nothing is put where the disk is not mounted.
@@ -85,18 +95,11 @@ fn neither_database_nor_backup_is_no_new_beginning() {
     assert_eq!(rows(&place.path("app.db")), 3);
 }
 
-/// It was said that no replicator is running, and the metric was 1.
+/// One that rests holds nothing but locks on the file.
 #[test]
 fn a_database_that_is_deleted_while_it_is_replicated_is_missed() {
     let place = Place::new();
-    place.database("app.db", 3);
-    let port = free_port();
-    let toml = format!(
-        "[[database]]\npath = \"app.db\"\nbackup = \"backup\"\n[metrics]\naddr = \"127.0.0.1:{port}\"\n"
-    );
-    std::fs::write(place.path("litekeep.toml"), toml).unwrap();
-    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
-    eventually("the status is green", SOON, || Ok(place.run(&["status"]).code == 0)).unwrap();
+    let (replicator, port) = replicated(&place);
     let up = |value: &str| {
         page(port).lines().any(|line| line.starts_with("litekeep_up{") && line.ends_with(value))
     };
@@ -117,7 +120,7 @@ fn a_database_that_is_deleted_while_it_is_replicated_is_missed() {
     replicator.kill().unwrap();
 }
 
-/// The configured backup was accused of having lost what it never had.
+/// Local state is about the place that was written to last.
 #[test]
 fn what_went_to_another_backup_is_not_missed_in_the_configured_one() {
     let place = Place::new();
@@ -146,14 +149,7 @@ fn what_went_to_another_backup_is_not_missed_in_the_configured_one() {
 #[test]
 fn a_second_replicator_is_told_of_the_first_and_not_of_its_address() {
     let place = Place::new();
-    place.database("app.db", 3);
-    let port = free_port();
-    let toml = format!(
-        "[[database]]\npath = \"app.db\"\nbackup = \"backup\"\n[metrics]\naddr = \"127.0.0.1:{port}\"\n"
-    );
-    std::fs::write(place.path("litekeep.toml"), toml).unwrap();
-    let first = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
-    eventually("the status is green", SOON, || Ok(place.run(&["status"]).code == 0)).unwrap();
+    let (first, _) = replicated(&place);
     let pid = format!("process {}", first.id());
     place.run(&["replicate"]).failed_with(&["another litekeep", &pid, "app.db", "hint:"]);
     first.kill().unwrap();
