@@ -28,7 +28,7 @@ const LEAST_VALIDATION: Duration = Duration::from_secs(86_400);
 pub(crate) fn read(input: &Input<'_>) -> Result<Config, Error> {
     let mut reader = Reader::new(input, Dialect::Litestream);
     let mut config = Config::default();
-    if let Some(root) = node::parse_yaml(input.text, &mut reader.report) {
+    if let Some(root) = node::parse_yaml(input.text, "YAML", &mut reader.report) {
         match &root.value {
             Value::Table(entries) => reader.litestream(entries, &mut config),
             Value::Null => reader.report.warn(&(0..0), "the file is empty: there is nothing to back up"),

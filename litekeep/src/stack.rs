@@ -374,12 +374,15 @@ impl Stack {
         }
         let is_wanted = |name: &String| wanted.is_empty() || wanted.contains(name);
         if !wanted.is_empty() {
-            // The others stay as they were applied.
+            // The others stay as they were applied, those that the configuration has no more behind the rest.
+            let order = names(&services);
+            let place = |service: &Service| order.iter().position(|name| *name == service.name);
             let named: Vec<Service> =
                 services.into_iter().filter(|service| is_wanted(&service.name)).collect();
             services =
                 changing.services.iter().filter(|service| !is_wanted(&service.name)).cloned().collect();
             services.extend(named);
+            services.sort_by_key(|service| place(service).unwrap_or(usize::MAX));
         }
         untaken::check(&changing.begun, config)?;
         migrations::run(settings, Some(&changing.begun), &self.args).await?;

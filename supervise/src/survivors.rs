@@ -149,6 +149,23 @@ impl Survivor {
     }
 }
 
+/// A run that goes on in nobody's care, until the next litekeep takes it over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Of the process or job.
+    pub name: String,
+    /// The process id of its leader.
+    pub pid: i32,
+    /// When it began, in milliseconds since the Unix epoch; `None` when that was not written down.
+    pub begun_ms: Option<i64>,
+}
+
+/// Runs that outlived the litekeep whose folder this is, by name. While that lives, these are those in its care.
+pub fn left(dir: &Path) -> Vec<Left> {
+    let all = survivors(dir, &boot_id()).into_iter();
+    all.map(|run| Left { name: run.name().to_owned(), pid: run.leader.pid, begun_ms: run.begun_ms }).collect()
+}
+
 fn survivors(dir: &Path, boot: &str) -> Vec<Survivor> {
     let names = fs::read_dir(dir).into_iter().flatten().flatten();
     let names: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();

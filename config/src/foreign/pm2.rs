@@ -109,7 +109,7 @@ const INTERPRETERS: [(&str, &str); 9] = [
 impl Translation<'_> {
     pub(super) fn pm2(&mut self) {
         let plain = without_comments(self.input.text);
-        let Some(root) = node::parse_yaml(&plain, &mut self.report) else { return };
+        let Some(root) = node::parse_yaml(&plain, "JSON", &mut self.report) else { return };
         let root = typed(&root);
         match &root.value {
             Value::Table(entries) if entry(entries, "apps").is_some() => {

@@ -15,8 +15,9 @@ use crate::diagnostic::Report;
 /// Aliases copy what they name; beyond this many values a file is a "billion laughs", not a configuration.
 const MAX_NODES: usize = 100_000;
 
-/// The document's root; `None` after an error, which then stands in `report`. An empty document is [`Value::Null`].
-pub(crate) fn parse_yaml(text: &str, report: &mut Report<'_>) -> Option<Node> {
+/// The document's root; `None` after an error, which then stands in `report`. An empty document is [`Value::Null`]. JSON is YAML, too;
+/// `language` is what the author of the text writes.
+pub(crate) fn parse_yaml(text: &str, language: &str, report: &mut Report<'_>) -> Option<Node> {
     let offsets = ByteOffsets::new(text);
     let mut builder = Builder::default();
     let mut parser = Parser::new_from_str(text);
@@ -25,7 +26,7 @@ pub(crate) fn parse_yaml(text: &str, report: &mut Report<'_>) -> Option<Node> {
             Ok(event) => event,
             Err(error) => {
                 let at = offsets.byte(error.marker().index());
-                report.error(&(at..at), format!("this is not YAML: {}", error.info()));
+                report.error(&(at..at), format!("this is not {language}: {}", error.info()));
                 return None;
             }
         };

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use litekeep_env::{Clock, SystemClock};
 use litekeep_replicate::local::Places;
+use litekeep_supervise::survivors::{self, Left};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
@@ -52,6 +53,24 @@ struct Status {
     down: bool,
     /// `litekeep up` runs and does not answer.
     hangs: bool,
+    /// What goes on although nothing cares for it.
+    survivors: Vec<Survivor>,
+}
+
+/// A run that outlived `litekeep up`.
+#[derive(Serialize)]
+struct Survivor {
+    name: String,
+    pid: i32,
+    started: Option<String>,
+}
+
+impl Survivor {
+    fn all(settings: &Settings) -> Vec<Survivor> {
+        let left = survivors::left(&Home::of(settings).runs()).into_iter();
+        left.map(|Left { name, pid, begun_ms }| Survivor { name, pid, started: begun_ms.map(text::rfc3339) })
+            .collect()
+    }
 }
 
 #[derive(Serialize)]
@@ -145,6 +164,10 @@ pub(super) async fn run(args: &args::Status, format: Format) -> Result<Outcome> 
             out.push_str(
                 "RED processes\n    ! they are configured, and nothing runs them: `litekeep up` does\n",
             );
+            for Survivor { name, pid, .. } in &status.survivors {
+                let what = "goes on in nobody's care: `litekeep up` takes it over";
+                out.push_str(&format!("    ! `{name}` (process {pid}) {what}\n"));
+            }
         } else if status.databases.is_empty() {
             out.push_str("the configuration names no database\n");
         }
@@ -164,7 +187,7 @@ pub(super) async fn view(config: &args::ConfigArgs, format: Format) -> Result<Vi
 }
 
 async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Result<Status> {
-    let (databases, followers, by, stack, down, hangs) = match &args.target {
+    let (databases, followers, by, stack, down, hangs, survivors) = match &args.target {
         Some(target) => {
             let path = Path::new(target);
             let (databases, followers, by) = match Settings::find(&args.config, format)? {
@@ -179,7 +202,7 @@ async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Resul
                     (databases, (vec![], vec![]), Replicates::Command(REPLICATE))
                 }
             };
-            (databases, followers, by, None, false, false)
+            (databases, followers, by, None, false, false, vec![])
         }
         None => {
             // Also where only a litestream.yml is there.
@@ -195,7 +218,8 @@ async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Resul
             };
             let is_down = stack.is_none() && !hangs && has_processes(&settings);
             let by = replicates(&settings, stack.is_some());
-            (database::all(&settings)?, followers(&settings)?, by, stack, is_down, hangs)
+            let survivors = if is_down { Survivor::all(&settings) } else { vec![] };
+            (database::all(&settings)?, followers(&settings)?, by, stack, is_down, hangs, survivors)
         }
     };
     let databases = statuses(&databases, (&followers.0, &followers.1), by, clock).await?;
@@ -207,6 +231,7 @@ async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Resul
         stack,
         down,
         hangs,
+        survivors,
     })
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use litekeep_env::SystemClock;
@@ -21,6 +21,8 @@ use crate::stack::Stack;
 
 /// Between two looks at the background.
 const PAUSE: Duration = Duration::from_millis(20);
+/// What takes longer than this is worth being told.
+const QUIET: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(args: &args::Up, format: Format) -> Result<Outcome> {
     let settings = Settings::load_stack(&args.config, format).context("start everything")?;
@@ -99,9 +101,11 @@ async fn detach(args: &args::Up, settings: &Settings, home: &Home, format: Forma
     }
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let mut child = command.spawn().context("start this program again")?;
+    let (started, mut shown) = (Instant::now(), begin);
     loop {
         if let Some(status) = child.try_wait()? {
-            let said = said(&path, begin);
+            let (said, _) = said(&path, begin);
+            let said = String::from_utf8_lossy(&said);
             let failure =
                 Failure::new(Kind::Invalid, format!("it ended with {status}:\n{}", said.trim_end()));
             return Err(failure.hint(format!("`{}` has what it said", path.display())).into());
@@ -112,6 +116,13 @@ async fn detach(args: &args::Up, settings: &Settings, home: &Home, format: Forma
                 format!("up, as process {pid}; `litekeep status` shows it, `litekeep down` ends it\n")
             });
             return Ok(Outcome::Done);
+        }
+        if format == Format::Text && started.elapsed() > QUIET {
+            let (said, end) = said(&path, shown);
+            // The rest of a line comes yet.
+            let whole = said.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            String::from_utf8_lossy(&said[..whole]).lines().for_each(|line| report::line(&line));
+            shown = end - (said.len() - whole) as u64;
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -127,15 +138,16 @@ async fn is_up(home: &Home) -> bool {
     answer.ok().flatten().is_some_and(|status| status["up"] == true)
 }
 
-fn said(path: &std::path::Path, begin: u64) -> String {
+/// What the log has from here on, and where it ends.
+fn said(path: &std::path::Path, begin: u64) -> (Vec<u8>, u64) {
     use std::io::Seek as _;
     let mut text = Vec::new();
-    if let Ok(mut file) = File::open(path) {
-        // What it said last is why it ended. A shorter file is another one: it was rotated.
-        let length = file.metadata().map_or(0, |metadata| metadata.len());
-        let begin = if begin > length { 0 } else { begin };
-        let from = begin.max(length.saturating_sub(16 << 10));
-        _ = file.seek(std::io::SeekFrom::Start(from)).and_then(|_| file.read_to_end(&mut text));
-    }
-    String::from_utf8_lossy(&text).into_owned()
+    let Ok(mut file) = File::open(path) else { return (text, begin) };
+    // What it said last is why it ended. A shorter file is another one: it was rotated.
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
+    let begin = if begin > length { 0 } else { begin };
+    let from = begin.max(length.saturating_sub(16 << 10));
+    _ = file.seek(std::io::SeekFrom::Start(from)).and_then(|_| file.read_to_end(&mut text));
+    let end = from + text.len() as u64;
+    (text, end)
 }

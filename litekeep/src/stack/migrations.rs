@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use futures::stream::{self, StreamExt as _};
@@ -22,6 +23,8 @@ use crate::settings::{Database, Settings, database};
 
 /// Databases of a folder that migrate at the same time.
 const AT_ONCE: usize = 4;
+/// Migrations that take so long are told of; then at twice the time, and so on.
+const FIRST_SIGN: Duration = Duration::from_secs(2);
 
 /// Runs them, of those databases that `up` began with where it has. After a failure no other begins, and those that are under way come
 /// to their end.
@@ -72,7 +75,7 @@ async fn up(database: &Path, args: &ConfigArgs) -> Result<bool> {
     args.pass_on(&mut command);
     // After `--` a path may begin with a dash.
     command.arg("--").arg(database);
-    let output = ended_with_its_group(command).await?;
+    let output = with_signs_of_life(ended_with_its_group(command), database).await?;
     let done: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let text = |of: &Value, key: &str| of[key].as_str().unwrap_or_default().to_owned();
     let all = done["applied"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -94,6 +97,23 @@ async fn up(database: &Path, args: &ConfigArgs) -> Result<bool> {
         None => {
             Err(Failure::new(Kind::Internal, format!("`litekeep migrate up` {}: {said}", output.status))
                 .into())
+        }
+    }
+}
+
+/// Says now and then that they run.
+async fn with_signs_of_life<T>(migrating: impl Future<Output = T>, database: &Path) -> T {
+    let begun = Instant::now();
+    let mut migrating = std::pin::pin!(migrating);
+    let mut pause = FIRST_SIGN;
+    loop {
+        match tokio::time::timeout(pause, &mut migrating).await {
+            Ok(done) => return done,
+            Err(_) => {
+                let seconds = begun.elapsed().as_secs();
+                tracing::info!(path = %database.display(), "its migrations have been running for {seconds} s");
+                pause *= 2;
+            }
         }
     }
 }

@@ -228,6 +228,16 @@ fn in_the_background() {
 }
 
 #[test]
+fn who_waits_for_the_background_hears_for_what() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    configure(&place, "migrations = { command = 'sleep 4' }", "[process.app]\ncommand = \"sleep 1000\"\n");
+    let ran = place.run(&["up", "--detach"]).succeeded();
+    assert!(ran.stderr.contains("its migrations have been running for 2 s"), "{}", ran.stderr);
+    place.run(&["down"]).succeeded();
+}
+
+#[test]
 fn the_log_of_the_background_is_rotated() {
     let place = Place::new();
     configure(&place, "", "[process.app]\ncommand = \"sleep 1000\"\n");
@@ -617,6 +627,19 @@ fn an_application_outlives_litekeep_and_is_taken_over() {
     running.kill();
     std::thread::sleep(Duration::from_millis(300));
     assert!(get(port).unwrap().contains(before[0]["instance"].as_str().unwrap()));
+    let ran = place.run(&["status", "--json"]);
+    assert_eq!(ran.code, 1);
+    shapes::matches("status", &ran.json());
+    let survivors = ran.json()["survivors"].as_array().unwrap().clone();
+    assert_eq!(survivors.len(), 3, "{survivors:?}");
+    for (survivor, before) in survivors.iter().zip([&before[2], &before[1], &before[0]]) {
+        assert_eq!([&survivor["name"], &survivor["pid"]], [&before["name"], &before["pid"]]);
+    }
+    let told = place.run(&["status"]).stdout;
+    assert!(
+        told.contains(&format!("`web` (process {}) goes on in nobody's care", before[0]["pid"])),
+        "{told}"
+    );
 
     configure(&place, "", rest.split("[process.gone]").next().unwrap());
     let running = up(&place);

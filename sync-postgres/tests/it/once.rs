@@ -53,7 +53,9 @@ fn one_that_was_interrupted_takes_the_present_state() {
     let scene = Scene::new("once_again", SCHEMA);
     let (send, mut told) = tokio::sync::mpsc::unbounded_channel();
     let mut pull = scene.pulling();
-    scene.runtime.block_on(async {
+    // Its end waits for a transaction that the copy was in.
+    let interrupted = tokio::runtime::Runtime::new().unwrap();
+    interrupted.block_on(async {
         let copying = pull.copy_once(Parts::All, |rows| send.send(rows).unwrap());
         tokio::pin!(copying);
         loop {
@@ -64,6 +66,7 @@ fn one_that_was_interrupted_takes_the_present_state() {
             }
         }
     });
+    drop(interrupted);
     let sql = "DELETE FROM authors WHERE id > 11000; UPDATE authors SET name = 'other' WHERE id < 50; INSERT INTO books VALUES ('new', 1)";
     server().query_in("once_again", sql).unwrap();
     let copied = scene.runtime.block_on(scene.pulling().copy_once(Parts::All, |_| ())).unwrap();

@@ -119,6 +119,10 @@ fn a_reload_says_who_is_away_until_the_new_one_is_ready() {
     let own = "`own` is away until the new one is ready; `proxy` avoids that";
     assert_eq!(warnings(), serde_json::json!([own]));
     assert_eq!(warnings(), serde_json::json!([]), "once");
+    place.run(&["reload", "own"]).succeeded();
+    let names = status(&place)["stack"]["processes"].as_array().unwrap().clone();
+    let names: Vec<_> = names.iter().map(|process| &process["name"]).collect();
+    assert_eq!(names, ["own", "held"], "as the configuration has them");
     running.end();
 }
 
