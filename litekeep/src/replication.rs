@@ -16,8 +16,8 @@ use litekeep_config::{DatabaseConfig, Source};
 use litekeep_env::{Clock, SystemClock};
 use litekeep_ltx::Txid;
 use litekeep_replicate::local::{Places, StateFile};
-use litekeep_replicate::replicator::{Choose, Phase, Replicator, Settings, Status};
-use litekeep_replicate::restore::{self, Goal};
+use litekeep_replicate::replicator::{Choose, Phase, Replicator, Settings, Status, Stranded, put_stranded};
+use litekeep_replicate::restore::{self, Goal, v03};
 use litekeep_store::Store;
 use litekeep_store::plan::Policy;
 use tokio::sync::Semaphore;
@@ -259,10 +259,19 @@ async fn restore_missing(database: &Database, stores: &[Store], restoring: &Sema
     if database.path.symlink_metadata().is_ok() {
         return Ok(());
     }
+    if let Some(Stranded { first, last }) = put_stranded(stores, &database.path, &database.meta_dir).await? {
+        tracing::warn!(
+            path = %database.path.display(),
+            "transactions {first} to {last}, which waited on this machine, are in the backup now"
+        );
+    }
     // A store that does not answer may be the one with the newest state.
     let furthest = furthest(stores).await.map_err(|error| with_other_ways(error, database))?;
     let _turn = restoring.acquire().await;
     let options = restore::Options { if_not_exists: true, ..restore::Options::default() };
+    if furthest.is_empty() {
+        return restore_former(database, stores, &options).await;
+    }
     let mut stores = furthest.into_iter().peekable();
     while let Some(store) = stores.next() {
         let path = &database.path;
@@ -280,6 +289,21 @@ async fn restore_missing(database: &Database, stores: &[Store], restoring: &Sema
             Err(error) => return Err(with_other_ways(error.into(), database)),
         }
         break;
+    }
+    Ok(())
+}
+
+/// The same from a backup of Litestream 0.3, where one is in the place of an empty log.
+async fn restore_former(database: &Database, stores: &[Store], options: &restore::Options) -> Result<()> {
+    let found = try_join_all(stores.iter().map(|store| v03::find(store, Goal::Latest))).await?;
+    let newest = stores.iter().zip(found).filter_map(|(store, backup)| Some((store, backup?)));
+    let Some((store, backup)) = newest.max_by_key(|(_, backup)| backup.time_ms) else { return Ok(()) };
+    let path = &database.path;
+    if let Some(restored) = v03::to_path(store, backup, path, options, &()).await? {
+        tracing::info!(
+            path = %path.display(), time = text::rfc3339(restored.backup.time_ms),
+            "the database did not exist and was restored from {}, a backup of Litestream 0.3", store.place()
+        );
     }
     Ok(())
 }
@@ -446,6 +470,7 @@ fn to_be_safe(status: &Status) -> String {
 fn unconfirmed(status: &Status) -> String {
     let safe = match status.durable {
         Some(txid) => format!("safe up to transaction {txid}"),
+        None if status.phase == Phase::Gone => "not all of it is in the backup".to_owned(),
         None => "nothing of it is in the backup".to_owned(),
     };
     let errors =

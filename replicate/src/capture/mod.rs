@@ -489,6 +489,7 @@ impl Capture {
                 changed.push(Pgno::FIRST);
             }
             let found = segment::from_pages(&pages, &changed, stamp, spool)?;
+            pages.sync()?;
             segment::pack_pages(&found, packs);
             segment = Some(found);
         }

@@ -92,6 +92,15 @@ impl<'a> Pages<'a> {
         read_or_zero(self.files, pgno.offset(self.page_size), page)
     }
 
+    /// Makes durable what the state was read from: the store must not get ahead of it.
+    pub fn sync(&self) -> Result<(), Error> {
+        if let Some(wal) = self.wal {
+            let synced = wal.file().sync_data();
+            synced.map_err(Error::file("sync the WAL of", self.files.path()))?;
+        }
+        self.files.database().sync_data().map_err(Error::file("sync", self.files.path()))
+    }
+
     /// Every page but the lock page, ascending, in order of the file.
     pub fn for_each(&self, mut f: impl FnMut(Pgno, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
         let size = self.page_size.bytes();

@@ -11,6 +11,9 @@ use litekeep_env::disk;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
+/// A destination that does not answer is told of again after so many tries, about every five minutes.
+const TELL_AGAIN: u32 = 100;
+
 impl Database {
     /// Hands a segment to every destination; in the spool when too much waits already, or none of them answers: a
     /// process that dies then leaves the points in time of the outage on disk.
@@ -124,13 +127,13 @@ impl Database {
                     let mut destinations = self.destinations();
                     let d = &mut destinations[nth];
                     d.failures += 1;
-                    if d.failures == 1 {
+                    if d.failures % TELL_AGAIN == 1 {
                         tracing::warn!(path = %self.settings.path.display(), store = d.store.place(), "{e}; trying again");
                     }
                     d.error = Some(e.to_string());
                     d.back_off()
                 };
-                if e.kind() == Kind::Fenced || e.kind() == Kind::Invalid {
+                if e.kind() == Kind::Fenced {
                     self.fenced(&e).await;
                     self.destinations()[nth].shipping = false;
                     break;
@@ -169,6 +172,9 @@ impl Database {
         self.confirmed(&local, segment)?;
         let mut destinations = self.destinations();
         let d = &mut destinations[nth];
+        if d.failures > 0 {
+            tracing::info!(path = %self.settings.path.display(), store = d.store.place(), "it answers again");
+        }
         (d.failures, d.error) = (0, None);
         // It may have been spooled while it was under way from memory.
         if let Some(done) = d.queue.pop_front() {
