@@ -292,8 +292,9 @@ fn a_database_whose_folder_is_replaced_is_replicated_on() {
     };
     std::fs::rename(place.path("data"), place.path("former")).unwrap();
     let copied =
-        std::process::Command::new("cp").args(["-a", "former", "data"]).current_dir(place.path(".")).status();
+        std::process::Command::new("cp").args(["-a", "former", "copy"]).current_dir(place.path(".")).status();
     assert!(copied.unwrap().success());
+    std::fs::rename(place.path("copy"), place.path("data")).unwrap();
     insert();
     eventually("the copy is replicated", SOON, || has(4)).unwrap();
     // litekeep may write there meanwhile.
