@@ -1,7 +1,7 @@
 //! The files of one database, held open, and the lock that keeps the WAL from being reset before it is copied.
 //!
 //! Invariants:
-//! - The descriptors of the database file and of `-shm` are opened once, and parked rather than closed: closing any descriptor of
+//! - The descriptors of the database file and of `-shm` are opened once and closed last, or parked: closing any descriptor of
 //!   these files drops the POSIX locks that SQLite holds on them in this process.
 //! - A shared lock on the database's SHARED range makes us count as a connection: nobody's close is the last one, so
 //!   nobody deletes the WAL or leaves WAL mode.
@@ -21,7 +21,7 @@ use litekeep_format::locks::{
 };
 use litekeep_format::{DatabaseHeader, WalIndexHeader, named_pages};
 use litekeep_ltx::Salt;
-use litekeep_sql::{Observer, Snapshot};
+use litekeep_sql::{Observer, Snapshot, is_mirrored};
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io;
@@ -81,15 +81,15 @@ fn identity(file: &Metadata) -> Identity {
     (file.dev(), file.ino())
 }
 
-/// Descriptors that nobody uses, until the file is opened again: closing one would drop the locks of every connection that this
-/// process has on the file.
+/// Descriptors that nobody uses, until the file is opened again: closing one would drop the locks of a mirror's connection in this
+/// process.
 static PARKED: Mutex<BTreeMap<Identity, Vec<Arc<File>>>> = Mutex::new(BTreeMap::new());
 
 fn parked() -> MutexGuard<'static, BTreeMap<Identity, Vec<Arc<File>>>> {
     PARKED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A file that is not closed while it has a name.
+/// A file that is open once.
 #[derive(Debug)]
 struct Held {
     file: Arc<File>,
@@ -117,19 +117,6 @@ impl Deref for Held {
     }
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        // Our own locks go in any case.
-        _ = lock::release(&self.file, 0, 0);
-        let has_name = |file: &Arc<File>| file.metadata().is_ok_and(|file| file.nlink() > 0);
-        let mut parked = parked();
-        parked.retain(|_, files| files.iter().any(has_name));
-        if has_name(&self.file) {
-            parked.entry(self.identity).or_default().push(self.file.clone());
-        }
-    }
-}
-
 /// Descriptors and locks of one database.
 #[derive(Debug)]
 pub struct HeldFiles {
@@ -139,6 +126,22 @@ pub struct HeldFiles {
     hold: Hold,
     holds_checkpoints: bool,
     is_in_log: bool,
+}
+
+impl Drop for HeldFiles {
+    fn drop(&mut self) {
+        if !is_mirrored(self.database.identity) {
+            return;
+        }
+        let has_name = |file: &Arc<File>| file.metadata().is_ok_and(|file| file.nlink() > 0);
+        let mut parked = parked();
+        parked.retain(|_, files| files.iter().any(has_name));
+        for held in [&self.database, &self.shm] {
+            // Our own locks go in any case.
+            _ = lock::release(&held.file, 0, 0);
+            parked.entry(held.identity).or_default().push(held.file.clone());
+        }
+    }
 }
 
 impl HeldFiles {
