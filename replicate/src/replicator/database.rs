@@ -1,5 +1,6 @@
 //! One database: from the event that wakes it to the confirmation of the store.
 
+use super::arrival::Arrival;
 use super::destination::Destination;
 use super::look::Step;
 use super::status::{DestinationStatus, Phase, Status};
@@ -255,11 +256,13 @@ impl Database {
                     continue;
                 }
                 Err(e) => {
-                    let wait = self.failed(&e, failures);
+                    let arrival = Arrival::of(&self, &e);
+                    let soon = arrival.and_then(|arrival| arrival.pause(failures));
+                    let wait = soon.or_else(|| self.failed(&e, failures));
                     failures += 1;
                     match wait {
                         Some(wait) => {
-                            self.pause(wait).await;
+                            self.pause(wait, arrival).await;
                             continue;
                         }
                         None => break,
@@ -307,12 +310,13 @@ impl Database {
         true
     }
 
-    /// Waits after a failure. The application's writes do not end it: each would cost another try.
-    async fn pause(&self, at_most: Duration) {
+    /// Waits after a failure. The application's writes do not end it: each would cost another try. Those to what is
+    /// still arriving do.
+    async fn pause(&self, at_most: Duration, arrival: Option<Arrival>) {
         let until = Instant::now() + at_most;
         while !self.shared.stopping.load(SeqCst) {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || arrival.is_some_and(|arrival| arrival.goes_on(self)) {
                 return;
             }
             tokio::time::sleep(left.min(DRAIN_TICK)).await;
