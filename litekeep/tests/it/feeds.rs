@@ -311,8 +311,15 @@ fn changes_are_delivered_by_hand_too() {
     shapes::matches("changes-delivered", &begun);
     let lines = || std::fs::read_to_string(place.path("e.jsonl")).unwrap().lines().count();
     assert_eq!(lines(), 3);
-    place.run(&to).succeeded();
+    assert_eq!(begun["events"], 3);
+    let again = place.run(&to).succeeded();
     assert_eq!(lines(), 3, "it goes on where it was");
+    assert!(again.stdout.contains("nothing new for file://"), "{}", again.stdout);
+    let begin = [&to[..], &["--from", FIRST]].concat();
+    place.run(&begin).failed_with(&["`p` goes on after transaction", "leave --from out"]);
+    let elsewhere = place.run(&["changes", "app.db", "--to", "other.jsonl", "--position", "p"]).succeeded();
+    assert!(elsewhere.stderr.contains("e.jsonl: nothing up to transaction"), "{}", elsewhere.stderr);
+    assert!(elsewhere.stdout.contains("nothing new for"), "{}", elsewhere.stdout);
     let run = |url: &str| place.run(&["changes", "app.db", "--to", url, "--position", "q", "--from", FIRST]);
     run("kafka://h/t").failed_with(&["a feed cannot go to `kafka://`"]);
     run("/nowhere/e.jsonl").failed_with(&["open `/nowhere/e.jsonl`: No such file or directory"]);
@@ -615,4 +622,32 @@ fn a_follower_that_takes_nothing_is_cut_off_and_delays_nobody() {
     drop((small, db));
     scene.stop(litekeep).unwrap();
     scene.prove_equal_pages().unwrap();
+}
+
+/// It stood still without a word, although the other destination had everything.
+#[test]
+fn a_feed_goes_on_from_the_other_destination_when_one_is_away() {
+    let place = Place::new();
+    place.database("app.db", 1);
+    let toml = "[[database]]\npath = \"app.db\"\nbackup = [\"b1\", \"b2\"]\nupload_interval = \"20ms\"\n";
+    std::fs::write(place.path("litekeep.toml"), toml.to_owned() + &feed("file", "events.jsonl")).unwrap();
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    let db = Connection::open(place.path("app.db")).unwrap();
+    let events = || std::fs::read_to_string(place.path("events.jsonl")).unwrap_or_default();
+    let delivers = |word: &str| {
+        db.execute("INSERT INTO t (x) VALUES (?1)", [word]).unwrap();
+        let arrived = eventually(word, LONG, || Ok(events().contains(word)));
+        arrived.unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
+    };
+    let is_in = |folder: &str| Ok(place.run(&["history", folder]).code == 0);
+    for folder in ["b1", "b2"] {
+        eventually(folder, LONG, || is_in(&format!("./{folder}"))).unwrap();
+    }
+    delivers("both are there");
+    std::fs::rename(place.path("b1"), place.path("away")).unwrap();
+    delivers("the first is away");
+    assert!(replicator.output().contains("although more is confirmed"), "{}", replicator.output());
+    let status = || place.run(&["status", "--json"]).json()["databases"][0]["feeds"][0].clone();
+    eventually("the trouble is over", LONG, || Ok(status()["error"].is_null())).unwrap();
+    replicator.kill().unwrap();
 }
