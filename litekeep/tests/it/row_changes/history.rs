@@ -36,6 +36,34 @@ fn the_life_of_a_row_goes_on_under_another_name_of_its_table() {
     assert_eq!(rows, ["a", "a", "b", "c"], "{touched}");
 }
 
+/// The key was one condition for all time, and no column of that name was an error.
+#[test]
+fn the_life_of_a_row_goes_on_under_another_name_of_its_key() {
+    let place = Place::new();
+    shop(
+        &place,
+        &[
+            "CREATE TABLE a(id INTEGER PRIMARY KEY, x); INSERT INTO a VALUES(1, 1), (2, 2)",
+            "UPDATE a SET x = 5 WHERE id = 1",
+            "ALTER TABLE a RENAME COLUMN id TO uid; UPDATE a SET x = 6 WHERE uid = 1",
+            "ALTER TABLE a RENAME TO b; ALTER TABLE b ADD COLUMN id; UPDATE b SET x = 7, id = 2 WHERE uid = 1",
+            "ALTER TABLE b RENAME COLUMN x TO y; DELETE FROM b WHERE uid = 1",
+            "CREATE TABLE a(id TEXT); INSERT INTO a VALUES('1')",
+        ],
+    );
+    for (table, key, expected) in [("b", "1", 5), ("b", "uid=1", 5), ("b", "2", 1), ("b", "y=7", 2)] {
+        assert_eq!(life(&place, table, key), expected, "{table} {key}");
+    }
+    // Another column that got the name later.
+    assert_eq!(life(&place, "b", "id=2"), 2, "as it was, and as it went");
+    let wrong = place.run(&["history", "app.db", "--table", "b", "--key", "gone=1"]);
+    wrong.failed_with(&["no such column: `b` has no `gone`", "its columns are uid, y, id"]);
+    let first = txids(&place)[0].clone();
+    let changes = ["changes", "app.db", "--from", &first, "--table", "a", "--where", "uid = 1"];
+    let ran = place.run(&changes);
+    assert!(ran.code == 2 && ran.stderr.contains("the columns of `a` are id, x then"), "{}", ran.stderr);
+}
+
 #[test]
 fn every_kind_of_key_can_be_written() {
     let place = Place::new();
