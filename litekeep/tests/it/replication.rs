@@ -191,6 +191,34 @@ fn verify_leaves_a_database_in_another_journal_mode_as_it_is() {
     assert!(status["databases"][0]["backups"][0]["contents"]["last_proof"].is_null(), "{status}");
 }
 
+/// Half of what was stored, and paid for, was left out.
+#[test]
+fn status_counts_everything_that_stands_in_the_backup() {
+    fn size(folder: &std::path::Path) -> u64 {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+        let size = |entry: std::fs::DirEntry| match entry.metadata().unwrap() {
+            metadata if metadata.is_dir() => size(&entry.path()),
+            metadata => metadata.len(),
+        };
+        entries.map(size).sum()
+    }
+    let place = Place::new();
+    place.database("app.db", 3);
+    place.run(&["init", "app.db"]).succeeded();
+    // An application that stays, so that its commits are told apart.
+    let db = Connection::open(place.path("app.db")).unwrap();
+    for _ in 0..3 {
+        place.run(&["replicate", "-once"]).succeeded();
+        db.execute_batch("INSERT INTO t (x) VALUES ('a'); INSERT INTO t (x) VALUES ('b')").unwrap();
+    }
+    place.run(&["replicate", "-once"]).succeeded();
+    let packs = std::fs::read_dir(place.path("app.db-backup/litekeep/commits")).unwrap().count();
+    assert!(packs > 0, "it has single commits");
+    let status = place.run(&["status", "--json"]).json();
+    let told = status["databases"][0]["backups"][0]["contents"]["size_bytes"].as_u64();
+    assert_eq!(told, Some(size(&place.path("app.db-backup"))));
+}
+
 #[test]
 fn status_says_what_the_replicator_says_is_wrong() {
     let place = Place::new();
