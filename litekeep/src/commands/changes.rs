@@ -72,8 +72,11 @@ struct Delivered {
 async fn deliver(args: &args::Changes, (to, position): (&str, &Path), format: Format) -> Result<Outcome> {
     let to = FeedUrl::parse(to)?;
     let known = State::read(position)?;
-    let (_, store) = best_backup(args.target.as_deref(), &args.config, Goal::Latest, format).await?;
-    let from = match args.from.as_deref().map(goal).transpose()? {
+    let from = args.from.as_deref().map(goal).transpose()?;
+    let begin = known.as_ref().and_then(State::at).map(Goal::Txid).or(from);
+    let goals: Vec<Goal> = begin.into_iter().chain([Goal::Latest]).collect();
+    let (_, store) = best_backup(args.target.as_deref(), &args.config, &goals, format).await?;
+    let from = match from {
         // From the middle of a transaction it tells all of it: again rather than never.
         Some(goal) => match restore::plan(&store, goal).await?.point().whole() {
             Some(txid) => FeedFrom::Txid(txid.get()),
@@ -185,7 +188,8 @@ async fn changes(args: &args::Changes, format: Format) -> Result<Outcome> {
         None if args.follow => Goal::Latest,
         None => return Err(no_beginning().into()),
     };
-    let (_, store) = best_backup(args.target.as_deref(), &args.config, from, format).await?;
+    let goals = [from, Goal::Latest];
+    let (_, store) = best_backup(args.target.as_deref(), &args.config, &goals, format).await?;
     let name = name(args, format)?;
     let mut feed = Feed::of_commits(&store, from, wanted(args)).await?;
     tell_unknown_table(feed.check_tables().await, args, format)?;

@@ -63,13 +63,15 @@ async fn read(args: &args::History, format: Format) -> Result<Outcome> {
     }
     let mut wanted = Selection { tables: args.table.iter().cloned().collect(), ..Selection::default() };
     let (target, config) = (args.target.as_deref(), &args.config);
-    let store = match best_backup(target, config, Goal::Latest, format).await {
+    let from = args.from.as_deref().map(goal).transpose()?;
+    let goals: Vec<Goal> = from.into_iter().chain([Goal::Latest]).collect();
+    let store = match best_backup(target, config, &goals, format).await {
         Ok((_, store)) => store,
         // What is before a gap is told, and then the gap.
         Err(error) => first_backup(target, config, format)?.ok_or(error)?,
     };
-    let from = match &args.from {
-        Some(from) => goal(from)?,
+    let from = match from {
+        Some(from) => from,
         None => {
             let log = store.list().await?;
             let first = Points::of(&log, &litekeep_store::Times::default()).first();

@@ -162,3 +162,30 @@ fn moments_are_those_of_the_files_in_a_copy() {
     }
     assert_eq!(diff(), before);
 }
+
+/// The first destination that had the later moment won, although it did not have the earlier one.
+#[test]
+fn the_destination_is_taken_that_has_both_moments() {
+    let place = Place::new();
+    let db = shop(&place, &["UPDATE orders SET what = 'x' WHERE id = 1"]);
+    let first = txids(&place)[0].clone();
+    let toml = "[[database]]\npath = \"app.db\"\nbackup = [\"begun-later\", \"app.db-backup\"]\n";
+    fs::write(place.path("litekeep.toml"), toml).unwrap();
+    db.execute_batch("DELETE FROM orders WHERE id = 2").unwrap();
+    place.run(&["replicate", "-once"]).succeeded();
+    let diff = place.run(&["diff", "app.db", "--from", &first, "--json"]).succeeded().stdout;
+    assert_eq!(lines(&diff).len(), 3, "{diff}");
+    let undo = ["undo", "app.db", "--from", &first, "--table", "orders", "--dry-run"];
+    place.run(&undo).succeeded();
+    let rows = ["restore", "app.db", "--table", "orders", "-txid", &first, "--dry-run"];
+    place.run(&rows).succeeded();
+    for arguments in [
+        &["history", "app.db", "--rows", "--json", "--from", &first][..],
+        &["changes", "app.db", "--from", &first],
+    ] {
+        let told = place.run(arguments).succeeded().stdout;
+        assert_eq!(lines(&told).len(), 2, "{told}");
+    }
+    let by_hand = ["changes", "app.db", "--to", "e.jsonl", "--position", "p", "--from", &first, "--json"];
+    assert_eq!(place.run(&by_hand).succeeded().json()["events"], 2);
+}
