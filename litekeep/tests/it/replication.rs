@@ -145,7 +145,7 @@ fn a_database_that_is_copied_into_a_watched_folder_is_taken_up_when_it_is_whole(
     place.database("tenants/other.db", 1);
     eventually("it has begun", SOON, || Ok(place.run(&["history", "tenants/other.db"]).code == 0)).unwrap();
     let mut copy = std::fs::File::create(place.path("tenants/a.db")).unwrap();
-    // As programs copy, which write whole pages.
+    // Pages that are not whole SQLite does not see.
     for part in whole.chunks((whole.len() / 4096).div_ceil(10) * 4096) {
         copy.write_all(part).unwrap();
         std::thread::sleep(Duration::from_millis(150));

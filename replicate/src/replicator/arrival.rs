@@ -1,16 +1,21 @@
 //! A file that was never taken up and is no whole database: somebody may still be copying it to where it is.
+//!
+//! It is looked at again when nothing has been written to it for a moment: of a file that is all there but for its last bytes SQLite
+//! would say nothing, and what is copied without it is in no WAL.
 
 use super::database::Database;
 use crate::{Error, Kind};
 use std::os::unix::fs::MetadataExt as _;
-use std::time::Duration;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
 
 /// Whoever copies writes again before so long.
-const QUIET_MS: i128 = 2000;
-/// What was written to that recently is looked at again after this, ...
+const QUIET: Duration = Duration::from_secs(2);
+/// So long nothing is written to a file that may be whole.
 const PAUSE: Duration = Duration::from_millis(250);
-/// ... and what is wrong with it is told after so many looks.
-const LOOKS: u32 = 40;
+const TICK: Duration = Duration::from_millis(50);
+/// A copy that takes longer is told.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy)]
 pub(super) struct Arrival {
@@ -27,17 +32,37 @@ impl Arrival {
         }
         let changed_ns = changed_ns(db);
         let quiet_ms = |ns: i128| i128::from(db.shared.clock.unix_ms()) - ns / 1_000_000;
-        Some(Arrival { changed_ns, is_recent: changed_ns.is_some_and(|ns| quiet_ms(ns) < QUIET_MS) })
+        let is_recent = changed_ns.is_some_and(|ns| quiet_ms(ns) < QUIET.as_millis() as i128);
+        Some(Arrival { changed_ns, is_recent })
     }
 
-    /// When to look again without a word.
-    pub(super) fn pause(self, looks: u32) -> Option<Duration> {
-        (self.is_recent && looks < LOOKS).then_some(PAUSE)
+    /// How long to wait before the next look without a word.
+    pub(super) fn silence(self) -> Option<Duration> {
+        self.is_recent.then_some(PAUSE)
     }
 
-    /// Whether more of the file has come.
-    pub(super) fn goes_on(self, db: &Database) -> bool {
-        changed_ns(db) != self.changed_ns
+    /// Waits until more of it has come and no more comes, or so long when nothing comes.
+    pub(super) async fn wait(self, db: &Database, e: &Error, at_most: Duration) {
+        let (begun, mut seen) = (Instant::now(), self.changed_ns);
+        let (mut written_at, mut is_told) = (None, !self.is_recent);
+        while !db.shared.stopping.load(SeqCst) {
+            tokio::time::sleep(TICK).await;
+            let now = changed_ns(db);
+            if now != seen {
+                (seen, written_at) = (now, Some(Instant::now()));
+            }
+            let is_over = match written_at {
+                Some(written_at) => written_at.elapsed() >= PAUSE,
+                None => begun.elapsed() >= at_most,
+            };
+            if is_over {
+                return;
+            }
+            if !is_told && begun.elapsed() >= PATIENCE {
+                db.note_failure(e, 0);
+                is_told = true;
+            }
+        }
     }
 }
 

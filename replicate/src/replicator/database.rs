@@ -257,12 +257,15 @@ impl Database {
                 }
                 Err(e) => {
                     let arrival = Arrival::of(&self, &e);
-                    let soon = arrival.and_then(|arrival| arrival.pause(failures));
-                    let wait = soon.or_else(|| self.failed(&e, failures));
+                    let silence = arrival.and_then(Arrival::silence);
+                    let wait = silence.or_else(|| self.failed(&e, failures));
                     failures += 1;
                     match wait {
                         Some(wait) => {
-                            self.pause(wait, arrival).await;
+                            match arrival {
+                                Some(arrival) => arrival.wait(&self, &e, wait).await,
+                                None => self.pause(wait).await,
+                            }
                             continue;
                         }
                         None => break,
@@ -310,13 +313,12 @@ impl Database {
         true
     }
 
-    /// Waits after a failure. The application's writes do not end it: each would cost another try. Those to what is
-    /// still arriving do.
-    async fn pause(&self, at_most: Duration, arrival: Option<Arrival>) {
+    /// Waits after a failure. The application's writes do not end it: each would cost another try.
+    async fn pause(&self, at_most: Duration) {
         let until = Instant::now() + at_most;
         while !self.shared.stopping.load(SeqCst) {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || arrival.is_some_and(|arrival| arrival.goes_on(self)) {
+            if left.is_zero() {
                 return;
             }
             tokio::time::sleep(left.min(DRAIN_TICK)).await;
