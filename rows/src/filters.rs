@@ -116,3 +116,32 @@ fn why_not(error: litekeep_sql::Error, table: &Table) -> Error {
     );
     Error::with_hint(Kind::Invalid, text, hint)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use litekeep_format::{TextEncoding, Value};
+    use litekeep_ltx::Pgno;
+
+    fn table(layouts: &TableReader, sql: &str) -> Table {
+        let layout = layouts.read("t", sql, true).unwrap();
+        let (name, sql, encoding) = ("t".to_owned(), sql.to_owned(), TextEncoding::Utf8);
+        Table { name, sql, root: Pgno::new(2).unwrap(), layout, encoding }
+    }
+
+    #[test]
+    fn a_condition_is_begun_once_and_again_for_a_table_that_was_altered() {
+        let layouts = TableReader::new().unwrap();
+        let (before, after) = (table(&layouts, "CREATE TABLE t(a)"), table(&layouts, "CREATE TABLE t(b, a)"));
+        let mut filters = Filters::default();
+        let row = [Value::Integer(1), Value::Integer(2)];
+        let place = filters.begun("a = 1", &before, &layouts).unwrap();
+        assert!(filters.get(place).matches(1, &row[..1]).unwrap());
+        let again = filters.place("a = 1", &before, false, || panic!("it was begun before"));
+        assert_eq!(again.unwrap(), place);
+        let altered = filters.begun("a = 2", &after, &layouts).unwrap();
+        assert!(filters.get(altered).matches(1, &row).unwrap());
+        let of_values = filters.begun_of_values("a = 1", &after).unwrap();
+        assert!(of_values != altered && !filters.get(of_values).matches(1, &row).unwrap());
+    }
+}

@@ -130,7 +130,7 @@ struct Shown {
 }
 
 impl Shown {
-    /// Shows what the feed has, as it comes.
+    /// Shows what the feed has, as it comes, while somebody reads.
     async fn read(&mut self, mut feed: Feed, names: &Names) -> Result<()> {
         let mut counted = BTreeMap::new();
         let mut schema = vec![];
@@ -140,24 +140,29 @@ impl Shown {
                 (counted, schema) = (BTreeMap::new(), transaction.schema.clone());
             }
             for event in transaction.rows.iter().filter(|event| names.has(&event.table, at)) {
-                if self.of_one_row {
-                    let event = Event::of(&transaction, event);
-                    self.line(&event, || event.text());
-                } else {
+                if !self.of_one_row {
                     counted.entry(event.table.clone()).or_insert([0; 3])[nth(event)] += 1;
+                    continue;
+                }
+                let event = Event::of(&transaction, event);
+                if !self.line(&event, || event.text()) {
+                    return Ok(());
                 }
             }
             if !self.of_one_row && transaction.is_last && !(counted.is_empty() && schema.is_empty()) {
                 let touched = Touched::of(&transaction, &schema, std::mem::take(&mut counted));
-                self.line(&touched, || touched.text());
+                if !self.line(&touched, || touched.text()) {
+                    return Ok(());
+                }
             }
         }
         Ok(())
     }
 
-    fn line(&mut self, line: &impl Serialize, text: impl FnOnce() -> String) {
+    /// `false` when nobody reads any more.
+    fn line(&mut self, line: &impl Serialize, text: impl FnOnce() -> String) -> bool {
         self.is_empty = false;
-        report::line_out(self.format, line, text);
+        report::line_out(self.format, line, text)
     }
 }
 
