@@ -624,30 +624,57 @@ fn a_follower_that_takes_nothing_is_cut_off_and_delays_nobody() {
     scene.prove_equal_pages().unwrap();
 }
 
+/// A database that is backed up to `b1` and `b2`, which both have it, and its replicator.
+fn backed_up_twice(toml: &str) -> (Place, Connection, Process) {
+    let place = Place::new();
+    place.database("app.db", 1);
+    let twice = "[[database]]\npath = \"app.db\"\nbackup = [\"b1\", \"b2\"]\nupload_interval = \"20ms\"\n";
+    std::fs::write(place.path("litekeep.toml"), twice.to_owned() + toml).unwrap();
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    for folder in ["./b1", "./b2"] {
+        eventually(folder, LONG, || Ok(place.run(&["history", folder]).code == 0)).unwrap();
+    }
+    let db = Connection::open(place.path("app.db")).unwrap();
+    (place, db, replicator)
+}
+
+fn insert_word(db: &Connection, word: &str) {
+    db.execute("INSERT INTO t (x) VALUES (?1)", [word]).unwrap();
+}
+
 /// It stood still without a word, although the other destination had everything.
 #[test]
 fn a_feed_goes_on_from_the_other_destination_when_one_is_away() {
-    let place = Place::new();
-    place.database("app.db", 1);
-    let toml = "[[database]]\npath = \"app.db\"\nbackup = [\"b1\", \"b2\"]\nupload_interval = \"20ms\"\n";
-    std::fs::write(place.path("litekeep.toml"), toml.to_owned() + &feed("file", "events.jsonl")).unwrap();
-    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
-    let db = Connection::open(place.path("app.db")).unwrap();
+    let (place, db, replicator) = backed_up_twice(&feed("file", "events.jsonl"));
     let events = || std::fs::read_to_string(place.path("events.jsonl")).unwrap_or_default();
     let delivers = |word: &str| {
-        db.execute("INSERT INTO t (x) VALUES (?1)", [word]).unwrap();
+        insert_word(&db, word);
         let arrived = eventually(word, LONG, || Ok(events().contains(word)));
         arrived.unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
     };
-    let is_in = |folder: &str| Ok(place.run(&["history", folder]).code == 0);
-    for folder in ["b1", "b2"] {
-        eventually(folder, LONG, || is_in(&format!("./{folder}"))).unwrap();
-    }
     delivers("both are there");
     std::fs::rename(place.path("b1"), place.path("away")).unwrap();
     delivers("the first is away");
     assert!(replicator.output().contains("although more is confirmed"), "{}", replicator.output());
     let status = || place.run(&["status", "--json"]).json()["databases"][0]["feeds"][0].clone();
     eventually("the trouble is over", LONG, || Ok(status()["error"].is_null())).unwrap();
+    replicator.kill().unwrap();
+}
+
+/// Over HTTP whoever comes back, as browsers do, is served from there.
+#[test]
+fn a_follower_is_sent_to_the_other_destination_when_one_is_away() {
+    let port = free_port();
+    let (place, db, replicator) = backed_up_twice(&format!("[dashboard]\naddr = \"127.0.0.1:{port}\"\n"));
+    let mut stream = Stream::open(port, "/changes/app.db", &[]);
+    let begun = stream.transaction().1;
+    std::fs::rename(place.path("b1"), place.path("away")).unwrap();
+    insert_word(&db, "the first is away");
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut stream.0, &mut rest).unwrap();
+    assert!(!rest.contains("data:"), "{rest}");
+    let back = format!("Last-Event-ID: {begun}");
+    let mut again = Stream::open(port, "/changes/app.db", &[&back]);
+    while again.transaction().0.iter().all(|row| row["after"]["x"] != "the first is away") {}
     replicator.kill().unwrap();
 }
