@@ -131,9 +131,12 @@ fn what_is_before_a_gap_is_told() {
             fs::remove_file(&file).unwrap();
         }
     }
-    let ran = place.run(&["history", "./app.db-backup", "--rows", "--json"]);
-    assert_eq!((ran.code, lines(&ran.stdout).len()), (2, 1), "{}{}", ran.stdout, ran.stderr);
-    assert!(ran.stderr.contains(lost.as_str()), "{}", ran.stderr);
+    // Names are looked for up to there, too.
+    for more in [&["--rows"][..], &["--table", "orders"], &["--table", "orders", "--key", "1"]] {
+        let ran = place.run(&[&["history", "./app.db-backup", "--json"], more].concat());
+        assert_eq!((ran.code, lines(&ran.stdout).len()), (2, 1), "{more:?}: {}{}", ran.stdout, ran.stderr);
+        assert!(ran.stderr.contains(lost.as_str()), "{}", ran.stderr);
+    }
 }
 
 /// Copies have other modification times.
