@@ -22,7 +22,7 @@ mod rows;
 pub use parents::{ParentMap, Written};
 
 use crate::btree::{PageSource, Tree};
-use crate::table::{Catalog, ReadLayout, RowRef, SchemaRow, Table, header_of, schema_row};
+use crate::table::{Catalog, ReadLayout, RowRef, SchemaRow, Table, TableLayout, header_of, schema_row};
 use columns::{Matching, matching};
 use litekeep_ltx::Pgno;
 use parents::PageSet;
@@ -293,6 +293,16 @@ pub fn renamed(before: &Catalog, now: &Catalog) -> Vec<(String, String)> {
         (*old != table.name).then(|| (old.clone(), table.name.clone()))
     };
     now.tables().iter().zip(pairs(before, now)).filter_map(names).collect()
+}
+
+/// Columns of a table that have other names: the one that each had, and the one that it has.
+pub fn renamed_columns(old: &TableLayout, new: &TableLayout) -> Vec<(String, String)> {
+    let from = matching(old, new).map_or(vec![], |matching| matching.from);
+    let names = from.iter().zip(&new.columns).filter_map(|(from, new)| {
+        let old = &old.columns[(*from)?];
+        (old.name != new.name).then(|| (old.name.clone(), new.name.clone()))
+    });
+    names.collect()
 }
 
 /// For each new table, the old one that it is.

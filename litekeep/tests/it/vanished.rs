@@ -349,3 +349,51 @@ fn a_backup_of_litestream_0_3_brings_a_missing_database_back() {
     let at = place.run(&["restore", "-timestamp", "2000-01-01T00:00:00Z", "-o", "no.db", "app.db"]);
     at.failed_with(&["begins later"]);
 }
+
+/// One truncated file, or a folder that was not there, stopped the backup of everybody.
+#[test]
+fn a_database_in_a_bad_state_is_shown_and_does_not_keep_the_others_from_replication() {
+    let place = Place::new();
+    let port = free_port();
+    let of = |name: &str| format!("[[database]]\npath = \"{name}\"\nbackup = \"backups/{name}\"\n");
+    let metrics = format!("[metrics]\naddr = \"127.0.0.1:{port}\"\n");
+    let write = |name: &str, text: &str| std::fs::write(place.path(name), text).unwrap();
+    place.database("emptied.db", 3);
+    write("before.toml", &of("emptied.db"));
+    place.run(&["replicate", "-once", "-config", "before.toml"]).succeeded();
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(place.path(&format!("emptied.db{suffix}")));
+    }
+    std::fs::write(place.path("emptied.db"), "").unwrap();
+    write("bad.toml", &(of("emptied.db") + &of("tenant/a.db")));
+    place.run(&["replicate", "-config", "bad.toml"]).failed_with(&["`emptied.db` is empty, but its backup"]);
+
+    place.database("app.db", 5);
+    write("litekeep.toml", &(of("emptied.db") + &of("tenant/a.db") + &of("app.db") + &metrics));
+    place.run(&["run", "--", "touch", "started"]).failed_with(&["emptied.db` is empty, but its backup"]);
+    assert!(!place.path("started").exists(), "an application needs all of them");
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    let is_backed_up = |name: &str| Ok(place.run(&["history", name]).code == 0);
+    eventually("the fit one is backed up", SOON, || is_backed_up("app.db"))
+        .unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
+    let up = |name: &str, value: &str| {
+        let page = page(port);
+        let mut lines = page.lines().filter(|line| line.starts_with("litekeep_up{"));
+        lines.any(|line| line.contains(name) && line.ends_with(value))
+    };
+    assert!(up("/app.db", " 1") && up("/emptied.db", " 0") && up("/tenant/a.db", " 0"), "{}", page(port));
+    let told = place.run(&["status", "emptied.db"]);
+    assert!(told.code == 1 && told.stdout.contains("! refused at 20"), "{}", told.stdout);
+    assert!(!told.stdout.contains("no replicator is running"), "{}", told.stdout);
+
+    std::fs::create_dir(place.path("tenant")).unwrap();
+    place.database("tenant/a.db", 2);
+    eventually("it is taken up once it can be", SOON, || is_backed_up("tenant/a.db"))
+        .unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
+    assert!(up("/tenant/a.db", " 1") && up("/emptied.db", " 0"), "{}", page(port));
+    // The end says what is not safe.
+    assert_eq!(replicator.terminate(SOON).unwrap().code(), Some(2));
+    let log = std::fs::read_to_string(place.path("log")).unwrap();
+    assert!(log.contains("not confirmed within") && log.contains("emptied.db` is empty"), "{log}");
+    assert_eq!(log.matches("ERROR").count(), 2, "each is told once: {log}");
+}

@@ -1,5 +1,6 @@
 //! One database: from the event that wakes it to the confirmation of the store.
 
+use super::arrival::Arrival;
 use super::destination::Destination;
 use super::look::Step;
 use super::status::{DestinationStatus, Phase, Status};
@@ -260,11 +261,16 @@ impl Database {
                     continue;
                 }
                 Err(e) => {
-                    let wait = self.failed(&e, failures);
+                    let arrival = Arrival::of(&self, &e);
+                    let silence = arrival.and_then(Arrival::silence);
+                    let wait = silence.or_else(|| self.failed(&e, failures));
                     failures += 1;
                     match wait {
                         Some(wait) => {
-                            self.pause(wait).await;
+                            match arrival {
+                                Some(arrival) => arrival.wait(&self, &e, wait).await,
+                                None => self.pause(wait).await,
+                            }
                             continue;
                         }
                         None => break,

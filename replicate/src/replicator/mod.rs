@@ -10,6 +10,7 @@
 //!   found again by page checksums.
 //! - When anything fails the application goes on; the status says what is wrong.
 
+mod arrival;
 mod copying;
 mod database;
 mod destination;
