@@ -97,6 +97,28 @@ pub trait Reader {
     /// # Errors
     /// Whatever shall end the comparison.
     fn change(&mut self, pair: Pair<'_>, change: &Change<'_>) -> Result<(), Error>;
+
+    /// Whether rows of a table with a hidden rowid come as one that is gone and one that is new, in place of an updated one: nothing
+    /// tells whether its rowid is still that of the same row. Each of the two alone has to fulfil a condition then.
+    fn takes_apart(&self) -> bool {
+        false
+    }
+
+    /// How a row of a wanted table differs that does not fulfil the condition.
+    ///
+    /// # Errors
+    /// Whatever shall end the comparison.
+    fn other(&mut self, _pair: Pair<'_>, _change: &Change<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The number after which AUTOINCREMENT of a wanted table went on in the earlier state, where it is another one now, or none.
+    ///
+    /// # Errors
+    /// Whatever shall end the comparison.
+    fn counter(&mut self, _table: &str, _was: i64) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// Which rows are wanted.
@@ -295,6 +317,27 @@ impl<R: Reader> Selected<'_, R> {
         self.from.iter().enumerate().map(value).collect()
     }
 
+    /// Passes a change of a wanted table on.
+    fn pass(&mut self, pair: Pair<'_>, change: Change<'_>) -> Result<(), Error> {
+        let Some(change) = self.seen(pair, change)? else { return Ok(()) };
+        if self.fulfils(pair, &change)? {
+            self.reader.change(pair, &change)
+        } else {
+            self.reader.other(pair, &change)
+        }
+    }
+
+    /// A row of `sqlite_sequence` as it was: the counter of a table.
+    fn counter(&mut self, was: &RowRef<'_>) -> Result<(), Error> {
+        if let [Value::Text(name), Value::Integer(number), ..] = &was.values()?[..]
+            && let Ok(name) = str::from_utf8(name)
+            && self.wanted.has_table(name)
+        {
+            self.reader.counter(name, *number)?;
+        }
+        Ok(())
+    }
+
     /// What a change is for who sees only some of the rows; `None`: nothing.
     fn seen<'r>(&self, pair: Pair<'_>, change: Change<'r>) -> Result<Option<Change<'r>>, Error> {
         let Some(only) = &self.only else { return Ok(Some(change)) };
@@ -348,13 +391,21 @@ impl<R: Reader> Sink<Error> for Selected<'_, R> {
     }
 
     fn change(&mut self, pair: Pair<'_>, change: Change<'_>) -> Result<(), Error> {
-        if self.has(pair)
-            && let Some(change) = self.seen(pair, change)?
-            && self.fulfils(pair, &change)?
+        if pair.either().name == "sqlite_sequence"
+            && let Change::Updated(was, _) | Change::Deleted(was) = &change
         {
-            self.reader.change(pair, &change)?;
+            self.counter(was)?;
         }
-        Ok(())
+        if !self.has(pair) {
+            return Ok(());
+        }
+        match change {
+            Change::Updated(old, new) if self.reader.takes_apart() && pair.has_hidden_rowid() => {
+                self.pass(pair, Change::Deleted(old))?;
+                self.pass(pair, Change::Inserted(new))
+            }
+            change => self.pass(pair, change),
+        }
     }
 }
 

@@ -44,6 +44,12 @@ impl<'a> Pair<'a> {
     pub fn either(&self) -> &'a Table {
         self.new.or(self.old).expect("a pair has a table")
     }
+
+    /// Whether rows are found by a rowid that no column has: SQLite gives it to other rows when it likes.
+    pub fn has_hidden_rowid(&self) -> bool {
+        let layout = &self.either().layout;
+        !layout.is_without_rowid() && layout.rowid_alias.is_none()
+    }
 }
 
 /// How one row differs.

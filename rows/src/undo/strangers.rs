@@ -25,7 +25,7 @@ impl Run<'_> {
         let parents: HashSet<*const TableChanges> =
             foreign_keys.iter().map(|(_, parent, _)| std::ptr::from_ref(*parent)).collect();
         for parent in tables.iter().filter(|table| parents.contains(&std::ptr::from_ref(**table))) {
-            for item in parent.items.iter().filter(|item| item.new.is_none()) {
+            for item in parent.items.iter().filter(|item| item.is_deleted()) {
                 if matches!(self.plan(parent, item)?, Step::Conflict(_)) {
                     gone.insert(item);
                 }
@@ -41,7 +41,7 @@ impl Run<'_> {
                     child
                         .items
                         .iter()
-                        .filter(|item| item.new.is_none())
+                        .filter(|item| item.is_deleted())
                         .map(std::ptr::from_ref)
                         .filter(|item| found.contains(item)),
                 );
@@ -64,10 +64,10 @@ fn meeting<'t>(
 ) -> impl Iterator<Item = *const Item> + 't {
     let are_gone = parent.items.iter().filter(|item| gone.contains(&std::ptr::from_ref(*item)));
     let theirs: HashSet<String> =
-        are_gone.filter_map(|item| values(item.old.as_ref()?, &key.parent_columns)).collect();
+        are_gone.filter_map(|item| values(&parent.was(item)?, &key.parent_columns)).collect();
     let meets = move |item: &&Item| {
-        let was = item.old.as_ref().and_then(|old| values(old, &key.columns));
-        let is = item.new.as_ref().and_then(|new| values(new, &key.columns));
+        let was = child.was(item).and_then(|old| values(&old, &key.columns));
+        let is = child.is(item).and_then(|new| values(&new, &key.columns));
         !blocked.contains(&std::ptr::from_ref(*item))
             && was.is_some_and(|was| Some(&was) != is.as_ref() && theirs.contains(&was))
     };
@@ -75,7 +75,7 @@ fn meeting<'t>(
 }
 
 /// The values of these columns; `None`: one is NULL or not there, so that they refer to nothing.
-fn values(row: &Named, columns: &[String]) -> Option<String> {
+fn values(row: &Named<'_>, columns: &[String]) -> Option<String> {
     let mut all = String::new();
     for column in columns {
         let (_, value) = row.iter().find(|(name, _)| name.eq_ignore_ascii_case(column))?;
