@@ -360,7 +360,12 @@ impl<R: Reader> Selected<'_, R> {
 }
 
 impl<R: Reader> Sink<Error> for Selected<'_, R> {
-    fn begin(&mut self, before: &Catalog, after: &Catalog) -> Result<(), Error> {
+    fn begin(
+        &mut self,
+        before: &Catalog,
+        after: &Catalog,
+        renamed: &[(String, String)],
+    ) -> Result<(), Error> {
         if self.is_strict {
             self.wanted.check(before, after)?;
         }
@@ -372,7 +377,7 @@ impl<R: Reader> Sink<Error> for Selected<'_, R> {
             }
         }
         self.reader.states(before, after);
-        let changes = schema_changes(before, after);
+        let changes = schema_changes(before, after, renamed);
         let changes = changes.iter().filter(|change| self.concerns(change, &changes)).cloned();
         self.reader.schema(&changes.collect::<Vec<_>>())
     }
@@ -434,7 +439,7 @@ fn why_not(error: litekeep_sql::Error, table: &Table) -> Error {
 }
 
 /// What differs but for where the trees begin. Indexes that SQLite makes for a table are part of the table.
-fn schema_changes(before: &Catalog, after: &Catalog) -> Vec<SchemaChange> {
+fn schema_changes(before: &Catalog, after: &Catalog, renamed: &[(String, String)]) -> Vec<SchemaChange> {
     if after.is_clone_of(before) {
         return vec![];
     }
@@ -442,7 +447,6 @@ fn schema_changes(before: &Catalog, after: &Catalog) -> Vec<SchemaChange> {
         let rows = catalog.rows().filter(|row| !row.sql.is_empty()).cloned();
         rows.map(|row| ((row.kind.clone(), row.name.clone()), row)).collect()
     };
-    let renamed = diff::renamed(before, after);
     let (before, mut after) = (named(before), named(after));
     let mut changes = vec![];
     for (name, row) in before {
@@ -458,7 +462,7 @@ fn schema_changes(before: &Catalog, after: &Catalog) -> Vec<SchemaChange> {
 }
 
 /// Tells tables that were renamed from those that are gone. A virtual one has other names where its tables have.
-fn name_anew(changes: &mut [SchemaChange], renamed: Vec<(String, String)>) {
+fn name_anew(changes: &mut [SchemaChange], renamed: &[(String, String)]) {
     let is_table = |row: &&SchemaRow| row.kind == "table";
     let gone = |change: &SchemaChange| change.before.clone().filter(|_| change.after.is_none());
     let new_tables: Vec<SchemaRow> = changes

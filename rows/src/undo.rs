@@ -45,6 +45,8 @@ pub struct Undo {
     from: Option<Point>,
     /// What the columns of the table that rows come of were called, and are now.
     names: BTreeMap<String, String>,
+    /// Tables of which the earlier state's is another one than the later state's, by their names.
+    gone: BTreeSet<String>,
     /// By table, the number after which AUTOINCREMENT went on in the earlier state, where that is not so any more.
     counters: BTreeMap<String, i64>,
     /// Bytes that rows take, and may take.
@@ -171,7 +173,9 @@ impl Undo {
             let mib = self.most >> 20;
             return Err(Error::with_hint(
                 Kind::Invalid,
-                format!("take the changes back: the rows that changed take more than {mib} MiB of memory; nothing was changed"),
+                format!(
+                    "take the changes back: the rows that changed take more than {mib} MiB of memory; nothing was changed"
+                ),
                 "name a shorter time, some --table or a --where; `litekeep diff --undo-sql` prints the statements that take all of it back",
             ));
         }
@@ -248,6 +252,9 @@ impl Reader for Undo {
                 columns.filter_map(|(new, from)| Some((&old.layout.columns[(*from)?].name, &new.name)));
             let other = names.filter(|(old, new)| old != new);
             self.names = other.map(|(old, new)| (old.clone(), new.clone())).collect();
+        }
+        if let (Some(old), None) = (pair.old, pair.new) {
+            self.gone.insert(old.name.clone());
         }
         Ok(())
     }
@@ -625,7 +632,8 @@ impl<'a> Run<'a> {
     fn has_nothing_newer(&self, table: &TableChanges, key: &Named<'_>) -> Result<bool, Error> {
         let layout = self.layouts.get(&table.name);
         let columns = layout.into_iter().flat_map(|layout| &layout.columns);
-        let newer: Vec<_> = columns.filter(|column| !column.is_generated && !table.knows(&column.name)).collect();
+        let newer: Vec<_> =
+            columns.filter(|column| !column.is_generated && !table.knows(&column.name)).collect();
         if newer.is_empty() {
             return Ok(true);
         }

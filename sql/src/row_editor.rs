@@ -249,7 +249,8 @@ impl RowEditor {
         let raise = || {
             let raise = "UPDATE sqlite_sequence SET seq=max(coalesce(seq, 0), ?2) WHERE name=?1";
             if self.connection.execute(raise, (table, to))? == 0 {
-                self.connection.execute("INSERT INTO sqlite_sequence(name, seq) VALUES(?1, ?2)", (table, to))?;
+                self.connection
+                    .execute("INSERT INTO sqlite_sequence(name, seq) VALUES(?1, ?2)", (table, to))?;
             }
             Ok(())
         };

@@ -163,7 +163,8 @@ impl Side {
 impl TableChanges {
     /// `names`: what some columns of the earlier state are called in the later one.
     pub(super) fn of(pair: Pair<'_>, fate: Fate, names: &BTreeMap<String, String>) -> TableChanges {
-        let side = |layout: Option<&TableLayout>, names| layout.map_or_else(Side::default, |l| Side::of(l, names));
+        let side =
+            |layout: Option<&TableLayout>, names| layout.map_or_else(Side::default, |l| Side::of(l, names));
         TableChanges {
             name: pair.either().name.clone(),
             fate,
@@ -186,8 +187,7 @@ impl TableChanges {
             Change::Updated(old, new) => (Some(old), Some(new)),
         };
         let packed = |row: Option<&RowRef<'_>>| row.map(packed).transpose();
-        let item =
-            Item { rowid: crate::row(change).rowid, old: packed(old)?, new: packed(new)?, is_wanted };
+        let item = Item { rowid: crate::row(change).rowid, old: packed(old)?, new: packed(new)?, is_wanted };
         let size = item.size();
         self.items.push(item);
         Ok(size)

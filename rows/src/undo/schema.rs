@@ -64,15 +64,17 @@ impl Run<'_> {
             }
             if before.root.is_some() {
                 match self.editor.execute(&before.sql) {
-                Err(litekeep_sql::Error::Refused { message, .. }) => {
-                    let why = message.split(" in CREATE TABLE").next().unwrap_or_default().to_owned();
-                    let (name, restore) = (&before.name, undo.restore());
-                    self.stays(format!("the table `{name}` was dropped, and cannot be made again: {why}; {restore}"));
-                    dropped.refused.insert(before.name.clone(), why);
-                    continue;
+                    Err(litekeep_sql::Error::Refused { message, .. }) => {
+                        let why = message.split(" in CREATE TABLE").next().unwrap_or_default().to_owned();
+                        let (name, restore) = (&before.name, undo.restore());
+                        self.stays(format!(
+                            "the table `{name}` was dropped, and cannot be made again: {why}; {restore}"
+                        ));
+                        dropped.refused.insert(before.name.clone(), why);
+                        continue;
+                    }
+                    done => done?,
                 }
-                done => done?,
-            }
             } else if !self.bring_back_virtual(undo, change, before)? {
                 continue;
             }
@@ -229,7 +231,8 @@ impl Run<'_> {
             if !is_rewritten {
                 self.stays(format!("the table `{table}` was altered, and stays so; {}", undo.restore()));
             }
-        } else if had.len() == has.len() && had.iter().zip(&has).all(is_renamed) {
+        } else if !undo.gone.contains(table) && had.len() == has.len() && had.iter().zip(&has).all(is_renamed)
+        {
             for (old, now) in had.iter().zip(&has).filter(|(old, now)| old != now) {
                 self.stays(format!("the column `{old}` of `{table}` was renamed to `{now}`, and stays so"));
             }
