@@ -20,7 +20,6 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 use crate::parameter::{Parameter, value};
 use crate::{Error, TableReader, observer, quoted};
 
-pub use mismatch::ForeignColumns;
 pub use references::Reference;
 
 /// How long a transaction waits for other writers.

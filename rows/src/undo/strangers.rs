@@ -2,7 +2,7 @@
 
 use super::{Fate, Item, Named, Run, Step, TableChanges};
 use crate::{Error, statements};
-use litekeep_sql::ForeignColumns;
+use litekeep_sql::Reference;
 use std::collections::HashSet;
 
 /// Items by where they are.
@@ -14,7 +14,8 @@ impl Run<'_> {
     pub(super) fn would_meet_strangers(&self, tables: &[&TableChanges]) -> Result<Items, Error> {
         let mut foreign_keys = vec![];
         for child in tables.iter().filter(|child| child.fate != Fate::Created) {
-            for key in self.editor.foreign_columns(&child.name)? {
+            let keys = self.editor.references(&child.name)?;
+            for key in keys.into_iter().filter(|key| key.child.eq_ignore_ascii_case(&child.name)) {
                 let is_parent = |table: &&&TableChanges| table.name.eq_ignore_ascii_case(&key.parent);
                 if let Some(parent) = tables.iter().find(is_parent) {
                     foreign_keys.push((*child, *parent, key));
@@ -58,7 +59,7 @@ impl Run<'_> {
 fn meeting<'t>(
     child: &'t TableChanges,
     parent: &TableChanges,
-    key: &'t ForeignColumns,
+    key: &'t Reference,
     gone: &Items,
     blocked: &'t Items,
 ) -> impl Iterator<Item = *const Item> + 't {
