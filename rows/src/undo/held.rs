@@ -246,8 +246,10 @@ impl TableChanges {
         if !std::mem::take(&mut self.is_unpaired) {
             return;
         }
-        self.pair_by_what_tells_them();
-        self.pair_by_rowid();
+        if self.items.iter().any(Item::is_inserted) && self.items.iter().any(Item::is_deleted) {
+            self.pair_by_what_tells_them();
+            self.pair_by_rowid();
+        }
         let same_columns = self.old.names == self.new.names;
         self.items.retain(|item| {
             let is_same = same_columns && item.old == item.new;
