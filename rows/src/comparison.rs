@@ -100,6 +100,28 @@ pub trait Reader {
     /// # Errors
     /// Whatever shall end the comparison.
     fn change(&mut self, pair: Pair<'_>, change: &Change<'_>) -> Result<(), Error>;
+
+    /// Whether rows of a table with a hidden rowid come as one that is gone and one that is new, in place of an updated one: nothing
+    /// tells whether its rowid is still that of the same row. Each of the two alone has to fulfil a condition then.
+    fn takes_apart(&self) -> bool {
+        false
+    }
+
+    /// How a row of a wanted table differs that does not fulfil the condition.
+    ///
+    /// # Errors
+    /// Whatever shall end the comparison.
+    fn other(&mut self, _pair: Pair<'_>, _change: &Change<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The number after which AUTOINCREMENT of a wanted table went on in the earlier state, where it is another one now, or none.
+    ///
+    /// # Errors
+    /// Whatever shall end the comparison.
+    fn counter(&mut self, _table: &str, _was: i64) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// Which rows are wanted.
@@ -321,6 +343,27 @@ impl<'a, R: Reader> Selected<'a, R> {
         self.from.iter().enumerate().map(value).collect()
     }
 
+    /// Passes a change of a wanted table on.
+    fn pass(&mut self, pair: Pair<'_>, change: Change<'_>) -> Result<(), Error> {
+        let Some(change) = self.seen(pair, change)? else { return Ok(()) };
+        if self.fulfils(pair, &change)? {
+            self.reader.change(pair, &change)
+        } else {
+            self.reader.other(pair, &change)
+        }
+    }
+
+    /// A row of `sqlite_sequence` as it was: the counter of a table.
+    fn counter(&mut self, was: &RowRef<'_>) -> Result<(), Error> {
+        if let [Value::Text(name), Value::Integer(number), ..] = &was.values()?[..]
+            && let Ok(name) = str::from_utf8(name)
+            && self.wanted.has_table(name)
+        {
+            self.reader.counter(name, *number)?;
+        }
+        Ok(())
+    }
+
     /// What a change is for who sees only some of the rows; `None`: nothing.
     fn seen<'r>(&self, pair: Pair<'_>, change: Change<'r>) -> Result<Option<Change<'r>>, Error> {
         let Some(only) = self.only.map(|nth| self.filters.get(nth)) else { return Ok(Some(change)) };
@@ -343,7 +386,12 @@ impl<'a, R: Reader> Selected<'a, R> {
 }
 
 impl<R: Reader> Sink<Error> for Selected<'_, R> {
-    fn begin(&mut self, before: &Catalog, after: &Catalog) -> Result<(), Error> {
+    fn begin(
+        &mut self,
+        before: &Catalog,
+        after: &Catalog,
+        renamed: &[(String, String)],
+    ) -> Result<(), Error> {
         if self.is_strict {
             self.wanted.check(before, after)?;
         }
@@ -356,7 +404,7 @@ impl<R: Reader> Sink<Error> for Selected<'_, R> {
             }
         }
         self.reader.states(before, after);
-        let changes = schema_changes(before, after);
+        let changes = schema_changes(before, after, renamed);
         let changes = changes.iter().filter(|change| self.concerns(change, &changes)).cloned();
         self.reader.schema(&changes.collect::<Vec<_>>())
     }
@@ -382,19 +430,26 @@ impl<R: Reader> Sink<Error> for Selected<'_, R> {
     }
 
     fn change(&mut self, pair: Pair<'_>, change: Change<'_>) -> Result<(), Error> {
-        if self.has(pair)
-            && !self.has_none
-            && let Some(change) = self.seen(pair, change)?
-            && self.fulfils(pair, &change)?
+        if pair.either().name == "sqlite_sequence"
+            && let Change::Updated(was, _) | Change::Deleted(was) = &change
         {
-            self.reader.change(pair, &change)?;
+            self.counter(was)?;
         }
-        Ok(())
+        if !self.has(pair) || self.has_none {
+            return Ok(());
+        }
+        match change {
+            Change::Updated(old, new) if self.reader.takes_apart() && pair.has_hidden_rowid() => {
+                self.pass(pair, Change::Deleted(old))?;
+                self.pass(pair, Change::Inserted(new))
+            }
+            change => self.pass(pair, change),
+        }
     }
 }
 
 /// What differs but for where the trees begin. Indexes that SQLite makes for a table are part of the table.
-fn schema_changes(before: &Catalog, after: &Catalog) -> Vec<SchemaChange> {
+fn schema_changes(before: &Catalog, after: &Catalog, renamed: &[(String, String)]) -> Vec<SchemaChange> {
     if after.is_clone_of(before) {
         return vec![];
     }
@@ -402,7 +457,6 @@ fn schema_changes(before: &Catalog, after: &Catalog) -> Vec<SchemaChange> {
         let rows = catalog.rows().filter(|row| !row.sql.is_empty()).cloned();
         rows.map(|row| ((row.kind.clone(), row.name.clone()), row)).collect()
     };
-    let renamed = diff::renamed(before, after);
     let (before, mut after) = (named(before), named(after));
     let mut changes = vec![];
     for (name, row) in before {
@@ -418,7 +472,7 @@ fn schema_changes(before: &Catalog, after: &Catalog) -> Vec<SchemaChange> {
 }
 
 /// Tells tables that were renamed from those that are gone. A virtual one has other names where its tables have.
-fn name_anew(changes: &mut [SchemaChange], renamed: Vec<(String, String)>) {
+fn name_anew(changes: &mut [SchemaChange], renamed: &[(String, String)]) {
     let is_table = |row: &&SchemaRow| row.kind == "table";
     let gone = |change: &SchemaChange| change.before.clone().filter(|_| change.after.is_none());
     let new_tables: Vec<SchemaRow> = changes

@@ -39,7 +39,7 @@ pub use migration::{
 pub use mirror::{Mirror, MirrorColumn, MirrorForeignKey, MirrorRules, MirrorTable, SYNC_TABLE, is_mirrored};
 pub use observer::{Checkpoint, Observer, Snapshot};
 pub use row_editor::{
-    Dangling, ForeignColumns, Reference, RowEditor, TableKind, Written, is_full_text, is_full_text_of, module,
+    Dangling, Reference, RowEditor, TableKind, Written, is_full_text, is_full_text_of, module,
 };
 pub use row_filter::RowFilter;
 pub use table_reader::TableReader;
