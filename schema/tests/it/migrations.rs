@@ -129,6 +129,22 @@ fn a_trigger_that_goes_with_its_table_is_named() {
     assert_eq!(scene.up().unwrap(), 1);
 }
 
+/// It was passed over without a word, and the hint said to write what was there.
+#[test]
+fn what_is_allowed_above_the_parts_of_a_file_is_allowed() {
+    let scene = Scene::with_children();
+    let rebuild = REBUILD.replace("FROM parent;", "FROM parent WHERE name <> 'b';");
+    let allow = "-- litekeep:allow lost-rows they were sold\n-- litekeep:allow orphans nobody reads them\n";
+    scene.file("1_rebuild.sql", &format!("{allow}{rebuild}"));
+    assert_eq!(scene.up().unwrap(), 1);
+    assert_eq!(scene.count("parent"), 1);
+    // What the way back may lose is no matter of the way there.
+    let below =
+        rebuild.replace("name <> 'b'", "0") + "-- migrate:down\n-- litekeep:allow lost-rows a reason\n";
+    scene.file("2_rebuild.sql", &below);
+    scene.is_refused(&Harm::LostRows { table: "parent".into(), before: 1, after: 0 });
+}
+
 #[test]
 fn an_index_that_goes_with_its_table_is_named() {
     let scene = Scene::with_children();
