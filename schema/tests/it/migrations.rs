@@ -1,8 +1,9 @@
-use litekeep_schema::Error;
 use litekeep_schema::migrations::{Attend, Done, Folder, Harm, Migration, State, down, status, up};
+use litekeep_schema::{Error, Kind};
 use litekeep_sql::{Application, Value};
 use std::path::PathBuf;
 use std::sync::Barrier;
+use std::time::Duration;
 
 /// A database and its migrations.
 struct Scene {
@@ -275,6 +276,43 @@ fn of_ten_that_start_at_once_one_runs_what_is_pending() {
     });
     assert_eq!(ran.iter().sum::<usize>(), 5, "{ran:?}");
     assert_eq!(scene.count("schema_migrations"), 5);
+}
+
+/// Ends the transaction of another connection when it has been told three times that it is waited for.
+struct Waiting {
+    other: Option<Application>,
+    told: Vec<Duration>,
+    most: usize,
+}
+
+impl Attend for Waiting {
+    fn waits(&mut self, waited: Duration) -> bool {
+        self.told.push(waited);
+        if self.told.len() == 3 {
+            self.other.take();
+        }
+        self.told.len() < self.most
+    }
+}
+
+/// It gave up after a minute, so that of several that began together all but one failed when a large table was rebuilt.
+#[test]
+fn another_that_holds_the_lock_is_waited_for_until_it_is_said_to_be_too_long() {
+    let scene = Scene::with_children();
+    scene.file("1_add.sql", "-- migrate:up\nALTER TABLE child ADD COLUMN more;");
+    let held = || {
+        let other = Application::open(&scene.database()).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        Some(other)
+    };
+    let mut waiting = Waiting { other: held(), told: vec![], most: 2 };
+    let error = up(&scene.database(), &scene.folder(), &mut waiting).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    assert!(waiting.told.len() == 2 && waiting.told.is_sorted(), "{:?}", waiting.told);
+    drop(waiting);
+    let mut waiting = Waiting { other: held(), told: vec![], most: usize::MAX };
+    assert_eq!(up(&scene.database(), &scene.folder(), &mut waiting).unwrap().len(), 1);
+    assert_eq!(waiting.told.len(), 3);
 }
 
 #[test]

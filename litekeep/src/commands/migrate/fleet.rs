@@ -16,8 +16,10 @@ use litekeep_env::{Clock, SystemClock};
 use litekeep_schema::migrations::{self, Folder, State};
 use serde::{Deserialize, Serialize};
 
-use super::marks::{LITTLE_PATIENCE, Marking};
+use super::marks::Marking;
 use super::standing::Failed;
+use super::turn::Turn;
+use super::waiting::LITTLE_PATIENCE;
 use super::{command, program};
 use crate::args::{self, MigrateFleet, MigrationsDir};
 use crate::report::{self, Failure, Format, Outcome, text};
@@ -129,8 +131,6 @@ impl Folders<'_> {
         self.of(database).and_then(|path| self.by_path.get(path))
     }
 
-    fn entry(&self, database: &Database) -> Entry {
-        Entry { done: database.path.clone(), by: self.of(database).map(Path::to_owned) }
     /// Those that the journal has, and in which nothing is pending. Of one that does not answer the migration will say why.
     fn still_done(&self, all: &[Database], journal: &Journal, workers: usize) -> HashSet<PathBuf> {
         let (next, still) = (AtomicUsize::new(0), Mutex::new(HashSet::new()));
@@ -151,6 +151,8 @@ impl Folders<'_> {
         still.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn entry(&self, database: &Database) -> Entry {
+        Entry { done: database.path.clone(), by: self.of(database).map(Path::to_owned) }
     }
 
     fn digest(&self) -> String {
@@ -228,19 +230,15 @@ impl Work<'_> {
     /// Whether something ran.
     fn migrate(&self, database: &Database) -> Result<bool> {
         if let Some(program) = program(self.folders.dir, Some(database)) {
+            let known = Some(database.clone());
+            let _turn = Turn::wait(&database.path, known.as_ref(), LITTLE_PATIENCE, self.format)?;
             // It knows itself what is done.
-            return command::migrate(
-                &database.path,
-                Some(database.clone()),
-                program,
-                LITTLE_PATIENCE,
-                self.format,
-            );
+            return command::migrate(&database.path, known, program, LITTLE_PATIENCE, self.format);
         }
-        let mut marking = Marking::of(Some(database.clone()), LITTLE_PATIENCE, self.format);
+        let mut marking = Marking::of(&database.path, Some(database.clone()), LITTLE_PATIENCE, self.format);
         let folder = self.folders.files(database);
         let folder = folder.context("a database without migrations among those with some")?;
-        let ran = marking.up(&database.path, folder)?;
+        let ran = marking.up(folder)?;
         self.journal.lock().unwrap_or_else(PoisonError::into_inner).note(&self.folders.entry(database))?;
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(marking);
         Ok(!ran.is_empty())

@@ -15,6 +15,7 @@ use litekeep_schema::migrations::{self, Attend, Done, Folder};
 use litekeep_sql::Observer;
 use serde::Serialize;
 
+use super::waiting::PATIENCE;
 use super::{Ran, folder, marks};
 use crate::args;
 use crate::report::progress::Shown;
@@ -70,7 +71,7 @@ async fn rehearse(args: &args::MigrateTarget, format: Format) -> Result<Rehearse
     let Some(destination) = database.destinations.first() else {
         return Err(Failure::invalid(format!("`{}` has no backup", database.path.display())).into());
     };
-    if !marks::come_up(&database, marks::PATIENCE) {
+    if !marks::come_up(&database, PATIENCE.backup) {
         let behind = "the backup does not have everything: the copy is an older state than the database";
         report::warning(behind, format);
     }
@@ -109,8 +110,8 @@ struct Measure<'a> {
     copy: &'a Path,
     cost: Cost,
     changed: BTreeSet<Pgno>,
-}
     read: Read,
+}
 
 impl Attend for Measure<'_> {
     fn ran(&mut self, _: &Done) {
