@@ -385,6 +385,9 @@ fn a_database_in_a_bad_state_is_shown_and_does_not_keep_the_others_from_replicat
     let told = place.run(&["status", "emptied.db"]);
     assert!(told.code == 1 && told.stdout.contains("! refused at 20"), "{}", told.stdout);
     assert!(!told.stdout.contains("no replicator is running"), "{}", told.stdout);
+    let told = place.run(&["status", "tenant/a.db"]).stdout;
+    assert!(told.contains("its folder `tenant` does not exist"), "{told}");
+    assert!(!told.contains("no replicator is running"), "{told}");
 
     std::fs::create_dir(place.path("tenant")).unwrap();
     place.database("tenant/a.db", 2);
