@@ -546,7 +546,12 @@ impl<'a> Run<'a> {
                     true => is(&row, &new),
                     false => differing.iter().all(|(nth, _)| row[*nth] == new[*nth].1),
                 };
-                if differing.iter().all(|(nth, (_, old))| row[*nth] == *old) {
+                let is_back = match by_rowid {
+                    true => (new.iter().zip(&row))
+                        .all(|((name, _), now)| was(name).is_none_or(|(_, old)| old == now)),
+                    false => differing.iter().all(|(nth, (_, old))| row[*nth] == *old),
+                };
+                if is_back {
                     Step::Nothing
                 } else if by_rowid && self.options.keep_new {
                     Step::Conflict(ONE_OR_TWO)

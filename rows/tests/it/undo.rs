@@ -102,6 +102,19 @@ fn a_new_row_without_a_key_is_not_overwritten() {
     );
 }
 
+/// Its one column that was changed is as it was, and the others are those of another row.
+#[test]
+fn a_row_without_a_key_is_as_before_only_as_a_whole() {
+    let states = States::new(&[
+        "CREATE TABLE log(msg, n); INSERT INTO log VALUES('one', NULL)",
+        "UPDATE log SET n = 1",
+        "DELETE FROM log; INSERT INTO log VALUES('two', NULL)",
+    ]);
+    let (done, path) = states.undo((2, 3), &Selection::default(), false);
+    assert_eq!(reasons(&done), ["log: it was changed since"]);
+    assert_eq!(count(&path, "log WHERE msg = 'two'"), 1);
+}
+
 #[test]
 fn a_row_that_gets_another_rowid_must_refer_to_something_too() {
     let states = States::new(&[

@@ -268,9 +268,8 @@ impl Case<'_> {
             let most_added = if is_wanted { (a - b).max(0) } else { 0 };
             ensure!(c - r <= most_removed, "lost: {}", counts());
             ensure!(r - c <= most_added, "too many: {}", counts());
-            if is_wanted && r < a {
-                missing += (most_added - (r - c).max(0)).max(0);
-            }
+            // Those that came since may be the ones that are gone.
+            missing += (most_added - (r - c).max(0)).min(a - r).max(0);
         }
         ensure!(missing <= told, "{missing} are neither there nor told, of which {told} are");
         Ok(())
