@@ -344,6 +344,7 @@ impl Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Barrier;
 
     fn mark(txid: &str, end: Option<&str>) -> Mark {
         let at = "2026-08-21T10:00:00.000Z".to_owned();
@@ -374,14 +375,22 @@ mod tests {
     fn of_marks_that_come_at_the_same_time_none_is_lost() {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::unconfigured(&dir.path().join("app.db"));
+        let begin = Barrier::new(4);
         std::thread::scope(|scope| {
-            for nth in 0..8 {
-                let own = mark(&nth.to_string(), None);
-                scope.spawn(|| Marks::change(&database, |marks| marks.push(own)).unwrap());
+            for thread in 0..4 {
+                let (database, begin) = (&database, &begin);
+                scope.spawn(move || {
+                    begin.wait();
+                    for nth in 0..5 {
+                        let own = mark(&format!("{thread}{nth}"), None);
+                        Marks::change(database, |marks| marks.push(own)).unwrap();
+                    }
+                });
             }
         });
-        assert_eq!(Marks::read(&database).unwrap().0.len(), 8);
-        Marks::remove(&database, &mark("3", None)).unwrap();
-        assert!(Marks::read(&database).unwrap().0.iter().all(|one| one.txid.as_deref() != Some("3")));
+        assert_eq!(Marks::read(&database).unwrap().0.len(), KEPT);
+        Marks::remove(&database, &mark("03", None)).unwrap();
+        let left = Marks::read(&database).unwrap().0;
+        assert!(left.len() == KEPT - 1 && left.iter().all(|one| one.txid.as_deref() != Some("03")));
     }
 }

@@ -110,7 +110,7 @@ fn of_programs_that_start_at_once_one_migrates_and_the_others_wait() {
     std::fs::create_dir(place.path(".app.db-litekeep")).unwrap();
     let turn = place.path(".app.db-litekeep/migrating");
     std::fs::write(&turn, "1234567890\n").unwrap();
-    let first = start(&place, "while ! test -e go; do sleep 0.05; done", "first");
+    let first = start(&place, "while test -e app.db && ! test -e go; do sleep 0.05; done", "first");
     let whose = format!("{}\n", first.id());
     eventually("it has its turn", LONG, || Ok(std::fs::read_to_string(&turn)? == whose)).unwrap();
     let second = start(&place, "true", "second");

@@ -257,7 +257,7 @@ fn the_end_ends_a_program_that_migrates_with_all_that_it_started() {
 fn what_a_program_that_migrates_leaves_running_is_not_waited_for() {
     let place = Place::new();
     place.database("app.db", 1);
-    let daemon = "while ! test -e go; do sleep 0.05; done; echo said >&2; touch went; exec sleep 300";
+    let daemon = "while test -e app.db && ! test -e go; do sleep 0.05; done; echo said >&2; touch went; exec sleep 300";
     let program = format!("migrations = {{ command = 'test -e pid || {{ ({daemon}) & echo $! > pid; }}' }}");
     configure(&place, &program, APP);
     let running = up(&place);
