@@ -480,13 +480,6 @@ impl<'a> Run<'a> {
         };
         match (step, why) {
             (Step::Conflict(reason), _) => self.conflict(table, item, reason.to_owned()),
-            (Step::InsertAnew, _) if self.has_its_like(table, item)? => {
-                self.conflict(
-                    table,
-                    item,
-                    "another row has its rowid now, and one like it is there".to_owned(),
-                );
-            }
             // Others get theirs first.
             (step @ Step::InsertAnew, _) => waiting.push((table, item, step, String::new())),
             (step @ Step::Insert, Some(why)) => waiting.push((table, item, step, why)),
@@ -618,6 +611,11 @@ impl<'a> Run<'a> {
             let before = waiting.len();
             let mut left = vec![];
             for (table, item, step, _) in waiting {
+                if matches!(step, Step::InsertAnew) && self.has_its_like(table, item)? {
+                    let why = "another row has its rowid now, and one like it is there";
+                    self.conflict(table, item, why.to_owned());
+                    continue;
+                }
                 if let Some(why) = self.take(table, item, &step)? {
                     left.push((table, item, step, why));
                 }

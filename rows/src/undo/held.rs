@@ -59,6 +59,11 @@ impl Item {
         self.new.is_none()
     }
 
+    /// Its rowid; 0 where it has none.
+    pub(super) fn rowid(&self) -> i64 {
+        self.rowid
+    }
+
     /// About the bytes that it takes in memory.
     fn size(&self) -> usize {
         let packed = [&self.old, &self.new].into_iter().flatten();

@@ -102,6 +102,21 @@ fn a_new_row_without_a_key_is_not_overwritten() {
     );
 }
 
+/// One that stands where it stood is not one of those that come back elsewhere.
+#[test]
+fn rows_that_are_all_the_same_come_back_in_their_number() {
+    let states = States::new(&[
+        "CREATE TABLE log(msg); INSERT INTO log VALUES('x'), ('x'), ('x'), ('x')",
+        "DELETE FROM log",
+        "INSERT INTO log VALUES('new'), ('newer')",
+    ]);
+    let (done, path) = states.undo((2, 3), &Selection::default(), false);
+    assert_eq!((done.conflict_count, count(&path, "log WHERE msg = 'x'")), (0, 4), "{done:?}");
+    // Once only.
+    let again = states.undo_in(&path, (2, 3), &Selection::default(), false);
+    assert!(again.is_nothing() && count(&path, "log") == 6, "{again:?}");
+}
+
 /// Its one column that was changed is as it was, and the others are those of another row.
 #[test]
 fn a_row_without_a_key_is_as_before_only_as_a_whole() {
