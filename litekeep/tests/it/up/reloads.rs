@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use litekeep_testkit::process::eventually;
 use rusqlite::Connection;
@@ -186,7 +187,10 @@ fn who_waits_for_a_backup_starts_when_an_outage_is_over() {
     let running = up(&place);
     let has_failed = || Ok(place.run(&["top", "--json"]).stdout.contains("\"phase\": \"failing\""));
     eventually("it fails", LONG, has_failed).unwrap();
-    let waiting = reaches(&place, "app", "waiting");
+    // Time for several looks at the backup.
+    std::thread::sleep(Duration::from_secs(1));
+    let waiting = process(&place, "app");
+    assert_eq!(waiting["state"], "waiting", "{waiting}");
     assert!(waiting["reason"].as_str().unwrap().contains("the first copy of"), "{waiting}");
     std::fs::remove_file(place.path("backup/ltx")).unwrap();
     reaches(&place, "app", "healthy");
