@@ -174,6 +174,30 @@ fn a_stop_of_everything_ends_a_reload_but_not_its_migrations() {
     running.end();
 }
 
+/// They were killed in the middle of their end, and their files were left.
+#[test]
+fn the_end_in_the_middle_of_a_reload_lets_new_processes_end_well() {
+    let place = Place::new();
+    write(&place, "ready", "");
+    let slow = "[process.slow]\ncommand = \"sleep 1000\"\nhealth = { command = \"test -e ready\" }\nready_timeout = \"10m\"\n";
+    configure(&place, "", slow);
+    let mut running = up(&place);
+    reaches(&place, "slow", "healthy");
+    std::fs::remove_file(place.path("ready")).unwrap();
+    let end = "trap 'sleep 1; echo well >ended; exit' TERM; echo >begun; while :; do sleep 0.1; done\n";
+    write(&place, "fresh.sh", end);
+    let changed = slow.replace("1000", "2000");
+    configure(&place, "", &format!("{changed}{}", scripts(&["fresh"], "")));
+    let reload = begin(&place, &["reload"]);
+    eventually("the new one runs", LONG, || Ok(place.path("begun").exists())).unwrap();
+    place.run(&["down"]).succeeded();
+    assert_eq!(std::fs::read_to_string(place.path("ended")).unwrap_or_default(), "well\n");
+    assert!(running.wait().success());
+    ended(reload).failed_with(&["everything is being ended"]);
+    let left = std::fs::read_dir(place.path(".litekeep/run")).unwrap().map(|file| file.unwrap().file_name());
+    assert_eq!(left.collect::<Vec<_>>(), ["lock"]);
+}
+
 /// It rested for five minutes after the first failure.
 #[test]
 fn who_waits_for_a_backup_starts_when_an_outage_is_over() {
