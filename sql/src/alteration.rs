@@ -43,12 +43,20 @@ pub fn alterations(tables: &[Altered<'_>]) -> Result<Vec<Alteration>, Error> {
     let are_there: Vec<bool> =
         tables.iter().map(|table| made.run(table.had.1) && wanted.run(table.gets.1)).collect();
     let there = || tables.iter().zip(&are_there).filter(|(_, is_there)| **is_there).map(|(table, _)| table);
-    for table in there().filter(|table| table.had.0 != table.gets.0) {
+    for table in there() {
         let (had, gets) = (table.had.0, table.gets.0);
-        // A new name is written in quotes, here and where others refer to it. So it shall be on both sides.
-        made.run(&rename(had, gets));
-        wanted.run(&rename(gets, "renamed"));
-        wanted.run(&rename("renamed", gets));
+        // A new name is written in quotes, here and where others refer to it, and stays so when it is the old one again. So it shall
+        // be on both sides.
+        let there_and_back = |memory: &Memory| {
+            memory.run(&rename(gets, "renamed"));
+            memory.run(&rename("renamed", gets));
+        };
+        if had == gets {
+            there_and_back(&made);
+        } else {
+            made.run(&rename(had, gets));
+        }
+        there_and_back(&wanted);
     }
     let altered: Vec<Alteration> =
         there().map(|table| made.alter(&wanted, table.gets.0)).collect::<Result<_, _>>()?;
@@ -224,6 +232,7 @@ mod tests {
         let table = "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b, CHECK(b <> ',)')); CREATE TABLE child(t REFERENCES t)";
         for (alter, forth, back) in [
             ("ALTER TABLE t RENAME TO u", vec![], vec![]),
+            ("ALTER TABLE t RENAME TO u; ALTER TABLE u RENAME TO t", vec![], vec![]),
             (
                 "ALTER TABLE t RENAME COLUMN a TO c",
                 vec!["RENAME COLUMN \"a\" TO \"c\""],

@@ -278,6 +278,9 @@ async fn the_end_of_a_survivor_is_seen_and_answered() {
     // One that ended while there was no litekeep is simply started.
     stage.kill();
     std::process::Command::new("kill").args(["-9", &seen["web"].pid]).status().unwrap();
+    while is_alive(&seen["web"].pid) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     stage.start_again(&services);
     let third = stage.healthy().await["web"].clone();
     assert!(third.pid != seen["web"].pid && third.reason.is_empty(), "{third:?}");
