@@ -91,6 +91,8 @@ impl Watcher {
     /// When there is none; the one that was there is watched on.
     pub fn refresh(&self, dir: &Path) -> io::Result<bool> {
         let c = CString::new(dir.as_os_str().as_bytes())?;
+        // A folder that hangs does so before others wait.
+        dir.metadata()?;
         let mut dirs = self.dirs.lock().expect("no panic while held");
         let known = dirs.iter().find(|(_, known)| known.path == dir).map(|(wd, known)| (*wd, known.asked));
         let add = |mask| {

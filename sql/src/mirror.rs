@@ -187,17 +187,30 @@ pub fn is_mirrored(file: (u64, u64)) -> bool {
 pub struct Mirror {
     connection: Connection,
     path: PathBuf,
-    /// Which file it is.
-    file: Option<(u64, u64)>,
+    /// Which file it is. After the connection, which is closed first.
+    file: Option<Registered>,
     /// Under which it keeps how far it is.
     name: String,
 }
 
-impl Drop for Mirror {
+/// A file that a mirror has open, by device and inode.
+#[derive(Debug)]
+struct Registered((u64, u64));
+
+impl Registered {
+    fn of(path: &Path) -> Option<Registered> {
+        let file = identity(path)?;
+        open_files().push(file);
+        Some(Registered(file))
+    }
+}
+
+impl Drop for Registered {
     fn drop(&mut self) {
         let mut open = open_files();
-        let at = self.file.and_then(|file| open.iter().position(|other| *other == file));
-        at.map(|at| open.swap_remove(at));
+        if let Some(at) = open.iter().position(|file| *file == self.0) {
+            open.swap_remove(at);
+        }
     }
 }
 
@@ -207,6 +220,8 @@ impl Mirror {
     /// # Errors
     /// `Unavailable` when the file cannot be opened, `Corrupt` when it is no database.
     pub fn open(path: &Path, name: &str, creates: bool) -> Result<Mirror, Error> {
+        // Before there is a lock to be lost.
+        let known = Registered::of(path);
         let open = || {
             let is_new = creates && !path.exists();
             let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -224,8 +239,8 @@ impl Mirror {
             Ok(connection)
         };
         let connection = open().map_err(|e| Error::new("open the database", e))?;
-        let file = identity(path);
-        open_files().extend(file);
+        // One that was made just now.
+        let file = known.or_else(|| Registered::of(path));
         Ok(Mirror { connection, path: path.to_owned(), file, name: name.to_owned() })
     }
 
@@ -236,7 +251,7 @@ impl Mirror {
     /// written would be nowhere.
     pub fn begin(&self, to_write: bool) -> Result<(), Error> {
         const BEGIN: &str = "begin a transaction";
-        if identity(&self.path) != self.file {
+        if identity(&self.path) != self.file.as_ref().map(|file| file.0) {
             let message = format!("`{}` is another file now", self.path.display());
             return Err(Error::Unavailable { context: BEGIN, message });
         }

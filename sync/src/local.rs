@@ -19,9 +19,10 @@ pub(crate) struct Local {
 impl Local {
     /// Opens it; `sync` is under whose name things are kept in it.
     pub(crate) async fn open(&mut self, path: &Path, sync: &str, creates: bool) -> Result<(), Error> {
-        if let Some(left_behind) = self.working.take() {
+        if let Some(left_behind) = &mut self.working {
             // What it commits yet must be seen by whoever opens it.
             _ = left_behind.await;
+            self.working = None;
         }
         let (path, sync) = (path.to_owned(), sync.to_owned());
         let opened = spawn_blocking(move || Mirror::open(&path, &sync, creates));

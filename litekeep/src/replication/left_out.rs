@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use litekeep_env::{Clock, SystemClock};
-use litekeep_replicate::local::{MetaDir, Trouble};
+use litekeep_replicate::local::{MetaDir, StateFile, Trouble};
 use litekeep_replicate::replicator::{Phase, Status};
 
 use crate::report::{Kind, Report};
@@ -40,8 +40,9 @@ impl LeftOut {
             let hint = hint.as_ref().map_or(String::new(), |hint| format!("; {hint}"));
             tracing::error!(path = %path.display(), "not replicated, and tried again: {message}{hint}");
         }
-        let status =
-            Status { path, phase, message: Some(message.clone()), hint: hint.clone(), ..Status::default() };
+        let durable = StateFile::peek(&database.meta_dir.join("state")).map(|state| state.txid);
+        let (said, told) = (Some(message.clone()), hint.clone());
+        let status = Status { path, phase, durable, message: said, hint: told, ..Status::default() };
         // Nothing is made where nothing is: a disk may not be mounted, or the path be mistyped.
         let is_there = database.path.exists() || database.meta_dir.is_dir();
         let claim = is_there

@@ -175,29 +175,34 @@ fn a_backup_that_cannot_be_read_keeps_nobody_from_the_history_of_another() {
         .failed_with(&["could not list the restore points of `app.db`", "first"]);
 }
 
+/// A database that is gone, with two rows in its spool; its backup is `away`.
+fn stranded(place: &Place) {
+    let (mut replicator, _) = replicated_with(place, "shutdown_timeout = \"1s\"");
+    std::fs::rename(place.path("backup"), place.path("away")).unwrap();
+    insert(place);
+    eventually("it cannot be put", SOON, || Ok(replicator.output().contains("trying again"))).unwrap();
+    insert(place);
+    let are_spooled = || {
+        let files = std::fs::read_dir(place.path(".app.db-litekeep/spool"));
+        Ok(files.is_ok_and(|files| files.count() == 2))
+    };
+    eventually("both are on the disk", SOON, are_spooled).unwrap();
+    remove(place);
+    eventually("it is missed", SOON, || {
+        Ok(place.run(&["status"]).stdout.contains("the database file is gone"))
+    })
+    .unwrap();
+    replicator.signal(libc::SIGTERM).unwrap();
+    let ended = replicator.wait(SOON).unwrap();
+    assert_eq!(ended.code(), Some(2), "{}", replicator.output());
+}
+
 /// It restored the backup without what waited beside the database, which nobody could have had again.
 #[test]
 fn what_an_outage_left_is_in_the_backup_before_a_missing_database_comes_back() {
     for back in [&["restore", "app.db"][..], &["run", "app.db", "--", "true"]] {
         let place = Place::new();
-        let (mut replicator, _) = replicated_with(&place, "shutdown_timeout = \"1s\"");
-        std::fs::rename(place.path("backup"), place.path("away")).unwrap();
-        insert(&place);
-        eventually("it cannot be put", SOON, || Ok(replicator.output().contains("trying again"))).unwrap();
-        insert(&place);
-        let are_spooled = || {
-            let files = std::fs::read_dir(place.path(".app.db-litekeep/spool"));
-            Ok(files.is_ok_and(|files| files.count() == 2))
-        };
-        eventually("both are on the disk", SOON, are_spooled).unwrap();
-        remove(&place);
-        eventually("it is missed", SOON, || {
-            Ok(place.run(&["status"]).stdout.contains("the database file is gone"))
-        })
-        .unwrap();
-        replicator.signal(libc::SIGTERM).unwrap();
-        let ended = replicator.wait(SOON).unwrap();
-        assert_eq!(ended.code(), Some(2), "{}", replicator.output());
+        stranded(&place);
         // The next one has it from the disk only.
         let ran = place.run(&["replicate", "-once"]);
         assert_ne!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
@@ -209,6 +214,23 @@ fn what_an_outage_left_is_in_the_backup_before_a_missing_database_comes_back() {
         place.run(&["restore", "-o", "again.db", "app.db"]).succeeded();
         assert_eq!(rows(&place.path("again.db")), 5);
     }
+}
+
+/// It had the spool, put nothing, and was in the way of the restore that its status recommends.
+#[test]
+fn a_replicator_puts_what_an_earlier_one_left_of_a_file_that_is_gone() {
+    let place = Place::new();
+    stranded(&place);
+    let mut replicator = Process::start(place.command(&["replicate"]), &place.path("second.log")).unwrap();
+    let told = || place.run(&["status"]).stdout;
+    eventually("it says what waits", SOON, || Ok(told().contains("wait on this machine"))).unwrap();
+    std::fs::rename(place.path("away"), place.path("backup")).unwrap();
+    eventually("it is put", SOON, || Ok(!told().contains("wait on this machine"))).unwrap();
+    place.run(&["restore", "app.db"]).succeeded();
+    assert_eq!(rows(&place.path("app.db")), 5);
+    eventually("all is well", SOON, || Ok(place.run(&["status"]).code == 0)).unwrap();
+    replicator.signal(libc::SIGTERM).unwrap();
+    assert_eq!(replicator.wait(SOON).unwrap().code(), Some(0), "{}", replicator.output());
 }
 
 /// Another replicator has gone on with the log meanwhile.

@@ -14,6 +14,7 @@
 //! idle. A crash drops them with the process.
 
 use crate::Error;
+use crate::local::claims::Claimed;
 use litekeep_env::file::{self, sibling};
 use litekeep_env::lock;
 use litekeep_format::locks::{
@@ -28,7 +29,7 @@ use std::io;
 use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// What keeps the WAL in place.
@@ -123,6 +124,7 @@ pub struct HeldFiles {
     path: PathBuf,
     database: Held,
     shm: Held,
+    claimed: OnceLock<Claimed>,
     hold: Hold,
     holds_checkpoints: bool,
     is_in_log: bool,
@@ -161,6 +163,7 @@ impl HeldFiles {
             path: path.to_owned(),
             database,
             shm,
+            claimed: OnceLock::new(),
             hold: Hold::Nothing,
             holds_checkpoints: false,
             is_in_log: false,
@@ -169,7 +172,14 @@ impl HeldFiles {
 
     /// Makes us the database's only replicator for as long as the files are open; `false` when another process is.
     pub fn claim(&self) -> Result<bool, Error> {
-        lock::exclude(&self.database, REPLICATOR_LOCK, 1).map_err(Error::file("lock", &self.path))
+        let claim = || -> io::Result<bool> {
+            let is_claimed = lock::exclude(&self.database, REPLICATOR_LOCK, 1)?;
+            if is_claimed {
+                _ = self.claimed.set(Claimed::new(&self.database)?);
+            }
+            Ok(is_claimed)
+        };
+        claim().map_err(Error::file("lock", &self.path))
     }
 
     /// Tells other processes whether the log has everything but what the WAL gets from now on ([`is_in_log`]).

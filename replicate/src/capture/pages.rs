@@ -84,11 +84,6 @@ impl<'a> Pages<'a> {
         self.page_count
     }
 
-    /// Whether the WAL has it, and the database file perhaps an earlier version.
-    pub fn is_in_wal(&self, pgno: Pgno) -> bool {
-        self.slots.contains_key(&pgno)
-    }
-
     /// Reads a page. Pages that the database has but nobody ever wrote (free pages at its end) are zeros.
     pub fn read(&self, pgno: Pgno, page: &mut [u8]) -> Result<(), Error> {
         if let (Some(wal), Some(slot)) = (self.wal, self.slots.get(&pgno)) {

@@ -4,6 +4,7 @@
 //! Losing the whole folder loses no data: the position is then taken from the store, and the page checksums are read back
 //! from it.
 
+pub(crate) mod claims;
 mod packs;
 mod page_sums;
 mod places;
@@ -21,10 +22,10 @@ pub use state::{State, StateFile};
 pub use trouble::Trouble;
 
 use crate::{Error, Kind};
+use claims::Claimed;
 use litekeep_env::lock;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The folder, claimed by this process.
@@ -32,7 +33,8 @@ use std::path::{Path, PathBuf};
 pub struct MetaDir {
     path: PathBuf,
     /// Holds the claim for as long as it is open.
-    lock: File,
+    _lock: File,
+    claimed: Claimed,
 }
 
 impl MetaDir {
@@ -59,7 +61,7 @@ impl MetaDir {
         if !lock::exclude(&lock, 0, 1).map_err(Error::file("lock", &lock_path))? {
             let mut pid = String::new();
             let _ = lock.read_to_string(&mut pid);
-            if pid.trim().parse() == Ok(std::process::id()) {
+            if claims::is_ours(&lock_path) {
                 return Err(still_ours(database));
             }
             return Err(Error::with_hint(
@@ -78,7 +80,8 @@ impl MetaDir {
             writeln!(lock, "{}", std::process::id())
         };
         write_pid().map_err(Error::file("write", &lock_path))?;
-        Ok(MetaDir { path: path.to_owned(), lock })
+        let claimed = Claimed::new(&lock).map_err(Error::file("look at", &lock_path))?;
+        Ok(MetaDir { path: path.to_owned(), _lock: lock, claimed })
     }
 
     /// The process that replicates a database, if one does: it has claimed the folder, or, while the database rests,
@@ -99,9 +102,7 @@ impl MetaDir {
 
     /// Whether its path still leads to it: it may have been moved or deleted with the folder that it is in.
     pub fn is_in_place(&self) -> bool {
-        let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-        let held = self.lock.metadata().map(id);
-        self.file("lock").metadata().map(id).is_ok_and(|found| held.is_ok_and(|held| held == found))
+        self.claimed.is_at(&self.file("lock"))
     }
 
     /// A file of the folder.

@@ -25,14 +25,17 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
-    /// What an error has to do with one.
-    pub(super) fn of(db: &Database, e: &Error) -> Option<Arrival> {
+    /// What an error has to do with one that has been coming `since` then.
+    pub(super) fn of(db: &Database, e: &Error, since: Instant) -> Option<Arrival> {
         if e.kind() != Kind::Corrupt || db.work().last.is_some() {
             return None;
         }
         let changed_ns = changed_ns(db);
         let quiet_ms = |ns: i128| i128::from(db.shared.clock.unix_ms()) - ns / 1_000_000;
-        let is_recent = changed_ns.is_some_and(|ns| quiet_ms(ns) < QUIET.as_millis() as i128);
+        // A clock that was set back says nothing.
+        let recently = 0..QUIET.as_millis() as i128;
+        let is_recent =
+            since.elapsed() < PATIENCE && changed_ns.is_some_and(|ns| recently.contains(&quiet_ms(ns)));
         Some(Arrival { changed_ns, is_recent })
     }
 

@@ -4,7 +4,7 @@ use super::arrival::Arrival;
 use super::destination::Destination;
 use super::look::Step;
 use super::status::{DestinationStatus, Phase, Status};
-use super::stranded::{Stranded, stranded};
+use super::stranded::stranded;
 use super::{Settings, Shared, shipping, start};
 use crate::capture::{Body, Capture, Frames, Look};
 use crate::local::{MetaDir, Packs, PageSums, Places, Spool, State, StateFile, Trouble};
@@ -213,7 +213,7 @@ impl Database {
 
     /// The task of an awake database.
     async fn run(self: Arc<Self>) {
-        let mut failures = 0u32;
+        let (mut failures, mut failing_since) = (0u32, None);
         let mut active = false;
         let (mut beyond, mut looks_beyond) = (Duration::ZERO, 0u32);
         let mut captured_at: Option<(Instant, Duration)> = None;
@@ -235,6 +235,9 @@ impl Database {
                 self.mute(false);
                 true
             };
+            if stepped.is_ok() {
+                failing_since = None;
+            }
             let linger = match stepped {
                 Ok(Step::Absent) => Duration::ZERO,
                 Ok(Step::Quiet { more_coming: true }) if looks_beyond < MOST_LOOKS_BEYOND => {
@@ -261,7 +264,8 @@ impl Database {
                     continue;
                 }
                 Err(e) => {
-                    let arrival = Arrival::of(&self, &e);
+                    let since = *failing_since.get_or_insert(begun);
+                    let arrival = Arrival::of(&self, &e, since);
                     let silence = arrival.and_then(Arrival::silence);
                     let wait = silence.or_else(|| self.failed(&e, failures));
                     failures += 1;
@@ -510,36 +514,6 @@ impl Database {
         }
     }
 
-    /// Says whether the file was ever there. Keeps the claim on the local state, by which others see that somebody waits.
-    async fn tell_of_absence(self: &Arc<Self>) {
-        if self.destinations().iter().all(|d| d.queue.is_empty()) {
-            self.let_go_of_moved_local();
-        }
-        // A database that never was has none, and a path that was mistyped gets none.
-        let known = match self.settings.meta_dir.is_dir() {
-            true => start::open_local(self).await.map(|local| local.state()),
-            false => Ok(None),
-        };
-        let known = known.unwrap_or_else(|e| {
-            tracing::debug!(path = %self.settings.path.display(), "{e}");
-            None
-        });
-        // The folder may have gone, and local state with it.
-        let last = self.destinations().iter().filter_map(|d| d.durable).max();
-        let Some(known) = known.map(|known| known.txid).or(last) else { return self.phase(Phase::Waiting) };
-        self.phase(Phase::Gone);
-        let waits = match stranded(&self.settings.meta_dir) {
-            Some(Stranded { first, last }) => format!("; {first} to {last} wait on this machine"),
-            None => String::new(),
-        };
-        self.set_status(|s| {
-            s.message = Some(format!(
-                "the database file is gone or empty; its backup has transaction {known}{waits}"
-            ));
-            s.hint = Some(format!("`litekeep restore {}` brings it back", self.settings.path.display()));
-        });
-    }
-
     async fn begin(self: &Arc<Self>) -> Result<(), Error> {
         let permit = self.shared.starting.acquire().await;
         let mut begun = std::pin::pin!(start::begin(self));
@@ -549,28 +523,6 @@ impl Database {
                 drop(permit);
                 begun.await
             }
-        }
-    }
-
-    /// Lets go of a file that has its name no more, and takes with it what was committed last: nobody else can read that.
-    async fn part_from_former(self: &Arc<Self>, is_replaced: bool) {
-        let path = self.settings.path.display();
-        let what =
-            if is_replaced { "was replaced by another file" } else { "is gone; waiting for it to come back" };
-        tracing::warn!(%path, "the database {what}");
-        let this = self.clone();
-        if let Err(e) = self.run_blocking(move || this.last_look()).await {
-            tracing::warn!(%path, "take the last commits of the former file: {e}");
-        }
-        self.work().capture = None;
-        self.ship();
-    }
-
-    /// Local state goes where the folder of the database goes.
-    fn let_go_of_moved_local(&self) {
-        let mut work = self.work();
-        if work.local.as_ref().is_some_and(|local| !local.meta.is_in_place()) {
-            work.local = None;
         }
     }
 

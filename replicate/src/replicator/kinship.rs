@@ -63,7 +63,8 @@ impl Portrait {
 
     /// Whether it cannot be of the same file at a later time: a file that has shrunk has counted that.
     fn is_younger_than(&self, other: &Portrait) -> bool {
-        self.page_count < other.page_count / 2
+        let bytes = |state: &Portrait| u64::from(state.page_count) * u64::from(state.header.page_size.get());
+        bytes(self) < bytes(other) / 2
             && self.header.change_counter <= other.header.change_counter
             && self.header.schema_cookie <= other.header.schema_cookie
     }
@@ -105,12 +106,13 @@ pub(super) async fn refuse_another(
         let is_younger =
             here.is_younger_than(&there) && !restored::is_noted(&db.settings.meta_dir, &db.settings.path);
         // An older copy of the same file is told of as such.
-        if !is_younger || earlier(store, log, &here.first_page).await?.is_some() {
+        // Nor is anything known against the file where the past cannot be read.
+        if !is_younger || !matches!(earlier(store, log, &here.first_page).await, Ok(None)) {
             return Ok(capture);
         }
         let (pages, in_log) = (here.page_count, there.page_count);
         let message = format!(
-            "`{path}` has {pages} pages, and has seen fewer changes than the log at {place}, which ends at transaction {head} with {in_log}: it seems to be a new database in the place of the former one"
+            "`{path}` has {pages} pages, and has seen fewer changes than the log at {place}, which ends at transaction {head} with {in_log}: it seems to be a new database in the place of the former one, or one that was made anew from it"
         );
         return Err(Error::with_hint(
             Kind::Invalid,

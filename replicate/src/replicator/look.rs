@@ -130,7 +130,6 @@ impl Database {
     /// Captures what a file that has its name no more still has to give, by the descriptors that are open.
     pub(super) fn last_look(self: &Arc<Self>) -> Result<(), Error> {
         let mut work = self.work();
-        // One that rests has given everything.
         let Some(local) = work.local.clone() else { return Ok(()) };
         let stamp = Stamp { timestamp_ms: self.next_time(), ..self.next_stamp(&work) };
         let Work { capture: Some(capture), packs, .. } = &mut *work else { return Ok(()) };

@@ -10,6 +10,7 @@
 //!   found again by page checksums.
 //! - When anything fails the application goes on; the status says what is wrong.
 
+mod absence;
 mod arrival;
 mod copying;
 mod database;
@@ -36,12 +37,13 @@ use litekeep_env::watch::{Event, Watcher};
 use litekeep_env::{Clock, SystemClock};
 use litekeep_store::Store;
 use litekeep_store::plan::Policy;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 /// How one database is replicated.
 #[derive(Clone, Debug)]
@@ -111,7 +113,7 @@ struct Folder {
 #[derive(Default)]
 struct Names {
     all: Vec<Arc<Database>>,
-    by_event: HashMap<PathBuf, Arc<Database>>,
+    by_event: BTreeMap<PathBuf, Arc<Database>>,
     folders: Vec<Arc<Folder>>,
 }
 
@@ -301,8 +303,9 @@ fn follow_events(shared: &Arc<Shared>, names: &Mutex<Names>) {
                     Some(d) => d.wake(),
                     None => {
                         // A folder that came or went with all that is in it.
-                        let within = names.all.iter().filter(|d| d.settings.path.starts_with(&path));
-                        within.for_each(Database::wake);
+                        let behind = names.by_event.range(path.clone()..);
+                        let within = behind.take_while(|(below, _)| below.starts_with(&path));
+                        within.for_each(|(_, database)| database.wake());
                         appeared.push(path);
                     }
                 }
@@ -337,26 +340,44 @@ fn follow_events(shared: &Arc<Shared>, names: &Mutex<Names>) {
     }
 }
 
-/// Looks whether each folder is still the one that is watched.
-fn watch_anew(shared: &Shared, all: &[Arc<Database>]) {
-    let folder_of = |database: &Arc<Database>| database.settings.path.parent().map(Path::to_owned);
-    let mut folders: Vec<PathBuf> = all.iter().filter_map(folder_of).collect();
+/// Looks whether each folder is still the one that is watched, and whether what waits of a file that is gone can be put.
+fn watch_anew(shared: &Arc<Shared>, names: &Mutex<Names>) {
+    let (all, watched) = {
+        let names = lock(names);
+        (names.all.clone(), names.folders.clone())
+    };
+    let parents = all.iter().filter_map(|database| database.settings.path.parent());
+    let mut folders: Vec<&Path> = parents.chain(watched.iter().map(|folder| &*folder.dir)).collect();
     folders.sort_unstable();
     folders.dedup();
     for folder in folders {
-        if !shared.watcher.refresh(&folder).unwrap_or(false) {
-            let within = all.iter().filter(|database| database.settings.path.parent() == Some(&folder));
+        let refreshed = shared.watcher.refresh(folder);
+        if !matches!(refreshed, Ok(true)) {
+            let within = all.iter().filter(|database| database.settings.path.parent() == Some(folder));
             within.for_each(Database::wake);
         }
+        if matches!(refreshed, Ok(false)) {
+            for rule in watched.iter().filter(|rule| folder.starts_with(&rule.dir)) {
+                if let Err(e) = scan(shared, names, rule, folder) {
+                    tracing::error!(path = %folder.display(), "look through a folder that is another than before: {e}");
+                }
+            }
+        }
     }
+    all.iter().filter(|database| database.has_stranded()).for_each(Database::wake);
 }
 
 /// Compaction, retention and snapshots of every database, one after the other.
 async fn keep_up(shared: Arc<Shared>, names: Arc<Mutex<Names>>) {
+    let mut looking: Option<JoinHandle<()>> = None;
     while !shared.stopping.load(SeqCst) {
         tokio::time::sleep(MAINTENANCE_TICK).await;
+        if looking.as_ref().is_none_or(JoinHandle::is_finished) {
+            let (shared, names) = (shared.clone(), names.clone());
+            // A folder may hang.
+            looking = Some(tokio::task::spawn_blocking(move || watch_anew(&shared, &names)));
+        }
         let all = lock(&names).all.clone();
-        watch_anew(&shared, &all);
         for database in all {
             if shared.stopping.load(SeqCst) {
                 return;

@@ -27,8 +27,9 @@ pub(super) async fn tell(
     let first = move || {
         let mut page = vec![0; capture.page_size().bytes()];
         // What is in the WAL has been compared with the log, or will be.
-        let is_alone = !capture.pages()?.is_in_wal(Pgno::FIRST)
-            && capture.files().database().read_exact_at(&mut page, 0).is_ok();
+        let (_, frames) = capture.wal_end()?;
+        let has_first_page = capture.files().named_pages(0, frames)?.contains(&Pgno::FIRST.get());
+        let is_alone = !has_first_page && capture.files().database().read_exact_at(&mut page, 0).is_ok();
         let is_in_log = is_alone && is_in(&local.sums, &page)?;
         Ok((capture, is_in_log, (is_alone && !is_in_log).then_some(page)))
     };

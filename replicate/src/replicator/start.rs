@@ -17,7 +17,7 @@ use super::kinship::{Kinship, refuse_another, require_kinship};
 use super::set_back;
 use super::status::Phase;
 use crate::capture::{Broken, Capture, Found, Frames, Look, Place, Segment, Stamp, segment};
-use crate::local::{MetaDir, PageSums, Places, Spool, State, StateFile, restored, still_ours};
+use crate::local::{MetaDir, PageSums, Places, Spool, State, StateFile, claims, restored, still_ours};
 use crate::{Error, Kind, parents};
 use litekeep_env::{disk, random_u64};
 use litekeep_format::diff::{ParentMap, roots};
@@ -184,10 +184,10 @@ async fn attach(db: &Arc<Database>) -> Result<Capture, Error> {
     if !capture.files().claim()? {
         // Asking opens and closes the file, which would drop the locks of a capture.
         drop(capture);
-        let pid = MetaDir::claimed_by(&db.settings.meta_dir, &db.settings.path);
-        if pid == Some(std::process::id()) {
+        if claims::is_ours(&db.settings.path) {
             return Err(still_ours(&db.settings.path));
         }
+        let pid = MetaDir::claimed_by(&db.settings.meta_dir, &db.settings.path);
         let who = pid.map_or(String::new(), |pid| format!(" (process {pid})"));
         return Err(Error::with_hint(
             Kind::Invalid,

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A replicator that runs puts them itself as soon as a store answers; it is given so long.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A replicator that runs puts them itself, and looks every ten seconds whether a store answers.
+const PATIENCE: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The transactions that wait in the spool of a database.
@@ -34,7 +34,7 @@ pub fn stranded(meta_dir: &Path) -> Option<Stranded> {
 }
 
 /// Puts what waits in the spool of a database into its logs, so that a restore has it; one that has all of it is enough. Returns
-/// what that was, if anything. The files stay until a replicator has seen the logs.
+/// what that was, if anything.
 ///
 /// # Errors
 /// `Invalid` when they continue none of the logs, or another litekeep has them; those of the stores.
@@ -51,19 +51,30 @@ pub async fn put_stranded(stores: &[Store], path: &Path, meta_dir: &Path) -> Res
             return Ok(Some(found));
         }
     };
-    let spool = Spool::of(meta_dir);
-    let files = spool.list()?;
     let (_, state) = StateFile::open(&meta.file("state"))?;
+    put_claimed(stores, path, &Spool::of(meta_dir), state).await?;
+    Ok(Some(found))
+}
+
+/// The same for whoever has the folder. What all logs have is removed.
+pub(super) async fn put_claimed(
+    stores: &[Store],
+    path: &Path,
+    spool: &Spool,
+    state: Option<State>,
+) -> Result<(), Error> {
+    let files = spool.list()?;
+    let (Some(first), Some(last)) = (files.first(), files.last()) else { return Ok(()) };
     let mut failed = None;
     let mut is_there = false;
     for store in stores {
-        match put_all(store, &spool, &files, state).await {
+        match put_all(store, spool, &files, state).await {
             Ok(true) => is_there = true,
             Ok(false) => {
                 let message = format!(
                     "transactions {} to {} of `{}`, which wait in `{}`, do not continue the log at {}",
-                    found.first,
-                    found.last,
+                    first.name.min,
+                    last.name.max,
                     path.display(),
                     spool.dir().display(),
                     store.place()
@@ -76,7 +87,9 @@ pub async fn put_stranded(stores: &[Store], path: &Path, meta_dir: &Path) -> Res
     }
     match failed {
         Some(e) if !is_there => Err(e),
-        _ => Ok(Some(found)),
+        // The next start knows what is there, and leaves the rest to copying.
+        Some(_) => Ok(()),
+        None => files.iter().try_for_each(|file| spool.remove(file.name)),
     }
 }
 
