@@ -11,6 +11,7 @@ use litekeep_format::{WalHeader, WalIndexHeader, frame_size};
 use litekeep_ltx::Txid;
 use litekeep_replicate::capture::{is_in_log, readers};
 use litekeep_replicate::local::{MetaDir, State, StateFile, Trouble};
+use litekeep_replicate::replicator::{Stranded, stranded};
 use serde::Serialize;
 
 use crate::report::text;
@@ -38,6 +39,9 @@ pub(super) struct Live {
     /// What the replicator says is wrong.
     #[serde(skip)]
     trouble: Option<Trouble>,
+    /// What waits on this machine.
+    #[serde(skip)]
+    stranded: Option<Stranded>,
     #[serde(skip)]
     at_ms: i64,
 }
@@ -96,6 +100,7 @@ pub(in crate::commands) struct Look {
     state: Option<State>,
     pending_frames: Option<u64>,
     trouble: Option<Trouble>,
+    stranded: Option<Stranded>,
     at_ms: i64,
 }
 
@@ -132,6 +137,7 @@ impl Watch {
             state,
             pending_frames,
             trouble,
+            stranded,
             at_ms,
         } = self.last;
         let since_ms = state.map(|state| (at_ms - state.confirmed_ms).max(0));
@@ -153,6 +159,7 @@ impl Watch {
             },
             at_ms,
             trouble,
+            stranded,
             stuck: behind && since_ms.is_none_or(|since_ms| since_ms > allowed_ms),
         }
     }
@@ -190,6 +197,7 @@ impl Look {
             replicator_pid,
             state,
             trouble: Trouble::read(&database.meta_dir),
+            stranded: stranded(&database.meta_dir),
             at_ms: clock.unix_ms(),
         }
     }
@@ -283,6 +291,11 @@ impl Live {
                 text::rfc3339(confirmed.captured_ms),
                 text::shell_word(&path.to_string_lossy())
             )),
+        }
+        if let Some(Stranded { first, last }) = self.stranded.filter(|_| !self.exists) {
+            red.push(format!(
+                "transactions {first} to {last} wait on this machine: a replicator puts them into the backup, and so does a restore"
+            ));
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists());
         if let Some(folder) = folder {
