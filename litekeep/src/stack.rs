@@ -3,8 +3,8 @@
 //! Promises:
 //! - No process starts before its databases are fit: missing ones restored, foreign ones refused, pending migrations run.
 //! - At the end processes stop first, dependants before what they depend on; then the backups are completed and confirmed.
-//! - A configuration that is not accepted, a migration that fails and a new command that does not become ready leave the
-//!   processes as they are.
+//! - A configuration that is not accepted and a migration that fails leave the processes and jobs as they are; a new command that does
+//!   not become ready leaves its process as it is, and the others have theirs.
 
 mod conditions;
 mod deploys;
@@ -12,6 +12,7 @@ mod front;
 mod hooks;
 mod jobs;
 mod migrations;
+mod older;
 mod output;
 mod services;
 mod sockets;
@@ -26,17 +27,18 @@ pub(crate) use services::log_files;
 pub(crate) use status::{JobStatus, ProcessStatus, StackStatus};
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::Result;
 use futures::future::join_all;
-use litekeep_config::Config;
+use litekeep_config::{Config, JobConfig};
 use litekeep_env::notify::ServiceManager;
 use litekeep_env::{Clock, SystemClock};
 use litekeep_supervise::cgroup::Cgroups;
-use litekeep_supervise::{Events, Process, Service, Setup, Supervisor, job};
+use litekeep_supervise::{Error, Events, Process, Service, Setup, Supervisor, Wanted, job};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
@@ -63,13 +65,26 @@ pub(crate) struct Stack {
     /// Held while something is replaced, which may take as long as a process needs to become ready.
     changing: tokio::sync::Mutex<Changing>,
     is_up: AtomicBool,
-    /// Ends a reload that is under way.
+    /// Ends a reload that is under way, for everything ends.
     ending: watch::Sender<bool>,
+    /// Ends those that are under way or wait, for everything is stopped.
+    stopping: Notify,
+    stage: Mutex<Stage>,
     /// What runs, for those who ask while something is being replaced.
     running: Mutex<Running>,
     down: Notify,
     /// How everything ended, when it has.
     ended: watch::Sender<Option<Result<(), Report>>>,
+}
+
+/// How far a reload is.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Stage {
+    /// None is under way.
+    #[default]
+    None,
+    Migrating,
+    Replacing,
 }
 
 #[derive(Clone, Default)]
@@ -85,8 +100,10 @@ struct Changing {
     /// What `up` began with.
     begun: Config,
     pages: Option<Pages>,
-    /// What was applied last.
-    services: Vec<Service>,
+    /// Names of processes as the configuration has them.
+    order: Vec<String>,
+    /// The jobs that are in force.
+    jobs: Vec<JobConfig>,
     hooks: Option<Hooks>,
     /// `None` until the databases are fit, and after the end.
     supervisor: Option<Supervisor>,
@@ -107,6 +124,8 @@ impl Stack {
             changing: tokio::sync::Mutex::default(),
             is_up: AtomicBool::new(false),
             ending: watch::Sender::new(false),
+            stopping: Notify::new(),
+            stage: Mutex::default(),
             running: Mutex::default(),
             down: Notify::new(),
             ended: watch::Sender::new(None),
@@ -140,8 +159,7 @@ impl Stack {
             let replication = self.replication();
             services::of(config, &self.args, &self.home, &mut changing.sockets, &replication)?
         };
-        let order = names(&services);
-        changing.services.clone_from(&services);
+        changing.order = names(&services);
         let setup = Setup {
             services,
             jobs: jobs::of(config, &self.args, &self.home)?,
@@ -154,9 +172,10 @@ impl Stack {
         tokio::spawn(async move { deploys.follow(news, &path).await });
         changing.hooks = Some(Hooks::watch(config, supervisor.events(), &self.args));
         changing.begun.clone_from(config);
-        let jobs = jobs::known(config, &supervisor);
+        changing.jobs.clone_from(&config.jobs);
+        let jobs = jobs::known(&changing.jobs, &supervisor);
         let events = Some(supervisor.events().clone());
-        *self.running() = Running { processes: in_order(&supervisor, &order), jobs, events };
+        *self.running() = Running { processes: in_order(&supervisor, &changing.order), jobs, events };
         supervisor.start().await?;
         changing.supervisor = Some(supervisor);
         self.keep_accepted(settings);
@@ -212,6 +231,14 @@ impl Stack {
         self.deploys.all()
     }
 
+    fn stage(&self) -> Stage {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reaches(&self, stage: Stage) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
     fn running(&self) -> std::sync::MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -239,7 +266,7 @@ impl Stack {
                 out.item(&reloaded).await
             }
             Ask::Logs { names, lines, follow } => {
-                output::send(&self.printing(&names)?, lines, follow, out).await
+                output::send(self.printing(&names)?, lines, follow, out).await
             }
             // The server's own, which stays to tell how it went.
             Ask::Down => Ok(()),
@@ -256,6 +283,10 @@ impl Stack {
     }
 
     async fn start_all(&self) -> Result<()> {
+        if self.stage() != Stage::None {
+            let hint = "ask again when it is over; `litekeep start NAME` does it now";
+            return Err(under_way().hint(hint).into());
+        }
         let changing = self.changing.lock().await;
         Ok(supervisor(&changing)?.start().await?)
     }
@@ -304,7 +335,13 @@ impl Stack {
         unknown(name, known)
     }
 
+    /// A reload that is under way gives way; its migrations do not, which only the end of everything breaks off.
     async fn stop_all(&self) -> Result<()> {
+        if self.stage() == Stage::Migrating {
+            let hint = "`litekeep stop NAME` stops some now; `litekeep down` ends the migrations, too";
+            return Err(under_way().hint(hint).into());
+        }
+        self.stopping.notify_waiters();
         let changing = self.changing.lock().await;
         Ok(supervisor(&changing)?.stop().await?)
     }
@@ -331,39 +368,57 @@ impl Stack {
         let (of_jobs, rest): (Vec<String>, Vec<String>) =
             names.iter().cloned().partition(|name| jobs.iter().any(|job| job.handle.name() == *name));
         let processes = if rest.is_empty() && !names.is_empty() { Vec::new() } else { self.named(&rest)? };
-        let of_processes = processes.iter().map(|process| (process.name().to_owned(), process.log().clone()));
         let jobs = jobs.iter().filter(|job| of_jobs.iter().any(|name| name == job.handle.name()));
-        Ok(of_processes
-            .chain(jobs.map(|job| (job.handle.name().to_owned(), job.handle.log().clone())))
-            .collect())
+        let of_jobs = jobs.map(|job| output::Printed::of_job(&job.handle));
+        Ok(processes.iter().map(output::Printed::of_process).chain(of_jobs).collect())
     }
 
     /// Takes the configuration as it is now: migrations first, then the processes, each new run ready before its old one
-    /// goes. Those that are named, or all, get new runs also where nothing changed: what they execute may have.
+    /// goes. Those that are named, or all, get new runs also where nothing changed: what they execute may have. Jobs are taken with
+    /// all of it.
+    ///
+    /// # Errors
+    /// When nothing was touched, or some of it was unfit: the rest is done then, and the error says what that was.
     pub(crate) async fn reload(&self, wanted: &[String]) -> Result<Reloaded> {
         let settings = Settings::load_stack(&self.args, Format::Text)?;
+        let mut stopping = pin!(self.stopping.notified());
+        stopping.as_mut().enable();
         let mut changing = self.changing.lock().await;
         supervisor(&changing)?;
         let mut ending = self.ending.subscribe();
-        let result = tokio::select! {
+        let replaced = tokio::select! {
             biased;
             _ = ending.wait_for(|ending| *ending) => Err(Failure::invalid("everything is being ended").into()),
-            result = self.replace(&mut changing, &settings, wanted) => result,
+            () = stopping => Err(Failure::invalid("everything is being stopped").into()),
+            replaced = self.replace(&mut changing, &settings, wanted) => replaced,
         };
+        self.reaches(Stage::None);
         if let Some(supervisor) = &changing.supervisor {
             let mut running = self.running();
-            running.processes = in_order(supervisor, &names(&changing.services));
-            running.jobs = jobs::known(&settings.config, supervisor);
+            running.processes = in_order(supervisor, &changing.order);
+            running.jobs = jobs::known(&changing.jobs, supervisor);
         }
-        result
+        let Replaced { mut done, failed } = replaced?;
+        self.keep_accepted(&settings);
+        if let Some(hooks) = &changing.hooks {
+            hooks.change(&settings.config, &self.args);
+        }
+        done.warnings.extend(take_pages(&mut changing, &settings.config).await);
+        done.warnings.extend(untaken::warnings(&changing.begun, &settings.config));
+        let mut failed = failed.into_iter().map(|(_, error)| error);
+        match failed.next() {
+            None => Ok(done),
+            Some(first) => Err(done.but(first, failed)),
+        }
     }
 
+    /// Migrates and replaces. Whoever drops this leaves nothing that a stop would not reach.
     async fn replace(
         &self,
         changing: &mut Changing,
         settings: &Settings,
         wanted: &[String],
-    ) -> Result<Reloaded> {
+    ) -> Result<Replaced> {
         let config = &settings.config;
         let replication = self.replication();
         let mut services = services::of(config, &self.args, &self.home, &mut changing.sockets, &replication)?;
@@ -372,82 +427,63 @@ impl Stack {
             let known: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
             return Err(self.no_process(name, &known).into());
         }
-        let is_wanted = |name: &String| wanted.is_empty() || wanted.contains(name);
+        let Some(supervisor) = &mut changing.supervisor else { return Err(starting().into()) };
+        let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
+        let order = names(&services);
         if !wanted.is_empty() {
-            // The others stay as they were applied, those that the configuration has no more behind the rest.
-            let order = names(&services);
-            let place = |service: &Service| order.iter().position(|name| *name == service.name);
-            let named: Vec<Service> =
-                services.into_iter().filter(|service| is_wanted(&service.name)).collect();
-            services =
-                changing.services.iter().filter(|service| !is_wanted(&service.name)).cloned().collect();
-            services.extend(named);
-            services.sort_by_key(|service| place(service).unwrap_or(usize::MAX));
+            // The others stay as they are in force.
+            services.retain(|service| is_wanted(&service.name));
+            services.extend(supervisor.services().filter(|service| !is_wanted(&service.name)).cloned());
         }
         untaken::check(&changing.begun, config)?;
+        let jobs = wanted.is_empty().then(|| jobs::of(config, &self.args, &self.home)).transpose()?;
+        let all = Wanted { services, jobs };
+        supervisor.check(&all)?;
+        self.reaches(Stage::Migrating);
         migrations::run(settings, Some(&changing.begun), &self.args).await?;
-        let jobs = jobs::of(config, &self.args, &self.home)?;
-        let Some(supervisor) = &mut changing.supervisor else { return Err(starting().into()) };
-        let of_jobs = if wanted.is_empty() { supervisor.apply_jobs(jobs).await? } else { None };
-        let mut applied = supervisor.apply(services.clone()).await?;
-        for service in &mut services {
-            if applied.failed.iter().any(|(name, _)| *name == service.name)
-                && let Some(old) = changing.services.iter().find(|old| old.name == service.name)
-            {
-                *service = old.clone();
-            }
-        }
-        changing.services = services;
-        if let Some((_, error)) = applied.failed.pop() {
-            let done = [
-                ("started", &applied.started),
-                ("reloaded", &applied.reloaded),
-                ("stopped", &applied.stopped),
-            ];
-            let mut also: Vec<String> =
-                applied.failed.iter().map(|(_, error)| format!("also: {error}")).collect();
-            also.extend(
-                done.iter()
-                    .filter(|(_, names)| !names.is_empty())
-                    .map(|(did, names)| format!("{did} `{}`", names.join("`, `"))),
-            );
-            let error = anyhow::Error::from(error);
-            return Err(if also.is_empty() { error } else { error.context(also.join("; ")) });
-        }
-        let mut reloaded = Reloaded { reloaded: applied.reloaded, ..Reloaded::default() };
-        for service in changing.services.iter().filter(|service| is_wanted(&service.name)) {
-            let is_new = applied.started.contains(&service.name) || reloaded.reloaded.contains(&service.name);
-            let processes = supervisor.service(&service.name)?.iter();
-            let running: Vec<&Process> =
-                processes.filter(|process| process.status().borrow().pid.is_some()).collect();
-            if is_new || running.is_empty() {
-                continue;
-            }
-            for process in running {
-                process.renew().await?;
-            }
-            reloaded.reloaded.push(service.name.clone());
-        }
+        self.reaches(Stage::Replacing);
+        let applied = supervisor.apply(all).await?;
+        changing.order = order;
+        let mut failed = applied.failed;
+        let has_failed = |failed: &[(String, Error)], name: &str| failed.iter().any(|(own, _)| own == name);
         if wanted.is_empty() {
-            changing.sockets.close_unwanted();
+            let before = std::mem::take(&mut changing.jobs);
+            let in_force = |job: &JobConfig| match has_failed(&failed, &job.name) {
+                true => before.iter().find(|old| old.name == job.name).cloned(),
+                false => Some(job.clone()),
+            };
+            changing.jobs = config.jobs.iter().filter_map(in_force).collect();
+            // What has failed goes on with what it has.
+            if failed.is_empty() {
+                changing.sockets.close_unwanted();
+            }
         }
-        (reloaded.started, reloaded.stopped) = (applied.started, applied.stopped);
-        self.keep_accepted(settings);
-        if let Some(hooks) = &changing.hooks {
-            hooks.change(config, &self.args);
-        }
-        reloaded.warnings = of_jobs.into_iter().chain(applied.not_enforced).collect();
-        let alone = changing.services.iter().filter(|service| !service.spec.overlaps);
-        for Service { name, .. } in alone.filter(|service| reloaded.reloaded.contains(&service.name)) {
+        let mut done = Reloaded { reloaded: applied.reloaded, ..Reloaded::default() };
+        (done.started, done.stopped) = (applied.started, applied.stopped);
+        let is_over = |name: &str| {
+            has_failed(&failed, name) || done.reloaded.iter().chain(&done.started).any(|new| new == name)
+        };
+        let renewed = supervisor.renew(|name| is_wanted(name) && !is_over(name)).await;
+        done.reloaded.extend(renewed.renewed);
+        done.reloaded.sort_by_key(|name| changing.order.iter().position(|known| known == name));
+        failed.extend(renewed.failed);
+        done.warnings.extend(applied.not_enforced);
+        let is_alone =
+            |name: &str| supervisor.services().any(|service| service.name == name && !service.spec.overlaps);
+        for name in done.reloaded.iter().filter(|name| is_alone(name)) {
             if changing.told_away.insert(name.clone()) {
                 let warning = format!("`{name}` is away until the new one is ready; `proxy` avoids that");
-                reloaded.warnings.push(warning);
+                done.warnings.push(warning);
             }
         }
-        reloaded.warnings.extend(take_pages(changing, config).await);
-        reloaded.warnings.extend(untaken::warnings(&changing.begun, config));
-        Ok(reloaded)
+        Ok(Replaced { done, failed })
     }
+}
+
+/// What was replaced, and what was unfit.
+struct Replaced {
+    done: Reloaded,
+    failed: Vec<(String, Error)>,
 }
 
 /// Serves the pages as the configuration has them now; why one cannot be is said.
@@ -477,6 +513,19 @@ pub(crate) struct Reloaded {
     pub(crate) started: Vec<String>,
     pub(crate) stopped: Vec<String>,
     pub(crate) warnings: Vec<String>,
+}
+
+impl Reloaded {
+    /// The error of a reload in which some were unfit; it says what else was done.
+    fn but(self, first: Error, others: impl Iterator<Item = Error>) -> anyhow::Error {
+        self.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let mut also: Vec<String> = others.map(|error| format!("also: {error}")).collect();
+        let done = [("started", self.started), ("reloaded", self.reloaded), ("stopped", self.stopped)];
+        let done = done.iter().filter(|(_, names)| !names.is_empty());
+        also.extend(done.map(|(did, names)| format!("{did} `{}`", names.join("`, `"))));
+        let error = anyhow::Error::from(first);
+        if also.is_empty() { error } else { error.context(also.join("; ")) }
+    }
 }
 
 fn names(services: &[Service]) -> Vec<String> {
@@ -522,6 +571,10 @@ fn starting() -> Failure {
     failure.hint("`litekeep status` shows how far it is")
 }
 
+fn under_way() -> Failure {
+    Failure::new(Kind::Unavailable, "a reload is under way")
+}
+
 fn unknown(name: &str, known: &[&str]) -> Failure {
     let failure = Failure::invalid(format!("there is no process `{name}`"));
     match known.is_empty() {
@@ -530,8 +583,11 @@ fn unknown(name: &str, known: &[&str]) -> Failure {
     }
 }
 
+/// The processes in this order, and then those that are not in it.
 fn in_order(supervisor: &Supervisor, order: &[String]) -> Vec<Process> {
-    order.iter().flat_map(|name| supervisor.service(name).unwrap_or_default().to_vec()).collect()
+    let others = supervisor.services().map(|service| &service.name).filter(|name| !order.contains(name));
+    let names = order.iter().chain(others);
+    names.flat_map(|name| supervisor.service(name).unwrap_or_default().to_vec()).collect()
 }
 
 /// The same to all of them at once; the first failure counts.

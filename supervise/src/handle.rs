@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{Error, Result};
@@ -50,6 +51,15 @@ impl<R, S: Clone> Handle<R, S> {
     /// What it printed.
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// Waits until nobody cares for it any more. Holds nothing of it.
+    pub fn gone(&self) -> BoxFuture<'static, ()>
+    where
+        S: Send + Sync + 'static,
+    {
+        let mut status = self.status.clone();
+        Box::pin(async move { while status.changed().await.is_ok() {} })
     }
 
     pub(crate) async fn ask(&self, request: R) -> Result<()> {

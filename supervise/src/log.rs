@@ -131,9 +131,19 @@ impl Log {
     }
 
     /// The file, if there is one.
-    pub(crate) fn path(&self) -> Option<PathBuf> {
+    pub fn path(&self) -> Option<PathBuf> {
         let state = self.0.state.lock().expect("no panic while held");
-        state.settings.path.as_ref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
+        state.settings.path.as_deref().map(absolute)
+    }
+
+    /// Whether this is the file.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        self.path().is_some_and(|own| own == absolute(path))
+    }
+
+    /// Whether both are the output of the very same process.
+    pub fn is(&self, other: &Log) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Keeps the output of now on otherwise; the tail stays. Leaves everything as it was if the new file cannot be opened.
@@ -332,10 +342,28 @@ fn cannot_open(names: &[PathBuf; 2]) -> impl FnOnce(io::Error) -> Error {
 }
 
 fn open_writer(settings: &Settings, clock: &dyn Clock) -> Result<Option<Writer>> {
-    let open = |path: &PathBuf| {
-        Writer::open(path, clock.unix_ms()).map_err(Error::file(format!("open the log `{}`", path.display())))
-    };
+    let open = |path: &PathBuf| Writer::open(path, clock.unix_ms()).map_err(cannot_open_file(path));
     settings.path.as_ref().map(open).transpose()
+}
+
+/// Whether a file can be a log; afterwards it is there.
+pub(crate) fn check(path: &Path) -> Result<()> {
+    open_file(path).map(drop).map_err(cannot_open_file(path))
+}
+
+fn cannot_open_file(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    Error::file(format!("open the log `{}`", path.display()))
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    File::options().append(true).create(true).open(path)
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Rotates the file that is this process's own standard output and error. Does not return.
@@ -389,11 +417,8 @@ struct Writer {
 
 impl Writer {
     fn open(path: &Path, now_ms: i64) -> io::Result<Writer> {
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir)?;
-        }
         _ = fs::remove_file(numbered(path, 1, PARTIAL));
-        let file = File::options().append(true).create(true).open(path)?;
+        let file = open_file(path)?;
         let metadata = file.metadata()?;
         let begun = metadata.created().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
         let begun_ms = begun.map_or(now_ms, |begun| (begun.as_millis() as i64).min(now_ms));

@@ -2,7 +2,8 @@
 //!
 //! The first restart is immediate; from the second crash on the wait grows from `shortest` to `longest`, with full jitter.
 //! A run of `stable` forgives everything before it. After `limit` crashes the process counts as failed, which is shown;
-//! it is still tried again, slowly, so nothing is dead for ever.
+//! it is still tried again, slowly, so nothing is dead for ever. A clean end that is followed by a start has the same waits, but is
+//! no crash: it never makes a process failed.
 
 use std::time::Duration;
 
@@ -83,16 +84,18 @@ pub enum Action {
 pub struct Policy {
     settings: Settings,
     /// Ends since the last stable run.
+    ends: u32,
+    /// Those of them that were not clean.
     crashes: u32,
 }
 
 impl Policy {
     /// Nothing has happened yet.
     pub fn new(settings: Settings) -> Policy {
-        Policy { settings, crashes: 0 }
+        Policy { settings, ends: 0, crashes: 0 }
     }
 
-    /// Ends since the last stable run.
+    /// Crashes since the last stable run.
     pub fn crashes(&self) -> u32 {
         self.crashes
     }
@@ -101,7 +104,7 @@ impl Policy {
     pub fn step(&mut self, event: Event) -> Action {
         let (clean, ran, chance) = match event {
             Event::Asked => {
-                self.crashes = 0;
+                (self.ends, self.crashes) = (0, 0);
                 return Action::Start { after: Duration::ZERO };
             }
             Event::Exited { clean, ran, chance } => (clean, ran, chance),
@@ -116,24 +119,25 @@ impl Policy {
             return Action::Rest;
         }
         if ran >= self.settings.stable {
-            self.crashes = 0;
+            (self.ends, self.crashes) = (0, 0);
         }
-        self.crashes = self.crashes.saturating_add(1);
-        if self.crashes > self.settings.limit {
+        self.ends = self.ends.saturating_add(1);
+        self.crashes = self.crashes.saturating_add(u32::from(!clean));
+        if !clean && self.crashes > self.settings.limit {
             // A tenth more or less, so that a hundred failed processes do not come back in one instant.
             let tenth = self.settings.retry / 10;
             return Action::Fail {
                 retry: between(self.settings.retry - tenth, self.settings.retry + tenth, chance),
             };
         }
-        let after = match self.crashes {
+        let after = match self.ends {
             1 => Duration::ZERO,
             n => between(self.settings.shortest, self.ceiling(n), chance),
         };
         Action::Start { after }
     }
 
-    /// The longest wait after the n-th crash, n >= 2: twice as long each time.
+    /// The longest wait after the n-th end, n >= 2: twice as long each time.
     fn ceiling(&self, n: u32) -> Duration {
         let factor = 1u32.checked_shl(n - 1).filter(|factor| *factor != 0).unwrap_or(u32::MAX);
         self.settings.shortest.saturating_mul(factor).min(self.settings.longest).max(self.settings.shortest)
@@ -191,6 +195,26 @@ mod tests {
         assert_eq!(policy(Restart::Always).step(clean), Action::Start { after: Duration::ZERO });
     }
 
+    /// Ten short runs of a worker that is always started again made it failed.
+    #[test]
+    fn clean_ends_wait_as_crashes_do_and_never_make_it_failed() {
+        let settings = Settings { restart: Restart::Always, limit: 2, ..Settings::default() };
+        let mut policy = Policy::new(settings);
+        let clean = |chance| Event::Exited { clean: true, ran: Duration::from_secs(1), chance };
+        assert_eq!(policy.step(clean(0)), Action::Start { after: Duration::ZERO });
+        for _ in 0..100 {
+            let Action::Start { after } = policy.step(clean(u64::MAX)) else { panic!("it is no crash") };
+            assert!(after > settings.shortest && after <= settings.longest, "{after:?}");
+        }
+        assert_eq!(policy.crashes(), 0);
+        // Nor do they forgive crashes.
+        policy.step(crash(0));
+        policy.step(clean(0));
+        policy.step(crash(0));
+        assert!(matches!(policy.step(crash(0)), Action::Fail { .. }));
+        assert!(matches!(policy.step(clean(0)), Action::Start { .. }));
+    }
+
     fn any_event() -> impl Strategy<Value = Event> {
         let ran = (0u64..100_000).prop_map(Duration::from_millis);
         prop_oneof![
@@ -213,19 +237,19 @@ mod tests {
             let mut policy = Policy::new(settings);
             for event in events {
                 let before = policy.crashes();
+                let is_clean = matches!(event, Event::Exited { clean: true, .. });
                 match policy.step(event) {
                     Action::Rest => {
-                        let clean = matches!(event, Event::Exited { clean: true, .. });
-                        prop_assert!(clean && !always);
+                        prop_assert!(is_clean && !always);
                         prop_assert_eq!(policy.crashes(), before);
                     }
-                    Action::Start { after } if after.is_zero() => prop_assert!(policy.crashes() <= 1),
+                    Action::Start { after } if after.is_zero() => prop_assert!(policy.ends <= 1),
                     Action::Start { after } => {
                         prop_assert!(after >= settings.shortest && after <= settings.longest);
-                        prop_assert!((2..=limit).contains(&policy.crashes()));
+                        prop_assert!(policy.ends >= 2 && (is_clean || policy.crashes() <= limit));
                     }
                     Action::Fail { retry } => {
-                        prop_assert!(policy.crashes() > limit);
+                        prop_assert!(!is_clean && policy.crashes() > limit);
                         prop_assert!(retry >= settings.retry * 9 / 10 && retry <= settings.retry * 11 / 10);
                     }
                 }

@@ -5,6 +5,7 @@
 //! new run must be ready before the old one is asked to end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -140,7 +141,7 @@ impl Spec {
 /// Where a process stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// For its conditions or its start delay.
+    /// For its conditions or its start delay, or for its next start after it ended well.
     Waiting,
     /// It runs and is not ready yet.
     Starting,
@@ -150,7 +151,7 @@ pub enum State {
     Unhealthy,
     /// It was asked to end.
     Stopping,
-    /// It ended and starts again after a wait.
+    /// It ended badly and starts again after a wait.
     BackingOff,
     /// It ended too often, or badly and for good. In the first case it is still tried again, slowly.
     Failed,
@@ -211,6 +212,15 @@ pub struct Context {
     pub events: Events,
     /// Where runs are written down for the next litekeep.
     pub folder: Option<Arc<Folder>>,
+    /// How many runs there were, for their names.
+    pub runs: Arc<AtomicU64>,
+}
+
+impl Context {
+    /// The name of the next run of a process or a job. One that comes anew under an old name repeats none.
+    pub(crate) fn next_instance(&self, name: &str) -> String {
+        format!("{name}:{}:{}", self.id, self.runs.fetch_add(1, Relaxed) + 1)
+    }
 }
 
 /// A handle on a process. When the last one is dropped, the process is stopped.

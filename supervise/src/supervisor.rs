@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
@@ -26,11 +27,13 @@ use crate::spawn::{Command, Spawn};
 use crate::survivors::{Folder, Survivor, take};
 use crate::tree::kill_adopted;
 use crate::watch::{self, Files, Watch};
-pub use apply::Applied;
+pub use apply::{Applied, Wanted};
 use order::{check_jobs, conditions, levels, log_of};
+pub use renew::Renewed;
 
 mod apply;
 mod order;
+mod renew;
 
 /// How often adopted zombies are looked for when no signal tells of them.
 const REAP_EVERY: Duration = Duration::from_secs(5);
@@ -119,6 +122,8 @@ pub struct Supervisor {
     /// Names by level: each depends only on levels before its own.
     levels: Vec<Vec<String>>,
     jobs: BTreeMap<String, job::Handle>,
+    /// Processes that have begun and belong to no service yet, by the names of the services that they are for.
+    fresh: Mutex<BTreeMap<String, Vec<Process>>>,
     /// Of services, by their names.
     watches: BTreeMap<String, Watch>,
     /// The limits that each process and job is known to want.
@@ -147,7 +152,8 @@ impl Supervisor {
             Some(dir) => Folder::open(dir).map(|(folder, survivors)| (Some(Arc::new(folder)), survivors))?,
             None => (None, vec![]),
         };
-        let context = Context { clock, cgroups, id, events, folder };
+        let runs = Arc::new(AtomicU64::new(0));
+        let context = Context { clock, cgroups, id, events, folder, runs };
         let specs = services.iter().map(|service| (service.name.as_str(), &service.spec));
         let specs = specs.chain(jobs.iter().map(|job| (job.name.as_str(), &job.spec)));
         let mut limited = BTreeMap::new();
@@ -173,9 +179,9 @@ impl Supervisor {
         let reaper = tokio::spawn(reap());
         let strays = tokio::spawn(stop_strays(survivors, context.clone()));
         let strays = Mutex::new(Some(strays));
-        let watches = BTreeMap::new();
+        let (fresh, watches) = (Mutex::default(), BTreeMap::new());
         let mut supervisor =
-            Supervisor { services: all, levels, jobs, watches, limited, context, reaper, strays };
+            Supervisor { services: all, levels, jobs, fresh, watches, limited, context, reaper, strays };
         supervisor.watch_files();
         Ok(supervisor)
     }
@@ -237,6 +243,11 @@ impl Supervisor {
         self.services.values().flat_map(|(_, processes)| processes)
     }
 
+    /// Every service as it is cared for, by its name.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values().map(|(service, _)| service)
+    }
+
     /// The instances of a service.
     pub fn service(&self, name: &str) -> Result<&[Process]> {
         let found = self.services.get(name).map(|(_, processes)| processes.as_slice());
@@ -250,14 +261,20 @@ impl Supervisor {
     }
 
     /// Stops everything, jobs first, then dependants before what they depend on, and then whatever they left behind. Goes on after a failure and tells the first.
+    /// What an [`apply`](Supervisor::apply) that was dropped has begun is stopped with it.
     pub async fn stop(&self) -> Result<()> {
         let mut result: Result<()> = join_all(self.jobs().map(job::Handle::stop)).await.into_iter().collect();
         for level in self.levels.iter().rev() {
-            let processes = level.iter().filter_map(|name| self.services.get(name)).flat_map(|(_, all)| all);
-            for stopped in join_all(processes.map(Process::stop)).await {
+            let known = level.iter().filter_map(|name| self.services.get(name)).flat_map(|(_, all)| all);
+            let fresh: Vec<Process> = {
+                let fresh = self.fresh();
+                level.iter().filter_map(|name| fresh.get(name)).flatten().cloned().collect()
+            };
+            for stopped in join_all(known.chain(&fresh).map(Process::stop)).await {
                 result = result.and(stopped);
             }
         }
+        self.fresh().clear();
         let strays = self.strays.lock().expect("no panic while held").take();
         if let Some(strays) = strays {
             _ = strays.await;
@@ -268,6 +285,12 @@ impl Supervisor {
             tracing::warn!("killed {killed} processes that nobody was in charge of");
         }
         result
+    }
+}
+
+impl Supervisor {
+    fn fresh(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Process>>> {
+        self.fresh.lock().expect("no panic while held")
     }
 }
 

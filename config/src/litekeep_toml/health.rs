@@ -19,7 +19,7 @@ const KINDS: [Kind; 4] = [
     ("exec", "command", &[]),
     ("sqlite", "path", &["max_wal", "max_lag"]),
 ];
-/// The kind that asks nothing, so that it has no keys.
+/// The kind that asks nothing, so that it has no keys but the time it may take.
 const NOTIFY: &str = "notify";
 const LEAST: Duration = Duration::from_millis(10);
 
@@ -73,14 +73,16 @@ impl Reader<'_> {
         if found.key == "liveness" {
             self.refuse(found, "who says once that it is ready cannot be asked later: write another `type`");
         }
-        for stray in entries.iter().filter(|entry| entry.key != "type") {
+        for stray in entries.iter().filter(|entry| !["type", "start_period"].contains(&entry.key.as_str())) {
             let message = format!(
                 "`{}` means nothing for type = \"{NOTIFY}\", which asks nothing: remove it",
                 stray.key
             );
             self.report.error(&stray.key_span, message);
         }
-        Some(Check::new(Probe::Notify))
+        let mut health = Check::new(Probe::Notify);
+        self.fill(entries, "start_period", &mut health.start_period, |r, f| r.duration(f, "30s", WAIT));
+        Some(health)
     }
 
     /// The kind whose key is there.

@@ -496,6 +496,9 @@ fn messages() {
 fn a_process_may_say_itself_that_it_is_ready() {
     let of = |key: &str| toml(&format!("[process.a]\ncommand = \"x\"\n{key} = {{ type = \"notify\" }}"));
     assert_eq!(of("health").unwrap().processes[0].health, Some(Check::new(Probe::Notify)));
+    let slow = "[process.a]\ncommand = \"x\"\nhealth = { type = \"notify\", start_period = \"5m\" }";
+    let check = Check { start_period: 300 * SECOND, ..Check::new(Probe::Notify) };
+    assert_eq!(toml(slow).unwrap().processes[0].health, Some(check));
     let message =
         "3:12 `liveness`: who says once that it is ready cannot be asked later: write another `type`";
     assert_eq!(brief(&of("liveness").unwrap_err()), [message]);

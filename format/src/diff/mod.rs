@@ -24,8 +24,8 @@ mod rows;
 pub use parents::{ParentMap, Written};
 
 use crate::btree::{PageSource, Tree};
-use crate::table::{Catalog, ReadLayout, RowRef, SchemaRow, Table, header_of, schema_row};
-use columns::Matching;
+use crate::table::{Catalog, ReadLayout, RowRef, SchemaRow, Table, TableLayout, header_of, schema_row};
+use columns::{Matching, matching};
 use litekeep_ltx::Pgno;
 use pairing::{Pairs, renamed};
 use parents::PageSet;
@@ -298,6 +298,16 @@ fn keeps_bytes(pair: Pair<'_>, matching: &Matching) -> bool {
     let from = &matching.from;
     let stays = from.iter().enumerate().all(|(nth, from)| from.is_none_or(|from| from == nth));
     stays && from.iter().flatten().count() == old.layout.columns.len()
+}
+
+/// Columns of a table that have other names: the one that each had, and the one that it has.
+pub fn renamed_columns(old: &TableLayout, new: &TableLayout) -> Vec<(String, String)> {
+    let from = matching(old, new).map_or(vec![], |matching| matching.from);
+    let names = from.iter().zip(&new.columns).filter_map(|(from, new)| {
+        let old = &old.columns[(*from)?];
+        (old.name != new.name).then(|| (old.name.clone(), new.name.clone()))
+    });
+    names.collect()
 }
 
 /// The rows of the schema that are new, different or gone.

@@ -90,9 +90,10 @@ async fn watch(
             match key {
                 KeyCode::Char('q') | KeyCode::Esc if state.asks.is_none() => return Ok(Outcome::Done),
                 KeyCode::Char('y') if state.asks.is_some() => {
-                    said = state.asks.take().map(|name| format!("{name} is being restarted"));
-                    let names = vec![state.chosen_name(&view).unwrap_or_default()];
-                    if let Err(error) = act(config, format, Ask::Restart { names }).await {
+                    // Another one may be chosen by now: the rows have changed.
+                    let name = state.asks.take().unwrap_or_default();
+                    said = Some(format!("{name} is being restarted"));
+                    if let Err(error) = act(config, format, Ask::Restart { names: vec![name] }).await {
                         said = Some(format!("{error:#}"));
                     }
                 }

@@ -25,11 +25,15 @@ pub(super) fn replicating(database: &Path, replication: &Weak<Replication>) -> C
                 match status.phase {
                     // There is nothing to copy before somebody makes it, who may be the one that waits.
                     Phase::Waiting | Phase::Gone if !database.exists() => return Ok(()),
-                    Phase::Starting | Phase::Snapshot | Phase::Waiting => tokio::time::sleep(PAUSE).await,
-                    phase if phase.is_red() => {
-                        return Err(status.message.unwrap_or_else(|| phase.name().to_owned()));
+                    Phase::Following | Phase::Stopped => return Ok(()),
+                    // A person has to decide.
+                    Phase::Fenced | Phase::Refused => {
+                        return Err(status.message.unwrap_or_else(|| status.phase.name().to_owned()));
                     }
-                    _ => return Ok(()),
+                    // An outage passes, too.
+                    Phase::Starting | Phase::Snapshot | Phase::Waiting | Phase::Gone | Phase::Failing => {
+                        tokio::time::sleep(PAUSE).await;
+                    }
                 }
             }
         })

@@ -40,13 +40,13 @@ pub(super) fn of(config: &Config, args: &ConfigArgs, home: &Home) -> Result<Vec<
     jobs.map(|config| job(config).with_context(|| format!("set up the job `{}`", config.name))).collect()
 }
 
-/// In the order of the configuration.
-pub(super) fn known(config: &Config, supervisor: &Supervisor) -> Vec<Known> {
+/// In the order of the configuration: `applied`, which is in force.
+pub(super) fn known(applied: &[JobConfig], supervisor: &Supervisor) -> Vec<Known> {
     let known = |job: &JobConfig| {
         let handle = supervisor.job(&job.name).ok()?.clone();
         Some(Known { handle, schedule: job.schedule.to_string() })
     };
-    config.jobs.iter().filter_map(known).collect()
+    applied.iter().filter_map(known).collect()
 }
 
 fn schedule(schedule: &Schedule) -> Result<job::Schedule> {

@@ -1,18 +1,18 @@
 //! What the processes print, on its way to who reads it.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::Result;
+use futures::future::BoxFuture;
 use litekeep_supervise::events::Next;
 use litekeep_supervise::log::{self, Log, Stream};
-use litekeep_supervise::{Event, Events, Process};
+use litekeep_supervise::{Event, Events, Process, job};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::Stack;
+use super::{Stack, older};
 use crate::control::Out;
 use crate::dashboard::LastWords;
 use crate::report::{self, Format, text};
@@ -71,37 +71,75 @@ impl Line {
 }
 
 /// A process or job, and what it prints.
-pub(super) type Printed = (String, Log);
+pub(super) struct Printed {
+    name: String,
+    log: Log,
+    /// Nothing more comes then.
+    gone: BoxFuture<'static, ()>,
+}
 
-/// Follows one of them from a line on.
-async fn follow((name, log): Printed, mut next: u64, lines: mpsc::Sender<Line>) {
-    let mut count = log.count();
-    loop {
-        for line in log.lines_from(next) {
-            let told = Line::of(&name, &line, line.number - next);
-            next = line.number + 1;
-            if lines.send(told).await.is_err() {
+impl Printed {
+    pub(super) fn of_process(process: &Process) -> Printed {
+        Printed { name: process.name().to_owned(), log: process.log().clone(), gone: process.gone() }
+    }
+
+    pub(super) fn of_job(job: &job::Handle) -> Printed {
+        Printed { name: job.name().to_owned(), log: job.log().clone(), gone: job.gone() }
+    }
+
+    /// Follows it from a line on, until it is gone.
+    async fn follow(mut self, mut next: u64, lines: mpsc::Sender<Line>) {
+        let mut count = self.log.count();
+        let mut is_gone = false;
+        loop {
+            for line in self.log.lines_from(next) {
+                let told = Line::of(&self.name, &line, line.number - next);
+                next = line.number + 1;
+                if lines.send(told).await.is_err() {
+                    return;
+                }
+            }
+            if is_gone {
                 return;
             }
-        }
-        if count.wait_for(|count| *count > next).await.is_err() {
-            return;
+            tokio::select! {
+                _ = count.wait_for(|count| *count > next) => {}
+                () = &mut self.gone => is_gone = true,
+            }
         }
     }
 }
 
-/// The last lines of some processes, in the order of their times, and what follows where that is wanted.
-pub(super) async fn send(all: &[Printed], lines: usize, is_followed: bool, out: &mut Out) -> Result<()> {
+/// The last lines of some processes, in the order of their times, and what follows where that is wanted. What is not in memory any more,
+/// or is from before, comes from the files, the same number of each.
+pub(super) async fn send(all: Vec<Printed>, lines: usize, is_followed: bool, out: &mut Out) -> Result<()> {
     let mut past: Vec<(i64, usize, u64, Line)> = Vec::new();
     let (sender, mut receiver) = mpsc::channel(64);
-    for (order, printed) in all.iter().enumerate() {
-        let (name, log) = printed;
-        let known = log.lines_from(0);
+    let known: Vec<Vec<log::Line>> = all.iter().map(|printed| printed.log.lines_from(0)).collect();
+    let count: usize = known.iter().map(Vec::len).sum();
+    let missing = lines.saturating_sub(count) / all.len().max(1);
+    for (order, (printed, known)) in all.into_iter().zip(known).enumerate() {
+        let name = &printed.name;
+        let before = known.first().map_or(0, |line| line.number);
         let next = known.last().map_or(0, |line| line.number + 1);
-        let told = known.iter().map(|line| (line.unix_ms, order, line.number, Line::of(name, line, 0)));
+        let mut told: Vec<_> =
+            known.iter().map(|line| (line.unix_ms, order, line.number, Line::of(name, line, 0))).collect();
+        if missing > 0 {
+            let older = older::lines(&printed.log, known, missing).await;
+            // The file does not say when, so they come before all that have a time.
+            let of_file =
+                older.iter().zip(0..).map(|(line, at)| (i64::MIN, order, at, Line::of_file(name, line)));
+            told.splice(0..0, of_file);
+            if let Some((.., first)) = told.first_mut() {
+                first.skipped = match older.len() {
+                    found if found < missing => before.saturating_sub(found as u64),
+                    _ => 0,
+                };
+            }
+        }
         past.extend(told);
         if is_followed {
-            tokio::spawn(follow(printed.clone(), next, sender.clone()));
+            tokio::spawn(printed.follow(next, sender.clone()));
         }
     }
     drop(sender);
@@ -151,22 +189,23 @@ async fn tell_events(stack: Weak<Stack>, to: mpsc::Sender<Happened>) {
     }
 }
 
-/// The last lines of all processes, and those that come, also of processes that a reload brings.
+/// The last lines of all processes, and those that come, also of processes that a reload brings, or brings back.
 async fn tell_lines(stack: Weak<Stack>, to: mpsc::Sender<Line>) {
-    let mut followed = BTreeMap::new();
+    let mut followed: Vec<(Log, AbortHandle)> = Vec::new();
     let mut followers = JoinSet::new();
+    let mut lately = LATELY;
     while let Some(processes) = stack.upgrade().map(|stack| stack.processes()) {
+        followed.retain(|(_, task)| !task.is_finished());
         for process in processes {
-            let name = process.name().to_owned();
-            let is_followed = followed.get(&name).is_some_and(|task: &AbortHandle| !task.is_finished());
-            if !is_followed {
-                let next = process.log().count().borrow().saturating_sub(LATELY);
-                followed.insert(
-                    name.clone(),
-                    followers.spawn(follow((name.clone(), process.log().clone()), next, to.clone())),
-                );
+            let log = process.log();
+            if !followed.iter().any(|(known, _)| known.is(log)) {
+                let next = log.count().borrow().saturating_sub(lately);
+                let task = followers.spawn(Printed::of_process(&process).follow(next, to.clone()));
+                followed.push((log.clone(), task));
             }
         }
+        // Those that come later are followed from their beginning.
+        lately = u64::MAX;
         tokio::select! {
             () = tokio::time::sleep(SETTLE) => {}
             () = to.closed() => return,

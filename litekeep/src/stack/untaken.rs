@@ -59,6 +59,7 @@ pub(super) fn warnings(begun: &Config, now: &Config) -> Vec<String> {
         names.into_iter().map(|name| format!("the [[database]] of `{name}`")).collect();
     let others = [
         ("[[feed]]", begun.feeds != now.feeds),
+        ("[[sync]]", begun.syncs != now.syncs),
         ("[supervisor]", begun.state_dir != now.state_dir),
         ("[log]", begun.log != now.log),
     ];

@@ -3,6 +3,7 @@
 
 mod asked;
 mod flood;
+mod reloads;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -357,11 +358,11 @@ fn a_reload_says_of_everything_that_it_does_not_take() {
     let warnings = || place.run(&["reload", "--json"]).succeeded().json()["warnings"].clone();
     let away = "`app` is away until the new one is ready; `proxy` avoids that";
     assert_eq!((warnings(), warnings()), (serde_json::json!([away]), serde_json::json!([])), "once");
-    let rest = "[log]\nlevel = \"debug\"\n";
+    let rest = "[log]\nlevel = \"debug\"\n[[sync]]\nname = \"s\"\nto = \"postgres://u@127.0.0.1/d\"\n";
     let database = "migrations = \"migrations\"\nkeep = \"9d\"";
     configure(&place, database, &format!("{rest}{app}"));
     let warnings = place.run(&["reload", "--json"]).succeeded().json()["warnings"].to_string();
-    for table in ["the [[database]] of `app.db`", "[log]"] {
+    for table in ["the [[database]] of `app.db`", "[[sync]]", "[log]"] {
         let warning = format!("{table} has changed: it is taken by `litekeep down` and `litekeep up`");
         assert!(warnings.contains(&warning), "{warnings}");
     }

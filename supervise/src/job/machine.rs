@@ -90,10 +90,17 @@ pub(super) struct Machine {
     /// Looked at up to here by the schedule's clock; none while the job is not to run.
     cursor_ms: Option<i64>,
     lived: Spans,
-    /// Due, and waiting for its jitter: the due moment and when to start by steady time.
-    jittered: Option<(i64, i64)>,
+    jittered: Option<Jittered>,
     queued: Option<Option<i64>>,
     running: Option<Running>,
+}
+
+/// Due, and waiting for its jitter.
+struct Jittered {
+    due_ms: i64,
+    /// When it starts, by steady time. Only then it is dealt with: a litekeep that ends before leaves it to be made up for.
+    at_ms: i64,
+    up_to_ms: i64,
 }
 
 struct Running {
@@ -119,7 +126,7 @@ impl Machine {
         let mut actions = Vec::new();
         match event {
             Event::Begin { last_ms } => {
-                self.begin(last_ms, now);
+                self.begin(last_ms, now, &mut actions);
                 self.look(now, chance, &mut actions);
             }
             Event::Look => self.look(now, chance, &mut actions),
@@ -137,7 +144,12 @@ impl Machine {
                 self.cursor_ms = None;
                 self.end_run(&mut actions);
             }
-            Event::EndRun => self.end_run(&mut actions),
+            Event::EndRun => {
+                if let Some(Jittered { up_to_ms, .. }) = self.jittered {
+                    actions.push(Action::Remember { up_to_ms });
+                }
+                self.end_run(&mut actions);
+            }
         }
         actions
     }
@@ -158,7 +170,7 @@ impl Machine {
     /// How long nothing can happen by time alone.
     pub(super) fn wake_in(&self, now: Now) -> Duration {
         let timeout = self.running.as_ref().filter(|run| !run.is_ending).and_then(|run| run.ends_at_ms);
-        let steady = [timeout, self.jittered.map(|(_, at)| at)];
+        let steady = [timeout, self.jittered.as_ref().map(|waiting| waiting.at_ms)];
         let due = self.next_due_ms().map(|due| due - self.time(now));
         let waits = steady.into_iter().flatten().map(|at| at - now.steady_ms).chain(due);
         let wait = waits.min().unwrap_or(LOOK_EVERY_MS).clamp(0, LOOK_EVERY_MS);
@@ -182,7 +194,7 @@ impl Machine {
         }
     }
 
-    fn begin(&mut self, last_ms: Option<i64>, now: Now) {
+    fn begin(&mut self, last_ms: Option<i64>, now: Now, actions: &mut Vec<Action>) {
         let time = self.time(now);
         if self.cursor_ms.is_some() {
             return;
@@ -190,9 +202,15 @@ impl Machine {
         let known = last_ms.filter(|last| *last <= time);
         self.anchor_ms = known.unwrap_or(time);
         self.cursor_ms = Some(known.filter(|_| self.settings.catch_up).unwrap_or(time));
-        if let Some(ahead) = last_ms.filter(|last| *last > time) {
-            let from = if ahead - time <= BELIEVED_MS { time } else { ahead - 1 };
+        let ahead = last_ms.filter(|last| *last > time);
+        let is_believed = |ahead: i64| ahead - time <= BELIEVED_MS;
+        if let Some(ahead) = ahead {
+            let from = if is_believed(ahead) { time } else { ahead - 1 };
             self.lived.add(from, ahead);
+        }
+        // From here it counts also for the next litekeep, which may come before anything was due.
+        if known.is_none() && !ahead.is_some_and(is_believed) {
+            actions.push(Action::Remember { up_to_ms: time });
         }
     }
 
@@ -204,10 +222,10 @@ impl Machine {
             run.is_ending = true;
             actions.push(Action::End(Reason::TimedOut));
         }
-        if let Some((due_ms, at)) = self.jittered
-            && at <= now.steady_ms
+        if let Some(Jittered { due_ms, up_to_ms, .. }) =
+            self.jittered.take_if(|waiting| waiting.at_ms <= now.steady_ms)
         {
-            self.jittered = None;
+            actions.push(Action::Remember { up_to_ms });
             self.due(Some(due_ms), now, actions);
         }
         let Some(cursor) = self.cursor_ms else { return };
@@ -220,15 +238,17 @@ impl Machine {
         };
         let passed_more = self.due_after(due_ms).is_some_and(|next| next <= time);
         self.lived.add(cursor, if passed_more { due_ms } else { time });
-        actions.push(Action::Remember { up_to_ms: if passed_more { self.latest(time) } else { due_ms } });
-        if self.settings.jitter.is_zero() {
-            self.due(Some(due_ms), now, actions);
-        } else if self.jittered.is_some() {
+        let up_to_ms = if passed_more { self.latest(time) } else { due_ms };
+        if let Some(waiting) = &mut self.jittered {
+            waiting.up_to_ms = up_to_ms;
             let reason = "the one before still waits for its jitter";
             actions.push(Action::Skip { due_ms: Some(due_ms), reason });
+        } else if self.settings.jitter.is_zero() {
+            actions.push(Action::Remember { up_to_ms });
+            self.due(Some(due_ms), now, actions);
         } else {
             let wait = (self.settings.jitter.as_millis() * u128::from(chance)) >> 64;
-            self.jittered = Some((due_ms, now.steady_ms + wait as i64));
+            self.jittered = Some(Jittered { due_ms, at_ms: now.steady_ms + wait as i64, up_to_ms });
         }
     }
 
@@ -259,7 +279,7 @@ impl Machine {
     }
 
     fn end_run(&mut self, actions: &mut Vec<Action>) {
-        let waiting = self.jittered.take().map(|(due_ms, _)| Some(due_ms));
+        let waiting = self.jittered.take().map(|waiting| Some(waiting.due_ms));
         for due_ms in waiting.into_iter().chain(self.queued.take()) {
             actions.push(Action::Skip { due_ms, reason: "it was stopped" });
         }

@@ -67,7 +67,6 @@ pub(super) struct Task {
     /// What steady time counts from: wall time and boot time of the same moment.
     origin: (i64, Duration),
     live: Option<Live>,
-    runs: u64,
     /// Who waits for the end of the run.
     stopping: Vec<Reply>,
 }
@@ -87,7 +86,6 @@ impl Task {
             machine: Machine::new(settings),
             origin,
             live: None,
-            runs: 0,
             stopping: Vec::new(),
         }
     }
@@ -219,8 +217,7 @@ impl Task {
     }
 
     fn start(&mut self, due_ms: Option<i64>) {
-        self.runs += 1;
-        let instance = format!("{}:{}:{}", self.name, self.context.id, self.runs);
+        let instance = self.context.next_instance(&self.name);
         let due_ms = due_ms.map(|due| self.to_wall(due));
         let begun_ms = self.context.clock.unix_ms();
         let running = Running { instance: instance.clone(), pid: None, due_ms, since_ms: begun_ms };

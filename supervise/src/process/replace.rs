@@ -29,7 +29,7 @@ impl Task {
             }
         };
         self.publish(&new);
-        match self.becomes_ready(&mut new, &spec).await {
+        match self.becomes_ready(&mut new).await {
             Verdict::Ready => {
                 self.take_spec(spec);
                 self.reloaded(&new);

@@ -57,8 +57,6 @@ pub(super) struct Task {
     status: watch::Sender<Status>,
     policy: Policy,
     requests: mpsc::Receiver<(Request, Reply)>,
-    /// How many runs there were, for their names.
-    runs: u64,
     /// Whether the next start follows an end that nobody asked for.
     is_again: bool,
 }
@@ -74,7 +72,7 @@ impl Task {
     ) -> Task {
         let policy = Policy::new(spec.policy);
         let (name, log, spec) = (process.name().into(), process.log().clone(), Arc::new(spec));
-        Task { name, spec, conditions, log, context, status, policy, requests, runs: 0, is_again: false }
+        Task { name, spec, conditions, log, context, status, policy, requests, is_again: false }
     }
 
     pub(super) async fn run(mut self, survivor: Option<Survivor>) {
@@ -174,6 +172,11 @@ impl Task {
         let may_wait = !self.conditions.is_empty() || !self.spec.start_delay.is_zero();
         match now {
             Phase::Rest | Phase::First if may_wait => {
+                // Whoever asked must not take it for one that failed again.
+                let has_failed = matches!(self.status.borrow().state, State::Failed | State::BackingOff);
+                if has_failed {
+                    self.set(State::Waiting, "");
+                }
                 _ = reply.send(Ok(()));
                 Phase::First
             }
@@ -221,8 +224,9 @@ impl Task {
             tokio::select! {
                 result = &mut what => return Ok(result),
                 request = self.requests.recv() => {
-                    // Other conditions: they are waited for anew.
-                    let begins_anew = matches!(request, Some((Request::Adjust(..), _)));
+                    // Other conditions are waited for anew; so are those that could not hold, when somebody asks.
+                    let has_failed = self.status.borrow().state == State::Failed;
+                    let begins_anew = has_failed || matches!(request, Some((Request::Adjust(..), _)));
                     match self.answer_without_run(request, Phase::First) {
                         Phase::First if !begins_anew => {}
                         other => return Err(other),
@@ -266,8 +270,7 @@ impl Task {
 
     /// Starts a run of `spec`, with what watches it.
     pub(super) async fn spawn(&mut self, spec: Arc<Spec>) -> Result<Run> {
-        self.runs += 1;
-        let instance = format!("{}:{}:{}", self.name, self.context.id, self.runs);
+        let instance = self.context.next_instance(&self.name);
         Run::start(&self.name, instance, spec, &self.log, &self.context).await
     }
 
@@ -396,7 +399,7 @@ impl Task {
                 return Phase::Rest;
             }
             Action::Start { after } => {
-                self.set(State::BackingOff, &*reason);
+                self.set(if is_clean { State::Waiting } else { State::BackingOff }, &*reason);
                 after
             }
             Action::Fail { retry } => {
@@ -427,9 +430,7 @@ impl Task {
         };
         let mut old = Some(old);
         let mut old_end = None;
-        let verdict =
-            tokio::time::timeout(spec.ready_timeout, self.ready(&mut new, &mut old, &mut old_end)).await;
-        match verdict.unwrap_or_else(|_| Verdict::late(&spec)) {
+        match self.ready(&mut new, &mut old, &mut old_end).await {
             Verdict::Ready => {
                 self.take_spec(spec);
                 self.publish(&new);
@@ -491,24 +492,29 @@ impl Task {
     }
 
     /// What becomes of the only run.
-    pub(super) async fn becomes_ready(&mut self, run: &mut Run, spec: &Spec) -> Verdict {
-        let (mut nobody, mut no_end) = (None, None);
-        let ready = self.ready(run, &mut nobody, &mut no_end);
-        tokio::time::timeout(spec.ready_timeout, ready).await.unwrap_or_else(|_| Verdict::late(spec))
+    pub(super) async fn becomes_ready(&mut self, run: &mut Run) -> Verdict {
+        self.ready(run, &mut None, &mut None).await
     }
 
-    /// Waits until a new run is ready or is not going to be. The old one may end meanwhile; then `old` is empty.
+    /// Waits until a new run is ready or is not going to be. The old one may end meanwhile; then `old` is empty. One that says that it
+    /// is not ready may still become so, as long as it has time.
     async fn ready(
         &mut self,
         new: &mut Run,
         old: &mut Option<Box<Run>>,
         old_end: &mut Option<(Exit, Duration)>,
     ) -> Verdict {
+        let patience = new.spec.ready_timeout;
+        let late = tokio::time::sleep(patience);
+        tokio::pin!(late);
+        let mut unready = String::new();
         loop {
             tokio::select! {
+                () = &mut late => return Verdict::Unfit(format!("not ready within {patience:?}{unready}")),
                 event = new.next() => match event {
                     Event::Ready => return Verdict::Ready,
-                    Event::Unready(reason) | Event::Unfit(reason) => return Verdict::Unfit(reason),
+                    Event::Unready(reason) => unready = format!(": {reason}"),
+                    Event::Unfit(reason) => return Verdict::Unfit(reason),
                     Event::Exited(exit) => return Verdict::Unfit(format!("it ended: {exit}")),
                     Event::Asked(..) => {}
                 },
@@ -549,10 +555,4 @@ pub(super) enum Verdict {
     Unfit(String),
     /// Everything is to end; who asked for it.
     Stop(Option<Reply>),
-}
-
-impl Verdict {
-    fn late(spec: &Spec) -> Verdict {
-        Verdict::Unfit(format!("not ready within {:?}", spec.ready_timeout))
-    }
 }

@@ -1,7 +1,10 @@
-//! Services that come, change and go while the others run.
+//! Services and jobs that come, change and go while the others run.
 //!
 //! Everything that can be known before is looked at first, and refused as a whole. From then on each service is for itself: what
-//! is new in it must prove itself before what it replaces goes, and if it does not, the service stays as it was.
+//! is new in it must prove itself before what it replaces goes, and if it does not, the service stays as it was. Jobs that are gone
+//! end first, and the others change last, so that a name can go from the one kind to the other.
+//!
+//! Whoever drops an `apply` under way leaves nothing that a stop would not reach.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +15,23 @@ use super::order::{check_jobs, conditions, levels, log_of};
 use super::{Service, Supervisor, job_of, limit, process_of};
 use crate::error::{Error, Result};
 use crate::job::{Handle, Job};
+use crate::log::{self, Log};
 use crate::process::{Condition, Process, Spec, State};
+
+/// What is to be under care.
+#[derive(Clone)]
+pub struct Wanted {
+    /// All services.
+    pub services: Vec<Service>,
+    /// All jobs; `None`: they stay as they are.
+    pub jobs: Option<Vec<Job>>,
+}
+
+impl From<Vec<Service>> for Wanted {
+    fn from(services: Vec<Service>) -> Wanted {
+        Wanted { services, jobs: None }
+    }
+}
 
 /// What became of the services that were applied.
 #[derive(Debug, Default)]
@@ -23,26 +42,33 @@ pub struct Applied {
     pub stopped: Vec<String>,
     /// Services that have new runs.
     pub reloaded: Vec<String>,
-    /// Services that go on as they were, with the reason: what was new is unfit.
+    /// Services and jobs that go on as they were, with the reason: what was new is unfit.
     pub failed: Vec<(String, Error)>,
     /// Limits that are new and that nobody enforces, in words.
     pub not_enforced: Option<String>,
 }
 
 impl Supervisor {
-    /// Makes these the services under care: stops those that are gone, dependants first, starts new ones, and reloads those that
-    /// changed. An error means that nothing was touched but the files of logs; a new definition that turns out to be unfit is told in
-    /// [`Applied::failed`], and what ran before goes on.
-    pub async fn apply(&mut self, services: Vec<Service>) -> Result<Applied> {
+    /// Makes these the services and jobs under care: stops those that are gone, dependants first, starts new ones, and reloads services
+    /// that changed; jobs change from their next run on. An error means that nothing was touched but the files of logs; a new
+    /// definition that turns out to be unfit is told in [`Applied::failed`], and what ran before goes on.
+    pub async fn apply(&mut self, wanted: impl Into<Wanted>) -> Result<Applied> {
+        let wanted = wanted.into();
+        self.check(&wanted)?;
+        let Wanted { services, jobs } = wanted;
         let levels = levels(&services)?;
-        self.check(&services)?;
         let mut wanted: BTreeMap<String, Service> =
             services.into_iter().map(|service| (service.name.clone(), service)).collect();
         self.configure_logs(&wanted)?;
         let specs = wanted.values().map(|service| (service.name.as_str(), &service.spec));
-        let not_enforced = limit(&self.context, &mut self.limited, specs);
-        let stopped = self.stop_unwanted(&wanted).await;
-        let mut applied = Applied { stopped, not_enforced, ..Applied::default() };
+        let of_jobs = jobs.iter().flatten().map(|job| (job.name.as_str(), &job.spec));
+        let not_enforced = limit(&self.context, &mut self.limited, specs.chain(of_jobs));
+        let mut applied = Applied { not_enforced, ..Applied::default() };
+        if let Some(jobs) = &jobs {
+            applied.failed = self.stop_unwanted_jobs(jobs).await;
+        }
+        applied.stopped = self.stop_unwanted(&wanted).await;
+        self.levels.clone_from(&levels);
         for level in &levels {
             let of_level = level.iter().map(|name| wanted.remove(name).expect("a name of one level"));
             let changes: Vec<_> = of_level
@@ -53,6 +79,7 @@ impl Supervisor {
                 .collect();
             for (change, mut service) in join_all(changes).await {
                 let name = service.name.clone();
+                self.fresh().remove(&name);
                 let processes = match change {
                     Ok(Change { processes, is_reloaded }) => {
                         match (self.services.contains_key(&name), is_reloaded) {
@@ -72,39 +99,25 @@ impl Supervisor {
                 self.services.insert(name, (service, processes));
             }
         }
-        self.levels = levels;
+        for job in jobs.into_iter().flatten() {
+            let name = job.name.clone();
+            let changed = match self.jobs.get(&name) {
+                Some(known) => known.change(job).await,
+                None => self.begin_job(job).await,
+            };
+            applied.failed.extend(changed.err().map(|error| (name, error)));
+        }
         self.watch_files();
         Ok(applied)
     }
 
-    /// Makes these the jobs under care: stops those that are gone, starts to care for new ones, and changes the others from their next
-    /// run on. Gives back which limits are new and nobody enforces, in words.
-    pub async fn apply_jobs(&mut self, jobs: Vec<Job>) -> Result<Option<String>> {
-        check_jobs(&jobs, self.services.values().map(|(service, _)| service))?;
-        let specs = jobs.iter().map(|job| (job.name.as_str(), &job.spec));
-        let not_enforced = limit(&self.context, &mut self.limited, specs);
-        let is_wanted = |name: &String| jobs.iter().any(|job| job.name == *name);
-        let gone: Vec<String> = self.jobs.keys().filter(|name| !is_wanted(name)).cloned().collect();
-        let gone: Vec<Handle> = gone.iter().filter_map(|name| self.jobs.remove(name)).collect();
-        let mut result: Result<()> = join_all(gone.iter().map(Handle::stop)).await.into_iter().collect();
-        for job in jobs {
-            let applied = match self.jobs.get(&job.name) {
-                Some(known) => known.change(job).await,
-                None => self.begin_job(job).await,
-            };
-            result = result.and(applied);
+    /// Whether these could be under care, as far as that can be said before something is touched.
+    pub fn check(&self, wanted: &Wanted) -> Result<()> {
+        let Wanted { services, jobs } = wanted;
+        levels(services)?;
+        if let Some(jobs) = jobs {
+            check_jobs(jobs, services.iter())?;
         }
-        result.map(|()| not_enforced)
-    }
-
-    async fn begin_job(&mut self, job: Job) -> Result<()> {
-        let (name, job) = (job.name.clone(), job_of(job, &self.context, None)?);
-        job.start().await?;
-        self.jobs.insert(name, job);
-        Ok(())
-    }
-
-    fn check(&self, services: &[Service]) -> Result<()> {
         for service in services {
             // What a new one needs may be made by what it waits for; what runs is not asked again.
             let must_be_there = match self.services.get(&service.name) {
@@ -114,12 +127,37 @@ impl Supervisor {
             if must_be_there {
                 service.spec.spawn.check()?;
             }
-            if let Some(name) = service.instance_names().iter().find(|name| self.jobs.contains_key(*name)) {
+            let names = service.instance_names();
+            if let Some(name) = names.iter().find(|name| jobs.is_none() && self.jobs.contains_key(*name)) {
                 let place = format!("process `{name}`");
                 return Err(Error::invalid(place, "a job has this name: give it another one"));
             }
+            for name in &names {
+                let known = self.processes().find(|process| process.name() == name).map(Process::log);
+                check_log(known, &log_of(service, name))?;
+            }
+        }
+        for job in jobs.iter().flatten() {
+            check_log(self.jobs.get(&job.name).map(Handle::log), &job.log)?;
         }
         Ok(())
+    }
+
+    async fn begin_job(&mut self, job: Job) -> Result<()> {
+        let (name, job) = (job.name.clone(), job_of(job, &self.context, None)?);
+        job.start().await?;
+        self.jobs.insert(name, job);
+        Ok(())
+    }
+
+    /// Stops jobs that are not wanted any more, all at once; what is left of which of them.
+    async fn stop_unwanted_jobs(&mut self, wanted: &[Job]) -> Vec<(String, Error)> {
+        let is_wanted = |name: &str| wanted.iter().any(|job| job.name == name);
+        let gone = self.jobs.values().filter(|job| !is_wanted(job.name()));
+        let stopped = join_all(gone.map(async |job| (job.name().to_owned(), job.stop().await))).await;
+        // Not before: a stop of everything must reach them.
+        self.jobs.retain(|name, _| is_wanted(name));
+        stopped.into_iter().filter_map(|(name, stopped)| Some((name, stopped.err()?))).collect()
     }
 
     fn configure_logs(&self, wanted: &BTreeMap<String, Service>) -> Result<()> {
@@ -135,14 +173,18 @@ impl Supervisor {
     /// Stops services that are not wanted any more, dependants first.
     async fn stop_unwanted(&mut self, wanted: &BTreeMap<String, Service>) -> Vec<String> {
         let mut stopped = Vec::new();
-        for level in self.levels.iter().rev() {
-            let gone = level.iter().filter(|name| !wanted.contains_key(*name));
-            let gone: Vec<_> = gone.filter_map(|name| self.services.remove(name)).collect();
-            let processes = gone.iter().flat_map(|(_, processes)| processes);
+        for level in self.levels.clone().iter().rev() {
+            let gone: Vec<&String> = level.iter().filter(|name| !wanted.contains_key(*name)).collect();
+            let services = gone.iter().filter_map(|name| self.services.get(*name));
+            let processes = services.flat_map(|(_, processes)| processes);
             for error in join_all(processes.map(Process::stop)).await.into_iter().filter_map(Result::err) {
                 tracing::error!("{error}");
             }
-            stopped.extend(gone.into_iter().map(|(service, _)| service.name));
+            for name in gone {
+                self.watches.remove(name);
+                // Not before: a stop of everything must reach them.
+                stopped.extend(self.services.remove(name).map(|(service, _)| service.name));
+            }
         }
         stopped
     }
@@ -165,6 +207,7 @@ impl Supervisor {
         let fresh = names.iter().filter(|name| !is_there(name));
         let fresh = fresh.map(|name| process_of(new, name, conditions.clone(), &self.context, None));
         let fresh: Vec<Process> = fresh.collect::<Result<_>>()?;
+        self.fresh().insert(new.name.clone(), fresh.clone());
         try_join_all(fresh.iter().map(Process::start)).await?;
         // Those that go are needed until the fresh ones do their work.
         if !go.is_empty()
@@ -186,6 +229,14 @@ impl Supervisor {
 struct Change {
     processes: Vec<Process>,
     is_reloaded: bool,
+}
+
+/// Whether output can go there, if it does not do so yet.
+fn check_log(known: Option<&Log>, wanted: &log::Settings) -> Result<()> {
+    match &wanted.path {
+        Some(path) if known.is_none_or(|known| !known.is_at(path)) => log::check(path),
+        _ => Ok(()),
+    }
 }
 
 /// Gives processes new runs, one after another; if one is unfit, those before it get their old settings back.

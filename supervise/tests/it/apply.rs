@@ -185,6 +185,49 @@ async fn who_was_stopped_by_hand_stays_stopped() {
     supervisor.stop().await.unwrap();
 }
 
+/// They had no time to end well.
+#[tokio::test]
+async fn a_stop_reaches_what_an_apply_that_was_dropped_had_in_hand() {
+    let dir = tempfile::tempdir().unwrap();
+    let ends = dir.path().join("ends");
+    let noted = |name: &str| {
+        let trap = format!("trap 'sleep 1; echo {name} >>{}; exit' TERM", ends.display());
+        shell(
+            name,
+            &format!("{trap}; echo ready >{}; while :; do sleep 0.02; done", dir.path().join(name).display()),
+        )
+    };
+    let slow = || {
+        let mut slow = shell("slow", "sleep 100");
+        slow.spec.settle = Duration::from_secs(600);
+        slow
+    };
+    // A fresh one, while another one is not ready yet.
+    let mut supervisor = supervise(vec![shell("slow", "sleep 200")]);
+    supervisor.start().await.unwrap();
+    all_healthy(&supervisor).await;
+    let fresh = dir.path().join("fresh");
+    tokio::select! {
+        applied = supervisor.apply(vec![slow(), noted("fresh")]) => panic!("{applied:?}"),
+        _ = lines(&fresh, 1) => {}
+    }
+    supervisor.stop().await.unwrap();
+    assert_eq!(std::fs::read_to_string(&ends).unwrap_or_default(), "fresh\n");
+
+    // One that is gone, while it ends.
+    let mut supervisor = supervise(vec![noted("gone")]);
+    supervisor.start().await.unwrap();
+    lines(&dir.path().join("gone"), 1).await;
+    let gone = one(&supervisor, "gone").clone();
+    tokio::select! {
+        applied = supervisor.apply(vec![]) => panic!("{applied:?}"),
+        _ = reaches(&gone, State::Stopping) => {}
+    }
+    drop(gone);
+    supervisor.stop().await.unwrap();
+    assert_eq!(std::fs::read_to_string(&ends).unwrap(), "fresh\ngone\n");
+}
+
 /// Says nothing, and gives all runs one port.
 #[derive(Debug)]
 struct Mute;

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use litekeep_env::{Clock, ManualClock};
+use litekeep_env::ManualClock;
 use litekeep_supervise::events::{Kind, Next};
 use litekeep_supervise::job::{Handle, Outcome, Overlap, Schedule, Status as JobStatus};
 
@@ -152,8 +152,6 @@ async fn what_was_due_meanwhile_runs_once_after_a_restart() {
     first.start().await.unwrap();
     assert_eq!(runs(), 0, "nothing was due before it was known");
     first.stop().await.unwrap();
-    std::fs::create_dir_all(state.parent().unwrap()).unwrap();
-    std::fs::write(&state, clock.unix_ms().to_string()).unwrap();
     clock.advance(5 * Duration::from_secs(3600));
     for _ in 0..2 {
         let again = supervise();
@@ -177,9 +175,11 @@ async fn jobs_come_change_and_go_at_run_time() {
     let (gone, stays) = (supervisor.job("gone").unwrap().clone(), supervisor.job("stays").unwrap().clone());
     gone.run().await.unwrap();
     stays.run().await.unwrap();
-    let taken = supervisor.apply_jobs(vec![named("web", "true")]).await.unwrap_err().to_string();
+    let with = |jobs| Wanted { services: vec![shell("web", "sleep 100")], jobs: Some(jobs) };
+    let taken = supervisor.apply(with(vec![named("web", "true")])).await.unwrap_err().to_string();
     assert!(taken.contains("has this name"), "{taken}");
-    supervisor.apply_jobs(vec![named("stays", "echo two"), named("fresh", "echo hello")]).await.unwrap();
+    let changed = vec![named("stays", "echo two"), named("fresh", "echo hello")];
+    supervisor.apply(with(changed)).await.unwrap();
     assert_eq!(gone.status().borrow().history[0].outcome, Outcome::Stopped);
     assert!(supervisor.job("gone").is_err());
     assert!(ended(&stays, 1).await.history[0].outcome.is_good(), "its run was left alone");
@@ -188,6 +188,52 @@ async fn jobs_come_change_and_go_at_run_time() {
     let fresh = supervisor.job("fresh").unwrap();
     fresh.run().await.unwrap();
     assert_eq!(ended(fresh, 1).await.history[0].last_words, "hello");
+    supervisor.stop().await.unwrap();
+}
+
+/// A job of each 24 hours never ran where litekeep was started anew each day.
+#[tokio::test]
+async fn an_interval_goes_on_over_restarts_before_the_first_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (runs, state) = (dir.path().join("runs"), dir.path().join("state/job.due"));
+    let clock = Arc::new(ManualClock::new(1_800_000_000_000));
+    for hours in [0, 20, 20] {
+        clock.advance(hours * Duration::from_secs(3600));
+        let mut job = job(&format!("echo run >>{}", runs.display()), 24 * NEVER);
+        (job.catch_up, job.state) = (true, Some(state.clone()));
+        let setup = Setup::new(clock.clone(), Cgroups::default());
+        let supervisor = Supervisor::set_up(Setup { jobs: vec![job], ..setup }).unwrap();
+        supervisor.start().await.unwrap();
+        let job = supervisor.job("job").unwrap();
+        let due = job.status().borrow().next_due_ms;
+        if due.is_some_and(|due| due > 1_800_000_000_000 + 24 * 3_600_000) {
+            ended(job, 1).await;
+        }
+        supervisor.stop().await.unwrap();
+    }
+    assert_eq!(lines(&runs, 1).await, ["run"]);
+}
+
+#[tokio::test]
+async fn a_name_goes_from_a_process_to_a_job_and_back_at_once() {
+    let mut supervisor = supervise(vec![shell("x", "sleep 100")]);
+    supervisor.start().await.unwrap();
+    let process = reaches(one(&supervisor, "x"), State::Healthy).await;
+    let named = |script: &str| Job { name: "x".into(), ..job(script, NEVER) };
+    let as_job = Wanted { services: vec![], jobs: Some(vec![named("exec sleep 100")]) };
+    let applied = supervisor.apply(as_job).await.unwrap();
+    assert_eq!((applied.stopped.as_slice(), applied.failed.len()), (&["x".to_owned()][..], 0));
+    assert!(!is_alive(&process.pid.unwrap().to_string()));
+    let job = supervisor.job("x").unwrap().clone();
+    job.run().await.unwrap();
+    let run = job_until(&job, |status| status.running.as_ref().is_some_and(|run| run.pid.is_some())).await;
+    let of_job = run.running.unwrap();
+    let applied = supervisor.apply(Wanted { services: vec![shell("x", "sleep 100")], jobs: Some(vec![]) });
+    assert_eq!(applied.await.unwrap().started, ["x"]);
+    assert!(!is_alive(&of_job.pid.unwrap().to_string()));
+    let again = reaches(one(&supervisor, "x"), State::Healthy).await;
+    let names = [process.instance, Some(of_job.instance), again.instance];
+    assert!(names[0] != names[1] && names[1] != names[2] && names[0] != names[2], "{names:?}");
     supervisor.stop().await.unwrap();
 }
 

@@ -69,6 +69,46 @@ async fn a_crash_is_restarted_with_a_reason_until_it_is_shown_as_failed_and_stil
     assert_eq!(one(&supervisor, "crashing").status().borrow().state, State::Stopped);
 }
 
+/// It was shown as failed, and rested for five minutes.
+#[tokio::test]
+async fn a_worker_that_ends_well_again_and_again_is_never_failed() {
+    let mut worker = shell("worker", "exit 0");
+    (worker.spec.policy.restart, worker.spec.policy.limit) = (Restart::Always, 1);
+    worker.spec.policy.longest = Duration::from_millis(100);
+    let supervisor = supervise(vec![worker]);
+    supervisor.start().await.unwrap();
+    let worker = one(&supervisor, "worker");
+    until(worker, |status| status.restarts >= 5).await;
+    let waiting = reaches(worker, State::Waiting).await;
+    assert!(waiting.reason.starts_with("exit code 0 after"), "{waiting:?}");
+    let events = supervisor.events().since(0).1;
+    let kinds: Vec<&str> = events.iter().map(|event| event.kind.name()).collect();
+    assert!(kinds.contains(&"ended") && !kinds.contains(&"failed"), "{kinds:?}");
+    supervisor.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_condition_that_failed_is_asked_again_when_somebody_asks() {
+    let (open, _) = tokio::sync::watch::channel(false);
+    let gate = open.clone();
+    let mut service = shell("web", "sleep 100");
+    service.conditions = vec![Condition {
+        what: "the database".into(),
+        met: Arc::new(move || {
+            let is_open = *gate.borrow();
+            Box::pin(async move { if is_open { Ok(()) } else { Err("a person has to decide".into()) } })
+        }),
+    }];
+    let supervisor = supervise(vec![service]);
+    supervisor.start().await.unwrap();
+    let web = one(&supervisor, "web");
+    reaches(web, State::Failed).await;
+    open.send_replace(true);
+    web.start().await.unwrap();
+    reaches(web, State::Healthy).await;
+    supervisor.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_program_that_is_not_there_is_a_crash_with_its_cause() {
     let mut service = shell("absent", "");
@@ -187,12 +227,13 @@ async fn limits_that_nobody_enforces_are_said_once() {
     // A reload says it of what is new.
     assert_eq!(supervisor.apply(services.clone()).await.unwrap().not_enforced, None);
     services[1].spec.cpu = Some(0.7);
-    let said = supervisor.apply(services).await.unwrap().not_enforced.unwrap();
+    let said = supervisor.apply(services.clone()).await.unwrap().not_enforced.unwrap();
     assert!(said.starts_with("the limit on processor time of `api` is not enforced"), "{said}");
     let mut job = Job::new("job", shell("job", "true").spec, Schedule::Every(Duration::from_secs(3600)));
     job.spec.memory = Some(Memory::new(1 << 30));
-    let said = supervisor.apply_jobs(vec![job.clone()]).await.unwrap().unwrap();
+    let with_job = Wanted { services, jobs: Some(vec![job]) };
+    let said = supervisor.apply(with_job.clone()).await.unwrap().not_enforced.unwrap();
     assert!(said.contains("memory of `job` is measured only"), "{said}");
-    assert_eq!(supervisor.apply_jobs(vec![job]).await.unwrap(), None);
+    assert_eq!(supervisor.apply(with_job).await.unwrap().not_enforced, None);
     supervisor.stop().await.unwrap();
 }

@@ -8,6 +8,7 @@ mod lifecycle;
 mod misbehaviour;
 mod notify;
 mod reload;
+mod renew;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use litekeep_env::SystemClock;
 use litekeep_supervise::cgroup::Cgroups;
 use litekeep_supervise::spawn::{Command, Spawn};
-use litekeep_supervise::{Job, Process, Service, Setup, Spec, State, Status, Supervisor};
+use litekeep_supervise::{Job, Process, Service, Setup, Spec, State, Status, Supervisor, Wanted};
 
 /// A service that runs a shell script, ready after 50 ms.
 fn shell(name: &str, script: &str) -> Service {

@@ -67,10 +67,34 @@ async fn a_new_run_that_never_says_it_is_ready_leaves_the_old_one() {
     let mut supervisor = supervise(vec![ready]);
     supervisor.start().await.unwrap();
     let old = reaches(one(&supervisor, "web"), State::Healthy).await;
-    let silent = notified("sleep 100");
+    let mut silent = notified("sleep 100");
+    silent.spec.ready_timeout = Duration::from_secs(1);
     let error = apply(&mut supervisor, vec![silent]).await.unwrap_err().to_string();
-    assert!(error.contains("READY=1"), "{error}");
+    assert!(error.contains("not ready within 1s: it has not said READY=1 within 300ms"), "{error}");
     assert_eq!(one(&supervisor, "web").status().borrow().pid, old.pid);
+    supervisor.stop().await.unwrap();
+}
+
+/// It was unfit once its start period was over.
+#[tokio::test]
+async fn a_new_run_may_become_ready_as_long_as_it_has_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let go = dir.path().join("go");
+    let script = format!("while ! test -e {}; do sleep 0.02; done; {SAY_READY}; sleep 100", go.display());
+    std::fs::write(&go, "").unwrap();
+    let supervisor = supervise(vec![notified(&script)]);
+    supervisor.start().await.unwrap();
+    let web = one(&supervisor, "web").clone();
+    let old = reaches(&web, State::Healthy).await;
+    std::fs::remove_file(&go).unwrap();
+    let renewed = web.clone();
+    let renewal = tokio::spawn(async move { renewed.renew().await });
+    // Longer than its start period.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    std::fs::write(&go, "").unwrap();
+    renewal.await.unwrap().unwrap();
+    let new = web.status().borrow().clone();
+    assert!(new.state == State::Healthy && new.pid != old.pid, "{new:?}");
     supervisor.stop().await.unwrap();
 }
 

@@ -42,7 +42,7 @@ fn started(actions: &[Action]) -> Vec<Option<i64>> {
 #[test]
 fn a_jump_forward_runs_once_and_a_jump_back_never_again() {
     let (mut machine, actions) = begun(settings(at_minutes(1)), None);
-    assert!(actions.is_empty());
+    assert_eq!(actions, [Action::Remember { up_to_ms: BEGIN }]);
     let mut look = |wall_ms: i64| {
         let now = Now { wall_ms, steady_ms: BEGIN };
         let actions = machine.step(Event::Look, now, 0);
@@ -90,6 +90,46 @@ fn what_was_due_while_nobody_looked_is_made_up_for_once_if_wanted() {
     // An interval goes on from the last moment, also without making up for anything.
     let (machine, _) = begun(settings(Schedule::Every(Duration::from_secs(30 * 60))), last);
     assert_eq!(machine.next_due_ms(), Some(BEGIN + 20 * MINUTE));
+}
+
+/// A job of each 24 hours never ran where litekeep was started anew each day.
+#[test]
+fn what_was_never_due_yet_counts_from_its_first_beginning() {
+    let half_an_hour = Schedule::Every(Duration::from_secs(30 * 60));
+    for schedule in [at_minutes(30), half_an_hour.clone()] {
+        let (_, actions) = begun(settings(schedule.clone()), None);
+        assert_eq!(actions, [Action::Remember { up_to_ms: BEGIN }]);
+        // The next litekeep, after the first moment.
+        let mut machine = Machine::new(Settings { catch_up: true, ..settings(schedule) });
+        let later = same(BEGIN + 40 * MINUTE);
+        let actions = machine.step(Event::Begin { last_ms: Some(BEGIN) }, later, 0);
+        assert_eq!(started(&actions), [Some(BEGIN + 30 * MINUTE)]);
+    }
+    // And before it, again and again.
+    let mut machine = Machine::new(settings(half_an_hour));
+    assert_eq!(machine.step(Event::Begin { last_ms: Some(BEGIN) }, same(BEGIN + 20 * MINUTE), 0), []);
+    assert_eq!(machine.next_due_ms(), Some(BEGIN + 30 * MINUTE));
+    // A moment that nobody believes is forgotten for good.
+    let (_, actions) = begun(settings(at_minutes(30)), Some(BEGIN + 9999 * MINUTE));
+    assert_eq!(actions, [Action::Remember { up_to_ms: BEGIN }]);
+}
+
+/// It counted as dealt with, so nobody made up for it.
+#[test]
+fn what_waits_for_its_jitter_is_dealt_with_when_it_starts_or_somebody_leaves_it_out() {
+    let waiting = || {
+        let jitter = Duration::from_secs(30);
+        let (mut machine, _) = begun(Settings { jitter, ..settings(at_minutes(1)) }, None);
+        assert_eq!(machine.step(Event::Look, same(BEGIN + MINUTE), u64::MAX / 2), []);
+        machine
+    };
+    let (due_ms, remember) = (Some(BEGIN + MINUTE), Action::Remember { up_to_ms: BEGIN + MINUTE });
+    let skip = Action::Skip { due_ms, reason: "it was stopped" };
+    let left_out = waiting().step(Event::EndRun, same(BEGIN + MINUTE), 0);
+    assert_eq!(left_out, [remember.clone(), skip.clone()]);
+    assert_eq!(waiting().step(Event::Stop, same(BEGIN + MINUTE), 0), [skip]);
+    let actions = waiting().step(Event::Look, same(BEGIN + MINUTE + 15_000), 0);
+    assert_eq!(actions, [remember, Action::Start { due_ms }]);
 }
 
 #[test]
