@@ -81,13 +81,12 @@ impl<S: PageSource> Differ<'_, S> {
             matching,
             defaults: new.default_values(),
             has_old: false,
-            has_new: false,
             has_same: false,
             had: vec![false; matching.renamed.len()],
             kept: vec![false; matching.renamed.len()],
         };
         compare_rows(&self.scope, &whole, &comparison, &mut overlap)?;
-        let is_same_table = !has_other_name || overlap.has_same || !(overlap.has_old && overlap.has_new);
+        let is_same_table = !has_other_name || overlap.has_same || !overlap.has_old;
         let mut columns = overlap.kept.iter().zip(&overlap.had);
         Ok(is_same_table && columns.all(|(kept, had)| *kept || !had))
     }
@@ -135,7 +134,6 @@ struct Overlap<'a> {
     matching: &'a Matching,
     defaults: Vec<crate::Value>,
     has_old: bool,
-    has_new: bool,
     /// A row is as it was.
     has_same: bool,
     /// For each column with another name: whether it had values other than those of a column that has just been added, and whether a row
@@ -160,7 +158,6 @@ impl<E: From<crate::Error>> Sink<E> for Overlap<'_> {
             Change::Updated(old, new) => (Some(old), Some(new)),
         };
         self.has_old |= old.is_some();
-        self.has_new |= new.is_some();
         let Some(old) = old.map(|row| row.values()).transpose()? else { return Ok(()) };
         let new = new.map(|row| row.values()).transpose()?;
         let from = &self.matching.from;

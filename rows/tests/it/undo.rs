@@ -218,6 +218,21 @@ fn a_table_in_the_place_of_another_is_another() {
     }
 }
 
+/// No row tells of it.
+#[test]
+fn an_empty_table_in_the_place_of_another_is_another() {
+    let states = States::new(&[
+        "CREATE TABLE a(id INTEGER PRIMARY KEY, x TEXT); INSERT INTO a VALUES(1, 'u'), (2, 'v')",
+        "DROP TABLE \"a\"; CREATE TABLE \"b\"(id INTEGER PRIMARY KEY, x TEXT)",
+        "INSERT INTO b VALUES(1, 'w')",
+    ]);
+    let (done, path) = states.undo((2, 3), &Selection::default(), false);
+    assert_eq!((done.brought_back, done.tables["a"].inserted, done.conflict_count), (1, 2, 0), "{done:?}");
+    assert!(!done.notes.iter().any(|note| note.contains("renamed")), "{done:?}");
+    assert_eq!(["a", "b", "b WHERE x = 'w'"].map(|from| count(&path, from)), [2, 1, 1]);
+    states.go_forth_and_back(2, 3);
+}
+
 #[test]
 fn a_column_in_the_place_of_another_is_another() {
     let states = States::new(&[
