@@ -195,6 +195,17 @@ fn more_rows_than_memory_is_given_are_refused() {
     assert!(refused.hint().unwrap_or_default().contains("diff --undo-sql"), "{refused:?}");
 }
 
+#[test]
+fn equal_rows_with_other_rowids_are_each_paired_with_one() {
+    let states = States::new(&[
+        "CREATE TABLE log(msg); WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<100000)
+         INSERT INTO log(rowid, msg) SELECT i + 100000, 'x' FROM n",
+        "VACUUM; INSERT INTO log VALUES('x'), ('y')",
+    ]);
+    assert_eq!(count(&states.state(3), "log WHERE rowid <= 100000"), 100_000);
+    assert_eq!(Undo::of(states.comparison(2, 3), &Selection::default()).unwrap().rows(), 2);
+}
+
 /// SQLite gives the page where the one began to the other.
 #[test]
 fn a_table_in_the_place_of_another_is_another() {
