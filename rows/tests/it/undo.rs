@@ -183,16 +183,23 @@ fn a_name_that_is_taken_stops_the_one_table_only() {
 
 #[test]
 fn more_rows_than_memory_is_given_are_refused() {
-    let states = States::new(&[
-        "CREATE TABLE w(a TEXT PRIMARY KEY, b, c, d); WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<1000)
-         INSERT INTO w SELECT i, 'some text', i, NULL FROM n",
-        "DELETE FROM w",
-    ]);
-    let held = |most: usize| Undo::within(most, states.comparison(2, 3), &Selection::default());
-    assert_eq!(held(200_000).unwrap().rows(), 1000);
-    let refused = held(40_000).unwrap_err();
-    assert!(refused.to_string().contains("take more than"), "{refused}");
-    assert!(refused.hint().unwrap_or_default().contains("diff --undo-sql"), "{refused:?}");
+    // Rows that are paired are held whatever the condition.
+    for (key, does_a_condition_help) in [("TEXT", false), ("INTEGER", true)] {
+        let setup = format!(
+            "CREATE TABLE w(a {key} PRIMARY KEY, b, c, d); WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<1000)
+             INSERT INTO w SELECT i, 'some text', i, NULL FROM n"
+        );
+        let states = States::new(&[&setup, "DELETE FROM w"]);
+        let held = |most: usize, wanted: &Selection| Undo::within(most, states.comparison(2, 3), wanted);
+        assert_eq!(held(200_000, &Selection::default()).unwrap().rows(), 1000);
+        let refused = held(40_000, &Selection::default()).unwrap_err();
+        assert!(refused.to_string().contains("take more than"), "{refused}");
+        let hint = refused.hint().unwrap_or_default();
+        assert!(hint.contains("some --table") && hint.contains("diff --undo-sql"), "{hint}");
+        assert_eq!(hint.contains("--where"), does_a_condition_help, "{hint}");
+        let few = Selection { condition: Some("c < 10".to_owned()), ..Selection::default() };
+        assert_eq!(held(40_000, &few).is_ok(), does_a_condition_help);
+    }
 }
 
 #[test]
