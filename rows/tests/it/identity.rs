@@ -133,8 +133,14 @@ impl Run {
                 if self.random.u8(..3) == 0 {
                     return Ok(dropped);
                 }
-                let declared: Vec<&str> = columns.iter().map(|column| column.declared).collect();
-                let created = self.create_like(&declared)?;
+                let has_same_names = self.random.bool();
+                let like = |column: Column| {
+                    let new = self.column();
+                    let name = if has_same_names { column.name } else { new.name };
+                    Column { name, declared: column.declared, ..new }
+                };
+                let columns = columns.into_iter().map(like).collect();
+                let created = self.create_of(columns)?;
                 Ok(format!("{dropped}; {created}"))
             }
             12 => self.create(),
@@ -162,15 +168,12 @@ impl Run {
     }
 
     fn create(&mut self) -> Result<String> {
-        self.create_like(&["TEXT", "TEXT"])
+        let columns = (0..2).map(|_| Column { declared: "TEXT", ..self.column() }).collect();
+        self.create_of(columns)
     }
 
-    fn create_like(&mut self, declared: &[&'static str]) -> Result<String> {
+    fn create_of(&mut self, columns: Vec<Column>) -> Result<String> {
         let number = self.number();
-        let mut columns = vec![];
-        for declared in declared {
-            columns.push(Column { declared, ..self.column() });
-        }
         let list: String =
             columns.iter().map(|column| format!(", {} {}", column.name, column.declared)).collect();
         let name = format!("t{number}");
