@@ -73,7 +73,22 @@ impl<S: PageSource> Differ<'_, S> {
         if !has_other_name && matching.renamed.is_empty() || self.keeps_a_page(new, matching)? {
             return Ok(true);
         }
-        let whole = plan(&self.scope, Some(old.root), Some(new.root), true)?.expect("a whole plan");
+        // Rows that nobody wrote are as they were, unless the same bytes may be another row. So they can only show that the table goes
+        // on, and are read where those that were written do not.
+        let is_enough = !matching.may_mean_other && self.rows_go_on((old, new), matching, false)?;
+        Ok(is_enough || self.rows_go_on((old, new), matching, true)?)
+    }
+
+    /// Whether nothing in the rows says that a table, or a column with another name, is another one.
+    fn rows_go_on(
+        &self,
+        (old, new): (&Table, &Table),
+        matching: &Matching,
+        whole: bool,
+    ) -> Result<bool, S::Error> {
+        let Some(plans) = plan(&self.scope, Some(old.root), Some(new.root), whole)? else {
+            return Ok(true);
+        };
         let pair = Pair { old: Some(old), new: Some(new) };
         let comparison =
             Comparison { pair, matching, bytes_decide: false, chains_last: false, tells_all: true };
@@ -85,8 +100,8 @@ impl<S: PageSource> Differ<'_, S> {
             had: vec![false; matching.renamed.len()],
             kept: vec![false; matching.renamed.len()],
         };
-        compare_rows(&self.scope, &whole, &comparison, &mut overlap)?;
-        let is_same_table = !has_other_name || overlap.has_same || !overlap.has_old;
+        compare_rows(&self.scope, &plans, &comparison, &mut overlap)?;
+        let is_same_table = old.name == new.name || overlap.has_same || !overlap.has_old;
         let mut columns = overlap.kept.iter().zip(&overlap.had);
         Ok(is_same_table && columns.all(|(kept, had)| *kept || !had))
     }
