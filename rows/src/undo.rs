@@ -171,12 +171,17 @@ impl Undo {
         self.held += self.tables.last_mut().expect("one was pushed").add(change, is_wanted)?;
         if self.held > self.most {
             let mib = self.most >> 20;
+            // Where rows are paired, those that a condition leaves out are held, too.
+            let less =
+                if pair.has_hidden_rowid() { " or some --table" } else { ", some --table or a --where" };
             return Err(Error::with_hint(
                 Kind::Invalid,
                 format!(
                     "take the changes back: the rows that changed take more than {mib} MiB of memory; nothing was changed"
                 ),
-                "name a shorter time, some --table or a --where; `litekeep diff --undo-sql` prints the statements that take all of it back",
+                format!(
+                    "name a shorter time{less}; `litekeep diff --undo-sql` prints the statements that take all of it back"
+                ),
             ));
         }
         Ok(())

@@ -73,7 +73,22 @@ impl<S: PageSource> Differ<'_, S> {
         if !has_other_name && matching.renamed.is_empty() || self.keeps_a_page(new, matching)? {
             return Ok(true);
         }
-        let whole = plan(&self.scope, Some(old.root), Some(new.root), true)?.expect("a whole plan");
+        // Rows that nobody wrote are as they were, unless the same bytes may be another row. So they can only show that the table goes
+        // on, and are read where those that were written do not.
+        let is_enough = !matching.may_mean_other && self.rows_go_on((old, new), matching, false)?;
+        Ok(is_enough || self.rows_go_on((old, new), matching, true)?)
+    }
+
+    /// Whether nothing in the rows says that a table, or a column with another name, is another one.
+    fn rows_go_on(
+        &self,
+        (old, new): (&Table, &Table),
+        matching: &Matching,
+        whole: bool,
+    ) -> Result<bool, S::Error> {
+        let Some(plans) = plan(&self.scope, Some(old.root), Some(new.root), whole)? else {
+            return Ok(true);
+        };
         let pair = Pair { old: Some(old), new: Some(new) };
         let comparison =
             Comparison { pair, matching, bytes_decide: false, chains_last: false, tells_all: true };
@@ -81,13 +96,12 @@ impl<S: PageSource> Differ<'_, S> {
             matching,
             defaults: new.default_values(),
             has_old: false,
-            has_new: false,
             has_same: false,
             had: vec![false; matching.renamed.len()],
             kept: vec![false; matching.renamed.len()],
         };
-        compare_rows(&self.scope, &whole, &comparison, &mut overlap)?;
-        let is_same_table = !has_other_name || overlap.has_same || !(overlap.has_old && overlap.has_new);
+        compare_rows(&self.scope, &plans, &comparison, &mut overlap)?;
+        let is_same_table = old.name == new.name || overlap.has_same || !overlap.has_old;
         let mut columns = overlap.kept.iter().zip(&overlap.had);
         Ok(is_same_table && columns.all(|(kept, had)| *kept || !had))
     }
@@ -135,7 +149,6 @@ struct Overlap<'a> {
     matching: &'a Matching,
     defaults: Vec<crate::Value>,
     has_old: bool,
-    has_new: bool,
     /// A row is as it was.
     has_same: bool,
     /// For each column with another name: whether it had values other than those of a column that has just been added, and whether a row
@@ -160,7 +173,6 @@ impl<E: From<crate::Error>> Sink<E> for Overlap<'_> {
             Change::Updated(old, new) => (Some(old), Some(new)),
         };
         self.has_old |= old.is_some();
-        self.has_new |= new.is_some();
         let Some(old) = old.map(|row| row.values()).transpose()? else { return Ok(()) };
         let new = new.map(|row| row.values()).transpose()?;
         let from = &self.matching.from;

@@ -9,7 +9,7 @@ use super::Fate;
 use crate::{Change, Error, Pair, RowRef, Value, statements};
 use litekeep_format::TableLayout;
 use litekeep_ltx::Pgno;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// Columns with their values.
@@ -264,26 +264,21 @@ impl TableChanges {
     }
 
     fn pair_by_what_tells_them(&mut self) {
-        let mut gone: Vec<(u64, usize)> = vec![];
-        for (nth, item) in self.items.iter().enumerate().filter(|(_, item)| item.is_deleted()) {
-            gone.extend(self.told_by(item).map(|told_by| (hash(&told_by), nth)));
-        }
-        gone.sort_unstable();
-        let mut is_paired = vec![false; gone.len()];
+        let deleted = self.items.iter().enumerate().filter(|(_, item)| item.is_deleted());
+        let hashed = deleted.filter_map(|(nth, item)| Some((hash(&self.told_by(item)?), nth)));
+        // Those that are not paired yet: of many equal rows each is looked at once.
+        let mut gone: BTreeSet<(u64, usize)> = hashed.collect();
         for nth in 0..self.items.len() {
             if !self.items[nth].is_inserted() {
                 continue;
             }
             let Some(told_by) = self.told_by(&self.items[nth]) else { continue };
             let hash = hash(&told_by);
-            let first = gone.partition_point(|(other, _)| *other < hash);
-            let alike = (first..gone.len()).take_while(|at| gone[*at].0 == hash);
-            let is_it = |at: &usize| {
-                !is_paired[*at] && self.told_by(&self.items[gone[*at].1]).as_ref() == Some(&told_by)
-            };
-            if let Some(at) = alike.into_iter().find(is_it) {
-                is_paired[at] = true;
-                self.join(gone[at].1, nth);
+            let alike = gone.range((hash, 0)..=(hash, usize::MAX)).copied();
+            let is_it = |(_, old): &(u64, usize)| self.told_by(&self.items[*old]).as_ref() == Some(&told_by);
+            if let Some(found) = alike.into_iter().find(is_it) {
+                gone.remove(&found);
+                self.join(found.1, nth);
             }
         }
     }

@@ -5,6 +5,7 @@ mod follow;
 mod identity;
 mod image;
 mod kinds;
+mod reads;
 mod reported;
 mod scripts;
 mod undo;

@@ -183,16 +183,34 @@ fn a_name_that_is_taken_stops_the_one_table_only() {
 
 #[test]
 fn more_rows_than_memory_is_given_are_refused() {
+    // Rows that are paired are held whatever the condition.
+    for (key, does_a_condition_help) in [("TEXT", false), ("INTEGER", true)] {
+        let setup = format!(
+            "CREATE TABLE w(a {key} PRIMARY KEY, b, c, d); WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<1000)
+             INSERT INTO w SELECT i, 'some text', i, NULL FROM n"
+        );
+        let states = States::new(&[&setup, "DELETE FROM w"]);
+        let held = |most: usize, wanted: &Selection| Undo::within(most, states.comparison(2, 3), wanted);
+        assert_eq!(held(200_000, &Selection::default()).unwrap().rows(), 1000);
+        let refused = held(40_000, &Selection::default()).unwrap_err();
+        assert!(refused.to_string().contains("take more than"), "{refused}");
+        let hint = refused.hint().unwrap_or_default();
+        assert!(hint.contains("some --table") && hint.contains("diff --undo-sql"), "{hint}");
+        assert_eq!(hint.contains("--where"), does_a_condition_help, "{hint}");
+        let few = Selection { condition: Some("c < 10".to_owned()), ..Selection::default() };
+        assert_eq!(held(40_000, &few).is_ok(), does_a_condition_help);
+    }
+}
+
+#[test]
+fn equal_rows_with_other_rowids_are_each_paired_with_one() {
     let states = States::new(&[
-        "CREATE TABLE w(a TEXT PRIMARY KEY, b, c, d); WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<1000)
-         INSERT INTO w SELECT i, 'some text', i, NULL FROM n",
-        "DELETE FROM w",
+        "CREATE TABLE log(msg); WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<100000)
+         INSERT INTO log(rowid, msg) SELECT i + 100000, 'x' FROM n",
+        "VACUUM; INSERT INTO log VALUES('x'), ('y')",
     ]);
-    let held = |most: usize| Undo::within(most, states.comparison(2, 3), &Selection::default());
-    assert_eq!(held(200_000).unwrap().rows(), 1000);
-    let refused = held(40_000).unwrap_err();
-    assert!(refused.to_string().contains("take more than"), "{refused}");
-    assert!(refused.hint().unwrap_or_default().contains("diff --undo-sql"), "{refused:?}");
+    assert_eq!(count(&states.state(3), "log WHERE rowid <= 100000"), 100_000);
+    assert_eq!(Undo::of(states.comparison(2, 3), &Selection::default()).unwrap().rows(), 2);
 }
 
 /// SQLite gives the page where the one began to the other.
@@ -216,6 +234,21 @@ fn a_table_in_the_place_of_another_is_another() {
         assert_eq!(token, "s1", "{create}");
         states.go_forth_and_back(2, 3);
     }
+}
+
+/// No row tells of it.
+#[test]
+fn an_empty_table_in_the_place_of_another_is_another() {
+    let states = States::new(&[
+        "CREATE TABLE a(id INTEGER PRIMARY KEY, x TEXT); INSERT INTO a VALUES(1, 'u'), (2, 'v')",
+        "DROP TABLE \"a\"; CREATE TABLE \"b\"(id INTEGER PRIMARY KEY, x TEXT)",
+        "INSERT INTO b VALUES(1, 'w')",
+    ]);
+    let (done, path) = states.undo((2, 3), &Selection::default(), false);
+    assert_eq!((done.brought_back, done.tables["a"].inserted, done.conflict_count), (1, 2, 0), "{done:?}");
+    assert!(!done.notes.iter().any(|note| note.contains("renamed")), "{done:?}");
+    assert_eq!(["a", "b", "b WHERE x = 'w'"].map(|from| count(&path, from)), [2, 1, 1]);
+    states.go_forth_and_back(2, 3);
 }
 
 #[test]
