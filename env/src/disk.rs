@@ -91,6 +91,14 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Makes a folder unless it is there, in one that must be: what was renamed or is not mounted is not made anew.
+pub fn make_dir(dir: &Path) -> io::Result<()> {
+    match std::fs::create_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
 /// How long it takes to make 4 KiB durable at the end of a file in this folder: so many measurements, sorted.
 ///
 /// # Errors

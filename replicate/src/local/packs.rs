@@ -234,7 +234,7 @@ impl Growing {
 }
 
 fn begin(dir: &Path, page_size: PageSize, writer: WriterId, first: Txid) -> Result<Growing, Error> {
-    std::fs::create_dir_all(dir).map_err(Error::file("create", dir))?;
+    disk::make_dir(dir).map_err(Error::file("create", dir))?;
     let waiting: u64 = closed_in(dir).iter().filter_map(|(_, path)| Some(path.metadata().ok()?.len())).sum();
     if waiting > MOST_WAITING
         && let Some((_, oldest)) = closed_in(dir).first()

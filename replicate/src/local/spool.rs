@@ -72,7 +72,7 @@ impl Spool {
 
     /// Begins a file that is written piece by piece.
     pub fn begin(&self, name: FileName) -> Result<SpoolWriter, Error> {
-        std::fs::create_dir_all(&self.dir).map_err(Error::file("create", &self.dir))?;
+        disk::make_dir(&self.dir).map_err(Error::file("create", &self.dir))?;
         let temporary = self.dir.join(format!("{name}.tmp"));
         let file = File::create(&temporary).map_err(Error::file("create", &temporary))?;
         Ok(SpoolWriter { file, path: self.dir.join(name.to_string()), temporary })
@@ -106,7 +106,7 @@ impl Spool {
         }
         let forks = self.dir.with_file_name("forks");
         let target = forks.join(name);
-        std::fs::create_dir_all(&forks).map_err(Error::file("create", &forks))?;
+        disk::make_dir(&forks).map_err(Error::file("create", &forks))?;
         std::fs::rename(&self.dir, &target).map_err(Error::file("keep the fork", &target))?;
         Ok(Some(target))
     }

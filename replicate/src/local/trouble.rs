@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::replicator::Phase;
+use litekeep_env::disk;
 use std::path::Path;
 
 /// What is wrong, since when, and what to type next.
@@ -29,9 +30,7 @@ impl Trouble {
     /// Writes the note; a failure to do so is logged only, for it must not stop anything else.
     pub fn write(&self, meta_dir: &Path) {
         let text = serde_json::to_vec(self).expect("strings and a number");
-        if let Err(e) =
-            std::fs::create_dir_all(meta_dir).and_then(|()| std::fs::write(meta_dir.join(NAME), text))
-        {
+        if let Err(e) = disk::make_dir(meta_dir).and_then(|()| std::fs::write(meta_dir.join(NAME), text)) {
             tracing::warn!("could not write `{}`: {e}", meta_dir.join(NAME).display());
         }
     }
