@@ -2,11 +2,12 @@
 
 #![allow(unsafe_code)] // statfs has no safe form in std
 
+use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -110,9 +111,10 @@ pub fn sync_latencies(dir: &Path, count: usize) -> io::Result<Vec<Duration>> {
     Ok(measured)
 }
 
-/// The processes that have a file open for writing, as far as `/proc` shows them to this user; this process is left out.
-pub fn processes_that_may_write(path: &Path) -> Vec<u32> {
-    processes_where(path, |process, descriptor| {
+/// For each of these files the processes that have it open for writing, as far as `/proc` shows them to this user; this process is left
+/// out.
+pub fn processes_that_may_write(paths: &[&Path]) -> Vec<Vec<u32>> {
+    processes_where(paths, |process, descriptor| {
         let info = std::fs::read_to_string(process.join("fdinfo").join(descriptor)).unwrap_or_default();
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
         let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
@@ -122,28 +124,32 @@ pub fn processes_that_may_write(path: &Path) -> Vec<u32> {
 
 /// The processes that have a file open, as far as `/proc` shows them to this user; this process is left out.
 pub fn processes_with_open(path: &Path) -> Vec<u32> {
-    processes_where(path, |_, _| true)
+    processes_where(&[path], |_, _| true).remove(0)
 }
 
-/// Those with a descriptor of the file that is as wanted; it is told the process's folder and the descriptor's name.
-fn processes_where(path: &Path, is_wanted: impl Fn(&Path, &OsStr) -> bool) -> Vec<u32> {
-    let Ok(target) = path.canonicalize() else { return vec![] };
+/// For each file those with a descriptor of it that is as wanted; it is told the process's folder and the descriptor's name. All
+/// processes are looked at once.
+fn processes_where(paths: &[&Path], is_wanted: impl Fn(&Path, &OsStr) -> bool) -> Vec<Vec<u32>> {
+    let targets: Vec<Option<PathBuf>> = paths.iter().map(|path| path.canonicalize().ok()).collect();
+    let mut found: HashMap<&Path, Vec<u32>> =
+        targets.iter().flatten().map(|target| (target.as_path(), vec![])).collect();
     let me = std::process::id();
-    let mut found = vec![];
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
         if pid == me {
             continue;
         }
         let process = entry.path();
-        let mut fds = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-        if fds.any(|fd| {
-            std::fs::read_link(fd.path()).is_ok_and(|l| l == target) && is_wanted(&process, &fd.file_name())
-        }) {
-            found.push(pid);
+        for fd in std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten() {
+            let Ok(target) = std::fs::read_link(fd.path()) else { continue };
+            let Some(pids) = found.get_mut(target.as_path()) else { continue };
+            if pids.last() != Some(&pid) && is_wanted(&process, &fd.file_name()) {
+                pids.push(pid);
+            }
         }
     }
-    found
+    let of = |target: &Option<PathBuf>| target.as_deref().and_then(|target| found.get(target)).cloned();
+    targets.iter().map(|target| of(target).unwrap_or_default()).collect()
 }
 
 /// The command line of a process, as far as `/proc` shows it to this user.
@@ -174,7 +180,10 @@ mod tests {
         let mut writer = sleep(File::options().append(true).open(file.path()).unwrap());
         let all = processes_with_open(file.path());
         assert!(all.contains(&reader.id()) && all.contains(&writer.id()), "{all:?}");
-        assert_eq!(processes_that_may_write(file.path()), [writer.id()]);
+        let other = tempfile::NamedTempFile::new().unwrap();
+        let gone = Path::new("/no/such/file");
+        let writers = processes_that_may_write(&[other.path(), file.path(), gone, file.path()]);
+        assert_eq!(writers, [vec![], vec![writer.id()], vec![], vec![writer.id()]]);
         assert_eq!(command_of(writer.id()).as_deref(), Some("sleep 60"));
         for child in [&mut reader, &mut writer] {
             child.kill().unwrap();

@@ -84,6 +84,36 @@ impl Watcher {
         Ok(())
     }
 
+    /// Whether a directory that is to be watched is watched: `false` when its path leads to another one since, which is watched from
+    /// now on, as often as it was asked for. Neither renaming a directory nor another one in its place raises an event in it.
+    ///
+    /// # Errors
+    /// When there is none; the one that was there is watched on.
+    pub fn refresh(&self, dir: &Path) -> io::Result<bool> {
+        let c = CString::new(dir.as_os_str().as_bytes())?;
+        let mut dirs = self.dirs.lock().expect("no panic while held");
+        let known = dirs.iter().find(|(_, known)| known.path == dir).map(|(wd, known)| (*wd, known.asked));
+        let add = |mask| {
+            // SAFETY: `c` is a NUL-terminated path that outlives the call.
+            let wd = unsafe { libc::inotify_add_watch(self.fd.as_raw_fd(), c.as_ptr(), mask) };
+            if wd < 0 { Err(io::Error::last_os_error()) } else { Ok(wd) }
+        };
+        // Changes nothing of one that is known, which may be muted.
+        let wd = add(MASK & !libc::IN_MODIFY | libc::IN_MASK_ADD)?;
+        if known.is_some_and(|(known, _)| known == wd) {
+            return Ok(true);
+        }
+        add(MASK)?;
+        if let Some((former, _)) = known {
+            dirs.remove(&former);
+            // SAFETY: a plain system call; a watch that the kernel ended already is an error that nobody needs.
+            unsafe { libc::inotify_rm_watch(self.fd.as_raw_fd(), former) };
+        }
+        let asked = known.map_or(1, |(_, asked)| asked);
+        dirs.insert(wd, Dir { path: dir.to_owned(), asked });
+        Ok(false)
+    }
+
     /// Tells of no [`Event::Modified`] in a directory any more, or tells of them again; `false`: not so, for others have asked for it, too.
     /// Each event costs whoever writes the file a microsecond, which is of no use while the file is looked at anyway.
     pub fn mute(&self, dir: &Path, is_muted: bool) -> bool {
@@ -244,6 +274,38 @@ mod tests {
         assert!(!w.mute(dir.path(), true));
         std::fs::write(&b, b"y").unwrap();
         assert!(heard().contains(&Event::Modified(b)));
+    }
+
+    #[test]
+    fn another_directory_under_the_same_name_is_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, former) = (dir.path().join("data"), dir.path().join("former"));
+        std::fs::create_dir(&data).unwrap();
+        let w = Watcher::new().unwrap();
+        w.add(&data).unwrap();
+        let heard = || {
+            let mut seen = vec![];
+            w.drain(|e| seen.push(e)).unwrap();
+            seen
+        };
+        assert!(w.mute(&data, true) && w.refresh(&data).unwrap());
+        std::fs::write(data.join("a"), b"x").unwrap();
+        assert_eq!(heard(), [Event::Appeared(data.join("a"))], "it stays muted");
+        std::fs::rename(&data, &former).unwrap();
+        assert!(w.refresh(&data).is_err());
+        std::fs::create_dir(&data).unwrap();
+        assert!(!w.refresh(&data).unwrap());
+        assert!(w.refresh(&data).unwrap());
+        std::fs::write(former.join("b"), b"x").unwrap();
+        std::fs::write(data.join("c"), b"x").unwrap();
+        let c = data.join("c");
+        assert_eq!(heard(), [Event::Appeared(c.clone()), Event::Modified(c)]);
+        std::fs::remove_dir_all(&data).unwrap();
+        heard();
+        std::fs::create_dir(&data).unwrap();
+        assert!(!w.refresh(&data).unwrap());
+        std::fs::write(data.join("d"), b"").unwrap();
+        assert_eq!(heard(), [Event::Appeared(data.join("d"))]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! From the log to a sink.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use litekeep_config::{FeedFrom, FeedUrl};
 use litekeep_env::{Clock, SystemClock};
@@ -15,6 +16,11 @@ use tokio::sync::watch;
 
 use crate::state::{Position, State};
 use crate::{Error, Event, Kind, Sink, sink};
+
+/// A log that has not what the replicator has confirmed for so long is left for another one.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at such a log.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What is delivered where.
 #[derive(Clone, Debug)]
@@ -47,8 +53,12 @@ pub struct Delivery {
     opened: Option<Feed>,
     /// What the sink has not confirmed.
     waiting: Option<Waiting>,
+    /// How many events it has.
+    events: u64,
     /// Which of the stores is read.
     store: usize,
+    /// Where it stood when a log lacked what the replicator had confirmed, which only going on disproves.
+    stuck: Option<Option<Txid>>,
     /// What the sink said of itself, so that it is said once.
     caveat: Option<String>,
 }
@@ -69,12 +79,18 @@ impl Delivery {
     pub fn new(settings: Settings) -> Result<Delivery, Error> {
         let position = Position::read(&settings.position, settings.to.to_string())?;
         let (sink, feed, opened) = (None, None, None);
-        Ok(Delivery { settings, position, sink, feed, opened, waiting: None, store: 0, caveat: None })
+        let (waiting, stuck, caveat) = (None, None, None);
+        Ok(Delivery { settings, position, sink, feed, opened, waiting, events: 0, store: 0, stuck, caveat })
     }
 
     /// How it stands.
     pub fn state(&self) -> &State {
         &self.position.state
+    }
+
+    /// How many events were confirmed, those that came again among them.
+    pub fn events(&self) -> u64 {
+        self.events
     }
 
     /// Whether each of the wanted tables is there, in the state after which it begins or in the last one of the log. To be asked
@@ -117,8 +133,10 @@ impl Delivery {
                         return Ok(false);
                     }
                     Err(error) => {
-                        // Opened anew, which also says what is not in the log any more.
-                        if error.kind() != Kind::Unavailable {
+                        if error.kind() == Kind::Unavailable {
+                            self.take_next_store();
+                        } else {
+                            // Opened anew, which also says what is not in the log any more.
                             self.feed = None;
                         }
                         return Err(error);
@@ -137,6 +155,7 @@ impl Delivery {
             return Err(error);
         }
         let state = &mut self.position.state;
+        self.events += waiting.events.len() as u64;
         if !waiting.events.is_empty() {
             state.delivered_ms = Some(SystemClock.unix_ms());
         }
@@ -157,9 +176,12 @@ impl Delivery {
     }
 
     /// Delivers until `stop` says so. What fails is tried again, is kept beside the position and is logged once. `news` waits
-    /// until the log may have more than up to a transaction.
+    /// until more than up to a transaction is confirmed: by one of the destinations, of which another is read when this one has
+    /// not got it.
     pub async fn follow(mut self, mut stop: watch::Receiver<bool>, news: impl AsyncFn(Option<Txid>)) {
         let mut pauses = Pauses::default();
+        // Since when there is more than where it stands.
+        let mut confirmed: Option<(Option<Txid>, Duration)> = None;
         let mut is_unchecked = self.names_tables();
         loop {
             let stepped = tokio::select! {
@@ -190,11 +212,27 @@ impl Delivery {
                         continue;
                     }
                     let at = self.state().at();
+                    confirmed.take_if(|(stood, _)| *stood != at);
+                    let mut look = Duration::ZERO;
+                    if let Some((_, since)) = confirmed {
+                        look = LOOK;
+                        if SystemClock.boottime().saturating_sub(since) >= PATIENCE {
+                            let error = self.lacks_what_is_confirmed(at);
+                            self.failed(&error).await;
+                            (confirmed, look) = (None, pauses.longer());
+                        }
+                    }
                     // What was confirmed a moment ago is not written yet, and nothing may come for a long time.
                     let is_kept = self.position.is_kept();
+                    let news = async {
+                        tokio::time::sleep(look).await;
+                        news(at).await;
+                    };
                     tokio::select! {
                         _ = stop.wait_for(|stop| *stop) => break,
-                        () = news(at), if is_kept => {}
+                        () = news, if is_kept => {
+                            confirmed.get_or_insert_with(|| (at, SystemClock.boottime()));
+                        }
                         () = tokio::time::sleep(crate::state::EVERY), if !is_kept => {}
                     }
                 }
@@ -212,9 +250,36 @@ impl Delivery {
         }
     }
 
+    /// Leaves a log for that of another destination, where there is one.
+    fn take_next_store(&mut self) {
+        let count = self.settings.stores.len();
+        if count > 1 {
+            (self.feed, self.store) = (None, (self.store + 1) % count);
+        }
+    }
+
+    /// Leaves the log that is read; the error that says why.
+    fn lacks_what_is_confirmed(&mut self, at: Option<Txid>) -> Error {
+        let place = |nth: usize| self.settings.stores.get(nth).map_or(String::new(), Store::place);
+        let (left, was) = (place(self.store), self.store);
+        let has = at.map_or("nothing".to_owned(), |at| format!("nothing after transaction {at}"));
+        self.stuck = Some(at);
+        self.take_next_store();
+        let next = match self.store {
+            same if same == was => String::new(),
+            next => format!("; going on with {}", self.settings.stores[next].place()),
+        };
+        let lacks = format!("{left} has {has}, although more is confirmed{next}");
+        Error::with_hint(Kind::Unavailable, lacks, "`litekeep status` shows which destination is away")
+    }
+
     /// Whether everything is open and nothing waits: then what was wrong is over.
     fn is_well(&mut self) -> bool {
-        let is_well = self.waiting.is_none() && self.sink.is_some() && self.feed.is_some();
+        let is_open = self.waiting.is_none() && self.sink.is_some() && self.feed.is_some();
+        let is_well = is_open && self.stuck.is_none_or(|stuck| self.position.state.at() > stuck);
+        if is_well {
+            self.stuck = None;
+        }
         if is_well && self.position.state.trouble.take().is_some() {
             tracing::info!(feed = self.settings.name, "delivers again to {}", self.settings.to);
         }
@@ -260,7 +325,7 @@ impl Delivery {
         };
         if opened.is_err() {
             // Another one may have it.
-            self.store = (self.store + 1) % self.settings.stores.len();
+            self.take_next_store();
         }
         let Some(feed) = opened? else { return Ok(false) };
         let state = &mut self.position.state;
@@ -302,6 +367,11 @@ impl Delivery {
                 "the feed `{name}` stands at transaction {at}, and the log begins at {first}: what happened in between is \
                  not in it any more"
             )
+        } else if at > last && self.settings.stores.len() > 1 {
+            // Another destination may have it.
+            let lacks = format!("the feed `{name}` stands at transaction {at}, and this log ends at {last}");
+            let hint = "`litekeep status` shows which destination is behind";
+            return Error::with_hint(Kind::Unavailable, lacks, hint);
         } else if at > last {
             format!("the feed `{name}` stands at transaction {at}, and the log ends at {last}")
         } else {

@@ -227,6 +227,12 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// How many fields a record has, as far as its beginning tells.
+pub(crate) fn field_count(beginning: &[u8]) -> usize {
+    let Ok(mut fields) = Fields::of(beginning) else { return 0 };
+    std::iter::from_fn(|| fields.step().ok().flatten()).count()
+}
+
 /// Whether the first fields of a record stand within its first bytes.
 pub(crate) fn has_fields(beginning: &[u8], count: usize) -> bool {
     let Ok(mut fields) = Fields::of(beginning) else { return false };

@@ -195,6 +195,12 @@ impl Catalog {
         std::iter::once(Pgno::FIRST).chain(self.0.tables.iter().map(|table| table.root))
     }
 
+    /// Where the schema has a table, by its exact name: a new name leaves it there.
+    pub(crate) fn schema_rowid(&self, name: &str) -> Option<i64> {
+        let mut rows = self.0.rows.iter();
+        rows.find(|(_, row)| row.kind == "table" && row.name == name).map(|(rowid, _)| *rowid)
+    }
+
     pub(crate) fn at_root(&self, root: Pgno) -> Option<usize> {
         self.0.by_root.get(&root).copied()
     }

@@ -498,7 +498,7 @@ pub(crate) struct Bench {
     /// Seconds for all measurements
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub(crate) seconds: u64,
-    /// Also read from this Postgres, without TLS: postgres://USER:PASSWORD@HOST/DATABASE
+    /// Also read from this Postgres, with TLS unless it is this machine's: postgres://USER:PASSWORD@HOST/DATABASE
     #[arg(long, value_name = "URL")]
     pub(crate) postgres: Option<String>,
 }

@@ -13,6 +13,7 @@ mod followers;
 mod memory;
 mod metrics;
 mod point_in_time;
+mod program;
 mod proof;
 mod replication;
 mod report;
@@ -43,6 +44,7 @@ const END_PATIENCE: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     memory::stay_small();
     let argv: Vec<_> = std::env::args_os().collect();
+    program::take_name(&argv);
     let format = args::format_of(&argv);
     let args = match args::parse(argv) {
         Ok(args) => args,

@@ -67,7 +67,7 @@ const METRICS: [Metric; 10] = [
     ("durable_txid", "gauge", "The last transaction that a destination has confirmed.", |status, _| {
         Some(status.durable?.get() as f64)
     }),
-    ("confirmed_timestamp_seconds", "gauge", "When that was.", |status, _| {
+    ("confirmed_timestamp_seconds", "gauge", "When the last transaction was confirmed.", |status, _| {
         Some(status.confirmed_ms? as f64 / 1000.0)
     }),
     ("wal_bytes", "gauge", "Size of the WAL.", |status, _| Some(status.wal_bytes as f64)),
@@ -106,7 +106,7 @@ fn render(
         let (database, proven) = (escaped(&path.to_string_lossy()), u8::from(last.proven));
         let _ = writeln!(out, "litekeep_verified{{database=\"{database}\"}} {proven}");
     }
-    head(&mut out, "verified_timestamp_seconds", "gauge", "When that was.");
+    head(&mut out, "verified_timestamp_seconds", "gauge", "When the last verification ended.");
     for (path, last) in &verified {
         let (database, at) = (escaped(&path.to_string_lossy()), last.at_ms as f64 / 1000.0);
         let _ = writeln!(out, "litekeep_verified_timestamp_seconds{{database=\"{database}\"}} {at}");
@@ -257,21 +257,11 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use litekeep_replicate::replicator::DestinationStatus;
 
     #[test]
     fn feeds_are_told_by_their_names() {
-        let feed = FeedStatus {
-            name: "orders".into(),
-            to: "nats://h:4222/s".into(),
-            txid: Some("0000000000000001".into()),
-            lag_transactions: Some(2),
-            lag_seconds_at_most: Some(1.5),
-            delivered_at: Some("1970-01-01T00:00:02.500Z".into()),
-            error: Some("no".into()),
-            hint: None,
-            error_since: None,
-        };
-        let text = render_followers("feed", &OF_FEEDS, &[("/a.db".into(), feed)], |feed| &feed.name);
+        let text = render_followers("feed", &OF_FEEDS, &[("/a.db".into(), feed())], |feed| &feed.name);
         for (name, value) in [
             ("up", "0"),
             ("lag_transactions", "2"),
@@ -285,12 +275,7 @@ mod tests {
 
     #[test]
     fn syncs_are_told_by_their_names() {
-        let sync = r#"{"name": "pg", "direction": "push", "other": "postgres://h/d", "copied_rows": null, "txid": "0000000000000001",
-            "position": null, "lag_transactions": 3, "lag_seconds_at_most": 2.5, "refused_rows": 4, "conflicts": 0,
-            "paused_tables": [{"table": "t", "reason": "it was dropped"}], "confirmed_at": "1970-01-01T00:00:02.500Z",
-            "error": null, "hint": null, "error_since": null}"#;
-        let sync: SyncStatus = serde_json::from_str(sync).unwrap();
-        let text = render_followers("sync", &OF_SYNCS, &[("/a.db".into(), sync)], |sync| &sync.name);
+        let text = render_followers("sync", &OF_SYNCS, &[("/a.db".into(), sync())], |sync| &sync.name);
         for (name, value) in [
             ("up", "0"),
             ("lag_transactions", "3"),
@@ -302,6 +287,78 @@ mod tests {
             let line = format!("litekeep_sync_{name}{{database=\"/a.db\",sync=\"pg\"}} {value}");
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
+    }
+
+    fn feed() -> FeedStatus {
+        FeedStatus {
+            name: "orders".into(),
+            to: "nats://h:4222/s".into(),
+            txid: Some("0000000000000001".into()),
+            lag_transactions: Some(2),
+            lag_seconds_at_most: Some(1.5),
+            delivered_at: Some("1970-01-01T00:00:02.500Z".into()),
+            error: Some("no".into()),
+            hint: None,
+            error_since: None,
+        }
+    }
+
+    fn sync() -> SyncStatus {
+        let sync = r#"{"name": "pg", "direction": "push", "other": "postgres://h/d", "copied_rows": null, "txid": "0000000000000001",
+            "position": null, "lag_transactions": 3, "lag_seconds_at_most": 2.5, "refused_rows": 4, "conflicts": 0,
+            "paused_tables": [{"table": "t", "reason": "it was dropped"}], "confirmed_at": "1970-01-01T00:00:02.500Z",
+            "error": null, "hint": null, "error_since": null}"#;
+        serde_json::from_str(sync).unwrap()
+    }
+
+    fn stack() -> StackStatus {
+        let stack = r#"{"pid": 1, "up": true, "started": "", "state_dir": "/", "processes": [{"name": "web", "state": "healthy", "reason": "",
+            "since": "", "pid": 2, "instance": null, "started": null, "restarts": 1, "restart_reason": "", "last_exit": null,
+            "health": {"at": "", "took_ms": 1.5, "ok": true}, "liveness": null, "needs_reload": false}],
+            "jobs": [{"name": "report", "schedule": "", "next_due": null, "running_since": null, "history": []}]}"#;
+        serde_json::from_str(stack).unwrap()
+    }
+
+    /// Name, type, labels and meaning of each metric, as they are rendered.
+    fn rendered() -> Vec<[String; 4]> {
+        let txid = litekeep_ltx::Txid::new(1);
+        let destinations = vec![DestinationStatus { place: "/b".into(), ..DestinationStatus::default() }];
+        let status = Status {
+            captured: txid,
+            durable: txid,
+            confirmed_ms: Some(1),
+            destinations,
+            ..Status::default()
+        };
+        let verified = |_: &Path| Some(Verified { proven: true, at_ms: 2500 });
+        let text = render(&[status], &[("s3://b".to_owned(), Counts::default())], &verified, 1)
+            + &render_followers("feed", &OF_FEEDS, &[("/a.db".into(), feed())], |feed| &feed.name)
+            + &render_followers("sync", &OF_SYNCS, &[("/a.db".into(), sync())], |sync| &sync.name)
+            + &render_stack(&stack());
+        let each = text.split("# HELP ").skip(1).map(|metric| {
+            let (name, rest) = metric.split_once(' ').unwrap();
+            let (help, rest) = rest.split_once('\n').unwrap();
+            let (kind, rest) =
+                rest.strip_prefix(&format!("# TYPE {name} ")).unwrap().split_once('\n').unwrap();
+            let sample = rest.lines().next().unwrap_or_else(|| panic!("{name} has no value"));
+            let (labels, _) = sample.split_once('{').unwrap().1.split_once('}').unwrap();
+            let labels = labels.split(',').map(|label| format!("`{}`", label.split('=').next().unwrap()));
+            let labels: Vec<_> = labels.collect();
+            [format!("`{name}`"), kind.to_owned(), labels.join(", "), help.trim_end_matches('.').to_owned()]
+        });
+        each.collect()
+    }
+
+    #[test]
+    fn the_documented_metrics_are_those_that_are_there() {
+        let page = include_str!("../../docs/configuration.md");
+        let rows = page.lines().filter(|line| line.starts_with("| `litekeep_"));
+        let rows =
+            rows.map(|row| row.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect());
+        let documented: Vec<Vec<String>> = rows.collect();
+        let rendered: Vec<Vec<String>> = rendered().into_iter().map(Vec::from).collect();
+        let table: Vec<_> = rendered.iter().map(|row| format!("| {} |", row.join(" | "))).collect();
+        assert!(documented == rendered, "the table is:\n{}", table.join("\n"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! read. A proof is never changed; it holds for the transaction that it names.
 
 use anyhow::{Context as _, Result};
-use litekeep_store::Store;
+use litekeep_store::{ObjectRef, Store};
 use serde::{Deserialize, Serialize};
 
 /// Where the records stand.
@@ -38,7 +38,16 @@ impl Proof {
 /// # Errors
 /// The store's, and a record that is no proof.
 pub(crate) async fn newest(store: &Store) -> Result<Option<Proof>> {
-    let Some(newest) = store.list_records(FOLDER).await?.pop() else { return Ok(None) };
+    newest_of(store, &store.list_records(FOLDER).await?).await
+}
+
+/// The same, of records that were listed by their names.
+///
+/// # Errors
+/// As [`newest`].
+pub(crate) async fn newest_of(store: &Store, records: &[ObjectRef]) -> Result<Option<Proof>> {
+    let is_proof = |record: &&ObjectRef| record.name.split('/').next() == Some(FOLDER);
+    let Some(newest) = records.iter().rfind(is_proof) else { return Ok(None) };
     read(store, &newest.name).await
 }
 

@@ -4,6 +4,8 @@
 //! and is never replaced by an empty one; the end waits for the confirmation of the last commits and says what is not
 //! safe.
 
+mod left_out;
+
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,20 +13,21 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures::future::{join_all, try_join_all};
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures::stream::{self, StreamExt as _};
 use litekeep_config::{DatabaseConfig, Source};
 use litekeep_env::{Clock, SystemClock};
 use litekeep_ltx::Txid;
 use litekeep_replicate::local::{Places, StateFile};
-use litekeep_replicate::replicator::{Choose, Phase, Replicator, Settings, Status};
-use litekeep_replicate::restore::{self, Goal};
+use litekeep_replicate::replicator::{Choose, Phase, Replicator, Settings, Status, Stranded, put_stranded};
+use litekeep_replicate::restore::{self, Goal, v03};
 use litekeep_store::Store;
 use litekeep_store::plan::Policy;
 use tokio::sync::Semaphore;
 
 use crate::report::{Failure, Kind, Report, text};
 use crate::settings::{Database, Stores, database};
-use crate::verification::Verifications;
+use crate::verification::{Verifications, canonical};
+use left_out::LeftOut;
 
 /// Between two looks at the replicator's status while something is waited for.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -36,6 +39,8 @@ const LONGEST_WATCH: Duration = Duration::from_secs(30);
 const PREPARING: usize = 32;
 /// Of these, such as are restored at the same time: each needs memory of its own.
 const RESTORING: usize = 2;
+/// After this a database that could not be taken up is looked at again, which costs its stores a listing.
+const AGAIN: Duration = Duration::from_secs(15);
 /// "For ever", for a plan that calculates with it.
 const FOR_EVER: Duration = Duration::from_secs(1000 * 365 * 86_400);
 
@@ -47,6 +52,15 @@ pub(crate) struct Choices {
     /// Bring a database that has lost transactions to the end of its backup; nobody uses it yet.
     pub(crate) roll_forward: bool,
     pub(crate) new_timeline: bool,
+    /// One that cannot be taken up does not keep the others from it: nobody waits for all of them.
+    pub(crate) each_by_itself: bool,
+}
+
+impl Choices {
+    /// An application begins when all of its databases are fit.
+    pub(crate) fn of_all(new_timeline: bool) -> Choices {
+        Choices { restore_missing: true, roll_forward: true, new_timeline, each_by_itself: false }
+    }
 }
 
 /// Databases that are being replicated.
@@ -54,6 +68,7 @@ pub(crate) struct Replication {
     replicator: Replicator,
     stores: Arc<Stores>,
     choices: Choices,
+    left_out: LeftOut,
     shutdown_timeout: Duration,
     verifications: Verifications,
 }
@@ -62,7 +77,8 @@ impl Replication {
     /// Restores what is missing and begins to replicate.
     ///
     /// # Errors
-    /// When a database must not be touched: it is empty and its backup is not, or cannot be restored.
+    /// When a database must not be touched: it is empty and its backup is not, or cannot be restored. Where each is taken up by
+    /// itself, only when none can be.
     pub(crate) async fn start(databases: &[Database], choices: Choices) -> Result<Replication> {
         litekeep_sql::check_build()?;
         let timeouts = databases.iter().map(|database| database.config.shutdown_timeout);
@@ -70,20 +86,73 @@ impl Replication {
             replicator: Replicator::start()?,
             stores: Arc::default(),
             choices,
+            left_out: LeftOut::default(),
             verifications: Verifications::default(),
             shutdown_timeout: timeouts.max().unwrap_or(Duration::from_secs(30)),
         };
         let restoring = Semaphore::new(RESTORING);
+        let mut failures = Vec::new();
         {
             // In the order of the configuration.
-            let prepared = databases.iter().map(|database| replication.prepare(database, &restoring));
+            let prepared = databases.iter().map(|database| {
+                let prepared = replication.prepare(database, &restoring);
+                async move { (database, prepared.await) }
+            });
             let mut prepared = pin!(stream::iter(prepared).buffered(PREPARING));
-            while let Some(settings) = prepared.try_next().await? {
-                let name = settings.path.display().to_string();
-                replication.replicator.add(settings).with_context(|| format!("replicate `{name}`"))?;
+            while let Some((database, settings)) = prepared.next().await {
+                // Two of the same path are a mistake of the configuration.
+                let is_twice = replication.replicator.has(&canonical(&database.path));
+                match settings.and_then(|settings| replication.add(settings)) {
+                    Err(error) if choices.each_by_itself && !is_twice => failures.push((database, error)),
+                    added => added?,
+                }
             }
         }
-        Ok(replication)
+        if failures.len() < databases.len() {
+            failures.iter().for_each(|(database, error)| replication.left_out.add(database, error));
+            return Ok(replication);
+        }
+        failures.into_iter().next().map_or(Ok(replication), |(_, error)| Err(error))
+    }
+
+    fn add(&self, settings: Settings) -> Result<()> {
+        let name = settings.path.display().to_string();
+        self.replicator.add(settings).with_context(|| format!("replicate `{name}`"))
+    }
+
+    /// The databases that could not be taken up, as the replicator spells them.
+    pub(crate) fn left_out(&self) -> Vec<PathBuf> {
+        self.left_out.paths()
+    }
+
+    /// Tries those again that could not be taken up, until one of them is: this one. It returns for nothing else.
+    pub(crate) async fn taken_up(&self) -> PathBuf {
+        let restoring = Semaphore::new(RESTORING);
+        loop {
+            if self.left_out.databases().is_empty() {
+                std::future::pending().await
+            }
+            tokio::time::sleep(AGAIN).await;
+            for database in self.left_out.databases() {
+                let path = canonical(&database.path);
+                self.left_out.let_go(&database);
+                // In a watched folder somebody else may have been first.
+                let taken = match self.replicator.has(&path) {
+                    true => Ok(()),
+                    false => {
+                        self.prepare(&database, &restoring).await.and_then(|settings| self.add(settings))
+                    }
+                };
+                match taken {
+                    Ok(()) => {
+                        self.left_out.take(&database);
+                        tracing::info!(path = %path.display(), "replicated after all");
+                        return path;
+                    }
+                    Err(error) => self.left_out.add(&database, &error),
+                }
+            }
+        }
     }
 
     /// Makes a database fit to be used, or says why it is not.
@@ -113,7 +182,10 @@ impl Replication {
     }
 
     pub(crate) fn statuses(&self) -> Vec<Status> {
-        self.replicator.statuses()
+        let mut statuses = self.replicator.statuses();
+        let left_out = self.left_out.statuses().into_iter();
+        statuses.extend(left_out.filter(|status| !self.replicator.has(&status.path)));
+        statuses
     }
 
     /// The last transaction of a database that a destination has confirmed. `path` is spelled as the replicator does.
@@ -208,7 +280,9 @@ impl Replication {
     /// When a destination did not confirm within the shutdown timeout; names what is not safe.
     pub(crate) async fn shut_down(self) -> Result<()> {
         let timeout = self.until_seen().await;
-        let unconfirmed = self.replicator.shut_down(timeout).await;
+        let left_out = self.left_out.statuses().into_iter();
+        let left_out: Vec<Status> = left_out.filter(|status| !self.replicator.has(&status.path)).collect();
+        let unconfirmed = [self.replicator.shut_down(timeout).await, left_out].concat();
         if unconfirmed.is_empty() { Ok(()) } else { Err(not_confirmed(&unconfirmed, self.shutdown_timeout)) }
     }
 
@@ -259,10 +333,19 @@ async fn restore_missing(database: &Database, stores: &[Store], restoring: &Sema
     if database.path.symlink_metadata().is_ok() {
         return Ok(());
     }
+    if let Some(Stranded { first, last }) = put_stranded(stores, &database.path, &database.meta_dir).await? {
+        tracing::warn!(
+            path = %database.path.display(),
+            "transactions {first} to {last}, which waited on this machine, are in the backup now"
+        );
+    }
     // A store that does not answer may be the one with the newest state.
     let furthest = furthest(stores).await.map_err(|error| with_other_ways(error, database))?;
     let _turn = restoring.acquire().await;
     let options = restore::Options { if_not_exists: true, ..restore::Options::default() };
+    if furthest.is_empty() {
+        return restore_former(database, stores, &options).await;
+    }
     let mut stores = furthest.into_iter().peekable();
     while let Some(store) = stores.next() {
         let path = &database.path;
@@ -280,6 +363,21 @@ async fn restore_missing(database: &Database, stores: &[Store], restoring: &Sema
             Err(error) => return Err(with_other_ways(error.into(), database)),
         }
         break;
+    }
+    Ok(())
+}
+
+/// The same from a backup of Litestream 0.3, where one is in the place of an empty log.
+async fn restore_former(database: &Database, stores: &[Store], options: &restore::Options) -> Result<()> {
+    let found = try_join_all(stores.iter().map(|store| v03::find(store, Goal::Latest))).await?;
+    let newest = stores.iter().zip(found).filter_map(|(store, backup)| Some((store, backup?)));
+    let Some((store, backup)) = newest.max_by_key(|(_, backup)| backup.time_ms) else { return Ok(()) };
+    let path = &database.path;
+    if let Some(restored) = v03::to_path(store, backup, path, options, &()).await? {
+        tracing::info!(
+            path = %path.display(), time = text::rfc3339(restored.backup.time_ms),
+            "the database did not exist and was restored from {}, a backup of Litestream 0.3", store.place()
+        );
     }
     Ok(())
 }
@@ -446,6 +544,7 @@ fn to_be_safe(status: &Status) -> String {
 fn unconfirmed(status: &Status) -> String {
     let safe = match status.durable {
         Some(txid) => format!("safe up to transaction {txid}"),
+        None if status.phase == Phase::Gone => "not all of it is in the backup".to_owned(),
         None => "nothing of it is in the backup".to_owned(),
     };
     let errors =

@@ -326,31 +326,31 @@ pub(crate) fn warning(message: &str, format: Format) {
 
 /// Prints a result: `value` as JSON, or the text.
 pub(crate) fn result<T: Serialize>(format: Format, value: &T, text: impl FnOnce() -> String) {
-    match format {
-        Format::Text => stdout(&text()),
+    stdout(&match format {
+        Format::Text => text(),
         Format::Json => {
             let mut json = serde_json::to_string_pretty(value).expect("results have string keys only");
             json.push('\n');
-            stdout(&json);
+            json
         }
-    }
+    });
 }
 
-/// Prints a line of a longer result: `value` as JSON in one line, or the text.
-pub(crate) fn line_out<T: Serialize>(format: Format, value: &T, text: impl FnOnce() -> String) {
+/// Prints a line of a longer result: `value` as JSON in one line, or the text. `false` when nobody reads any more.
+pub(crate) fn line_out<T: Serialize>(format: Format, value: &T, text: impl FnOnce() -> String) -> bool {
     match format {
         Format::Text => stdout(&text()),
         Format::Json => {
             let json = serde_json::to_string(value).expect("results have string keys only");
-            stdout(&format!("{json}\n"));
+            stdout(&format!("{json}\n"))
         }
     }
 }
 
 /// Writes to stdout. Whoever reads has the right to stop reading (`| head`), so a failure there is not ours to report.
-fn stdout(text: &str) {
+fn stdout(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
 }
 
 /// The same to stderr, where `eprint!` would panic.

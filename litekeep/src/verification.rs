@@ -16,12 +16,11 @@ use anyhow::{Context as _, Result};
 use litekeep_config::DatabaseConfig;
 use litekeep_env::{Clock, SystemClock};
 use serde_json::Value;
-use tokio::process::Command;
 
 use crate::args::ConfigArgs;
-use crate::proof;
 use crate::replication::Replication;
 use crate::settings::Database;
+use crate::{program, proof};
 
 /// How often databases that have appeared in folders are looked for; one that is due waits as long at most.
 const TICK: Duration = Duration::from_secs(30);
@@ -162,8 +161,7 @@ impl Schedule {
 
     /// `litekeep verify` in a process of its own. Returns what differs.
     async fn run(&self, path: &Path) -> Result<Option<String>> {
-        let binary = std::env::current_exe().context("find litekeep's own binary")?;
-        let mut command = Command::new(binary);
+        let mut command = program::again();
         command.args(["verify", "--json"]);
         self.config.pass_on(&mut command);
         // After `--` a path may begin with a dash.

@@ -170,7 +170,7 @@ impl PageSource for Pages {
 struct Decoded(usize);
 
 impl Sink<Error> for Decoded {
-    fn begin(&mut self, _: &Catalog, _: &Catalog) -> Result<(), Error> {
+    fn begin(&mut self, _: &Catalog, _: &Catalog, _: &[(String, String)]) -> Result<(), Error> {
         Ok(())
     }
 

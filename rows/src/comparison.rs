@@ -1,5 +1,6 @@
 //! Two states of a log, and what differs between them.
 
+use crate::filters::Filters;
 use crate::{Change, Error, Kind, Pair};
 use litekeep_format::diff::{self, Options, ParentMap, Sink, Written};
 use litekeep_format::{Catalog, RowRef, SchemaRow, Table, Value};
@@ -7,7 +8,7 @@ use litekeep_ltx::Point;
 use litekeep_replicate::log_state::{self, Later, LogState, View};
 use litekeep_replicate::parents;
 use litekeep_replicate::restore::Goal;
-use litekeep_sql::{Declaration, DeclaredColumn, Generated, RowFilter, TableReader};
+use litekeep_sql::TableReader;
 use litekeep_store::Store;
 use std::collections::BTreeMap;
 
@@ -66,9 +67,11 @@ impl Comparison {
             return reader.schema(&[]);
         }
         let states = (&old, &self.parents, &before);
-        let selected =
-            Selected { wanted, is_strict: true, filter: wanted.filter()?, only: None, from: vec![], reader };
-        selected.differences(states, &new, self.new.written(), &layouts)?;
+        let mut filters = Filters::default();
+        let known = (&layouts, &mut filters);
+        let mut selected = Selected::of(wanted, known, reader);
+        selected.is_strict = true;
+        selected.differences(states, &new, self.new.written())?;
         Ok(())
     }
 }
@@ -97,6 +100,28 @@ pub trait Reader {
     /// # Errors
     /// Whatever shall end the comparison.
     fn change(&mut self, pair: Pair<'_>, change: &Change<'_>) -> Result<(), Error>;
+
+    /// Whether rows of a table with a hidden rowid come as one that is gone and one that is new, in place of an updated one: nothing
+    /// tells whether its rowid is still that of the same row. Each of the two alone has to fulfil a condition then.
+    fn takes_apart(&self) -> bool {
+        false
+    }
+
+    /// How a row of a wanted table differs that does not fulfil the condition.
+    ///
+    /// # Errors
+    /// Whatever shall end the comparison.
+    fn other(&mut self, _pair: Pair<'_>, _change: &Change<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The number after which AUTOINCREMENT of a wanted table went on in the earlier state, where it is another one now, or none.
+    ///
+    /// # Errors
+    /// Whatever shall end the comparison.
+    fn counter(&mut self, _table: &str, _was: i64) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// Which rows are wanted.
@@ -106,9 +131,24 @@ pub struct Selection {
     pub tables: Vec<String>,
     /// Only those that fulfil this condition, before or after.
     pub condition: Option<String>,
+    /// In its place, conditions on tables as statements have made them. Rows of all others are not wanted.
+    pub conditions: Vec<OfStatement>,
+    /// Only how the schema changes.
+    pub without_rows: bool,
     /// Of these tables only the rows that fulfil a condition on their values: others are as if they were not there, so that a row
     /// that does no more is deleted. By the names of the tables.
     pub only: BTreeMap<String, String>,
+}
+
+/// A condition on a table for as long as it is as a statement has made it: then, its columns have other names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfStatement {
+    /// The table's name.
+    pub table: String,
+    /// The statement.
+    pub sql: String,
+    /// The condition.
+    pub condition: String,
 }
 
 impl Selection {
@@ -117,37 +157,32 @@ impl Selection {
         self.tables.is_empty() || self.tables.iter().any(|table| table.eq_ignore_ascii_case(name))
     }
 
-    /// Which rows of a table are there at all.
-    fn only(&self, table: &Table) -> Result<Option<RowFilter>, Error> {
-        let found = self.only.iter().find(|(name, _)| name.eq_ignore_ascii_case(&table.name));
-        let Some((_, condition)) = found else { return Ok(None) };
-        let mut filter = RowFilter::of_values(condition)?;
-        filter.begin(&table.name, &table.layout).map_err(|error| why_not(error, table))?;
-        Ok(Some(filter))
+    /// The condition on a table, if there is one; `None`: none of its rows are wanted.
+    fn condition_on(&self, table: &Table) -> Option<Option<&str>> {
+        if self.conditions.is_empty() {
+            return Some(self.condition.as_deref());
+        }
+        let is_it = |own: &&OfStatement| own.table == table.name && own.sql == table.sql;
+        Some(Some(&self.conditions.iter().find(is_it)?.condition))
     }
 
-    fn filter(&self) -> Result<Option<RowFilter>, Error> {
-        Ok(self.condition.as_deref().map(RowFilter::new).transpose()?)
+    /// Which rows of a table are there at all.
+    fn only(&self, table: &Table) -> Option<&str> {
+        let mut all = self.only.iter();
+        all.find(|(name, _)| name.eq_ignore_ascii_case(&table.name)).map(|(_, condition)| condition.as_str())
     }
 
     /// Tells the reader how two states differ, and returns the tables of the later one. A table that is not there may come.
+    /// `filters`: of the same selection.
     pub(crate) fn differences<R: Reader>(
         &self,
         states: (&View<'_>, &ParentMap, &Catalog),
         new: &View<'_>,
         written: Written<'_>,
-        layouts: &TableReader,
+        known: (&TableReader, &mut Filters),
         reader: &mut R,
     ) -> Result<Catalog, Error> {
-        let selected = Selected {
-            wanted: self,
-            is_strict: false,
-            filter: self.filter()?,
-            only: None,
-            from: vec![],
-            reader,
-        };
-        selected.differences(states, new, written, layouts)
+        Selected::of(self, known, reader).differences(states, new, written)
     }
 
     pub(crate) fn check(&self, before: &Catalog, after: &Catalog) -> Result<(), Error> {
@@ -232,27 +267,40 @@ struct Selected<'a, R> {
     wanted: &'a Selection,
     /// A table that neither state has is an error.
     is_strict: bool,
-    filter: Option<RowFilter>,
-    /// Of the table that comes: which rows are there at all.
-    only: Option<RowFilter>,
+    layouts: &'a TableReader,
+    filters: &'a mut Filters,
+    /// Of the table that comes: which rows are there at all, and which of them are wanted, if any.
+    only: Option<usize>,
+    filter: Option<usize>,
+    has_none: bool,
     /// For each column of the table as it is, the one that it was.
     from: Vec<Option<usize>>,
     reader: &'a mut R,
 }
 
-impl<R: Reader> Selected<'_, R> {
+impl<'a, R: Reader> Selected<'a, R> {
+    fn of(
+        wanted: &'a Selection,
+        (layouts, filters): (&'a TableReader, &'a mut Filters),
+        reader: &'a mut R,
+    ) -> Selected<'a, R> {
+        let (is_strict, only, filter, has_none) = (false, None, None, false);
+        Selected { wanted, is_strict, layouts, filters, only, filter, has_none, from: vec![], reader }
+    }
+
     fn differences(
         mut self,
         states: (&View<'_>, &ParentMap, &Catalog),
         new: &View<'_>,
         written: Written<'_>,
-        layouts: &TableReader,
     ) -> Result<Catalog, Error> {
+        let layouts = self.layouts;
         diff::diff(states, new, written, Options::default(), layouts, &mut self)
     }
 
     fn has(&self, pair: Pair<'_>) -> bool {
-        [pair.old, pair.new].into_iter().flatten().any(|table| self.wanted.has_table(&table.name))
+        !self.wanted.without_rows
+            && [pair.old, pair.new].into_iter().flatten().any(|table| self.wanted.has_table(&table.name))
     }
 
     /// Also under the other name of a table that was renamed, and the virtual table that a table belongs to.
@@ -271,7 +319,7 @@ impl<R: Reader> Selected<'_, R> {
 
     /// The condition speaks of the columns that the table has now, or had when it is gone.
     fn fulfils(&self, pair: Pair<'_>, change: &Change<'_>) -> Result<bool, Error> {
-        let Some(filter) = &self.filter else { return Ok(true) };
+        let Some(filter) = self.filter.map(|nth| self.filters.get(nth)) else { return Ok(true) };
         let (old, new) = match change {
             Change::Inserted(new) => (None, Some(new)),
             Change::Deleted(old) => (Some(old), None),
@@ -295,9 +343,30 @@ impl<R: Reader> Selected<'_, R> {
         self.from.iter().enumerate().map(value).collect()
     }
 
+    /// Passes a change of a wanted table on.
+    fn pass(&mut self, pair: Pair<'_>, change: Change<'_>) -> Result<(), Error> {
+        let Some(change) = self.seen(pair, change)? else { return Ok(()) };
+        if self.fulfils(pair, &change)? {
+            self.reader.change(pair, &change)
+        } else {
+            self.reader.other(pair, &change)
+        }
+    }
+
+    /// A row of `sqlite_sequence` as it was: the counter of a table.
+    fn counter(&mut self, was: &RowRef<'_>) -> Result<(), Error> {
+        if let [Value::Text(name), Value::Integer(number), ..] = &was.values()?[..]
+            && let Ok(name) = str::from_utf8(name)
+            && self.wanted.has_table(name)
+        {
+            self.reader.counter(name, *number)?;
+        }
+        Ok(())
+    }
+
     /// What a change is for who sees only some of the rows; `None`: nothing.
     fn seen<'r>(&self, pair: Pair<'_>, change: Change<'r>) -> Result<Option<Change<'r>>, Error> {
-        let Some(only) = &self.only else { return Ok(Some(change)) };
+        let Some(only) = self.only.map(|nth| self.filters.get(nth)) else { return Ok(Some(change)) };
         let is_old = |old: &RowRef<'_>| -> Result<bool, Error> {
             Ok(only.matches(old.rowid, &self.as_it_is_now(pair, old.values()?))?)
         };
@@ -317,19 +386,25 @@ impl<R: Reader> Selected<'_, R> {
 }
 
 impl<R: Reader> Sink<Error> for Selected<'_, R> {
-    fn begin(&mut self, before: &Catalog, after: &Catalog) -> Result<(), Error> {
+    fn begin(
+        &mut self,
+        before: &Catalog,
+        after: &Catalog,
+        renamed: &[(String, String)],
+    ) -> Result<(), Error> {
         if self.is_strict {
             self.wanted.check(before, after)?;
         }
         // A condition that is none is told before anything else.
-        let tables = self.wanted.tables.iter().filter_map(|name| after.table(name).or(before.table(name)));
+        let wanted = self.wanted;
+        let tables = wanted.tables.iter().filter_map(|name| after.table(name).or(before.table(name)));
         for table in tables {
-            if let Some(filter) = &mut self.filter {
-                begin(filter, table)?;
+            if let Some(Some(condition)) = wanted.condition_on(table) {
+                self.filters.begun(condition, table, self.layouts)?;
             }
         }
         self.reader.states(before, after);
-        let changes = schema_changes(before, after);
+        let changes = schema_changes(before, after, renamed);
         let changes = changes.iter().filter(|change| self.concerns(change, &changes)).cloned();
         self.reader.schema(&changes.collect::<Vec<_>>())
     }
@@ -340,50 +415,41 @@ impl<R: Reader> Sink<Error> for Selected<'_, R> {
             return Ok(());
         }
         let table = pair.either();
-        self.only = self.wanted.only(table)?;
-        if let Some(filter) = &mut self.filter {
-            begin(filter, table)?;
-        }
+        self.filters.make_room();
+        self.only = match self.wanted.only(table) {
+            Some(condition) => Some(self.filters.begun_of_values(condition, table)?),
+            None => None,
+        };
+        let condition = self.wanted.condition_on(table);
+        self.has_none = condition.is_none();
+        self.filter = match condition.flatten() {
+            Some(condition) => Some(self.filters.begun(condition, table, self.layouts)?),
+            None => None,
+        };
         self.reader.table(pair, from)
     }
 
     fn change(&mut self, pair: Pair<'_>, change: Change<'_>) -> Result<(), Error> {
-        if self.has(pair)
-            && let Some(change) = self.seen(pair, change)?
-            && self.fulfils(pair, &change)?
+        if pair.either().name == "sqlite_sequence"
+            && let Change::Updated(was, _) | Change::Deleted(was) = &change
         {
-            self.reader.change(pair, &change)?;
+            self.counter(was)?;
         }
-        Ok(())
+        if !self.has(pair) || self.has_none {
+            return Ok(());
+        }
+        match change {
+            Change::Updated(old, new) if self.reader.takes_apart() && pair.has_hidden_rowid() => {
+                self.pass(pair, Change::Deleted(old))?;
+                self.pass(pair, Change::Inserted(new))
+            }
+            change => self.pass(pair, change),
+        }
     }
 }
 
-/// Rows are of this table from here on.
-fn begin(filter: &mut RowFilter, table: &Table) -> Result<(), Error> {
-    let collations = TableReader::new()?.collations(&table.name, &table.sql)?;
-    filter.begin_collated(&table.name, &table.layout, &collations).map_err(|error| why_not(error, table))
-}
-
-/// What is wrong with a condition: a column that it names may be none that is stored.
-fn why_not(error: litekeep_sql::Error, table: &Table) -> Error {
-    let text = error.to_string();
-    let named = |column: &DeclaredColumn| {
-        let unknown = format!("no such column: {}", column.name);
-        let rest = text.find(&unknown).map(|at| &text[at + unknown.len()..]);
-        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
-    };
-    let columns = Declaration::read(&table.name, &table.sql).map_or(vec![], |declared| declared.columns);
-    let computed = columns.iter().find(|c| c.generated == Some(Generated::Virtual) && named(c));
-    let Some(column) = computed else { return error.into() };
-    Error::with_hint(
-        Kind::Invalid,
-        format!("the column `{}` of `{}` is computed and not stored", column.name, table.name),
-        "name the columns that it is computed from",
-    )
-}
-
 /// What differs but for where the trees begin. Indexes that SQLite makes for a table are part of the table.
-fn schema_changes(before: &Catalog, after: &Catalog) -> Vec<SchemaChange> {
+fn schema_changes(before: &Catalog, after: &Catalog, renamed: &[(String, String)]) -> Vec<SchemaChange> {
     if after.is_clone_of(before) {
         return vec![];
     }
@@ -391,7 +457,6 @@ fn schema_changes(before: &Catalog, after: &Catalog) -> Vec<SchemaChange> {
         let rows = catalog.rows().filter(|row| !row.sql.is_empty()).cloned();
         rows.map(|row| ((row.kind.clone(), row.name.clone()), row)).collect()
     };
-    let renamed = diff::renamed(before, after);
     let (before, mut after) = (named(before), named(after));
     let mut changes = vec![];
     for (name, row) in before {
@@ -407,7 +472,7 @@ fn schema_changes(before: &Catalog, after: &Catalog) -> Vec<SchemaChange> {
 }
 
 /// Tells tables that were renamed from those that are gone. A virtual one has other names where its tables have.
-fn name_anew(changes: &mut [SchemaChange], renamed: Vec<(String, String)>) {
+fn name_anew(changes: &mut [SchemaChange], renamed: &[(String, String)]) {
     let is_table = |row: &&SchemaRow| row.kind == "table";
     let gone = |change: &SchemaChange| change.before.clone().filter(|_| change.after.is_none());
     let new_tables: Vec<SchemaRow> = changes

@@ -8,10 +8,11 @@
 
 mod packs;
 
+use crate::filters::Filters;
 use crate::{Change, Error, Pair, Reader, RowRef, SchemaChange, Selection, Value, key, row};
-use litekeep_format::Catalog;
 use litekeep_format::diff::{self, ParentMap};
-use litekeep_ltx::{FileName, Point, Txid};
+use litekeep_format::{Catalog, DatabaseHeader, PageSource as _, TableLayout};
+use litekeep_ltx::{FileName, Pgno, Point, Txid};
 use litekeep_replicate::log_state::{self, Later, LogState};
 use litekeep_replicate::parents;
 use litekeep_replicate::restore::Goal;
@@ -135,8 +136,11 @@ struct Position {
     files: usize,
     bytes: usize,
     parents: ParentMap,
+    /// Of the schema, as it was opened with: each change counts.
+    version: u32,
     catalog: Catalog,
     layouts: TableReader,
+    filters: Filters,
 }
 
 impl Feed {
@@ -190,26 +194,38 @@ impl Feed {
         }
     }
 
-    /// The columns of the primary key of a table, as it is in the state that it began after or else in the last one of the log.
+    /// How rows of a table are laid out in the state that it began after, or else in the last one of the log.
     ///
     /// # Errors
     /// Those of a restore of the last state.
-    pub fn primary_key(
+    pub fn layout(
         &self,
         table: &str,
-    ) -> impl Future<Output = Result<Vec<String>, Error>> + Send + use<> {
+    ) -> impl Future<Output = Result<Option<TableLayout>, Error>> + Send + use<> {
         let (store, table) = (self.store.clone(), table.to_owned());
-        let first = self.position.as_ref().map_or_else(Catalog::empty, |position| position.catalog.clone());
+        let of = move |catalog: &Catalog| catalog.table(&table).map(|table| table.layout.clone());
+        let first = self.position.as_ref().and_then(|position| of(&position.catalog));
         async move {
-            let names = |catalog: &Catalog| {
-                let layout = &catalog.table(&table)?.layout;
-                Some(layout.primary_key.iter().map(|nth| layout.columns[*nth].name.clone()).collect())
-            };
-            if let Some(key) = names(&first) {
-                return Ok(key);
+            match first {
+                Some(layout) => Ok(Some(layout)),
+                None => Ok(of(&Position::open(&store, Goal::Latest).await?.catalog)),
             }
-            let last = Position::open(&store, Goal::Latest).await?.catalog;
-            Ok(names(&last).unwrap_or_default())
+        }
+    }
+
+    /// Whether the schema is the same in the state that it began after and in the last one of the log, and has not changed in
+    /// between.
+    ///
+    /// # Errors
+    /// Those of a restore of the last state.
+    pub fn has_one_schema(&self) -> impl Future<Output = Result<bool, Error>> + Send + use<> {
+        let store = self.store.clone();
+        let first = self.position.as_ref().map(|position| (position.version, position.catalog.clone()));
+        async move {
+            let last = Position::open(&store, Goal::Latest).await?;
+            Ok(first.is_some_and(|(version, catalog)| {
+                version == last.version && catalog.rows().eq(last.catalog.rows())
+            }))
         }
     }
 
@@ -400,8 +416,13 @@ impl Position {
         let opened = tokio::task::spawn_blocking(move || {
             let layouts = TableReader::new()?;
             let catalog = diff::catalog(&state.view(), &layouts)?;
+            let version = match state.view().page_count() {
+                0 => 0,
+                _ => DatabaseHeader::parse(&state.view().page(Pgno::FIRST)?)?.schema_cookie,
+            };
             let (files, bytes) = (state.files(), state.bytes());
-            Ok(Position { state, files, bytes, parents, catalog, layouts })
+            let filters = Filters::default();
+            Ok(Position { state, files, bytes, parents, version, catalog, layouts, filters })
         });
         opened.await.map_err(|e| Error::new(crate::Kind::Internal, format!("read the log: {e}")))?
     }
@@ -424,7 +445,8 @@ impl Position {
         let (old, new) = (self.state.view(), self.state.view_of(&later));
         let states = (&old, &self.parents, &self.catalog);
         let written = later.written();
-        let catalog = wanted.differences(states, &new, written, &self.layouts, events)?;
+        let known = (&self.layouts, &mut self.filters);
+        let catalog = wanted.differences(states, &new, written, known, events)?;
         self.parents.advance((&old, self.catalog.roots()), (&new, catalog.roots()), written)?;
         self.catalog = catalog;
         self.state.advance(later);

@@ -12,12 +12,13 @@
 
 pub mod comparison;
 pub mod feed;
+mod filters;
 pub mod json;
 pub mod retry;
 pub mod statements;
 pub mod undo;
 
-pub use comparison::{Comparison, Reader, SchemaChange, Selection};
+pub use comparison::{Comparison, OfStatement, Reader, SchemaChange, Selection};
 pub use litekeep_format::diff::{Change, Pair};
 pub use litekeep_format::{Catalog, RowRef, SchemaRow, Table, Value};
 pub use litekeep_replicate::{Error, Kind};

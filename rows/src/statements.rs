@@ -33,6 +33,8 @@ pub struct Script {
     table: Option<String>,
     /// The names that its columns have in the script.
     names: BTreeMap<String, String>,
+    /// By table, the names that columns have in the script which it renames.
+    columns: BTreeMap<String, BTreeMap<String, String>>,
     /// Its columns that must be unique; `None`: any may be.
     unique: Option<BTreeSet<String>>,
     /// How many of its rows nothing tells from others.
@@ -184,6 +186,7 @@ impl Script {
         for ((had, gets), alteration) in altered.iter().zip(alterations(&tables)?) {
             statements.extend(alteration.statements.iter().map(|statement| format!("{statement};")));
             let name = &gets.name;
+            self.columns.insert(name.clone(), alteration.renamed.iter().cloned().collect());
             if !alteration.is_exact {
                 let one_line = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
                 statements.push(format!(
@@ -229,6 +232,8 @@ impl Script {
                 false => (new.clone(), old.clone()),
             });
             self.names = names.collect();
+        } else if let Some(names) = self.columns.get(&name) {
+            self.names.clone_from(names);
         }
         self.unique = self.unique(pair)?;
         self.told.insert(name.clone());

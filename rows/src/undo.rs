@@ -9,18 +9,19 @@
 //! - Tables that were dropped come back with their rows, and so do indexes, views and triggers, where nothing stands in the
 //!   way. Whatever else changed in the schema stays, and is named.
 //!
-//! Changes are held in memory while they are taken back, so that no request to a bucket is waited for with the write lock.
+//! Changes are held in memory while they are taken back, so that no request to a bucket is waited for with the write lock. There is a
+//! bound to that, beyond which nothing is taken back.
 
 mod anew;
+mod held;
 mod references;
 mod schema;
 mod strangers;
 
-use crate::{
-    Change, Comparison, Error, Kind, Pair, Reader, SchemaChange, Selection, Value, key, row, statements,
-};
-use litekeep_format::{RowRef, TableLayout};
-use litekeep_ltx::{Pgno, Point};
+use crate::{Change, Comparison, Error, Kind, Pair, Reader, SchemaChange, Selection, Value, statements};
+use held::{Item, Named, TableChanges};
+use litekeep_format::TableLayout;
+use litekeep_ltx::Point;
 use litekeep_sql::{Dangling, RowEditor, TableKind, Written, is_full_text};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -28,6 +29,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 const KEPT: usize = 1000;
 /// Rows that dangle that an error names.
 const NAMED: usize = 3;
+/// Bytes of changed rows that are held in memory.
+const MOST_BYTES: usize = 1 << 30;
+
+/// Why a row without a key is left alone where new rows stay.
+const ONE_OR_TWO: &str = "it has no key: either it was changed, or it was deleted and a new row has its rowid; --exact gives it its old values";
 
 /// Changes to take back.
 #[derive(Debug, Default)]
@@ -39,16 +45,13 @@ pub struct Undo {
     from: Option<Point>,
     /// What the columns of the table that rows come of were called, and are now.
     names: BTreeMap<String, String>,
-}
-
-/// Those of a table.
-#[derive(Debug)]
-struct TableChanges {
-    name: String,
-    fate: Fate,
-    /// Where its rows are in the later state.
-    root: Option<Pgno>,
-    items: Vec<Item>,
+    /// Tables of which the earlier state's is another one than the later state's, by their names.
+    gone: BTreeSet<String>,
+    /// By table, the number after which AUTOINCREMENT went on in the earlier state, where that is not so any more.
+    counters: BTreeMap<String, i64>,
+    /// Bytes that rows take, and may take.
+    held: usize,
+    most: usize,
 }
 
 /// What became of a table between the two states.
@@ -57,19 +60,6 @@ enum Fate {
     Stays,
     Dropped,
     Created,
-}
-
-type Named = Vec<(String, Value)>;
-
-/// A row with the values that can be written.
-#[derive(Debug)]
-struct Item {
-    /// Empty: nothing tells the row from others.
-    key: Named,
-    /// The key is a rowid that VACUUM may give to another row.
-    by_rowid: bool,
-    old: Option<Named>,
-    new: Option<Named>,
 }
 
 /// How far to go.
@@ -140,12 +130,56 @@ impl Undo {
     /// Collects the changes between the two states. On a blocking thread.
     ///
     /// # Errors
-    /// Those of the comparison.
+    /// Those of the comparison, and `Invalid` when the rows are too many to be held in memory.
     pub fn of(comparison: Comparison, wanted: &Selection) -> Result<Undo, Error> {
+        Undo::within(MOST_BYTES, comparison, wanted)
+    }
+
+    /// The same with another bound, bytes.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn within(most: usize, comparison: Comparison, wanted: &Selection) -> Result<Undo, Error> {
         let (from, wanted) = (Some(comparison.from().0), wanted.clone());
-        let mut undo = Undo { from, wanted, ..Undo::default() };
+        let mut undo = Undo { from, wanted, most, ..Undo::default() };
         comparison.run(&undo.wanted.clone(), &mut undo)?;
+        undo.end_table();
         Ok(undo)
+    }
+
+    /// Pairs the rows of the last table; about the bytes that all rows take.
+    fn end_table(&mut self) {
+        if let Some(table) = self.tables.last_mut() {
+            let before = table.size();
+            table.pair();
+            self.held = self.held.saturating_sub(before) + table.size();
+        }
+        self.tables.pop_if(|table| table.items.is_empty());
+    }
+
+    fn add(&mut self, pair: Pair<'_>, change: &Change<'_>, is_wanted: bool) -> Result<(), Error> {
+        let name = &pair.either().name;
+        let fate = match (pair.old, pair.new) {
+            (_, None) => Fate::Dropped,
+            (None, _) => Fate::Created,
+            _ => Fate::Stays,
+        };
+        if self.tables.last().is_none_or(|table| (&table.name, table.fate) != (name, fate)) {
+            self.end_table();
+            self.tables.push(TableChanges::of(pair, fate, &self.names));
+        }
+        self.held += self.tables.last_mut().expect("one was pushed").add(change, is_wanted)?;
+        if self.held > self.most {
+            let mib = self.most >> 20;
+            return Err(Error::with_hint(
+                Kind::Invalid,
+                format!(
+                    "take the changes back: the rows that changed take more than {mib} MiB of memory; nothing was changed"
+                ),
+                "name a shorter time, some --table or a --where; `litekeep diff --undo-sql` prints the statements that take all of it back",
+            ));
+        }
+        Ok(())
     }
 
     /// How many rows differ.
@@ -201,6 +235,15 @@ impl Reader for Undo {
         Ok(())
     }
 
+    fn takes_apart(&self) -> bool {
+        true
+    }
+
+    fn counter(&mut self, table: &str, was: i64) -> Result<(), Error> {
+        self.counters.insert(table.to_owned(), was);
+        Ok(())
+    }
+
     fn table(&mut self, pair: Pair<'_>, from: &[Option<usize>]) -> Result<(), Error> {
         self.names.clear();
         if let (Some(old), Some(new)) = (pair.old, pair.new) {
@@ -210,51 +253,27 @@ impl Reader for Undo {
             let other = names.filter(|(old, new)| old != new);
             self.names = other.map(|(old, new)| (old.clone(), new.clone())).collect();
         }
+        if let (Some(old), None) = (pair.old, pair.new) {
+            self.gone.insert(old.name.clone());
+        }
         Ok(())
     }
 
     fn change(&mut self, pair: Pair<'_>, change: &Change<'_>) -> Result<(), Error> {
-        let name = &pair.either().name;
-        let fate = match (pair.old, pair.new) {
-            (_, None) => Fate::Dropped,
-            (None, _) => Fate::Created,
-            _ => Fate::Stays,
-        };
-        if self.tables.last().is_none_or(|table| (&table.name, table.fate) != (name, fate)) {
-            let root = pair.new.map(|table| table.root);
-            self.tables.push(TableChanges { name: name.clone(), fate, root, items: vec![] });
-        }
-        let row = row(change);
-        let key = key(&row)?;
-        // Old rows go back under the names that their columns have now.
-        let is_old = matches!(change, Change::Deleted(_));
-        let renamed = |values: Named| -> Named {
-            let name = |name: String| self.names.get(&name).cloned().unwrap_or(name);
-            values.into_iter().map(|(column, value)| (name(column), value)).collect()
-        };
-        let layout = &row.table.layout;
-        let is_keyed = key.len() == layout.primary_key.len()
-            && layout.primary_key.iter().zip(&key).all(|(nth, (name, _))| layout.columns[*nth].name == *name);
-        let by_rowid = !is_keyed;
-        let (old, new) = match change {
-            Change::Inserted(new) => (None, Some(new)),
-            Change::Deleted(old) => (Some(old), None),
-            Change::Updated(old, new) => (Some(old), Some(new)),
-        };
-        let named = |row: Option<&RowRef<'_>>| row.map(statements::writable).transpose();
-        let key = if is_old { renamed(key) } else { key };
-        let item = Item { key, by_rowid, old: named(old)?.map(renamed), new: named(new)? };
-        self.tables.last_mut().expect("one was pushed").items.push(item);
-        Ok(())
+        self.add(pair, change, true)
+    }
+
+    fn other(&mut self, pair: Pair<'_>, change: &Change<'_>) -> Result<(), Error> {
+        self.add(pair, change, false)
     }
 }
 
 /// What to do with a row.
 enum Step<'a> {
-    Insert(Vec<(&'a str, &'a Value)>),
-    /// Under another rowid: the table has no other key, and its own is taken.
-    InsertAnew(Vec<(&'a str, &'a Value)>),
-    Update(Vec<(&'a str, &'a Value)>),
+    Insert,
+    /// Under another rowid: nothing else tells the row, and its own is taken.
+    InsertAnew,
+    Update(Named<'a>),
     Delete,
     Nothing,
     Conflict(&'static str),
@@ -262,6 +281,14 @@ enum Step<'a> {
 
 /// A step that a constraint forbade, with its words.
 type Waiting<'a> = (&'a TableChanges, &'a Item, Step<'a>, String);
+
+/// A row that is not as it was.
+struct WrittenRow<'a> {
+    table: &'a TableChanges,
+    item: &'a Item,
+    /// The rowid that it got, where that is another one.
+    rowid: Option<i64>,
+}
 
 struct Run<'a> {
     editor: &'a RowEditor,
@@ -272,7 +299,7 @@ struct Run<'a> {
     /// The tables as they are now.
     layouts: BTreeMap<String, TableLayout>,
     /// The rows that were.
-    written: Vec<(&'a TableChanges, &'a Item)>,
+    written: Vec<WrittenRow<'a>>,
     /// Of tables without a key: how many rows have values of this hash.
     alike: BTreeMap<String, HashMap<u64, u64>>,
     /// What stays as it is, since it referred to a row whose key another one has now.
@@ -286,16 +313,16 @@ impl<'a> Run<'a> {
         let dropped = self.bring_back_tables(undo)?;
         let mut tables = vec![];
         for table in &undo.tables {
-            if self.is_applicable(undo, table, &dropped)? {
+            if let Some(why) = dropped.refused.get(&table.name) {
+                self.conflict_of_table(table, &format!("the table cannot be made again: {why}"));
+            } else if self.is_applicable(undo, table, &dropped.made)? {
                 tables.push(table);
             }
         }
         // What was inserted goes first, and what was deleted comes last: between them keys and unique values may have
         // gone from one row to another.
-        let inserted = |item: &Item| item.old.is_none();
-        let updated = |item: &Item| item.old.is_some() && item.new.is_some();
-        let deleted = |item: &Item| item.new.is_none();
-        let phases = [&inserted as &dyn Fn(&Item) -> bool, &updated, &deleted];
+        let updated = |item: &Item| !item.is_inserted() && !item.is_deleted();
+        let phases = [&Item::is_inserted as &dyn Fn(&Item) -> bool, &updated, &Item::is_deleted];
         for (nth, wanted) in phases.into_iter().enumerate() {
             let mut waiting = vec![];
             for &table in &tables {
@@ -308,6 +335,7 @@ impl<'a> Run<'a> {
                 self.blocked = self.would_meet_strangers(&tables)?;
             }
         }
+        self.bring_back_counters(undo, &dropped.made)?;
         self.bring_back_the_rest(undo)?;
         self.name_what_stays(undo)?;
         // Other writers wait meanwhile: only where single rows do not tell, whole tables are looked at.
@@ -406,9 +434,8 @@ impl<'a> Run<'a> {
             }
             TableKind::Ordinary => {}
         }
-        let has = |name: &String| layout.columns.iter().any(|column| column.name == *name);
-        let mut values = table.items.iter().flat_map(|item| item.old.iter().chain(&item.new).flatten());
-        if let Some((missing, _)) = values.find(|(name, _)| !has(name)) {
+        let has = |name: &str| layout.columns.iter().any(|column| column.name == name);
+        if let Some(missing) = table.columns().find(|name| !has(name)) {
             let names: Vec<_> = layout.columns.iter().map(|column| format!("`{}`", column.name)).collect();
             let reason =
                 format!("the table has no column `{missing}` any more; its columns are {}", names.join(", "));
@@ -435,7 +462,7 @@ impl<'a> Run<'a> {
         item: &'a Item,
         waiting: &mut Vec<Waiting<'a>>,
     ) -> Result<(), Error> {
-        if self.options.keep_new && item.old.is_none() {
+        if self.options.keep_new && item.is_inserted() {
             return Ok(());
         }
         if self.blocked.contains(&std::ptr::from_ref(item)) {
@@ -453,16 +480,9 @@ impl<'a> Run<'a> {
         };
         match (step, why) {
             (Step::Conflict(reason), _) => self.conflict(table, item, reason.to_owned()),
-            (Step::InsertAnew(_), _) if self.has_its_like(table, item)? => {
-                self.conflict(
-                    table,
-                    item,
-                    "another row has its rowid now, and one like it is there".to_owned(),
-                );
-            }
             // Others get theirs first.
-            (step @ Step::InsertAnew(_), _) => waiting.push((table, item, step, String::new())),
-            (step @ Step::Insert(_), Some(why)) => waiting.push((table, item, step, why)),
+            (step @ Step::InsertAnew, _) => waiting.push((table, item, step, String::new())),
+            (step @ Step::Insert, Some(why)) => waiting.push((table, item, step, why)),
             (step, _) => {
                 if let Some(why) = self.take(table, item, &step)? {
                     waiting.push((table, item, step, why));
@@ -473,73 +493,69 @@ impl<'a> Run<'a> {
     }
 
     /// A deleted row is inserted without a look, where its key is the table's: it is taken just when another row stands there.
-    fn blind(&self, table: &TableChanges, item: &'a Item) -> Option<Step<'a>> {
-        let old = item.old.as_ref().filter(|_| item.new.is_none() && !item.key.is_empty())?;
+    fn blind(&self, table: &TableChanges, item: &Item) -> Option<Step<'a>> {
+        if !item.is_deleted() || table.is_by_rowid(item) {
+            return None;
+        }
         let layout = self.layouts.get(&table.name)?;
-        let is_key = |(nth, (name, value)): (&usize, &(String, Value))| {
-            layout.columns[*nth].name.eq_ignore_ascii_case(name) && *value != Value::Null
-        };
-        let is_the_tables = item.key.len() == layout.primary_key.len()
-            && layout.primary_key.iter().zip(&item.key).all(is_key);
-        is_the_tables.then(|| Step::Insert(borrowed(old)))
+        let key = table.key(item);
+        let is_key =
+            |(nth, (name, _)): (&usize, &(&str, Value))| layout.columns[*nth].name.eq_ignore_ascii_case(name);
+        let is_the_tables =
+            key.len() == layout.primary_key.len() && layout.primary_key.iter().zip(&key).all(is_key);
+        is_the_tables.then_some(Step::Insert)
     }
 
     /// What is to be done, by what stands there now.
-    fn plan(&self, table: &TableChanges, item: &'a Item) -> Result<Step<'a>, Error> {
-        if item.key.is_empty() {
+    fn plan(&self, table: &'a TableChanges, item: &'a Item) -> Result<Step<'a>, Error> {
+        let key = table.key(item);
+        if key.is_empty() {
             return Ok(Step::Conflict("nothing tells it from other rows"));
         }
-        let columns =
-            |values: &'a Named| -> Vec<&'a str> { values.iter().map(|(name, _)| name.as_str()).collect() };
-        let now = |values: &'a Named| self.editor.row(&table.name, &columns(values), &borrowed(&item.key));
-        let is = |row: &[Value], values: &Named| row.iter().eq(values.iter().map(|(_, value)| value));
-        Ok(match (&item.old, &item.new) {
-            (None, Some(new)) => match now(new)? {
+        let by_rowid = table.is_by_rowid(item);
+        let columns = |values: &Named<'a>| -> Vec<&str> { values.iter().map(|(name, _)| *name).collect() };
+        let now = |values: &Named<'a>| self.editor.row(&table.name, &columns(values), &borrowed(&key));
+        let is = |row: &[Value], values: &Named<'_>| row.iter().eq(values.iter().map(|(_, value)| value));
+        Ok(match (table.was(item), table.is(item)) {
+            (None, Some(new)) => match now(&new)? {
                 None => Step::Nothing,
-                Some(row) if is(&row, new) && self.has_nothing_newer(table, item)? => Step::Delete,
+                Some(row) if is(&row, &new) && self.has_nothing_newer(table, &key)? => Step::Delete,
                 Some(_) => Step::Conflict("it was changed since"),
             },
-            (Some(old), None) => match now(old)? {
-                None => {
-                    let mut values = borrowed(old);
-                    if item.by_rowid {
-                        values.extend(borrowed(&item.key));
-                    }
-                    Step::Insert(values)
-                }
-                Some(row) if is(&row, old) => Step::Nothing,
-                Some(_) if item.by_rowid && self.has_no_key(table) => Step::InsertAnew(borrowed(old)),
+            (Some(old), None) => match now(&old)? {
+                None => Step::Insert,
+                Some(row) if is(&row, &old) => Step::Nothing,
+                Some(_) if by_rowid => Step::InsertAnew,
                 Some(_) => Step::Conflict("another row has its key now"),
             },
             (Some(old), Some(new)) => {
-                let Some(row) = now(new)? else { return Ok(Step::Conflict("it was deleted since")) };
-                let was = |name: &str| old.iter().find(|(old, _)| old == name);
-                let differing: Vec<(usize, &(String, Value))> = new
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(nth, (name, value))| {
-                        was(name).filter(|(_, old)| old != value).map(|old| (nth, old))
-                    })
-                    .collect();
-                let stands = match item.by_rowid {
-                    true => is(&row, new),
+                let Some(row) = now(&new)? else { return Ok(Step::Conflict("it was deleted since")) };
+                let was = |name: &str| old.iter().find(|(old, _)| *old == name);
+                let mut differing: Vec<(usize, &(&str, Value))> = vec![];
+                for (nth, (name, value)) in new.iter().enumerate() {
+                    differing.extend(was(name).filter(|(_, old)| old != value).map(|old| (nth, old)));
+                }
+                let stands = match by_rowid {
+                    true => is(&row, &new),
                     false => differing.iter().all(|(nth, _)| row[*nth] == new[*nth].1),
                 };
-                if stands && !differing.is_empty() {
-                    Step::Update(differing.iter().map(|(_, (name, value))| (name.as_str(), value)).collect())
-                } else if differing.iter().all(|(nth, (_, old))| row[*nth] == *old) {
+                let is_back = match by_rowid {
+                    true => (new.iter().zip(&row))
+                        .all(|((name, _), now)| was(name).is_none_or(|(_, old)| old == now)),
+                    false => differing.iter().all(|(nth, (_, old))| row[*nth] == *old),
+                };
+                if is_back {
                     Step::Nothing
+                } else if by_rowid && self.options.keep_new {
+                    Step::Conflict(ONE_OR_TWO)
+                } else if stands {
+                    Step::Update(differing.into_iter().map(|(_, old)| old.clone()).collect())
                 } else {
                     Step::Conflict("it was changed since")
                 }
             }
             (None, None) => Step::Nothing,
         })
-    }
-
-    /// Whether a rowid, which means nothing, is all that tells rows.
-    fn has_no_key(&self, table: &TableChanges) -> bool {
-        self.layouts.get(&table.name).is_some_and(|layout| layout.primary_key.is_empty())
     }
 
     /// Does it; the reason when a constraint is in the way.
@@ -549,11 +565,18 @@ impl<'a> Run<'a> {
         item: &'a Item,
         step: &Step<'_>,
     ) -> Result<Option<String>, Error> {
-        let key = borrowed(&item.key);
         let written = match step {
-            Step::Insert(values) | Step::InsertAnew(values) => self.editor.insert(&table.name, values)?,
-            Step::Update(values) => self.editor.update(&table.name, values, &key)?,
-            Step::Delete => self.editor.delete(&table.name, &key)?,
+            Step::Insert | Step::InsertAnew => {
+                let mut values = table.was(item).unwrap_or_default();
+                if matches!(step, Step::Insert) && table.is_by_rowid(item) {
+                    values.extend(table.key(item));
+                }
+                self.editor.insert(&table.name, &borrowed(&values))?
+            }
+            Step::Update(values) => {
+                self.editor.update(&table.name, &borrowed(values), &borrowed(&table.key(item)))?
+            }
+            Step::Delete => self.editor.delete(&table.name, &borrowed(&table.key(item)))?,
             Step::Nothing | Step::Conflict(_) => Written::Rows(0),
         };
         let is_one = match written {
@@ -568,11 +591,12 @@ impl<'a> Run<'a> {
             return Err(Error::new(Kind::Invalid, message));
         }
         if !matches!(step, Step::Nothing | Step::Conflict(_)) {
-            self.written.push((table, item));
+            let rowid = matches!(step, Step::InsertAnew).then(|| self.editor.last_rowid());
+            self.written.push(WrittenRow { table, item, rowid });
         }
         let counts = self.done.tables.entry(table.name.clone()).or_default();
         match step {
-            Step::Insert(_) | Step::InsertAnew(_) => counts.inserted += 1,
+            Step::Insert | Step::InsertAnew => counts.inserted += 1,
             Step::Update(_) => counts.updated += 1,
             Step::Delete => counts.deleted += 1,
             Step::Nothing | Step::Conflict(_) => counts.unchanged += 1,
@@ -587,6 +611,11 @@ impl<'a> Run<'a> {
             let before = waiting.len();
             let mut left = vec![];
             for (table, item, step, _) in waiting {
+                if matches!(step, Step::InsertAnew) && self.has_its_like(table, item)? {
+                    let why = "another row has its rowid now, and one like it is there";
+                    self.conflict(table, item, why.to_owned());
+                    continue;
+                }
                 if let Some(why) = self.take(table, item, &step)? {
                     left.push((table, item, step, why));
                 }
@@ -603,16 +632,16 @@ impl<'a> Run<'a> {
     }
 
     /// Whether columns that the table has got since still have their default.
-    fn has_nothing_newer(&self, table: &TableChanges, item: &Item) -> Result<bool, Error> {
-        let known = |name: &str| item.new.iter().flatten().any(|(known, _)| known == name);
+    fn has_nothing_newer(&self, table: &TableChanges, key: &Named<'_>) -> Result<bool, Error> {
         let layout = self.layouts.get(&table.name);
         let columns = layout.into_iter().flat_map(|layout| &layout.columns);
-        let newer: Vec<_> = columns.filter(|column| !column.is_generated && !known(&column.name)).collect();
+        let newer: Vec<_> =
+            columns.filter(|column| !column.is_generated && !table.knows(&column.name)).collect();
         if newer.is_empty() {
             return Ok(true);
         }
         let names: Vec<&str> = newer.iter().map(|column| column.name.as_str()).collect();
-        let row = self.editor.row(&table.name, &names, &borrowed(&item.key))?.unwrap_or_default();
+        let row = self.editor.row(&table.name, &names, &borrowed(key))?.unwrap_or_default();
         Ok(row.iter().eq(newer.iter().map(|column| &column.default)))
     }
 
@@ -630,13 +659,14 @@ impl<'a> Run<'a> {
             // Whoever refers to the row by its rowid finds it again.
             let has_hidden_rowid = !layout.is_without_rowid() && layout.rowid_alias.is_none();
             columns.extend(statements::free_rowid_name(layout).filter(|_| has_hidden_rowid));
-            let row = self.editor.row(&table.name, &columns, &borrowed(&item.key))?.unwrap_or_default();
-            self.editor.delete(&table.name, &borrowed(&item.key))?;
+            let key = table.key(item);
+            let row = self.editor.row(&table.name, &columns, &borrowed(&key))?.unwrap_or_default();
+            self.editor.delete(&table.name, &borrowed(&key))?;
             rows.push((table, item, columns, values, row));
         }
         let mut are_back = !rows.is_empty();
         for (table, _, columns, values, row) in &rows {
-            let was = |name: &str| values.iter().find(|(old, _)| *old == name).map(|(_, value)| *value);
+            let was = |name: &str| values.iter().find(|(old, _)| *old == name).map(|(_, value)| value);
             let columns = columns.iter().zip(row);
             let values: Vec<_> = columns.map(|(name, now)| (*name, was(name).unwrap_or(now))).collect();
             are_back &= matches!(self.editor.insert(&table.name, &values)?, Written::Rows(_));
@@ -648,7 +678,7 @@ impl<'a> Run<'a> {
         if are_back {
             for (table, item, ..) in rows {
                 self.done.tables.entry(table.name.clone()).or_default().updated += 1;
-                self.written.push((table, item));
+                self.written.push(WrittenRow { table, item, rowid: None });
             }
             waiting.retain(|(_, _, step, _)| !is_update(step));
         }
@@ -658,8 +688,8 @@ impl<'a> Run<'a> {
     fn conflict(&mut self, table: &TableChanges, item: &Item, reason: String) {
         self.done.conflict_count += 1;
         if self.done.conflicts.len() < KEPT {
-            let (table, key) = (table.name.clone(), item.key.clone());
-            self.done.conflicts.push(Conflict { table, key, reason });
+            let key = table.key(item).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            self.done.conflicts.push(Conflict { table: table.name.clone(), key, reason });
         }
     }
 
@@ -671,8 +701,8 @@ impl<'a> Run<'a> {
     }
 }
 
-fn borrowed(values: &Named) -> Vec<(&str, &Value)> {
-    values.iter().map(|(name, value)| (name.as_str(), value)).collect()
+fn borrowed<'a>(values: &'a Named<'_>) -> Vec<(&'a str, &'a Value)> {
+    values.iter().map(|(name, value)| (*name, value)).collect()
 }
 
 fn refused(left: &[Dangling]) -> Error {

@@ -23,6 +23,8 @@ pub struct Alteration {
     pub is_exact: bool,
     /// The columns that they add.
     pub added: Vec<String>,
+    /// The columns that they rename: the name that each had, and the one that it gets.
+    pub renamed: Vec<(String, String)>,
     /// Its columns have the same names as before.
     pub has_same_columns: bool,
 }
@@ -56,7 +58,8 @@ pub fn alterations(tables: &[Altered<'_>]) -> Result<Vec<Alteration>, Error> {
         let mut alteration = altered.next().filter(|_| *is_there).unwrap_or_default();
         alteration.is_exact = *is_there && made.sql(table.gets.0)? == wanted.sql(table.gets.0)?;
         if !alteration.is_exact {
-            (alteration.statements, alteration.added) = (vec![], vec![]);
+            alteration =
+                Alteration { has_same_columns: alteration.has_same_columns, ..Alteration::default() };
         }
         all.push(alteration);
     }
@@ -110,6 +113,7 @@ impl Memory {
                 wanted.run(&rename(now, "renamed column"));
                 wanted.run(&rename("renamed column", now));
                 alteration.statements.push(rename(old, now));
+                alteration.renamed.push((old.clone(), now.clone()));
             }
             return Ok(alteration);
         }

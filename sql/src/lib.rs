@@ -36,10 +36,10 @@ pub use examination::{Examiner, Layout, Stale, Unindexed};
 pub use migration::{
     Aims, Census, Migrator, Object, Stopped, Transaction as MigrationTransaction, statements,
 };
-pub use mirror::{Mirror, MirrorColumn, MirrorForeignKey, MirrorRules, MirrorTable, SYNC_TABLE};
+pub use mirror::{Mirror, MirrorColumn, MirrorForeignKey, MirrorRules, MirrorTable, SYNC_TABLE, is_mirrored};
 pub use observer::{Checkpoint, Observer, Snapshot};
 pub use row_editor::{
-    Dangling, ForeignColumns, Reference, RowEditor, TableKind, Written, is_full_text, is_full_text_of, module,
+    Dangling, Reference, RowEditor, TableKind, Written, is_full_text, is_full_text_of, module,
 };
 pub use row_filter::RowFilter;
 pub use table_reader::TableReader;

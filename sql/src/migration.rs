@@ -22,6 +22,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Migrator {
     connection: Connection,
+    patience: Duration,
 }
 
 /// The write lock, held until [`commit`](Transaction::commit) or the end.
@@ -105,7 +106,7 @@ impl Migrator {
             connection.pragma_update(None, "foreign_keys", false)
         };
         set().map_err(|e| Error::new(OPEN, e))?;
-        Ok(Migrator { connection })
+        Ok(Migrator { connection, patience })
     }
 
     /// An empty database without a file, in which statements can be tried.
@@ -122,6 +123,29 @@ impl Migrator {
     /// `Busy` when another writer does not end in time.
     pub fn begin(&mut self) -> Result<Transaction<'_>, Error> {
         self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| Error::new("begin the migration", e))?;
+        Ok(Transaction { connection: &mut self.connection, open: true })
+    }
+
+    /// The same for whoever waits on: each time that another writer has not ended within `pause`, `waits_on` is asked.
+    ///
+    /// # Errors
+    /// `Busy` when it is not to be waited for any longer.
+    pub fn begin_after(
+        &mut self,
+        pause: Duration,
+        mut waits_on: impl FnMut() -> bool,
+    ) -> Result<Transaction<'_>, Error> {
+        const BEGIN: &str = "begin the migration";
+        self.connection.busy_timeout(pause).map_err(|e| Error::new(BEGIN, e))?;
+        let begun = loop {
+            match self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| Error::new(BEGIN, e)) {
+                Err(error) if error.is_busy() && waits_on() => {}
+                begun => break begun,
+            }
+        };
+        // Outside WAL mode readers are waited for at the end, too.
+        self.connection.busy_timeout(self.patience).map_err(|e| Error::new(BEGIN, e))?;
+        begun?;
         Ok(Transaction { connection: &mut self.connection, open: true })
     }
 

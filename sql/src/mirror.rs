@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use litekeep_format::Value;
@@ -168,6 +169,19 @@ impl MirrorTable {
 /// The name of a column that is there, and whether it wants a value.
 type Found = (String, bool);
 
+/// The files that mirrors of this process have open, by device and inode.
+static OPEN: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
+
+fn open_files() -> MutexGuard<'static, Vec<(u64, u64)>> {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a mirror of this process has the file of this device and inode open, so that closing any other descriptor of it would
+/// drop the mirror's locks.
+pub fn is_mirrored(file: (u64, u64)) -> bool {
+    open_files().contains(&file)
+}
+
 /// A connection that writes what comes.
 #[derive(Debug)]
 pub struct Mirror {
@@ -177,6 +191,14 @@ pub struct Mirror {
     file: Option<(u64, u64)>,
     /// Under which it keeps how far it is.
     name: String,
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        let mut open = open_files();
+        let at = self.file.and_then(|file| open.iter().position(|other| *other == file));
+        at.map(|at| open.swap_remove(at));
+    }
 }
 
 impl Mirror {
@@ -202,7 +224,9 @@ impl Mirror {
             Ok(connection)
         };
         let connection = open().map_err(|e| Error::new("open the database", e))?;
-        Ok(Mirror { connection, path: path.to_owned(), file: identity(path), name: name.to_owned() })
+        let file = identity(path);
+        open_files().extend(file);
+        Ok(Mirror { connection, path: path.to_owned(), file, name: name.to_owned() })
     }
 
     /// Begins a transaction: one that keeps other writers waiting, or one that reads, and notes.

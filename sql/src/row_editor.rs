@@ -20,7 +20,6 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 use crate::parameter::{Parameter, value};
 use crate::{Error, TableReader, observer, quoted};
 
-pub use mismatch::ForeignColumns;
 pub use references::Reference;
 
 /// How long a transaction waits for other writers.
@@ -234,6 +233,27 @@ impl RowEditor {
         // Whatever the table says of conflicts: nobody else's row gives way.
         let sql = format!("INSERT OR ABORT INTO {}({}) VALUES({places})", quoted(table), names.join(", "));
         self.write(&sql, values.iter().map(|(_, value)| *value))
+    }
+
+    /// The rowid of the row that was inserted last.
+    pub fn last_rowid(&self) -> i64 {
+        self.connection.last_insert_rowid()
+    }
+
+    /// Lets AUTOINCREMENT of a table go on after this number at the earliest.
+    ///
+    /// # Errors
+    /// What SQLite refuses: a database that never had such a table has no counters.
+    pub fn raise_counter(&self, table: &str, to: i64) -> Result<(), Error> {
+        let raise = || {
+            let raise = "UPDATE sqlite_sequence SET seq=max(coalesce(seq, 0), ?2) WHERE name=?1";
+            if self.connection.execute(raise, (table, to))? == 0 {
+                self.connection
+                    .execute("INSERT INTO sqlite_sequence(name, seq) VALUES(?1, ?2)", (table, to))?;
+            }
+            Ok(())
+        };
+        raise().map_err(|e| Error::new("raise a counter", e))
     }
 
     /// Changes columns of the row whose key columns have these values.

@@ -42,6 +42,7 @@ pub(crate) fn server(address: &Address, doing: &str, error: &Cause) -> Error {
     };
     match hint(address, error) {
         Some(hint) => Error::with_hint(kind, message, hint),
+        None if kind == Kind::Unavailable => litekeep_sync::unreachable(message, &cause(error)),
         None => Error::new(kind, message),
     }
 }

@@ -33,10 +33,11 @@ mod number {
 pub(crate) fn server(address: &Address, doing: &str, error: &Cause) -> Error {
     let name = address.name();
     let Cause::Server(said) = error else {
-        let message = format!("{doing} in {name}: {}", cause(error));
+        let cause = cause(error);
+        let message = format!("{doing} in {name}: {cause}");
         return match is_about_trust(error) {
             true => Error::with_hint(Kind::Invalid, message, TRUST),
-            false => Error::new(Kind::Unavailable, message),
+            false => litekeep_sync::unreachable(message, &cause),
         };
     };
     let kind = if number::LATER.contains(&said.code) { Kind::Unavailable } else { Kind::Invalid };

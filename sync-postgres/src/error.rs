@@ -21,7 +21,7 @@ pub(crate) fn lost(address: &Address, doing: &str, cause: &str) -> Error {
     let message = format!("{doing} in {}: {cause}", address.name());
     match is_about_trust(cause) {
         true => Error::with_hint(Kind::Invalid, message, TRUST),
-        false => Error::new(Kind::Unavailable, message),
+        false => litekeep_sync::unreachable(message, cause),
     }
 }
 

@@ -18,6 +18,7 @@ pub mod source;
 pub mod target;
 
 pub use address::Address;
+pub use session::connect;
 pub use source::PostgresSource;
 pub use target::Postgres;
 

@@ -36,19 +36,24 @@ impl Drop for Session {
     }
 }
 
+/// Connects, by TLS as the address wants it. The task ends with the client, or with the connection.
+///
+/// # Errors
+/// When the server does not answer, refuses, or is not to be trusted.
+pub async fn connect(address: &Address) -> Result<(Client, JoinHandle<()>), Error> {
+    let failed = |e| error::server(address, "connect", &e);
+    let config = &address.config;
+    if config.get_ssl_mode() == tokio_postgres::config::SslMode::Disable {
+        let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
+        return Ok((client, tokio::spawn(async move { drop(connection.await) })));
+    }
+    let (client, connection) = config.connect(MakeRustlsConnect::new(tls(address)?)).await.map_err(failed)?;
+    Ok((client, tokio::spawn(async move { drop(connection.await) })))
+}
+
 impl Session {
     pub(crate) async fn open(address: &Address) -> Result<Session, Error> {
-        let failed = |e| error::server(address, "connect", &e);
-        let config = &address.config;
-        let is_plain = config.get_ssl_mode() == tokio_postgres::config::SslMode::Disable;
-        let (client, connection) = if is_plain {
-            let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
-            (client, tokio::spawn(async move { drop(connection.await) }))
-        } else {
-            let (client, connection) =
-                config.connect(MakeRustlsConnect::new(tls(address)?)).await.map_err(failed)?;
-            (client, tokio::spawn(async move { drop(connection.await) }))
-        };
+        let (client, connection) = connect(address).await?;
         Ok(Session { address: address.clone(), client, connection })
     }
 

@@ -89,6 +89,21 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Test("litekeep-rows", "churn::rows_differ_as_sql_sees_it"),
     },
     Campaign {
+        name: "identity",
+        about: "random tables and columns whose places are given again: a diff takes none for another, and knows those that have other names",
+        how: How::Test("litekeep-rows", "identity::tables_and_columns_are_taken_for_no_others"),
+    },
+    Campaign {
+        name: "scripts",
+        about: "random rows, indexes and triggers: the scripts of a diff lead from any state to any other and back",
+        how: How::Test("litekeep-rows", "scripts::scripts_lead_from_any_state_to_any_other"),
+    },
+    Campaign {
+        name: "undo",
+        about: "random changes taken back in any later state, and rows brought back: nothing else changes, and what is not done is told",
+        how: How::Test("litekeep-rows", "undo_at_random::an_undo_does_what_it_promises"),
+    },
+    Campaign {
         name: "fuzz-ltx",
         about: "libFuzzer on LTX files: all ways of reading agree, and what we write of it reads the same; 10,000 inputs a round",
         how: How::Fuzz("ltx/fuzz", GOLDEN),

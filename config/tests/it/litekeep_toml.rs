@@ -156,23 +156,6 @@ fn defaults_presets_and_their_order() {
     assert_eq!(short.destinations.len(), 2);
 }
 
-/// The price list that the preset's documentation names: a database that writes all the time, uploads and their
-/// compaction every five minutes, in dollars a month.
-#[test]
-fn the_small_preset_keeps_its_promise() {
-    let config = toml("[[database]]\npath = \"a\"\nbackup = \"s3://b/a\"\npreset = \"small\"").unwrap();
-    let database = &config.databases[0];
-    let month = 30.0 * 86_400.0;
-    let uploads = month / database.upload_interval_for(&database.destinations[0]).as_secs_f64();
-    let (put, get, gb_month) = (0.005 / 1000.0, 0.0004 / 1000.0, 0.023);
-    let compaction = month / 300.0 * put + uploads * get;
-    let snapshots = database.keep.unwrap().as_secs_f64() / database.snapshot_every.as_secs_f64();
-    let storage = snapshots * 0.05 * gb_month;
-    let proofs = month / database.verify_every.unwrap().as_secs_f64() * 0.05 * 0.09;
-    let total = uploads * put + compaction + storage + proofs;
-    assert!(total < 0.5, "${total}");
-}
-
 #[test]
 fn a_message_shows_the_place_the_line_and_a_caret() {
     let error = toml("[[database]]\npath = \"app.db\"\nbackup = \"./b\"\nsnapshto = \"24h\"\n").unwrap_err();

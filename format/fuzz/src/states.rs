@@ -96,7 +96,7 @@ impl ReadLayout<Error> for Guess {
 struct Values;
 
 impl Sink<Error> for Values {
-    fn begin(&mut self, _: &Catalog, _: &Catalog) -> Result<(), Error> {
+    fn begin(&mut self, _: &Catalog, _: &Catalog, _: &[(String, String)]) -> Result<(), Error> {
         Ok(())
     }
 

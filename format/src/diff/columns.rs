@@ -3,25 +3,28 @@
 use crate::table::TableLayout;
 
 /// The columns of two states of a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Matching {
     /// For each new column, the old one that it is.
     pub(crate) from: Vec<Option<usize>>,
     /// The same bytes may be another row: a column has another type or default than before.
     pub(crate) may_mean_other: bool,
+    /// The new columns that had other names, if they are those columns. A key cannot be dropped, so it is not among them.
+    pub(crate) renamed: Vec<usize>,
 }
 
 impl Matching {
     pub(crate) fn none(layout: &TableLayout) -> Matching {
-        Matching { from: vec![None; layout.columns.len()], may_mean_other: false }
+        Matching { from: vec![None; layout.columns.len()], ..Matching::default() }
     }
 
     pub(crate) fn same(layout: &TableLayout) -> Matching {
-        Matching { from: (0..layout.columns.len()).map(Some).collect(), may_mean_other: false }
+        Matching { from: (0..layout.columns.len()).map(Some).collect(), ..Matching::default() }
     }
 }
 
-/// Matches what ALTER TABLE can have made of a table. `None` when that is ambiguous: it is another table then.
+/// Matches what ALTER TABLE can have made of a table. `None` when that is ambiguous: it is another table then, and so it may be when
+/// columns have other names.
 pub(crate) fn matching(old: &TableLayout, new: &TableLayout) -> Option<Matching> {
     if old.key != new.key {
         return None;
@@ -43,7 +46,11 @@ pub(crate) fn matching(old: &TableLayout, new: &TableLayout) -> Option<Matching>
             (old.is_real, &old.declared, &old.default_text) != (new.is_real, &new.declared, &new.default_text)
         })
     });
-    Some(Matching { from, may_mean_other })
+    let is_key = |nth: &usize| new.rowid_alias == Some(*nth) || new.field_of[*nth] < new.key.len();
+    let is_renamed =
+        |nth: &usize| from[*nth].is_some_and(|from| old.columns[from].name != new.columns[*nth].name);
+    let renamed = (0..from.len()).filter(|nth| is_renamed(nth) && !is_key(nth)).collect();
+    Some(Matching { from, may_mean_other, renamed })
 }
 
 fn by_name(old: &TableLayout, new: &TableLayout) -> Option<Vec<Option<usize>>> {

@@ -8,13 +8,15 @@
 //! - Real child pointers are followed from the roots, never those of the map: what it says of dead pages does no harm.
 //! - Rows are compared by their values: records that are stored in another way are the same row.
 //!
-//! Tables are paired by name, else by the root of their tree: then one was renamed. Where columns cannot be told apart, and
-//! where a table became one WITHOUT ROWID or back, all old rows are deleted and all new ones inserted. Virtual generated
-//! columns are not stored, and virtual tables have no rows but those of their shadow tables.
+//! Tables are paired by name, else by the root of their tree: then one was renamed ([`pairing`]). Where it is not certain that a table
+//! or a column only has another name, where columns cannot be told apart, and where a table became one WITHOUT ROWID or back, all
+//! old rows are deleted and all new ones inserted. Virtual generated columns are not stored, and virtual tables have no rows but
+//! those of their shadow tables.
 //!
 //! VACUUM numbers the rows of a table anew that has no INTEGER PRIMARY KEY: these rows then count as changed.
 
 mod columns;
+mod pairing;
 mod parents;
 mod plan;
 mod rows;
@@ -22,13 +24,14 @@ mod rows;
 pub use parents::{ParentMap, Written};
 
 use crate::btree::{PageSource, Tree};
-use crate::table::{Catalog, ReadLayout, RowRef, SchemaRow, Table, header_of, schema_row};
+use crate::table::{Catalog, ReadLayout, RowRef, SchemaRow, Table, TableLayout, header_of, schema_row};
 use columns::{Matching, matching};
 use litekeep_ltx::Pgno;
+use pairing::{Pairs, renamed};
 use parents::PageSet;
 use plan::{Plan, Scope, plan};
 use rows::{Comparison, compare_rows};
-use std::sync::Arc;
+use std::collections::HashSet;
 
 /// A table in the old and in the new state; at least one of them is there.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +46,12 @@ impl<'a> Pair<'a> {
     /// The table as it is now, or as it was.
     pub fn either(&self) -> &'a Table {
         self.new.or(self.old).expect("a pair has a table")
+    }
+
+    /// Whether rows are found by a rowid that no column has: SQLite gives it to other rows when it likes.
+    pub fn has_hidden_rowid(&self) -> bool {
+        let layout = &self.either().layout;
+        !layout.is_without_rowid() && layout.rowid_alias.is_none()
     }
 }
 
@@ -59,11 +68,11 @@ pub enum Change<'a> {
 
 /// Who takes the changes.
 pub trait Sink<E> {
-    /// The tables before and after; rows follow.
+    /// The tables before and after, and of those that were renamed both names; rows follow.
     ///
     /// # Errors
     /// Whatever shall end the diff.
-    fn begin(&mut self, before: &Catalog, after: &Catalog) -> Result<(), E>;
+    fn begin(&mut self, before: &Catalog, after: &Catalog, renamed: &[(String, String)]) -> Result<(), E>;
 
     /// Changes of this pair follow, perhaps none. `from`: for each column of the new table, the one of the old table that it is.
     ///
@@ -167,13 +176,14 @@ where
     };
     match renewed {
         None => {
-            sink.begin(tables, tables)?;
+            sink.begin(tables, tables, &[])?;
             differ.same_tables(tables, sink)?;
             Ok(tables.clone())
         }
         Some(now) => {
-            sink.begin(tables, &now)?;
-            differ.other_tables(tables, &now, sink)?;
+            let pairs = differ.pairs(tables, &now)?;
+            sink.begin(tables, &now, &renamed(tables, &now, &pairs))?;
+            differ.other_tables((tables, &now), &pairs, sink)?;
             Ok(now)
         }
     }
@@ -225,28 +235,31 @@ impl<S: PageSource> Differ<'_, S> {
 
     fn other_tables<K: Sink<S::Error>>(
         &self,
-        before: &Catalog,
-        now: &Catalog,
+        (before, now): (&Catalog, &Catalog),
+        pairs: &Pairs,
         sink: &mut K,
     ) -> Result<(), S::Error> {
-        let pairs = pairs(before, now);
-        for (nth, table) in before.tables().iter().enumerate() {
-            if !pairs.iter().any(|pair| pair.as_ref().is_some_and(|(old, _)| *old == nth)) {
-                let pair = Pair { old: Some(table), new: None };
-                self.pair(pair, &Matching { from: vec![], may_mean_other: false }, sink)?;
-            }
+        let drop = |table: &Table, sink: &mut K| {
+            self.pair(Pair { old: Some(table), new: None }, &Matching::default(), sink)
+        };
+        let is_paired = |nth: usize| pairs.iter().flatten().any(|(old, _)| *old == nth);
+        let old_tables = before.tables().iter().enumerate().filter(|(nth, _)| !is_paired(*nth));
+        let dropped: Vec<&Table> = old_tables.map(|(_, table)| &**table).collect();
+        let names: HashSet<&str> = now.tables().iter().map(|table| table.name.as_str()).collect();
+        for table in dropped.iter().filter(|table| !names.contains(table.name.as_str())) {
+            drop(table, sink)?;
         }
-        for (table, found) in now.tables().iter().zip(&pairs) {
-            match found {
-                Some((old, matching)) => {
-                    let pair = Pair { old: Some(&before.tables()[*old]), new: Some(table) };
-                    self.pair(pair, matching, sink)?;
-                }
-                None => {
-                    let pair = Pair { old: None, new: Some(table) };
-                    self.pair(pair, &Matching::none(&table.layout), sink)?;
-                }
+        for (table, found) in now.tables().iter().zip(pairs) {
+            if let Some((old, matching)) = found {
+                let pair = Pair { old: Some(&before.tables()[*old]), new: Some(table) };
+                self.pair(pair, matching, sink)?;
+                continue;
             }
+            // What goes and what comes under one name, together.
+            if let Some(table) = dropped.iter().find(|dropped| dropped.name == table.name) {
+                drop(table, sink)?;
+            }
+            self.pair(Pair { old: None, new: Some(table) }, &Matching::none(&table.layout), sink)?;
         }
         Ok(())
     }
@@ -273,6 +286,7 @@ impl<S: PageSource> Differ<'_, S> {
             matching,
             bytes_decide: !matching.may_mean_other && keeps_bytes(pair, matching),
             chains_last: self.chains_last,
+            tells_all: false,
         };
         compare_rows(&self.scope, &plans, &comparison, sink)
     }
@@ -286,46 +300,14 @@ fn keeps_bytes(pair: Pair<'_>, matching: &Matching) -> bool {
     stays && from.iter().flatten().count() == old.layout.columns.len()
 }
 
-/// Tables that have other names: the one that each had, and the one that it has.
-pub fn renamed(before: &Catalog, now: &Catalog) -> Vec<(String, String)> {
-    let names = |(table, found): (&Arc<Table>, Option<(usize, Matching)>)| {
-        let old = &before.tables()[found?.0].name;
-        (*old != table.name).then(|| (old.clone(), table.name.clone()))
-    };
-    now.tables().iter().zip(pairs(before, now)).filter_map(names).collect()
-}
-
-/// For each new table, the old one that it is.
-fn pairs(before: &Catalog, now: &Catalog) -> Vec<Option<(usize, Matching)>> {
-    let old = before.tables();
-    let mut is_taken = vec![false; old.len()];
-    let mut found: Vec<Option<(usize, Matching)>> = vec![None; now.tables().len()];
-    let by_name = |tables: &[Arc<Table>]| -> std::collections::HashMap<String, usize> {
-        tables.iter().enumerate().map(|(nth, table)| (table.name.clone(), nth)).collect()
-    };
-    let (old_names, new_names) = (by_name(old), by_name(now.tables()));
-    for (table, found) in now.tables().iter().zip(&mut found) {
-        if let Some(&nth) = old_names.get(&table.name)
-            && let Some(matching) = matching(&old[nth].layout, &table.layout)
-        {
-            is_taken[nth] = true;
-            *found = Some((nth, matching));
-        }
-    }
-    for (table, found) in now.tables().iter().zip(&mut found) {
-        if old_names.contains_key(&table.name) {
-            continue;
-        }
-        if let Some(nth) = before.at_root(table.root)
-            && !is_taken[nth]
-            && !new_names.contains_key(&old[nth].name)
-            && let Some(matching) = matching(&old[nth].layout, &table.layout)
-        {
-            is_taken[nth] = true;
-            *found = Some((nth, matching));
-        }
-    }
-    found
+/// Columns of a table that have other names: the one that each had, and the one that it has.
+pub fn renamed_columns(old: &TableLayout, new: &TableLayout) -> Vec<(String, String)> {
+    let from = matching(old, new).map_or(vec![], |matching| matching.from);
+    let names = from.iter().zip(&new.columns).filter_map(|(from, new)| {
+        let old = &old.columns[(*from)?];
+        (old.name != new.name).then(|| (old.name.clone(), new.name.clone()))
+    });
+    names.collect()
 }
 
 /// The rows of the schema that are new, different or gone.
@@ -337,7 +319,7 @@ fn schema_changes<S: PageSource>(
 ) -> Result<Vec<(i64, Option<SchemaRow>)>, S::Error> {
     struct Rows(Vec<(i64, Option<SchemaRow>)>);
     impl<E: From<crate::Error>> Sink<E> for Rows {
-        fn begin(&mut self, _: &Catalog, _: &Catalog) -> Result<(), E> {
+        fn begin(&mut self, _: &Catalog, _: &Catalog, _: &[(String, String)]) -> Result<(), E> {
             Ok(())
         }
         fn table(&mut self, _: Pair<'_>, _: &[Option<usize>]) -> Result<(), E> {
@@ -352,7 +334,7 @@ fn schema_changes<S: PageSource>(
         }
     }
     let mut rows = Rows(vec![]);
-    let comparison = Comparison { pair, matching, bytes_decide: true, chains_last: false };
+    let comparison = Comparison { pair, matching, bytes_decide: true, chains_last: false, tells_all: false };
     compare_rows(scope, plans, &comparison, &mut rows)?;
     Ok(rows.0)
 }

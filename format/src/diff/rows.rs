@@ -170,6 +170,8 @@ pub(super) struct Comparison<'a> {
     pub(super) bytes_decide: bool,
     /// An overflow chain that was not written is the same.
     pub(super) chains_last: bool,
+    /// Rows that are the same are told too, as updated.
+    pub(super) tells_all: bool,
 }
 
 impl<'a> Comparison<'a> {
@@ -198,6 +200,9 @@ impl<'a> Comparison<'a> {
 
     /// Whether two rows of the same key are the same.
     fn is_same(&self, old: &RowRef<'_>, new: &RowRef<'_>) -> Result<bool, Error> {
+        if self.tells_all {
+            return Ok(false);
+        }
         if self.bytes_decide && old.record == new.record {
             return Ok(true);
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use litekeep_config::{FeedFrom, FeedUrl};
 use litekeep_env::{Clock, SystemClock};
-use litekeep_feed::{Delivery, Settings};
+use litekeep_feed::{Delivery, Settings, State};
 use litekeep_replicate::restore::{self, Goal};
 use litekeep_rows::feed::{Feed, Transaction};
 use litekeep_rows::{Kind, Selection, json};
@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::diff::{best_backup, goal};
 use crate::args;
 use crate::child::Signals;
-use crate::report::{self, Failure, Format, Outcome};
+use crate::report::{self, Failure, Format, Outcome, text};
 use crate::settings::database::backups;
 
 /// Between two looks at a folder, where a look costs nothing to speak of.
@@ -63,14 +63,20 @@ fn wanted(args: &args::Changes) -> Selection {
 #[derive(Serialize)]
 struct Delivered {
     to: String,
+    /// Up to here, with what was delivered before.
     txid: Option<String>,
+    events: u64,
 }
 
 /// Delivers until nothing is left, or until a signal.
 async fn deliver(args: &args::Changes, (to, position): (&str, &Path), format: Format) -> Result<Outcome> {
     let to = FeedUrl::parse(to)?;
-    let (_, store) = best_backup(args.target.as_deref(), &args.config, Goal::Latest, format).await?;
-    let from = match args.from.as_deref().map(goal).transpose()? {
+    let known = State::read(position)?;
+    let from = args.from.as_deref().map(goal).transpose()?;
+    let begin = known.as_ref().and_then(State::at).map(Goal::Txid).or(from);
+    let goals: Vec<Goal> = begin.into_iter().chain([Goal::Latest]).collect();
+    let (_, store) = best_backup(args.target.as_deref(), &args.config, &goals, format).await?;
+    let from = match from {
         // From the middle of a transaction it tells all of it: again rather than never.
         Some(goal) => match restore::plan(&store, goal).await?.point().whole() {
             Some(txid) => FeedFrom::Txid(txid.get()),
@@ -78,6 +84,10 @@ async fn deliver(args: &args::Changes, (to, position): (&str, &Path), format: Fo
         },
         None => FeedFrom::Now,
     };
+    if let Some(known) = &known {
+        let (from, to) = (args.from.as_ref().map(|_| from), to.to_string());
+        go_on(known, position, (from, &to), format)?;
+    }
     let mut delivery = Delivery::new(Settings {
         name: position.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         database: name(args, format)?,
@@ -101,13 +111,41 @@ async fn deliver(args: &args::Changes, (to, position): (&str, &Path), format: Fo
     let kept = delivery.keep().await;
     ended?;
     kept?;
-    let state = delivery.state();
-    let delivered = Delivered { to: state.to.clone(), txid: state.txid.clone() };
-    report::result(format, &delivered, || match &delivered.txid {
-        Some(txid) => format!("delivered to {}, up to transaction {txid}\n", delivered.to),
-        None => format!("nothing to deliver to {} yet\n", delivered.to),
+    let (state, events) = (delivery.state(), delivery.events());
+    let delivered = Delivered { to: state.to.clone(), txid: state.txid.clone(), events };
+    let count = text::count(usize::try_from(events).unwrap_or(usize::MAX), "event");
+    report::result(format, &delivered, || match (&delivered.txid, events) {
+        (Some(txid), 1..) => format!("delivered {count} to {}, up to transaction {txid}\n", delivered.to),
+        (Some(txid), 0) => format!("nothing new for {} up to transaction {txid}\n", delivered.to),
+        (None, _) => format!("nothing to deliver to {} yet\n", delivered.to),
     });
     Ok(Outcome::Done)
+}
+
+/// A position says where it goes on, whatever else is said, and is of one place that events go to.
+fn go_on(
+    known: &State,
+    position: &Path,
+    (from, to): (Option<FeedFrom>, &str),
+    format: Format,
+) -> Result<(), Failure> {
+    let Some(at) = known.at() else { return Ok(()) };
+    let path = position.display();
+    if from.is_some_and(|from| !matches!(from, FeedFrom::Txid(txid) if txid == at.get())) {
+        let message = format!("`{path}` goes on after transaction {at}, and --from names another beginning");
+        let hint = format!(
+            "leave --from out to go on, or name another file to begin there: `{path}` stays as it is"
+        );
+        return Err(Failure::invalid(message).hint(hint));
+    }
+    if known.to != to {
+        let was = &known.to;
+        report::warning(
+            &format!("`{path}` is of what went to {was}: nothing up to transaction {at} goes to {to}"),
+            format,
+        );
+    }
+    Ok(())
 }
 
 async fn steps(delivery: &mut Delivery, pause: Duration, follow: bool, format: Format) -> Result<()> {
@@ -150,7 +188,8 @@ async fn changes(args: &args::Changes, format: Format) -> Result<Outcome> {
         None if args.follow => Goal::Latest,
         None => return Err(no_beginning().into()),
     };
-    let (_, store) = best_backup(args.target.as_deref(), &args.config, from, format).await?;
+    let goals = [from, Goal::Latest];
+    let (_, store) = best_backup(args.target.as_deref(), &args.config, &goals, format).await?;
     let name = name(args, format)?;
     let mut feed = Feed::of_commits(&store, from, wanted(args)).await?;
     tell_unknown_table(feed.check_tables().await, args, format)?;

@@ -20,10 +20,11 @@ use litekeep_ltx::Pgno;
 use litekeep_replicate::local::{MetaDir, StateFile};
 use litekeep_replicate::restore::{self, Goal, Options, Restored};
 use litekeep_store::Store;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::args;
 use crate::child::Signals;
+use crate::program;
 use crate::report::{self, Failure, Format, Kind, Outcome, text};
 use crate::scratch::Scratch;
 use crate::settings::Stores;
@@ -227,11 +228,10 @@ impl Stage {
 
     /// Starts a process of this binary, which ends with the demo.
     fn start(&self, arguments: &[&str], stdout: Stdio, log: &str) -> Result<Child> {
-        let binary = std::env::current_exe().context("find litekeep's own binary")?;
         let path = self.dir.join(format!("{log}.log"));
         let log = File::options().create(true).append(true).open(&path);
         let log = log.with_context(|| format!("open `{}`", path.display()))?;
-        let mut command = Command::new(binary);
+        let mut command = program::again();
         command.args(arguments).current_dir(&self.dir).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(stdout).stderr(log);
         command.spawn().with_context(|| format!("start `litekeep {}`", arguments.join(" ")))

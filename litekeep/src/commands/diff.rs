@@ -30,7 +30,7 @@ pub(super) async fn run(args: &args::Diff, format: Format) -> Result<Outcome> {
 
 async fn diff(args: &args::Diff, format: Format) -> Result<Outcome> {
     let (from, to) = (goal(&args.from)?, args.to.as_deref().map_or(Ok(Goal::Latest), goal)?);
-    let (_, store) = best_backup(args.target.as_deref(), &args.config, to, format).await?;
+    let (_, store) = best_backup(args.target.as_deref(), &args.config, &[from, to], format).await?;
     let comparison = Comparison::open(&store, from, to).await?;
     let style = match (format, args.sql, args.undo_sql) {
         (_, true, _) => Style::Redo,
@@ -73,18 +73,19 @@ pub(super) fn goal(text: &str) -> Result<Goal, Failure> {
     Ok(Goal::Time(instant.as_millisecond()))
 }
 
-/// Of the backups of a database the one that reaches the goal best.
+/// Of the backups of a database the one that reaches most of the goals; of several, the one whose last goal is furthest. One may
+/// begin later than another, or have merged what the other has kept apart.
 ///
 /// # Errors
-/// Those of the configuration; that of the first backup when none reaches it.
+/// Those of the configuration; that of the first backup when none reaches any.
 pub(super) async fn best_backup(
     target: Option<&str>,
     config: &args::ConfigArgs,
-    goal: Goal,
+    goals: &[Goal],
     format: Format,
 ) -> Result<(StoreUrl, Store)> {
     let stores = Stores::default();
-    let mut best: Option<(Txid, StoreUrl, Store)> = None;
+    let mut best: Option<((usize, Txid), StoreUrl, Store)> = None;
     let mut failed = None;
     let found = backups(target, config, format)?;
     let databases: std::collections::BTreeSet<_> =
@@ -96,12 +97,17 @@ pub(super) async fn best_backup(
     }
     for backup in found {
         let (store, destination) = (backup.open(&stores)?, backup.destination);
-        match restore::plan(&store, goal).await {
-            Ok(plan) if best.as_ref().is_none_or(|(txid, ..)| *txid < plan.txid) => {
-                best = Some((plan.txid, destination.url, store));
+        let mut reached = None;
+        for goal in goals {
+            match restore::plan(&store, *goal).await {
+                Ok(plan) => reached = Some((reached.map_or(0, |(count, _)| count) + 1, plan.txid)),
+                Err(error) => failed = failed.or(Some((destination.url.clone(), error))),
             }
-            Ok(_) => {}
-            Err(error) => failed = failed.or(Some((destination.url, error))),
+        }
+        if let Some(reached) = reached
+            && best.as_ref().is_none_or(|(known, ..)| *known < reached)
+        {
+            best = Some((reached, destination.url, store));
         }
     }
     match (best, failed) {

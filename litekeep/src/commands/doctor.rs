@@ -3,7 +3,7 @@
 //! litekeep can enforce what it does itself, and some settings persist in the file; all others belong to each connection of
 //! the application, so the application's own driver is asked for them.
 //!
-//! The order matters: what opens the database's files by itself comes before the first SQLite connection of this process,
+//! The order matters: what opens a database's files by itself comes before the first SQLite connection of this process to it,
 //! whose locks it would drop. That connection stays open while drivers are asked, so that theirs is never the last one,
 //! which would delete the WAL.
 
@@ -15,26 +15,35 @@ mod limits;
 mod machine;
 mod settings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use litekeep_env::{Clock, SystemClock};
 use litekeep_replicate::local::MetaDir;
 use litekeep_sql::Examiner;
 use serde::Serialize;
+use tokio::sync::Mutex;
 
 use crate::args;
 use crate::commands::status;
+use crate::report::progress::Steps;
 use crate::report::{self, Failure, Format, Outcome, text};
 use crate::settings::{Database, Settings, database, default_backup};
 
 use check::{Area, Check, Hold, Verdict};
+use driver::Answers;
 pub(super) use driver::App;
 pub(crate) use driver::Driver;
 use limits::Limit;
+use machine::{Disks, Seen};
 use settings::Asked;
+
+/// Databases that are examined at the same time.
+const AT_ONCE: usize = 4;
 
 #[derive(Serialize)]
 struct Diagnosis {
@@ -72,13 +81,27 @@ async fn diagnose(args: &args::Doctor, format: Format) -> Result<Diagnosis> {
         Some(_) => Settings::find(&args.config, format)?,
         None => Some(Settings::load(&args.config, format)?),
     };
+    let patients = patients(args.target.as_deref(), settings.as_ref())?;
+    let steps = (patients.len() > 1).then(|| Steps::new(format, patients.len() as u64));
     let apps = apps(settings.as_ref());
+    let (answers, disks, line) = (Answers::default(), Arc::default(), Mutex::new(()));
+    let doctor = &Doctor { args, apps, answers, disks, line };
+    let at_once = if are_distinct(&patients) { AT_ONCE } else { 1 };
     let mut databases = Vec::new();
-    for patient in patients(args.target.as_deref(), settings.as_ref())? {
-        let checks = examine(&patient, args, &apps).await?;
-        let ok = checks.iter().all(|check| check.verdict != Verdict::Problem);
-        databases.push(Diagnosed { path: patient.database.path, ok, checks });
+    for some in patients.chunks(machine::WATCHED) {
+        let paths: Vec<PathBuf> = some.iter().map(|patient| patient.database.path.clone()).collect();
+        let watch = move || Seen::watch(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+        let seen = tokio::task::spawn_blocking(watch).await.context("watch")?;
+        let examined = stream::iter(some.iter().zip(seen)).map(async |(patient, seen)| {
+            let path = patient.database.path.clone();
+            steps.iter().for_each(|steps| steps.next(&format!("examining `{}`", path.display())));
+            let checks = doctor.examine(patient, seen).await?;
+            let ok = checks.iter().all(|check| check.verdict != Verdict::Problem);
+            anyhow::Ok(Diagnosed { path, ok, checks })
+        });
+        databases.extend(examined.buffered(at_once).try_collect::<Vec<_>>().await?);
     }
+    steps.iter().for_each(Steps::end);
     Ok(Diagnosis {
         ok: databases.iter().all(|database| database.ok),
         at: text::rfc3339(SystemClock.unix_ms()),
@@ -100,6 +123,13 @@ fn patients(target: Option<&Path>, settings: Option<&Settings>) -> Result<Vec<Pa
     Ok(vec![Patient { database, has_backup }])
 }
 
+/// One file that two of them name would lose the locks of the one connection when it is opened for the other.
+fn are_distinct(patients: &[Patient]) -> bool {
+    let files = patients.iter().filter_map(|patient| patient.database.path.canonicalize().ok());
+    let mut known = HashSet::new();
+    files.into_iter().all(|file| known.insert(file))
+}
+
 /// The current folder, with the variables of a process that runs there, and where the other processes of the configuration run.
 pub(super) fn apps(settings: Option<&Settings>) -> Vec<App> {
     let mut apps = vec![App::here()];
@@ -117,39 +147,100 @@ pub(super) fn apps(settings: Option<&Settings>) -> Vec<App> {
     apps
 }
 
-async fn examine(patient: &Patient, args: &args::Doctor, apps: &[App]) -> Result<Vec<Check>> {
-    let database = &patient.database;
-    if let Err(failure) = database::look(&database.path, File::options().read(true)) {
-        let broken = Check::new(Area::File, "readable", Hold::Checked, Verdict::Problem, failure.to_string());
-        return Ok(vec![broken.fix("litekeep history  # shows what can be restored")]);
+/// What the examinations of all databases share.
+struct Doctor<'a> {
+    args: &'a args::Doctor,
+    apps: Vec<App>,
+    answers: Answers,
+    disks: Arc<Disks>,
+    /// Who has it measures a store.
+    line: Mutex<()>,
+}
+
+impl Doctor<'_> {
+    async fn examine(&self, patient: &Patient, seen: Seen) -> Result<Vec<Check>> {
+        let database = &patient.database;
+        if let Err(failure) = database::look(&database.path, File::options().read(true)) {
+            let broken =
+                Check::new(Area::File, "readable", Hold::Checked, Verdict::Problem, failure.to_string());
+            return Ok(vec![broken.fix("litekeep history  # shows what can be restored")]);
+        }
+        let replicator = MetaDir::claimed_by(&database.meta_dir, &database.path);
+        let (path, config, disks) = (database.path.clone(), database.config.clone(), self.disks.clone());
+        let look = move || machine::look(&path, &config, &seen, &disks, replicator);
+        let machine = tokio::task::spawn_blocking(look).await.context("look at the machine")?;
+        let backup = match patient.has_backup {
+            true => {
+                let red = status::red(std::slice::from_ref(database), &SystemClock).await?;
+                backup::checks(database, &red, &self.line, &SystemClock).await?
+            }
+            false => backup::none(database),
+        };
+        let path = database.path.clone();
+        let inside = tokio::task::spawn_blocking(move || look_inside(&path)).await.context("look inside")?;
+        let mut checks = match inside {
+            Ok((examiner, facts, file)) => {
+                let asked = self.ask(&database.path, &facts, machine.is_local).await;
+                drop(examiner);
+                asked?.into_iter().chain(file).collect()
+            }
+            Err(error) => {
+                let reason = format!("{error:#}");
+                let broken = Check::new(Area::File, "readable", Hold::Checked, Verdict::Problem, reason);
+                vec![broken.fixes(report::Report::of(&error).hint)]
+            }
+        };
+        checks.extend(machine.checks);
+        checks.extend(backup);
+        Ok(checks)
     }
-    let replicator = MetaDir::claimed_by(&database.meta_dir, &database.path);
-    let (path, config) = (database.path.clone(), database.config.clone());
-    let machine = tokio::task::spawn_blocking(move || machine::look(&path, &config, replicator))
-        .await
-        .context("watch")?;
-    let backup = match patient.has_backup {
-        true => {
-            let red = status::red(std::slice::from_ref(database), &SystemClock).await?;
-            backup::checks(database, &red, &SystemClock).await?
+
+    /// Asks each driver, or the user's own command.
+    ///
+    /// # Errors
+    /// When one that was named does not answer.
+    async fn ask(&self, database: &Path, facts: &Facts, is_local: bool) -> Result<Vec<Check>> {
+        let database = std::path::absolute(database).context("find the database")?;
+        let Facts { page_size, database_bytes, foreign_keys, ref journal_mode } = *facts;
+        let judge = |driver, of: &str, found: &driver::Found| {
+            Asked { driver, of, found, page_size, database_bytes, foreign_keys, is_local }.checks()
+        };
+        let refused = |of: &str, cause: String| {
+            Failure::invalid(format!("ask `{of}` for its settings: {cause}"))
+                .hint("docs/doctor.md has a snippet for each driver, for --command")
+        };
+        if let Some(line) = &self.args.command {
+            let found = self.answers.run(line, &database).await.map_err(|cause| refused(line, cause))?;
+            return Ok(judge(None, line, &found));
         }
-        false => backup::none(database),
-    };
-    let mut checks = match look_inside(&database.path) {
-        Ok((examiner, facts, file)) => {
-            let asked = ask(args, apps, &database.path, &facts, machine.is_local).await;
-            drop(examiner);
-            asked?.into_iter().chain(file).collect()
+        let answer = async |driver, app| self.answers.of(driver, app, &database, journal_mode).await;
+        if let Some(driver) = self.args.driver {
+            let found = answer(driver, &self.apps[0]).await;
+            let found = found.map_err(|cause| refused(driver.name(), cause))?;
+            return Ok(judge(Some(driver), &found.of(driver.name()), &found));
         }
-        Err(error) => {
-            let reason = format!("{error:#}");
-            let broken = Check::new(Area::File, "readable", Hold::Checked, Verdict::Problem, reason);
-            vec![broken.fixes(report::Report::of(&error).hint)]
+        let (mut checks, mut known) = (Vec::new(), Vec::new());
+        for app in &self.apps {
+            for driver in app.drivers() {
+                let of = match app.dir.as_path() {
+                    dir if dir == Path::new(".") => driver.name().to_owned(),
+                    dir => format!("{} in {}", driver.name(), dir.display()),
+                };
+                if known.contains(&of) {
+                    continue;
+                }
+                match answer(driver, app).await {
+                    Ok(found) => checks.extend(judge(Some(driver), &found.of(&of), &found)),
+                    Err(cause) => checks.push(unasked(cause).of(&of)),
+                }
+                known.push(of);
+            }
         }
-    };
-    checks.extend(machine.checks);
-    checks.extend(backup);
-    Ok(checks)
+        if checks.is_empty() {
+            checks.push(unasked("no application with a known driver is here".to_owned()));
+        }
+        Ok(checks)
+    }
 }
 
 /// What settings are held against.
@@ -157,6 +248,7 @@ struct Facts {
     page_size: u64,
     database_bytes: u64,
     foreign_keys: u64,
+    journal_mode: String,
 }
 
 fn look_inside(path: &Path) -> Result<(Examiner, Facts, Vec<Check>)> {
@@ -166,61 +258,10 @@ fn look_inside(path: &Path) -> Result<(Examiner, Facts, Vec<Check>)> {
         page_size: layout.page_size,
         database_bytes: layout.pages * layout.page_size,
         foreign_keys: examiner.foreign_keys()?,
+        journal_mode: layout.journal_mode.clone(),
     };
     let checks = file::checks(&mut examiner, &layout)?;
     Ok((examiner, facts, checks))
-}
-
-/// Asks each driver, or the user's own command.
-///
-/// # Errors
-/// When one that was named does not answer.
-async fn ask(
-    args: &args::Doctor,
-    apps: &[App],
-    database: &Path,
-    facts: &Facts,
-    is_local: bool,
-) -> Result<Vec<Check>> {
-    let database = std::path::absolute(database).context("find the database")?;
-    let judge = |driver, of: &str, found: &driver::Found| {
-        let Facts { page_size, database_bytes, foreign_keys } = *facts;
-        Asked { driver, of, found, page_size, database_bytes, foreign_keys, is_local }.checks()
-    };
-    let refused = |of: &str, cause: String| {
-        Failure::invalid(format!("ask `{of}` for its settings: {cause}"))
-            .hint("docs/doctor.md has a snippet for each driver, for --command")
-    };
-    if let Some(line) = &args.command {
-        let found = driver::run(line, &database).await.map_err(|cause| refused(line, cause))?;
-        return Ok(judge(None, line, &found));
-    }
-    if let Some(driver) = args.driver {
-        let found = driver::probe(driver, &apps[0], &database).await;
-        let found = found.map_err(|cause| refused(driver.name(), cause))?;
-        return Ok(judge(Some(driver), &found.of(driver.name()), &found));
-    }
-    let (mut checks, mut known) = (Vec::new(), Vec::new());
-    for app in apps {
-        for driver in app.drivers() {
-            let of = match app.dir.as_path() {
-                dir if dir == Path::new(".") => driver.name().to_owned(),
-                dir => format!("{} in {}", driver.name(), dir.display()),
-            };
-            if known.contains(&of) {
-                continue;
-            }
-            match driver::probe(driver, app, &database).await {
-                Ok(found) => checks.extend(judge(Some(driver), &found.of(&of), &found)),
-                Err(cause) => checks.push(unasked(cause).of(&of)),
-            }
-            known.push(of);
-        }
-    }
-    if checks.is_empty() {
-        checks.push(unasked("no application with a known driver is here".to_owned()));
-    }
-    Ok(checks)
 }
 
 fn unasked(cause: String) -> Check {

@@ -8,7 +8,9 @@ mod marks;
 mod rehearse;
 mod rewrite;
 mod standing;
+mod turn;
 mod undo;
+mod waiting;
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +26,7 @@ use crate::settings::{Database, Settings, database};
 
 use fresh::Fresh;
 use marks::Marking;
+use waiting::PATIENCE;
 
 #[derive(Serialize)]
 struct Made {
@@ -120,8 +123,8 @@ fn by_files(
     let ran = match fresh.is_new() && folder.migrations.is_empty() {
         true => Vec::new(),
         false => {
-            let mut marking = Marking::of(known, marks::PATIENCE, format).told();
-            let ran = marking.up(&database, &folder);
+            let mut marking = Marking::of(&database, known, PATIENCE, format).told();
+            let ran = marking.up(&folder);
             fresh.tell(format);
             let ran = ran?;
             marking.end().context("mark the end of the migrations")?;

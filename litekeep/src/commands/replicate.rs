@@ -24,7 +24,7 @@ use crate::served::Pages;
 use crate::settings::{Database, Settings, database, env};
 use crate::stack::Stack;
 use crate::syncs::{self, DatabaseSync};
-use crate::verification::Schedule;
+use crate::verification::{Schedule, canonical};
 
 /// After so long a start is over.
 const STARTED: Duration = Duration::from_secs(3);
@@ -39,6 +39,7 @@ pub(super) async fn run(args: &args::Replicate, format: Format) -> Result<Outcom
             // The application may be at work already.
             roll_forward: false,
             new_timeline: args.new_timeline,
+            each_by_itself: exec.is_none() && !args.once,
         },
         beside: exec.map_or(Beside::Nothing, |exec| {
             Beside::Command(["/bin/sh", "-c", &exec].map(OsString::from).to_vec())
@@ -153,17 +154,21 @@ impl Run {
         // Of two for the same database the second finds the first one's addresses taken, too, and that says less.
         let _pages =
             self.show(&replication).await.map_err(|error| rival.map_or(error, anyhow::Error::from))?;
-        for database in &self.scope.databases {
+        let left_out = replication.left_out();
+        let is_replicated = |path: &Path| !left_out.contains(&canonical(path));
+        for database in self.scope.databases.iter().filter(|database| is_replicated(&database.path)) {
             let urls: Vec<String> = database.destinations.iter().map(|d| d.url.to_string()).collect();
             tracing::info!(path = %database.path.display(), "replicating to {}", urls.join(", "));
         }
         // A run that ends by itself is no time to follow anything.
         let mut followers = Followers::default();
         if !self.once {
-            feeds::start(&self.scope.feeds, &replication, &mut followers);
-            syncs::start(&self.scope.syncs, &replication, &mut followers);
+            self.follow(is_replicated, &replication, &mut followers);
         }
-        let outcome = self.until_the_end(&replication, &mut signals).await;
+        let outcome = tokio::select! {
+            outcome = self.until_the_end(&replication, &mut signals) => outcome,
+            () = self.take_up(&replication, &mut followers) => unreachable!("there may always be one more"),
+        };
         followers.stop().await;
         let confirmed = shut_down(replication).await;
         if confirmed.is_ok() && !matches!(self.beside, Beside::Nothing) {
@@ -176,6 +181,28 @@ impl Run {
             }
             (Err(error), _) | (Ok(_), Err(error)) => Err(error),
             (Ok(outcome), Ok(())) => Ok(outcome),
+        }
+    }
+
+    /// Begins what follows these databases.
+    fn follow(
+        &self,
+        is_meant: impl Fn(&Path) -> bool,
+        replication: &Arc<Replication>,
+        followers: &mut Followers,
+    ) {
+        let Scope { feeds, syncs, .. } = &self.scope;
+        let feeds: Vec<Feed> = feeds.iter().filter(|feed| is_meant(&feed.database.path)).cloned().collect();
+        feeds::start(&feeds, replication, followers);
+        let syncs: Vec<_> = syncs.iter().filter(|sync| is_meant(&sync.database.path)).cloned().collect();
+        syncs::start(&syncs, replication, followers);
+    }
+
+    /// Takes databases up that were left out at the start, as they become fit. Does not return.
+    async fn take_up(&self, replication: &Arc<Replication>, followers: &mut Followers) {
+        loop {
+            let path = replication.taken_up().await;
+            self.follow(|own| canonical(own) == path, replication, followers);
         }
     }
 

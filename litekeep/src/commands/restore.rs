@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use litekeep_config::StoreUrl;
 use litekeep_env::{Clock, SystemClock};
+use litekeep_replicate::replicator::{self, Stranded, stranded};
 use litekeep_replicate::restore::{self, Damaged, Goal, Integrity, Options, RestorePlan, Restored, v03};
 use litekeep_replicate::{Instead, Kind};
 use litekeep_store::Store;
@@ -21,7 +22,7 @@ use crate::args::{self, IntegrityCheck};
 use crate::point_in_time;
 use crate::report::progress::Shown;
 use crate::report::{self, Failure, Format, Outcome, text};
-use crate::settings::database::backups;
+use crate::settings::database::{Backup, backups};
 use crate::settings::{Stores, is_store};
 
 /// What was, or would be, restored.
@@ -215,18 +216,20 @@ async fn find(args: &args::Restore, goal: Goal, format: Format) -> Result<Found>
     let mut best: Vec<Source> = vec![];
     let mut failed = Vec::new();
     let mut former = None;
-    for backup in backups(Some(&args.target), &args.config, format)? {
+    let backups = backups(Some(&args.target), &args.config, format)?;
+    put_stranded(args, &backups, &stores, format).await?;
+    for backup in backups {
         let store = backup.open(&stores)?;
         let (database, destination) = (backup.database, backup.destination);
         let meta_dir = database.filter(|_| args.output.is_none()).map(|database| database.meta_dir);
         match restore::plan(&store, goal).await {
             Ok(plan) => best.push(Source { meta_dir, url: destination.url, store, plan }),
-            Err(error) if is_empty(&error) => match v03::find(&store, goal).await {
+            Err(error) if is_empty(&error) || begins_later(&error) => match v03::find(&store, goal).await {
                 Ok(Some(backup)) if former.is_none() => {
                     former = Some(Former { url: destination.url, store, backup });
                 }
-                Ok(_) => failed.push((destination.url, error)),
-                Err(error) => failed.push((destination.url, error)),
+                Err(former) if is_empty(&error) => failed.push((destination.url, former)),
+                Ok(_) | Err(_) => failed.push((destination.url, error)),
             },
             Err(error) => failed.push((destination.url, error)),
         }
@@ -306,6 +309,44 @@ fn command(args: &args::Restore, words: impl IntoIterator<Item = String>) -> Str
     let words = words.into_iter().chain(config).chain(literal).chain([args.target.clone()]);
     let quoted: Vec<String> = words.map(|word| text::shell_word(&word)).collect();
     format!("`litekeep {}`", quoted.join(" "))
+}
+
+/// What an outage left on this machine of a database whose file is gone comes back only by way of the backup.
+async fn put_stranded(
+    args: &args::Restore,
+    backups: &[Backup],
+    stores: &Stores,
+    format: Format,
+) -> Result<()> {
+    let Some(database) = backups.iter().find_map(|backup| backup.database.as_ref()) else { return Ok(()) };
+    let Some(Stranded { first, last }) = stranded(&database.meta_dir) else { return Ok(()) };
+    let what = format!("transactions {first} to {last} of `{}`", database.path.display());
+    let is_there = database.path.metadata().is_ok_and(|file| file.len() > 0);
+    if args.dry_run || is_there {
+        let who = if is_there { "a replicator" } else { "a restore" };
+        report::warning(&format!("{what} wait on this machine: {who} puts them into the backup"), format);
+        return Ok(());
+    }
+    let opened: Result<Vec<Store>> = backups.iter().map(|backup| backup.open(stores)).collect();
+    let put = replicator::put_stranded(&opened?, &database.path, &database.meta_dir).await;
+    match put {
+        Ok(_) => {
+            report::warning(&format!("{what}, which waited on this machine, are in the backup now"), format)
+        }
+        // It goes elsewhere, and everything stays where it is.
+        Err(error) if args.output.is_some() => {
+            report::warning(&format!("{what} wait on this machine, and are not restored: {error}"), format);
+        }
+        Err(error) => {
+            return Err(anyhow::Error::from(error).context(format!("put {what}, which wait on this machine")));
+        }
+    }
+    Ok(())
+}
+
+/// Before the log, Litestream 0.3 may have written in the same place.
+fn begins_later(error: &litekeep_replicate::Error) -> bool {
+    matches!(error.instead(), Some(Instead::Time(_)))
 }
 
 fn is_empty(error: &litekeep_replicate::Error) -> bool {

@@ -20,7 +20,7 @@ pub(super) async fn run(args: &args::Run, format: Format) -> Result<Outcome> {
     log::start(scope.log, format);
     let run = replicate::Run {
         scope,
-        choices: Choices { restore_missing: true, roll_forward: true, new_timeline: args.new_timeline },
+        choices: Choices::of_all(args.new_timeline),
         beside: replicate::Beside::Command(args.command.clone()),
         once: false,
     };

@@ -144,7 +144,7 @@ struct TakeBack<'a> {
 impl TakeBack<'_> {
     async fn run(self, format: Format) -> Result<Outcome> {
         let name = self.database.to_string_lossy();
-        let (_, store) = best_backup(Some(&name), self.config, self.to, format).await?;
+        let (_, store) = best_backup(Some(&name), self.config, &[self.from, self.to], format).await?;
         let comparison = Comparison::open(&store, self.from, self.to).await?;
         let (from, to) = (comparison.from(), comparison.to());
         let selection = self.selection;

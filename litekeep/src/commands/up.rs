@@ -62,7 +62,7 @@ async fn foreground(
     let prints = (!args.quiet && !args.detached).then_some(format);
     let run = Run {
         scope: Scope::of_settings(settings, &args.config)?,
-        choices: Choices { restore_missing: true, roll_forward: true, new_timeline: args.new_timeline },
+        choices: Choices::of_all(args.new_timeline),
         beside: Beside::Stack { stack: stack.clone(), settings: all, prints },
         once: false,
     };

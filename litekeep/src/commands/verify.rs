@@ -2,6 +2,7 @@
 //!
 //! It is a process of its own, as the comparison needs: see [`litekeep_replicate::verify`].
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -100,6 +101,7 @@ async fn one(
         let failure = Failure::invalid(format!("`{}` does not exist", database.path.display()));
         return Err(failure.hint("without the database there is nothing to compare with: restore it").into());
     }
+    refuse_other_modes(&database.path)?;
     let beside = database.path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = args.scratch.as_deref().or(beside).unwrap_or(Path::new("."));
     let scratch = Scratch::new(parent, ".litekeep-verify-")
@@ -133,6 +135,20 @@ async fn one(
     proof::record(store, &proof, clock.unix_ms()).await?;
     let seconds = (clock.boottime() - begin).as_secs_f64();
     Ok(Verification { database: database.path.clone(), url: url.clone(), read_bytes, seconds, proof })
+}
+
+/// Looking must not change the database: replication switches it to WAL mode, and nobody else does.
+fn refuse_other_modes(path: &Path) -> Result<(), Failure> {
+    let name = path.display();
+    match database::look(path, File::options().read(true))? {
+        (Some(header), _) if header.is_wal() => Ok(()),
+        (Some(_), _) => Err(Failure::invalid(format!(
+            "`{name}` is not in WAL mode, so no litekeep replicates it, and nothing of it was compared"
+        ))
+        .hint("`litekeep replicate` switches it; when the application has switched it out of WAL mode, change that there")),
+        (None, _) => Err(Failure::invalid(format!("`{name}` is empty"))
+            .hint(format!("there is nothing to compare with: remove it and run `litekeep restore {name}`"))),
+    }
 }
 
 fn reason(found: &Outcomes) -> Option<String> {

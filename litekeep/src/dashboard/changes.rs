@@ -22,6 +22,8 @@ use crate::replication::Replication;
 const LOOK: Duration = Duration::from_millis(50);
 /// Between two tries while the store does not answer.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
+/// A log that has not what the replicator has confirmed for so long is told of no more: whoever comes back gets another one.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is told to one of them.
 struct Following {
@@ -30,6 +32,10 @@ struct Following {
     path: PathBuf,
     replication: Weak<Replication>,
     due: VecDeque<Told>,
+    /// There are other backups to read.
+    has_others: bool,
+    /// Since when there is more than where it stands.
+    confirmed: Option<Duration>,
 }
 
 impl Board {
@@ -38,18 +44,31 @@ impl Board {
     /// # Errors
     /// As [`Refused`].
     pub(super) async fn changes(&self, asked: Asked) -> Result<BoxStream<'static, Told>, Refused> {
-        let (path, store) = self.backup_of(&asked.database)?;
-        let feed = begin(&store, &asked).await?;
+        let (path, stores) = self.backups_of(&asked.database)?;
+        let mut begun = Err(Refused::Unavailable("its backup cannot be opened now\n".to_owned()));
+        for (nth, store) in stores.iter().enumerate() {
+            match begin(store, &asked).await {
+                Err(error) if nth == 0 => begun = Err(error),
+                // What the first one says is what it is about.
+                Err(_) => {}
+                Ok(feed) => {
+                    begun = Ok(feed);
+                    break;
+                }
+            }
+        }
+        let feed = begun?;
         let due = VecDeque::from([Told::Position(feed.at().to_string())]);
         let (name, replication) = (file_name(&path), self.replication());
-        let following = Following { feed, name, path, replication, due };
+        let (has_others, confirmed) = (stores.len() > 1, None);
+        let following = Following { feed, name, path, replication, due, has_others, confirmed };
         let told =
             stream::unfold(following, async |mut following| Some((following.next().await?, following)));
         Ok(told.boxed())
     }
 
-    /// The database that somebody means, and where to read its log.
-    fn backup_of(&self, wanted: &str) -> Result<(PathBuf, Store), Refused> {
+    /// The database that somebody means, and where to read its log, the best first.
+    fn backups_of(&self, wanted: &str) -> Result<(PathBuf, Vec<Store>), Refused> {
         let all: Vec<PathBuf> = self.statuses().into_iter().map(|status| status.path).collect();
         let is_meant = |path: &&PathBuf| {
             path.ends_with(wanted) || path.strip_prefix("/").is_ok_and(|p| p == Path::new(wanted))
@@ -61,11 +80,9 @@ impl Board {
             return Err(Refused::Unknown(format!("say which database: {}\n", names.join(", "))));
         };
         let stores = self.configured(path).and_then(|database| self.stores(&database)).unwrap_or_default();
-        let in_folder = stores.iter().find(|(_, store)| store.as_folder().is_some());
-        match in_folder.or(stores.first()) {
-            Some((_, store)) => Ok(((*path).clone(), store.clone())),
-            None => Err(Refused::Unavailable("its backup cannot be opened now\n".to_owned())),
-        }
+        let mut stores: Vec<Store> = stores.into_iter().map(|(_, store)| store).collect();
+        stores.sort_by_key(|store| store.as_folder().is_none());
+        Ok(((*path).clone(), stores))
     }
 }
 
@@ -107,14 +124,25 @@ impl Following {
             }
             match self.feed.next().await {
                 Ok(Some(part)) => {
+                    self.confirmed = None;
                     let events = Event::of(&self.name, &part, SystemClock.unix_ms());
                     self.due.extend(events.into_iter().map(|event| Told::Change(event.line)));
                     if part.is_last {
                         self.due.push_back(Told::Position(part.txid.to_string()));
                     }
                 }
+                Ok(None) if self.is_left() => {
+                    tracing::warn!(
+                        path = %self.path.display(),
+                        "a follower of its changes is sent away: the backup that is read lacks what is confirmed"
+                    );
+                    return None;
+                }
                 Ok(None) => self.news().await,
-                Err(error) if error.kind() == Kind::Unavailable => tokio::time::sleep(OUTAGE_PAUSE).await,
+                Err(error) if error.kind() == Kind::Unavailable && !self.is_left() => {
+                    self.confirmed.get_or_insert_with(|| SystemClock.boottime());
+                    tokio::time::sleep(OUTAGE_PAUSE).await;
+                }
                 Err(error) => {
                     tracing::warn!(path = %self.path.display(), "could not tell its changes any more: {error}");
                     return None;
@@ -123,12 +151,19 @@ impl Following {
         }
     }
 
+    /// Whether the log has kept it waiting too long, and another one may not.
+    fn is_left(&self) -> bool {
+        self.has_others
+            && self.confirmed.is_some_and(|since| SystemClock.boottime().saturating_sub(since) >= PATIENCE)
+    }
+
     /// Waits until the replicator has confirmed more. Asks no store.
     async fn news(&mut self) {
         let at = Some(self.feed.at().txid);
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(if self.confirmed.is_some() { OUTAGE_PAUSE } else { LOOK }).await;
             if self.replication.upgrade().and_then(|replication| replication.durable(&self.path)) > at {
+                self.confirmed.get_or_insert_with(|| SystemClock.boottime());
                 return;
             }
         }

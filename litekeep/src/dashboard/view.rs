@@ -14,7 +14,6 @@ use litekeep_replicate::replicator::Status;
 use litekeep_store::Store;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::process::Command;
 
 use super::listing::{self, Listed, Listing, Timeline};
 use super::readers::{Reader, Readers};
@@ -24,6 +23,7 @@ use crate::args::ConfigArgs;
 use crate::commands::history::MissingRange;
 use crate::commands::status::backup::Backup;
 use crate::feeds::{self, Feed, FeedStatus};
+use crate::program;
 use crate::proof::Proof;
 use crate::replication::Replication;
 use crate::report::text;
@@ -485,7 +485,7 @@ fn has_pending(status: &Value) -> bool {
 /// In a process of its own, which may open the database.
 async fn migrations(path: PathBuf, config: ConfigArgs) -> Value {
     let asked = async {
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = program::again();
         command.args(["migrate", "status", "--json"]);
         config.pass_on(&mut command);
         // After `--` a path may begin with a dash.

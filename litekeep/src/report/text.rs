@@ -1,6 +1,7 @@
 //! Numbers, times and tables for people.
 
 use jiff::Timestamp;
+use litekeep_env::disk;
 
 /// `1.4 MiB`, `812 B`.
 pub(crate) fn size(bytes: u64) -> String {
@@ -62,6 +63,13 @@ pub(crate) fn table(header: &[&str], right: &[usize], rows: &[Vec<String>]) -> S
         out.push('\n');
     }
     out
+}
+
+/// A process with the beginning of its command line.
+pub(crate) fn process(pid: u32) -> String {
+    let command = disk::command_of(pid).unwrap_or_else(|| "of another user".to_owned());
+    let short: String = command.chars().take(60).collect();
+    format!("process {pid} ({short})")
 }
 
 /// A word of a command, quoted where a shell would read more into it.

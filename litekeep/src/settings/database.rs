@@ -146,7 +146,7 @@ fn search(dir: &Path, pattern: &Pattern, recursive: bool, paths: &mut Vec<PathBu
         let kind = entry.file_type().map_err(failed)?;
         let name = entry.file_name();
         if kind.is_dir() {
-            if recursive && !is_own(&name) {
+            if recursive && !is_passed_over(&name) {
                 search(&path, pattern, recursive, paths)?;
             }
         } else if name.to_str().is_some_and(|name| pattern.matches(name)) && is_database(&path) {
@@ -156,9 +156,10 @@ fn search(dir: &Path, pattern: &Pattern, recursive: bool, paths: &mut Vec<PathBu
     Ok(())
 }
 
-/// Our own state and restores have no databases of the user's.
-fn is_own(folder: &OsStr) -> bool {
-    folder.to_string_lossy().ends_with("-litekeep")
+/// Our own state has no databases of the user's, and hidden folders are our own or somebody's private matter.
+fn is_passed_over(folder: &OsStr) -> bool {
+    let name = folder.to_string_lossy();
+    name.starts_with('.') || name.ends_with("-litekeep")
 }
 
 /// A file that has appeared in a folder of databases, if it is one, or is empty and may become one. `dir` is the
@@ -175,8 +176,9 @@ pub(crate) fn appeared(config: &DatabaseConfig, dir: &Path, path: &Path) -> Resu
         watch: *watch,
     };
     let empty = || path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0);
-    let is_own = path.parent().is_some_and(|parent| parent.iter().any(is_own));
-    if !source.covers(path) || is_own || !(empty() || is_database(path)) {
+    let below = path.parent().and_then(|parent| parent.strip_prefix(dir).ok());
+    let is_passed_over = below.is_some_and(|folders| folders.iter().any(is_passed_over));
+    if !source.covers(path) || is_passed_over || !(empty() || is_database(path)) {
         return Ok(None);
     }
     Database::in_folder(config, dir, path).map(Some)

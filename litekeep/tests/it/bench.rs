@@ -1,6 +1,10 @@
 //! Goal: `bench` measures what it says and leaves nothing behind. Method: a short run; figures are held only against what
 //! must be true on any machine.
 
+use litekeep_testkit::Certificates;
+use litekeep_testkit::process::eventually;
+
+use crate::scene::LONG;
 use crate::{Place, shapes};
 
 #[test]
@@ -35,7 +39,38 @@ fn postgres_answers_the_same_question() {
     let figures = place.run(&["bench", "--seconds", "5", "--json", "--postgres", &url]).succeeded().json();
     shapes::matches("bench", &figures);
     assert!(figures["postgres"]["ratio"].as_f64().unwrap() > 1.0, "{figures:#}");
-    drop(server);
+    // A pooler gives each transaction another session.
+    let pooler = server.pooler().unwrap();
+    place.run(&["bench", "--seconds", "5", "--postgres", &pooler.url("postgres")]).succeeded();
+    drop((pooler, server));
     let ran = place.run(&["bench", "--seconds", "5", "--postgres", "postgres://nobody@127.0.0.1:1/x"]);
-    ran.failed_with(&["could not measure Postgres", "connect to Postgres"]);
+    ran.failed_with(&["could not measure Postgres", "connect in postgres://nobody@127.0.0.1:1/x"]);
+}
+
+/// As hosted ones want it; it was told that they could not be measured.
+#[test]
+fn postgres_is_asked_by_tls_and_has_to_be_trusted() {
+    let server = litekeep_testkit::postgres::Postgres::start().unwrap();
+    let certificates = Certificates::make().unwrap();
+    let (certificate, key) = certificates.files();
+    for (path, name) in [(certificate, "server.crt"), (key, "server.key")] {
+        let pem = std::fs::read_to_string(path).unwrap();
+        let lines = format!("SELECT unnest(string_to_array('{}', E'\\n'))", pem.trim());
+        server.query(&format!("COPY ({lines}) TO PROGRAM 'umask 077; cat > {name}'")).unwrap();
+    }
+    server.query("ALTER SYSTEM SET ssl = on").unwrap();
+    server.query("SELECT pg_reload_conf()").unwrap();
+    let is_on = || Ok(server.query("SHOW ssl")? == [[Some("on".to_owned())]]);
+    eventually("it takes TLS", LONG, is_on).unwrap();
+    let place = Place::new();
+    // The certificate is for this name.
+    let url = server.url("postgres").replace("127.0.0.1", "localhost") + "?sslmode=require";
+    let bench = |url: &str| place.run(&["bench", "--seconds", "5", "--json", "--postgres", url]);
+    let untrusted = bench(&url);
+    assert_eq!(untrusted.code, 2);
+    let error = untrusted.json_error().to_string();
+    assert!(error.contains("certificate") && error.contains("sslrootcert=FILE"), "{error}");
+    let url = format!("{url}&sslrootcert={}", certificates.ca_file().display());
+    let figures = bench(&url).succeeded().json();
+    assert!(figures["postgres"]["per_second"].as_f64().unwrap() > 0.0, "{figures:#}");
 }

@@ -1,7 +1,8 @@
 //! Goal: `doctor` finds what is wrong and names the line that mends it, and finds nothing where nothing is wrong. Method:
 //! a database, a driver, a process or a store that provokes each finding.
 
-use std::os::unix::fs::symlink;
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::process::{Child, Command};
 
 use litekeep_testkit::fault_proxy::{Fault, Kind, Rule};
@@ -419,6 +420,49 @@ fn who_keeps_the_wal_is_named() {
     let me = format!("process {}", std::process::id());
     found.has("wal_size", "warning", &[&me, "end the read transaction"]);
     found.has("writers", "ok", &["1 can write", &me]);
+}
+
+/// Each was watched for two seconds after the other, and each asked every driver again.
+#[test]
+fn many_databases_are_watched_together_and_ask_each_driver_once() {
+    let place = Place::new();
+    let toml = "[[database]]\ndir = \"tenants\"\npattern = \"*.db\"\nbackup = \"./b\"\n";
+    place.write_all(&[("litekeep.toml", toml), ("requirements.txt", ""), ("tenants/readme", "")]);
+    // Who asks is noted, and asks the one that is there.
+    let python = "#!/bin/sh\necho asked >> asked\nexec python3 \"$@\"\n";
+    place.write_all(&[(".venv/bin/python", python)]);
+    std::fs::set_permissions(place.path(".venv/bin/python"), Permissions::from_mode(0o755)).unwrap();
+    let names = ["a", "b", "c"];
+    let open = |name: &&str| {
+        let app = Connection::open(place.database(&format!("tenants/{name}.db"), 1)).unwrap();
+        app.execute_batch("BEGIN IMMEDIATE").unwrap();
+        app
+    };
+    let held: Vec<Connection> = names.iter().map(open).collect();
+    // Another journal mode is another answer.
+    let other = Connection::open(place.path("tenants/d.db")).unwrap();
+    other.execute_batch("CREATE TABLE t(x)").unwrap();
+    let whole = Diagnosis::of(place.command(&["doctor", "--json"])).whole;
+    let databases = whole["databases"].as_array().unwrap();
+    let told = |nth: usize, name: &str| {
+        let checks = databases[nth]["checks"].as_array().unwrap();
+        let found = checks.iter().find(|check| check["name"] == name);
+        found.unwrap_or_else(|| panic!("no {name} in {:#}", databases[nth])).clone()
+    };
+    for (nth, name) in ["a", "b", "c", "d"].iter().enumerate() {
+        assert!(databases[nth]["path"].as_str().unwrap().ends_with(&format!("{name}.db")), "{whole:#}");
+        assert_eq!(told(nth, "busy_timeout")["of"], "python");
+        let me = format!("1 can write: process {} ", std::process::id());
+        assert!(told(nth, "writers")["reason"].as_str().unwrap().contains(&me), "{whole:#}");
+        assert_eq!(told(nth, "journal_mode")["verdict"], if *name == "d" { "problem" } else { "ok" });
+    }
+    assert_eq!(std::fs::read_to_string(place.path("asked")).unwrap(), "asked\nasked\n");
+    drop(held);
+    // A person sees how far it is.
+    let ran = place.run(&["doctor"]);
+    for name in names {
+        assert!(ran.stderr.contains(&format!("tenants/{name}.db`")), "{}", ran.stderr);
+    }
 }
 
 /// A process that is ended with the test.

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use litekeep_config::{Config, Input, StoreUrl, template};
+use litekeep_store::{Counts, price};
 
 use crate::Place;
 
@@ -177,6 +178,54 @@ fn the_defaults_of_the_configuration_are_those_of_the_template() {
         compared += 1;
     }
     assert!(compared >= 8, "{template}");
+}
+
+/// A month of a database of 100 MB that is written to around the clock, and changes by a tenth a day.
+#[test]
+fn the_small_preset_costs_what_its_row_says() {
+    let price = |keys: &str, is_elsewhere: bool| {
+        let text = format!("[[database]]\npath = \"a\"\nbackup = \"s3://b/a\"\npreset = \"small\"\n{keys}");
+        let input =
+            Input { path: Path::new("c"), text: &text, env: &|_| None, read_file: &|_| Err(String::new()) };
+        let config = Config::from_toml(&input).unwrap();
+        let database = &config.databases[0];
+        let seconds = |time: std::time::Duration| time.as_secs_f64();
+        let (day, bytes, changed) = (86_400.0, 100e6, 10e6);
+        let month = 30.0 * day;
+        let uploads = month / seconds(database.upload_interval_for(&database.destinations[0]));
+        // One for ten uploads.
+        let packs = uploads / 10.0;
+        let (of_five_minutes, of_an_hour) = (month / 300.0, month / 3600.0);
+        let snapshots = month / seconds(database.snapshot_every);
+        let proofs = month / seconds(database.verify_every.unwrap());
+        // With the parent map of each snapshot.
+        let put = uploads + packs + of_five_minutes + of_an_hour + 2.0 * snapshots + proofs;
+        let between = changed * seconds(database.snapshot_every) / day;
+        let files_between = seconds(database.snapshot_every) / 3600.0;
+        // Each file is merged twice; a snapshot is made of the last one and what followed.
+        let get = uploads + of_five_minutes + (snapshots + proofs) * (1.0 + files_between);
+        let read = 2.0 * 30.0 * changed + snapshots * (bytes + between) + proofs * (bytes + between);
+        let kept_days = seconds(database.keep.unwrap()) / day;
+        let kept = kept_days * day / seconds(database.snapshot_every) + 1.0;
+        let stored = kept * bytes + kept_days * changed + 2.0 * changed;
+        let counts = Counts {
+            put: put as u64,
+            get: get as u64,
+            list: proofs as u64 + 1,
+            bytes_in: if is_elsewhere { read as u64 } else { 0 },
+            ..Counts::default()
+        };
+        let price = price::monthly(&counts, std::time::Duration::from_secs_f64(month), stored as u64);
+        price.total()
+    };
+    let document = Document::read(root().join("docs/configuration.md"));
+    let row = document.prose.lines().find(|line| line.starts_with("| `preset` |")).unwrap();
+    let said = |total: f64| row.contains(&format!("about ${total:.2}"));
+    assert!(price("", false) < 0.5, "{}", price("", false));
+    for (keys, is_elsewhere) in [("", false), ("", true), ("snapshot_every = \"7d\"", true)] {
+        let total = price(keys, is_elsewhere);
+        assert!(said(total), "{keys:?}, elsewhere: {is_elsewhere}: about ${total:.2} is not in {row}");
+    }
 }
 
 #[test]

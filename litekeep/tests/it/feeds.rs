@@ -311,8 +311,15 @@ fn changes_are_delivered_by_hand_too() {
     shapes::matches("changes-delivered", &begun);
     let lines = || std::fs::read_to_string(place.path("e.jsonl")).unwrap().lines().count();
     assert_eq!(lines(), 3);
-    place.run(&to).succeeded();
+    assert_eq!(begun["events"], 3);
+    let again = place.run(&to).succeeded();
     assert_eq!(lines(), 3, "it goes on where it was");
+    assert!(again.stdout.contains("nothing new for file://"), "{}", again.stdout);
+    let begin = [&to[..], &["--from", FIRST]].concat();
+    place.run(&begin).failed_with(&["`p` goes on after transaction", "leave --from out"]);
+    let elsewhere = place.run(&["changes", "app.db", "--to", "other.jsonl", "--position", "p"]).succeeded();
+    assert!(elsewhere.stderr.contains("e.jsonl: nothing up to transaction"), "{}", elsewhere.stderr);
+    assert!(elsewhere.stdout.contains("nothing new for"), "{}", elsewhere.stdout);
     let run = |url: &str| place.run(&["changes", "app.db", "--to", url, "--position", "q", "--from", FIRST]);
     run("kafka://h/t").failed_with(&["a feed cannot go to `kafka://`"]);
     run("/nowhere/e.jsonl").failed_with(&["open `/nowhere/e.jsonl`: No such file or directory"]);
@@ -615,4 +622,59 @@ fn a_follower_that_takes_nothing_is_cut_off_and_delays_nobody() {
     drop((small, db));
     scene.stop(litekeep).unwrap();
     scene.prove_equal_pages().unwrap();
+}
+
+/// A database that is backed up to `b1` and `b2`, which both have it, and its replicator.
+fn backed_up_twice(toml: &str) -> (Place, Connection, Process) {
+    let place = Place::new();
+    place.database("app.db", 1);
+    let twice = "[[database]]\npath = \"app.db\"\nbackup = [\"b1\", \"b2\"]\nupload_interval = \"20ms\"\n";
+    std::fs::write(place.path("litekeep.toml"), twice.to_owned() + toml).unwrap();
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    for folder in ["./b1", "./b2"] {
+        eventually(folder, LONG, || Ok(place.run(&["history", folder]).code == 0)).unwrap();
+    }
+    let db = Connection::open(place.path("app.db")).unwrap();
+    (place, db, replicator)
+}
+
+fn insert_word(db: &Connection, word: &str) {
+    db.execute("INSERT INTO t (x) VALUES (?1)", [word]).unwrap();
+}
+
+/// It stood still without a word, although the other destination had everything.
+#[test]
+fn a_feed_goes_on_from_the_other_destination_when_one_is_away() {
+    let (place, db, replicator) = backed_up_twice(&feed("file", "events.jsonl"));
+    let events = || std::fs::read_to_string(place.path("events.jsonl")).unwrap_or_default();
+    let delivers = |word: &str| {
+        insert_word(&db, word);
+        let arrived = eventually(word, LONG, || Ok(events().contains(word)));
+        arrived.unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
+    };
+    delivers("both are there");
+    std::fs::rename(place.path("b1"), place.path("away")).unwrap();
+    delivers("the first is away");
+    assert!(replicator.output().contains("although more is confirmed"), "{}", replicator.output());
+    let status = || place.run(&["status", "--json"]).json()["databases"][0]["feeds"][0].clone();
+    eventually("the trouble is over", LONG, || Ok(status()["error"].is_null())).unwrap();
+    replicator.kill().unwrap();
+}
+
+/// Over HTTP whoever comes back, as browsers do, is served from there.
+#[test]
+fn a_follower_is_sent_to_the_other_destination_when_one_is_away() {
+    let port = free_port();
+    let (place, db, replicator) = backed_up_twice(&format!("[dashboard]\naddr = \"127.0.0.1:{port}\"\n"));
+    let mut stream = Stream::open(port, "/changes/app.db", &[]);
+    let begun = stream.transaction().1;
+    std::fs::rename(place.path("b1"), place.path("away")).unwrap();
+    insert_word(&db, "the first is away");
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut stream.0, &mut rest).unwrap();
+    assert!(!rest.contains("data:"), "{rest}");
+    let back = format!("Last-Event-ID: {begun}");
+    let mut again = Stream::open(port, "/changes/app.db", &[&back]);
+    while again.transaction().0.iter().all(|row| row["after"]["x"] != "the first is away") {}
+    replicator.kill().unwrap();
 }

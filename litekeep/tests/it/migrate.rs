@@ -7,6 +7,10 @@ mod native;
 mod texts;
 mod undo;
 
+use litekeep_testkit::process::eventually;
+use rusqlite::Connection;
+
+use crate::scene::LONG;
 use crate::shapes::matches;
 use crate::{Place, Ran};
 
@@ -158,4 +162,31 @@ fn of_ten_processes_one_runs_it_and_nine_wait() {
         })
         .collect();
     assert_eq!(ran.iter().sum::<usize>(), 1, "{ran:?}");
+}
+
+/// It was waited for a minute without a word, and all but one gave up then.
+#[test]
+fn whoever_waits_for_the_lock_says_for_whom() {
+    let place = place();
+    let app = Connection::open(place.path("app.db")).unwrap();
+    app.execute_batch("BEGIN IMMEDIATE; INSERT INTO t(x) VALUES('more')").unwrap();
+    let words = |nth: usize| place.path(&format!("words-{nth}"));
+    let start = |nth: usize| {
+        let mut command = place.command(&["migrate", "up", "app.db", "--json"]);
+        command.stdout(std::process::Stdio::piped()).stderr(std::fs::File::create(words(nth)).unwrap());
+        command.spawn().unwrap()
+    };
+    let children: Vec<_> = (0..3).map(start).collect();
+    let me = format!("process {} (", std::process::id());
+    let says = |nth: usize| {
+        let said = std::fs::read_to_string(words(nth)).unwrap();
+        said.contains("waiting for ") && said.contains(&me) && said.contains("has the write lock of `app.db`")
+    };
+    eventually("all say so", LONG, || Ok((0..3).all(says))).unwrap();
+    app.execute_batch("COMMIT").unwrap();
+    let applied = |child: std::process::Child| {
+        let ran = Ran::from(child.wait_with_output().unwrap()).succeeded().json();
+        ran["applied"].as_array().unwrap().len()
+    };
+    assert_eq!(children.into_iter().map(applied).sum::<usize>(), 1);
 }

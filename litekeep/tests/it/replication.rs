@@ -1,11 +1,13 @@
 //! The verbs together: replicate or run, then look, then restore.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use crate::{Place, rows, shapes};
 use litekeep_testkit::Process;
 use litekeep_testkit::litestream::{Litestream, Replica, Setup};
 use litekeep_testkit::process::eventually;
+use rusqlite::Connection;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -129,6 +131,92 @@ fn databases_that_appear_in_a_watched_folder_are_taken_up() {
     assert!(replicator.terminate(SOON).unwrap().success());
     place.run(&["restore", "-o", "back.db", "tenants/a.db"]).succeeded();
     assert_eq!(rows(&place.path("back.db")), 4);
+}
+
+/// The first look at a part of a file refused it for a minute.
+#[test]
+fn a_database_that_is_copied_into_a_watched_folder_is_taken_up_when_it_is_whole() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("tenants")).unwrap();
+    let text = "[[database]]\ndir = \"tenants\"\npattern = \"*.db\"\nbackup = \"./backup\"\n";
+    std::fs::write(place.path("litekeep.toml"), text).unwrap();
+    let whole = std::fs::read(place.database("app.db", 500)).unwrap();
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    place.database("tenants/other.db", 1);
+    eventually("it has begun", SOON, || Ok(place.run(&["history", "tenants/other.db"]).code == 0)).unwrap();
+    let mut copy = std::fs::File::create(place.path("tenants/a.db")).unwrap();
+    // Pages that are not whole SQLite does not see.
+    for part in whole.chunks((whole.len() / 4096).div_ceil(10) * 4096) {
+        copy.write_all(part).unwrap();
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    let backed_up = || Ok(place.run(&["history", "tenants/a.db"]).code == 0);
+    if let Err(error) = eventually("the copy has a backup", SOON, backed_up) {
+        panic!("{error}\n{}", replicator.output());
+    }
+    let log = replicator.output();
+    assert!(!log.contains("refused") && !log.contains("malformed"), "{log}");
+    assert!(replicator.terminate(SOON).unwrap().success());
+    place.run(&["restore", "-o", "back.db", "tenants/a.db"]).succeeded();
+    assert_eq!(rows(&place.path("back.db")), 500);
+}
+
+/// What a verification that was killed left behind was backed up as a customer's.
+#[test]
+fn hidden_folders_have_no_databases() {
+    let place = Place::new();
+    let text =
+        "[[database]]\ndir = \"tenants\"\npattern = \"*.db\"\nrecursive = true\nbackup = \"./backup\"\n";
+    std::fs::write(place.path("litekeep.toml"), text).unwrap();
+    for folder in ["tenants/.litekeep-verify-0123", "tenants/north"] {
+        std::fs::create_dir_all(place.path(folder)).unwrap();
+        place.database(&format!("{folder}/a.db"), 1);
+    }
+    let listed = place.run(&["databases", "--json"]).succeeded().stdout;
+    assert!(listed.contains("north/a.db") && !listed.contains("litekeep-verify"), "{listed}");
+}
+
+#[test]
+fn verify_leaves_a_database_in_another_journal_mode_as_it_is() {
+    let place = Place::new();
+    let path = place.database("app.db", 3);
+    place.run(&["init", "app.db"]).succeeded();
+    place.run(&["replicate", "-once"]).succeeded();
+    Connection::open(&path).unwrap().pragma_update(None, "journal_mode", "delete").unwrap();
+    let before = std::fs::read(&path).unwrap();
+    place.run(&["verify", "app.db"]).failed_with(&["`app.db` is not in WAL mode", "hint:"]);
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    assert!(!place.path("app.db-wal").exists() && !place.path("app.db-shm").exists());
+    let status = place.run(&["status", "--json"]).json();
+    assert!(status["databases"][0]["backups"][0]["contents"]["last_proof"].is_null(), "{status}");
+}
+
+/// Half of what was stored, and paid for, was left out.
+#[test]
+fn status_counts_everything_that_stands_in_the_backup() {
+    fn size(folder: &std::path::Path) -> u64 {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+        let size = |entry: std::fs::DirEntry| match entry.metadata().unwrap() {
+            metadata if metadata.is_dir() => size(&entry.path()),
+            metadata => metadata.len(),
+        };
+        entries.map(size).sum()
+    }
+    let place = Place::new();
+    place.database("app.db", 3);
+    place.run(&["init", "app.db"]).succeeded();
+    // An application that stays, so that its commits are told apart.
+    let db = Connection::open(place.path("app.db")).unwrap();
+    for _ in 0..3 {
+        place.run(&["replicate", "-once"]).succeeded();
+        db.execute_batch("INSERT INTO t (x) VALUES ('a'); INSERT INTO t (x) VALUES ('b')").unwrap();
+    }
+    place.run(&["replicate", "-once"]).succeeded();
+    let packs = std::fs::read_dir(place.path("app.db-backup/litekeep/commits")).unwrap().count();
+    assert!(packs > 0, "it has single commits");
+    let status = place.run(&["status", "--json"]).json();
+    let told = status["databases"][0]["backups"][0]["contents"]["size_bytes"].as_u64();
+    assert_eq!(told, Some(size(&place.path("app.db-backup"))));
 }
 
 #[test]

@@ -128,14 +128,20 @@ fn a_file_that_somebody_may_have_put_there_is_left_to_a_person() {
     assert_eq!(bank::check(&forgone).unwrap().ops, set_back.newest);
 }
 
-/// A copy of the file alone, as it was after an earlier round, in the place of the present one; the WAL is gone.
+/// A copy of the file alone, as it was after an earlier round, in the place of the present one.
 struct Copied {
     place: Place,
     head: String,
 }
 
 impl Copied {
+    /// The WAL is gone.
     fn new() -> Copied {
+        Copied::beside_wal(false)
+    }
+
+    /// With or without what the present file's WAL had.
+    fn beside_wal(is_left: bool) -> Copied {
         let place = Place::new();
         place.database("app.db", 200);
         let work = || place.run(&["run", "app.db", "--", "true"]).succeeded();
@@ -148,12 +154,22 @@ impl Copied {
                 std::fs::copy(place.path("app.db"), place.path("yesterday.db")).unwrap();
             }
         }
+        let wal = is_left.then(|| {
+            let app = Connection::open(place.path("app.db")).unwrap();
+            app.execute("UPDATE t SET x = 'last' WHERE n = 1", ()).unwrap();
+            place.run(&["replicate", "-once", "app.db"]).succeeded();
+            std::fs::read(place.path("app.db-wal")).unwrap()
+        });
         let history = place.run(&["history", "--json", "app.db"]).json();
         let head = history["backups"][0]["summary"]["last"]["txid"].as_str().unwrap().to_owned();
         for suffix in ["-wal", "-shm"] {
             let _ = std::fs::remove_file(place.path(&format!("app.db{suffix}")));
         }
         std::fs::copy(place.path("yesterday.db"), place.path("app.db")).unwrap();
+        if let Some(wal) = wal {
+            assert!(wal.len() > 4096);
+            std::fs::write(place.path("app.db-wal"), wal).unwrap();
+        }
         Copied { place, head }
     }
 }
@@ -173,6 +189,19 @@ fn an_older_copy_of_the_file_is_told_before_the_application_starts() {
     place.run(&["restore", "--force", "app.db"]).succeeded();
     place.run(&["run", "app.db", "--", "true"]).succeeded();
     assert_eq!(rows(&place.path("app.db")), 700);
+}
+
+/// SQLite lays it over the copy, and shows a mixture of both.
+#[test]
+fn an_older_copy_beside_a_wal_that_was_left_is_told() {
+    let Copied { place, head } = Copied::beside_wal(true);
+    let ran = place.run(&["run", "app.db", "--", "touch", "started"]);
+    ran.failed_with(&["`app.db` is an older copy", &head, "litekeep restore --force app.db"]);
+    assert!(!place.path("started").exists());
+    let told = place.run(&["replicate", "-once", "app.db"]).stderr;
+    assert!(told.contains("is an older copy") && told.contains(&head), "{told}");
+    place.run(&["restore", "-o", "then.db", "-txid", &head, "app.db"]).succeeded();
+    assert_eq!(rows(&place.path("then.db")), 700);
 }
 
 #[test]

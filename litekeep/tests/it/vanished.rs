@@ -5,8 +5,9 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use litekeep_testkit::Process;
+use litekeep_testkit::litestream::{Replica, Setup};
 use litekeep_testkit::process::eventually;
+use litekeep_testkit::{Litestream, Process};
 use rusqlite::Connection;
 
 use crate::up::free_port;
@@ -34,10 +35,14 @@ fn page(port: u16) -> String {
 
 /// A replicator of `app.db` that has everything, and serves its metrics at the port.
 fn replicated(place: &Place) -> (Process, u16) {
+    replicated_with(place, "")
+}
+
+fn replicated_with(place: &Place, keys: &str) -> (Process, u16) {
     place.database("app.db", 3);
     let port = free_port();
     let toml = format!(
-        "[[database]]\npath = \"app.db\"\nbackup = \"backup\"\n[metrics]\naddr = \"127.0.0.1:{port}\"\n"
+        "[[database]]\npath = \"app.db\"\nbackup = \"backup\"\n{keys}\n[metrics]\naddr = \"127.0.0.1:{port}\"\n"
     );
     std::fs::write(place.path("litekeep.toml"), toml).unwrap();
     let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
@@ -168,4 +173,230 @@ fn a_backup_that_cannot_be_read_keeps_nobody_from_the_history_of_another() {
     assert!(told.stdout.contains("second") && told.stdout.contains("restorable from"), "{}", told.stdout);
     Ran { stdout: String::new(), ..told }
         .failed_with(&["could not list the restore points of `app.db`", "first"]);
+}
+
+/// It restored the backup without what waited beside the database, which nobody could have had again.
+#[test]
+fn what_an_outage_left_is_in_the_backup_before_a_missing_database_comes_back() {
+    for back in [&["restore", "app.db"][..], &["run", "app.db", "--", "true"]] {
+        let place = Place::new();
+        let (mut replicator, _) = replicated_with(&place, "shutdown_timeout = \"1s\"");
+        std::fs::rename(place.path("backup"), place.path("away")).unwrap();
+        insert(&place);
+        eventually("it cannot be put", SOON, || Ok(replicator.output().contains("trying again"))).unwrap();
+        insert(&place);
+        let are_spooled = || {
+            let files = std::fs::read_dir(place.path(".app.db-litekeep/spool"));
+            Ok(files.is_ok_and(|files| files.count() == 2))
+        };
+        eventually("both are on the disk", SOON, are_spooled).unwrap();
+        remove(&place);
+        eventually("it is missed", SOON, || {
+            Ok(place.run(&["status"]).stdout.contains("the database file is gone"))
+        })
+        .unwrap();
+        replicator.signal(libc::SIGTERM).unwrap();
+        let ended = replicator.wait(SOON).unwrap();
+        assert_eq!(ended.code(), Some(2), "{}", replicator.output());
+        // The next one has it from the disk only.
+        let ran = place.run(&["replicate", "-once"]);
+        assert_ne!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+        std::fs::rename(place.path("away"), place.path("backup")).unwrap();
+        let ran = place.run(back).succeeded();
+        assert!(ran.stderr.contains("are in the backup now"), "{}", ran.stderr);
+        assert_eq!(rows(&place.path("app.db")), 5);
+        place.run(&["replicate", "-once"]).succeeded();
+        place.run(&["restore", "-o", "again.db", "app.db"]).succeeded();
+        assert_eq!(rows(&place.path("again.db")), 5);
+    }
+}
+
+/// Another replicator has gone on with the log meanwhile.
+#[test]
+fn what_does_not_continue_the_backup_is_put_nowhere() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    place.run(&["init", "app.db"]).succeeded();
+    place.run(&["replicate", "-once"]).succeeded();
+    let spool = place.path(".app.db-litekeep/spool");
+    std::fs::create_dir_all(&spool).unwrap();
+    let first = std::fs::read_dir(place.path("app.db-backup/ltx/0")).unwrap().next().unwrap().unwrap();
+    std::fs::copy(first.path(), spool.join("0000000000000009-0000000000000009.ltx")).unwrap();
+    remove(&place);
+    let parts = ["wait in", "do not continue the log at", "move that folder away"];
+    place.run(&["restore", "app.db"]).failed_with(&parts);
+    place.run(&["run", "app.db", "--", "touch", "started"]).failed_with(&parts);
+    assert!(!place.path("started").exists());
+    std::fs::rename(&spool, place.path("kept")).unwrap();
+    place.run(&["restore", "app.db"]).succeeded();
+}
+
+/// Its files were still open, and nobody looked into them again.
+#[test]
+fn the_last_commits_of_a_deleted_database_are_in_the_backup() {
+    let place = Place::new();
+    let (replicator, _) = replicated_with(&place, "upload_interval = \"20s\"");
+    insert(&place);
+    let restored = || {
+        place.run(&["restore", "-force", "-o", "back.db", "app.db"]);
+        rows(&place.path("back.db"))
+    };
+    eventually("the first one is uploaded at once", SOON, || Ok(restored() == 4)).unwrap();
+    insert(&place);
+    remove(&place);
+    eventually("the last one is there", SOON, || Ok(restored() == 5)).unwrap();
+    replicator.kill().unwrap();
+}
+
+/// Tables of the same names were enough, and the newest backup had next to nothing.
+#[test]
+fn a_new_database_in_the_place_of_one_that_was_lost_is_refused() {
+    let place = Place::new();
+    place.database("app.db", 500);
+    place.run(&["run", "app.db", "--", "true"]).succeeded();
+    remove(&place);
+    place.database("app.db", 2);
+    let ran = place.run(&["run", "app.db", "--", "touch", "started"]);
+    ran.failed_with(&["seems to be a new database", "`litekeep restore --force ", "--new-timeline"]);
+    assert!(!place.path("started").exists());
+    place.run(&["restore", "--force", "app.db"]).succeeded();
+    assert_eq!(rows(&place.path("app.db")), 500);
+    // One that has shrunk by itself is the same.
+    let app = Connection::open(place.path("app.db")).unwrap();
+    app.execute_batch("DELETE FROM t WHERE n > 2; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    drop(app);
+    place.run(&["run", "app.db", "--", "true"]).succeeded();
+}
+
+/// Nothing tells of another folder under the same name.
+#[test]
+fn a_database_whose_folder_is_replaced_is_replicated_on() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("data")).unwrap();
+    place.database("data/app.db", 3);
+    std::fs::write(
+        place.path("litekeep.toml"),
+        "[[database]]\npath = \"data/app.db\"\nbackup = \"backup\"\n",
+    )
+    .unwrap();
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    let is_green = || Ok(place.run(&["status"]).code == 0);
+    eventually("the status is green", SOON, is_green).unwrap();
+    let insert = || {
+        let app = Connection::open(place.path("data/app.db")).unwrap();
+        app.execute("INSERT INTO t (x) VALUES ('more')", ()).unwrap();
+    };
+    let has = |count: i64| {
+        place.run(&["restore", "-force", "-o", "back.db", "data/app.db"]);
+        Ok(rows(&place.path("back.db")) == count)
+    };
+    std::fs::rename(place.path("data"), place.path("former")).unwrap();
+    let copied =
+        std::process::Command::new("cp").args(["-a", "former", "copy"]).current_dir(place.path(".")).status();
+    assert!(copied.unwrap().success());
+    std::fs::rename(place.path("copy"), place.path("data")).unwrap();
+    insert();
+    eventually("the copy is replicated", SOON, || has(4)).unwrap();
+    // litekeep may write there meanwhile.
+    let is_removed = || Ok(std::fs::remove_dir_all(place.path("data")).is_ok());
+    eventually("it is removed", SOON, is_removed).unwrap();
+    std::fs::create_dir(place.path("data")).unwrap();
+    place.run(&["restore", "data/app.db"]).succeeded();
+    insert();
+    eventually("what was restored is replicated", SOON, || has(5)).unwrap();
+    eventually("all is well", SOON, is_green).unwrap();
+    replicator.kill().unwrap();
+}
+
+/// litekeep refused it for a minute, and named itself as the reason.
+#[test]
+fn a_folder_that_is_renamed_below_a_watched_one_is_replicated_under_its_new_name() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("tenants/x")).unwrap();
+    place.database("tenants/x/c.db", 3);
+    let toml = "[[database]]\ndir = \"tenants\"\npattern = \"*.db\"\nrecursive = true\nbackup = \"backup\"\n";
+    std::fs::write(place.path("litekeep.toml"), toml).unwrap();
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    eventually("it is replicated", SOON, || Ok(place.path("backup/x/c.db/ltx/0").exists())).unwrap();
+    std::fs::rename(place.path("tenants/x"), place.path("tenants/y")).unwrap();
+    eventually("it is replicated anew", SOON, || Ok(place.path("backup/y/c.db/ltx/0").exists())).unwrap();
+    assert!(!replicator.output().contains("another litekeep"), "{}", replicator.output());
+    replicator.kill().unwrap();
+}
+
+/// The application began with an empty database, and its log took the place of the former backup.
+#[test]
+fn a_backup_of_litestream_0_3_brings_a_missing_database_back() {
+    let place = Place::new();
+    let db = place.database("app.db", 3);
+    let backup = place.path("app.db-backup");
+    let setup = Setup { db, replica: Replica::Folder(backup.clone()), interval: Duration::from_millis(50) };
+    let litestream = Litestream::install_v3().unwrap();
+    let process = litestream.replicate(&place.path("."), &setup).unwrap();
+    insert(&place);
+    let is_there = || {
+        let generations = std::fs::read_dir(backup.join("generations")).into_iter().flatten().flatten();
+        Ok(generations.into_iter().any(|generation| generation.path().join("wal").exists()))
+    };
+    eventually("Litestream has it", SOON, is_there).unwrap();
+    _ = process.terminate(Duration::from_secs(20));
+    remove(&place);
+    let begun = place.run(&["run", "app.db", "--", "true"]).succeeded();
+    assert!(begun.stderr.contains("a backup of Litestream 0.3"), "{}", begun.stderr);
+    let count = rows(&place.path("app.db"));
+    assert!((3..=4).contains(&count), "{count}");
+    // Moments before the new log are in the former one.
+    let at = place.run(&["restore", "-timestamp", "2000-01-01T00:00:00Z", "-o", "no.db", "app.db"]);
+    at.failed_with(&["begins later"]);
+}
+
+/// One truncated file, or a folder that was not there, stopped the backup of everybody.
+#[test]
+fn a_database_in_a_bad_state_is_shown_and_does_not_keep_the_others_from_replication() {
+    let place = Place::new();
+    let port = free_port();
+    let of = |name: &str| format!("[[database]]\npath = \"{name}\"\nbackup = \"backups/{name}\"\n");
+    let metrics = format!("[metrics]\naddr = \"127.0.0.1:{port}\"\n");
+    let write = |name: &str, text: &str| std::fs::write(place.path(name), text).unwrap();
+    place.database("emptied.db", 3);
+    write("before.toml", &of("emptied.db"));
+    place.run(&["replicate", "-once", "-config", "before.toml"]).succeeded();
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(place.path(&format!("emptied.db{suffix}")));
+    }
+    std::fs::write(place.path("emptied.db"), "").unwrap();
+    write("bad.toml", &(of("emptied.db") + &of("tenant/a.db")));
+    place.run(&["replicate", "-config", "bad.toml"]).failed_with(&["`emptied.db` is empty, but its backup"]);
+
+    place.database("app.db", 5);
+    write("litekeep.toml", &(of("emptied.db") + &of("tenant/a.db") + &of("app.db") + &metrics));
+    place.run(&["run", "--", "touch", "started"]).failed_with(&["emptied.db` is empty, but its backup"]);
+    assert!(!place.path("started").exists(), "an application needs all of them");
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    let is_backed_up = |name: &str| Ok(place.run(&["history", name]).code == 0);
+    eventually("the fit one is backed up", SOON, || is_backed_up("app.db"))
+        .unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
+    let up = |name: &str, value: &str| {
+        let page = page(port);
+        let mut lines = page.lines().filter(|line| line.starts_with("litekeep_up{"));
+        lines.any(|line| line.contains(name) && line.ends_with(value))
+    };
+    assert!(up("/app.db", " 1") && up("/emptied.db", " 0") && up("/tenant/a.db", " 0"), "{}", page(port));
+    let told = place.run(&["status", "emptied.db"]);
+    assert!(told.code == 1 && told.stdout.contains("! refused at 20"), "{}", told.stdout);
+    assert!(!told.stdout.contains("no replicator is running"), "{}", told.stdout);
+    let told = place.run(&["status", "tenant/a.db"]).stdout;
+    assert!(told.contains("its folder `tenant` does not exist"), "{told}");
+    assert!(!told.contains("no replicator is running"), "{told}");
+
+    std::fs::create_dir(place.path("tenant")).unwrap();
+    place.database("tenant/a.db", 2);
+    eventually("it is taken up once it can be", SOON, || is_backed_up("tenant/a.db"))
+        .unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
+    assert!(up("/tenant/a.db", " 1") && up("/emptied.db", " 0"), "{}", page(port));
+    // The end says what is not safe.
+    assert_eq!(replicator.terminate(SOON).unwrap().code(), Some(2));
+    let log = std::fs::read_to_string(place.path("log")).unwrap();
+    assert!(log.contains("not confirmed within") && log.contains("emptied.db` is empty"), "{log}");
+    assert_eq!(log.matches("ERROR").count(), 2, "each is told once: {log}");
 }

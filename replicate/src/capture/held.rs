@@ -1,7 +1,7 @@
 //! The files of one database, held open, and the lock that keeps the WAL from being reset before it is copied.
 //!
 //! Invariants:
-//! - The descriptors of the database file and of `-shm` are opened once and closed last: closing any descriptor of
+//! - The descriptors of the database file and of `-shm` are opened once and closed last, or parked: closing any descriptor of
 //!   these files drops the POSIX locks that SQLite holds on them in this process.
 //! - A shared lock on the database's SHARED range makes us count as a connection: nobody's close is the last one, so
 //!   nobody deletes the WAL or leaves WAL mode.
@@ -21,11 +21,14 @@ use litekeep_format::locks::{
 };
 use litekeep_format::{DatabaseHeader, WalIndexHeader, named_pages};
 use litekeep_ltx::Salt;
-use litekeep_sql::{Observer, Snapshot};
+use litekeep_sql::{Observer, Snapshot, is_mirrored};
+use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What keeps the WAL in place.
@@ -71,17 +74,74 @@ pub fn readers(database: &Path) -> io::Result<Vec<u32>> {
     lock::holders(&sibling(database, "-shm"), read_lock(0), READ_LOCKS as u64)
 }
 
+/// Device and inode.
+type Identity = (u64, u64);
+
+fn identity(file: &Metadata) -> Identity {
+    (file.dev(), file.ino())
+}
+
+/// Descriptors that nobody uses, until the file is opened again: closing one would drop the locks of a mirror's connection in this
+/// process.
+static PARKED: Mutex<BTreeMap<Identity, Vec<Arc<File>>>> = Mutex::new(BTreeMap::new());
+
+fn parked() -> MutexGuard<'static, BTreeMap<Identity, Vec<Arc<File>>>> {
+    PARKED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A file that is open once.
+#[derive(Debug)]
+struct Held {
+    file: Arc<File>,
+    identity: Identity,
+}
+
+impl Held {
+    fn open(path: &Path, open: impl FnOnce() -> io::Result<File>) -> io::Result<Held> {
+        let known = identity(&path.metadata()?);
+        let left = parked().get_mut(&known).and_then(Vec::pop);
+        let file = match left {
+            Some(file) => file,
+            None => Arc::new(open()?),
+        };
+        let identity = identity(&file.metadata()?);
+        Ok(Held { file, identity })
+    }
+}
+
+impl Deref for Held {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.file
+    }
+}
+
 /// Descriptors and locks of one database.
 #[derive(Debug)]
 pub struct HeldFiles {
     path: PathBuf,
-    database: File,
-    /// Device and inode.
-    identity: (u64, u64),
-    shm: File,
+    database: Held,
+    shm: Held,
     hold: Hold,
     holds_checkpoints: bool,
     is_in_log: bool,
+}
+
+impl Drop for HeldFiles {
+    fn drop(&mut self) {
+        if !is_mirrored(self.database.identity) {
+            return;
+        }
+        let has_name = |file: &Arc<File>| file.metadata().is_ok_and(|file| file.nlink() > 0);
+        let mut parked = parked();
+        parked.retain(|_, files| files.iter().any(has_name));
+        for held in [&self.database, &self.shm] {
+            // Our own locks go in any case.
+            _ = lock::release(&held.file, 0, 0);
+            parked.entry(held.identity).or_default().push(held.file.clone());
+        }
+    }
 }
 
 impl HeldFiles {
@@ -89,20 +149,17 @@ impl HeldFiles {
     /// and is valid by SQLite's own rules.
     pub fn open(path: &Path, _alongside: &Observer) -> Result<HeldFiles, Error> {
         // Writable for the sake of an exclusive lock only; nothing is ever written.
-        let options = File::options().read(true).write(true).open(path);
-        let database = options.or_else(|_| File::open(path)).map_err(Error::file("open", path))?;
+        let writable = |path: &Path| File::options().read(true).write(true).open(path);
+        let database = Held::open(path, || writable(path).or_else(|_| File::open(path)));
+        let database = database.map_err(Error::file("open", path))?;
         let shm_path = sibling(path, "-shm");
         // Writable for the sake of the write lock only.
-        let shm = File::options().read(true).write(true).open(&shm_path);
-        let shm = shm.map_err(Error::file("open", &shm_path))?;
+        let shm = Held::open(&shm_path, || writable(&shm_path)).map_err(Error::file("open", &shm_path))?;
         lock::share(&database, SHARED_FIRST, SHARED_SIZE).map_err(Error::file("lock", path))?;
         lock::share(&shm, DMS, 1).map_err(Error::file("lock", &shm_path))?;
-        let file = database.metadata().map_err(Error::file("look at", path))?;
-        let identity = (file.dev(), file.ino());
         Ok(HeldFiles {
             path: path.to_owned(),
             database,
-            identity,
             shm,
             hold: Hold::Nothing,
             holds_checkpoints: false,
@@ -146,7 +203,7 @@ impl HeldFiles {
 
     /// Whether this is the file that is held.
     pub fn is(&self, file: &Metadata) -> bool {
-        self.identity == (file.dev(), file.ino())
+        self.database.identity == identity(file)
     }
 
     /// The header of the database file.

@@ -34,7 +34,7 @@ use litekeep_sql::Observer;
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
-use wal::Wal;
+pub(crate) use wal::Wal;
 
 /// What a look at the WAL found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -489,6 +489,7 @@ impl Capture {
                 changed.push(Pgno::FIRST);
             }
             let found = segment::from_pages(&pages, &changed, stamp, spool)?;
+            pages.sync()?;
             segment::pack_pages(&found, packs);
             segment = Some(found);
         }

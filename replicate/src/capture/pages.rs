@@ -84,12 +84,26 @@ impl<'a> Pages<'a> {
         self.page_count
     }
 
+    /// Whether the WAL has it, and the database file perhaps an earlier version.
+    pub fn is_in_wal(&self, pgno: Pgno) -> bool {
+        self.slots.contains_key(&pgno)
+    }
+
     /// Reads a page. Pages that the database has but nobody ever wrote (free pages at its end) are zeros.
     pub fn read(&self, pgno: Pgno, page: &mut [u8]) -> Result<(), Error> {
         if let (Some(wal), Some(slot)) = (self.wal, self.slots.get(&pgno)) {
             return wal.page(self.page_size, *slot, page);
         }
         read_or_zero(self.files, pgno.offset(self.page_size), page)
+    }
+
+    /// Makes durable what the state was read from: the store must not get ahead of it.
+    pub fn sync(&self) -> Result<(), Error> {
+        if let Some(wal) = self.wal {
+            let synced = wal.file().sync_data();
+            synced.map_err(Error::file("sync the WAL of", self.files.path()))?;
+        }
+        self.files.database().sync_data().map_err(Error::file("sync", self.files.path()))
     }
 
     /// Every page but the lock page, ascending, in order of the file.

@@ -5,6 +5,8 @@
 use super::*;
 use crate::local::State;
 use litekeep_env::file::sibling;
+use litekeep_env::lock;
+use litekeep_format::locks::WRITE_LOCK;
 use litekeep_ltx::{Decoder, Txid, WriterId};
 use rusqlite::Connection;
 use std::os::unix::fs::FileExt;
@@ -618,4 +620,27 @@ fn nothing_differs_behind_the_lock_page() {
         .difference(&world.sums, || world.replica.stamp(), (&world.spool, &mut Packs::default()), || Ok(()))
         .unwrap();
     assert!(found.is_none(), "{:?}", found.map(|s| s.sums.len()));
+}
+
+/// Another connection of this process, that of a sync, wrote without the lock that it counted on.
+#[test]
+fn letting_go_drops_no_lock_of_another_connection() {
+    let (world, app) = World::new("PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
+    let mirror = litekeep_sql::Mirror::open(&world.path, "orders", false).unwrap();
+    // Closing it would drop the locks, too.
+    let shm = std::mem::ManuallyDrop::new(std::fs::File::open(sibling(&world.path, "-shm")).unwrap());
+    let is_locked = || lock::holder(&shm, WRITE_LOCK, 1).unwrap().is_some();
+    for _ in 0..3 {
+        mirror.begin(true).unwrap();
+        let (capture, _) = Capture::attach(&world.path).unwrap();
+        assert!(is_locked());
+        drop(capture);
+        assert!(is_locked());
+        mirror.roll_back();
+        assert!(!is_locked());
+    }
+    drop(mirror);
+    // Nor does anything of it count as a connection.
+    let mode = app.query_row("PRAGMA journal_mode=DELETE", [], |row| row.get::<_, String>(0));
+    assert_eq!(mode.unwrap(), "delete");
 }

@@ -24,6 +24,7 @@ use crate::{Error, Kind};
 use litekeep_env::lock;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The folder, claimed by this process.
@@ -31,7 +32,7 @@ use std::path::{Path, PathBuf};
 pub struct MetaDir {
     path: PathBuf,
     /// Holds the claim for as long as it is open.
-    _lock: File,
+    lock: File,
 }
 
 impl MetaDir {
@@ -58,6 +59,9 @@ impl MetaDir {
         if !lock::exclude(&lock, 0, 1).map_err(Error::file("lock", &lock_path))? {
             let mut pid = String::new();
             let _ = lock.read_to_string(&mut pid);
+            if pid.trim().parse() == Ok(std::process::id()) {
+                return Err(still_ours(database));
+            }
             return Err(Error::with_hint(
                 Kind::Invalid,
                 format!(
@@ -74,7 +78,7 @@ impl MetaDir {
             writeln!(lock, "{}", std::process::id())
         };
         write_pid().map_err(Error::file("write", &lock_path))?;
-        Ok(MetaDir { path: path.to_owned(), _lock: lock })
+        Ok(MetaDir { path: path.to_owned(), lock })
     }
 
     /// The process that replicates a database, if one does: it has claimed the folder, or, while the database rests,
@@ -93,6 +97,13 @@ impl MetaDir {
         pid.trim().parse().ok()
     }
 
+    /// Whether its path still leads to it: it may have been moved or deleted with the folder that it is in.
+    pub fn is_in_place(&self) -> bool {
+        let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let held = self.lock.metadata().map(id);
+        self.file("lock").metadata().map(id).is_ok_and(|found| held.is_ok_and(|held| held == found))
+    }
+
     /// A file of the folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
@@ -102,6 +113,12 @@ impl MetaDir {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// This process has the database under a name that it had before, which it lets go of when it looks there.
+pub(crate) fn still_ours(database: &Path) -> Error {
+    let message = format!("`{}` is not let go yet under its former name", database.display());
+    Error::new(Kind::Unavailable, message)
 }
 
 #[cfg(test)]

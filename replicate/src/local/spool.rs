@@ -31,6 +31,16 @@ impl Spool {
         Spool { dir: dir.to_owned() }
     }
 
+    /// The spool of a database, by the folder of its local state.
+    pub fn of(meta_dir: &Path) -> Spool {
+        Spool::new(&meta_dir.join("spool"))
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The files, oldest first; leftovers of a crash are removed.
     pub fn list(&self) -> Result<Vec<Spooled>, Error> {
         let entries = match std::fs::read_dir(&self.dir) {

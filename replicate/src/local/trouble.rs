@@ -20,15 +20,15 @@ pub struct Trouble {
 const NAME: &str = "trouble.json";
 
 impl Trouble {
-    /// Writes the note; a failure to do so is logged only, for it must not stop anything else.
+    /// Writes the note of an error.
     pub(crate) fn note(meta_dir: &Path, phase: Phase, e: &Error, at_ms: i64) {
-        let trouble = Trouble {
-            phase: phase.name().to_owned(),
-            message: e.to_string(),
-            hint: e.hint().map(str::to_owned),
-            at_ms,
-        };
-        let text = serde_json::to_vec(&trouble).expect("strings and a number");
+        let (message, hint) = (e.to_string(), e.hint().map(str::to_owned));
+        Trouble { phase: phase.name().to_owned(), message, hint, at_ms }.write(meta_dir);
+    }
+
+    /// Writes the note; a failure to do so is logged only, for it must not stop anything else.
+    pub fn write(&self, meta_dir: &Path) {
+        let text = serde_json::to_vec(self).expect("strings and a number");
         if let Err(e) =
             std::fs::create_dir_all(meta_dir).and_then(|()| std::fs::write(meta_dir.join(NAME), text))
         {

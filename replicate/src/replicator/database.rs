@@ -1,8 +1,10 @@
 //! One database: from the event that wakes it to the confirmation of the store.
 
+use super::arrival::Arrival;
 use super::destination::Destination;
 use super::look::Step;
 use super::status::{DestinationStatus, Phase, Status};
+use super::stranded::{Stranded, stranded};
 use super::{Settings, Shared, shipping, start};
 use crate::capture::{Body, Capture, Frames, Look};
 use crate::local::{MetaDir, Packs, PageSums, Places, Spool, State, StateFile, Trouble};
@@ -77,6 +79,8 @@ pub(crate) struct Work {
     /// When the last look found a hot writer, for whose sake checkpoints are kept from happening.
     pub(super) hot_at: Option<Instant>,
     pub(crate) sums_synced: Option<Instant>,
+    /// More waits than may: nothing is captured.
+    pub(super) is_over_limit: bool,
     /// Page 1 does not say whether the file is an older copy: the pages that differ may.
     pub(super) may_be_older: bool,
 }
@@ -171,11 +175,13 @@ impl Database {
         let mut status = lock(&self.status).clone();
         let destinations = self.destinations();
         status.durable = destinations.iter().filter_map(|d| d.durable).max();
-        let oldest = destinations.iter().filter_map(|d| d.queue.front()).map(|s| s.header.timestamp_ms).min();
-        status.behind_since_ms = oldest;
         let is_nowhere = |txid| Some(txid) > status.durable;
+        let nowhere =
+            |d: &Destination| d.queue.iter().find(|s| is_nowhere(s.txid())).map(|s| s.header.timestamp_ms);
+        let oldest = destinations.iter().filter_map(nowhere).min();
         let behind = |d: &Destination| d.queue.iter().filter(|s| is_nowhere(s.txid())).map(|s| s.size).sum();
         // One that lags has let its queue go.
+        status.behind_since_ms = oldest;
         status.behind_bytes = destinations.iter().map(behind).max().unwrap_or(0);
         status.destinations = destinations
             .iter()
@@ -255,11 +261,16 @@ impl Database {
                     continue;
                 }
                 Err(e) => {
-                    let wait = self.failed(&e, failures);
+                    let arrival = Arrival::of(&self, &e);
+                    let silence = arrival.and_then(Arrival::silence);
+                    let wait = silence.or_else(|| self.failed(&e, failures));
                     failures += 1;
                     match wait {
                         Some(wait) => {
-                            self.pause(wait).await;
+                            match arrival {
+                                Some(arrival) => arrival.wait(&self, &e, wait).await,
+                                None => self.pause(wait).await,
+                            }
                             continue;
                         }
                         None => break,
@@ -442,24 +453,24 @@ impl Database {
     /// One look: begin where necessary, capture, and hand over to the destinations.
     async fn step(self: Arc<Self>) -> Result<Step, Error> {
         let file = std::fs::metadata(&self.settings.path).ok().filter(|m| m.is_file() && m.len() > 0);
-        let Some(file) = file else {
-            let capture = self.work().capture.take();
-            if capture.is_some() {
-                tracing::warn!(path = %self.settings.path.display(), "the database is gone; waiting for it to come back");
-            }
-            drop(capture);
+        let is_former = |c: &Capture| file.as_ref().is_none_or(|file| !c.files().is(file));
+        if self.work().capture.as_ref().is_some_and(is_former) {
+            self.part_from_former(file.is_some()).await;
+        }
+        if file.is_none() {
             self.waiting.store(true, SeqCst);
             self.tell_of_absence().await;
             return Ok(Step::Absent);
-        };
+        }
         self.waiting.store(false, SeqCst);
-        if !self.is_attached(&file) {
+        if self.work().capture.is_none() {
             // What was captured of the former file goes first: page checksums know only what is confirmed. Once one
             // destination has it, the others copy it from there.
             if !self.destinations().iter().any(|d| !d.lags && d.queue.is_empty()) {
                 self.ship();
                 return Ok(Step::MustDrain);
             }
+            self.let_go_of_moved_local();
             self.begin().await?;
             self.ship();
         }
@@ -501,6 +512,9 @@ impl Database {
 
     /// Says whether the file was ever there. Keeps the claim on the local state, by which others see that somebody waits.
     async fn tell_of_absence(self: &Arc<Self>) {
+        if self.destinations().iter().all(|d| d.queue.is_empty()) {
+            self.let_go_of_moved_local();
+        }
         // A database that never was has none, and a path that was mistyped gets none.
         let known = match self.settings.meta_dir.is_dir() {
             true => start::open_local(self).await.map(|local| local.state()),
@@ -510,12 +524,17 @@ impl Database {
             tracing::debug!(path = %self.settings.path.display(), "{e}");
             None
         });
-        let Some(known) = known else { return self.phase(Phase::Waiting) };
+        // The folder may have gone, and local state with it.
+        let last = self.destinations().iter().filter_map(|d| d.durable).max();
+        let Some(known) = known.map(|known| known.txid).or(last) else { return self.phase(Phase::Waiting) };
         self.phase(Phase::Gone);
+        let waits = match stranded(&self.settings.meta_dir) {
+            Some(Stranded { first, last }) => format!("; {first} to {last} wait on this machine"),
+            None => String::new(),
+        };
         self.set_status(|s| {
             s.message = Some(format!(
-                "the database file is gone or empty; its backup has transaction {}",
-                known.txid
+                "the database file is gone or empty; its backup has transaction {known}{waits}"
             ));
             s.hint = Some(format!("`litekeep restore {}` brings it back", self.settings.path.display()));
         });
@@ -533,13 +552,26 @@ impl Database {
         }
     }
 
-    fn is_attached(&self, file: &std::fs::Metadata) -> bool {
-        let mut work = self.work();
-        if work.capture.as_ref().is_some_and(|c| !c.files().is(file)) {
-            tracing::warn!(path = %self.settings.path.display(), "the database was replaced by another file");
-            work.capture = None;
+    /// Lets go of a file that has its name no more, and takes with it what was committed last: nobody else can read that.
+    async fn part_from_former(self: &Arc<Self>, is_replaced: bool) {
+        let path = self.settings.path.display();
+        let what =
+            if is_replaced { "was replaced by another file" } else { "is gone; waiting for it to come back" };
+        tracing::warn!(%path, "the database {what}");
+        let this = self.clone();
+        if let Err(e) = self.run_blocking(move || this.last_look()).await {
+            tracing::warn!(%path, "take the last commits of the former file: {e}");
         }
-        work.capture.is_some()
+        self.work().capture = None;
+        self.ship();
+    }
+
+    /// Local state goes where the folder of the database goes.
+    fn let_go_of_moved_local(&self) {
+        let mut work = self.work();
+        if work.local.as_ref().is_some_and(|local| !local.meta.is_in_place()) {
+            work.local = None;
+        }
     }
 
     pub(crate) fn local(&self) -> Result<Arc<Local>, Error> {
@@ -593,7 +625,12 @@ impl Database {
             if goal.is_some_and(is_there) {
                 return true;
             }
-            if matches!(lock(&self.status).phase, Phase::Fenced | Phase::Refused) {
+            let phase = lock(&self.status).phase;
+            // What an earlier replicator left is put by a restore.
+            let is_stranded = phase == Phase::Gone
+                && goal.is_some()
+                && self.destinations().iter().all(|d| d.queue.is_empty());
+            if matches!(phase, Phase::Fenced | Phase::Refused) || is_stranded {
                 return false;
             }
             let _ = tokio::time::timeout(Duration::from_millis(100), notified).await;
@@ -601,10 +638,11 @@ impl Database {
     }
 
     /// Captures what is committed now, whatever the upload interval. Returns the last transaction that has something of
-    /// it (`None` in it: there is no database); `None` when that is not possible yet.
+    /// it (`None` in it: there is nothing); `None` when that is not possible yet.
     pub(super) async fn capture_present(self: &Arc<Self>) -> Option<Option<Txid>> {
         if matches!(lock(&self.status).phase, Phase::Waiting | Phase::Gone) {
-            return Some(None);
+            let waits = stranded(&self.settings.meta_dir).map(|stranded| stranded.last);
+            return Some(self.work().last.max(waits));
         }
         let this = self.clone();
         let captured = self.run_blocking(move || {
@@ -712,9 +750,10 @@ pub(super) mod tests {
         (dir, app, db)
     }
 
-    /// Waits until its task has ended, which lets go of the local state, and opens that again: nobody else has it then.
+    /// Waits until its task has ended, which lets go of the local state, and opens that again: nobody else has it then, for no
+    /// other task begins.
     pub(in super::super) async fn rested(db: &Arc<Database>) -> Arc<Local> {
-        while db.awake.load(SeqCst) {
+        while db.awake.swap(true, SeqCst) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         start::open_local(db).await.unwrap()

@@ -2,7 +2,7 @@
 
 use super::database::{Database, Work, lock};
 use super::status::Phase;
-use crate::capture::{Broken, Frames, Look, Reset, Stamp};
+use crate::capture::{Broken, Frames, Hold, Look, Reset, Stamp};
 use crate::{Error, Kind};
 use litekeep_ltx::{Pgno, Txid};
 use std::sync::atomic::Ordering::SeqCst;
@@ -64,7 +64,11 @@ impl Database {
                     s.captured = last;
                 });
                 let phase = lock(&self.status).phase;
-                if matches!(phase, Phase::Failing | Phase::Refused) && !self.fenced.load(SeqCst) {
+                let is_capturing = !matches!(step, Step::MustDrain);
+                if is_capturing
+                    && matches!(phase, Phase::Failing | Phase::Refused)
+                    && !self.fenced.load(SeqCst)
+                {
                     self.phase(Phase::Following);
                 }
             }
@@ -113,18 +117,51 @@ impl Database {
         (self.shared.clock.unix_ms() + 1).max(newest.unwrap_or(i64::MIN))
     }
 
+    fn tell_of_limit(&self) {
+        let message = format!(
+            "as much waits as may wait on this disk (`spool_limit` is {} bytes, and the disk must stay usable); what is committed from here on stays in the database only until a destination answers",
+            self.settings.spool_limit
+        );
+        let hint =
+            "make the destination reachable; the seconds until then will not be points in time of their own";
+        self.note_failure(&Error::with_hint(Kind::Unavailable, message, hint), 0);
+    }
+
+    /// Captures what a file that has its name no more still has to give, by the descriptors that are open.
+    pub(super) fn last_look(self: &Arc<Self>) -> Result<(), Error> {
+        let mut work = self.work();
+        // One that rests has given everything.
+        let Some(local) = work.local.clone() else { return Ok(()) };
+        let stamp = Stamp { timestamp_ms: self.next_time(), ..self.next_stamp(&work) };
+        let Work { capture: Some(capture), packs, .. } = &mut *work else { return Ok(()) };
+        // Without a hold, another file's might be taken.
+        if !capture.is_position_known() || capture.files().hold() == Hold::Nothing {
+            return Ok(());
+        }
+        let mut frames = Frames::default();
+        if let Look::Frames(end) = capture.look(&mut frames)? {
+            let segment = capture.segment(&frames, end, stamp, (&local.spool, packs))?;
+            self.enqueue(&mut work, segment)?;
+        }
+        Ok(())
+    }
+
     fn capture(self: &Arc<Self>, work: &mut Work, frames: &mut Frames) -> Result<Step, Error> {
         if work.capture.is_none() {
             return Ok(Step::Absent);
         }
         let stamp = self.next_stamp(work);
         let local = work.local.clone().expect("set when the capture was");
-        let Work { capture: Some(capture), must_put, packs, may_be_older, .. } = work else {
+        let Work { capture: Some(capture), must_put, packs, may_be_older, is_over_limit, .. } = work else {
             return Ok(Step::Absent);
         };
         let drained = local.state().is_some_and(|s| Some(s.txid) == stamp.txid.prev());
-        if self.is_over_limit() {
+        let was_over_limit = std::mem::replace(is_over_limit, self.is_over_limit());
+        if *is_over_limit {
             capture.let_go()?;
+            if !was_over_limit {
+                self.tell_of_limit();
+            }
             return Ok(Step::MustDrain);
         }
         let is_start = !capture.is_position_known();

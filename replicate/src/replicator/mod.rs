@@ -10,9 +10,11 @@
 //!   found again by page checksums.
 //! - When anything fails the application goes on; the status says what is wrong.
 
+mod arrival;
 mod copying;
 mod database;
 mod destination;
+mod kinship;
 mod look;
 mod maintain;
 mod packing;
@@ -21,9 +23,11 @@ mod set_back;
 mod shipping;
 mod start;
 mod status;
+mod stranded;
 
 pub use database::PACKS;
 pub use status::{DestinationStatus, Phase, Status};
+pub use stranded::{Stranded, put_stranded, stranded};
 
 use crate::{Error, Kind};
 use database::Database;
@@ -291,10 +295,18 @@ fn follow_events(shared: &Arc<Shared>, names: &Mutex<Names>) {
                     d.wake();
                 }
             }
-            Event::Appeared(path) | Event::Vanished(path) => match lock(names).by_event.get(&path) {
-                Some(d) => d.wake(),
-                None => appeared.push(path),
-            },
+            Event::Appeared(path) | Event::Vanished(path) => {
+                let names = lock(names);
+                match names.by_event.get(&path) {
+                    Some(d) => d.wake(),
+                    None => {
+                        // A folder that came or went with all that is in it.
+                        let within = names.all.iter().filter(|d| d.settings.path.starts_with(&path));
+                        within.for_each(Database::wake);
+                        appeared.push(path);
+                    }
+                }
+            }
         });
         for path in appeared {
             let folders = lock(names).folders.clone();
@@ -325,11 +337,26 @@ fn follow_events(shared: &Arc<Shared>, names: &Mutex<Names>) {
     }
 }
 
+/// Looks whether each folder is still the one that is watched.
+fn watch_anew(shared: &Shared, all: &[Arc<Database>]) {
+    let folder_of = |database: &Arc<Database>| database.settings.path.parent().map(Path::to_owned);
+    let mut folders: Vec<PathBuf> = all.iter().filter_map(folder_of).collect();
+    folders.sort_unstable();
+    folders.dedup();
+    for folder in folders {
+        if !shared.watcher.refresh(&folder).unwrap_or(false) {
+            let within = all.iter().filter(|database| database.settings.path.parent() == Some(&folder));
+            within.for_each(Database::wake);
+        }
+    }
+}
+
 /// Compaction, retention and snapshots of every database, one after the other.
 async fn keep_up(shared: Arc<Shared>, names: Arc<Mutex<Names>>) {
     while !shared.stopping.load(SeqCst) {
         tokio::time::sleep(MAINTENANCE_TICK).await;
         let all = lock(&names).all.clone();
+        watch_anew(&shared, &all);
         for database in all {
             if shared.stopping.load(SeqCst) {
                 return;

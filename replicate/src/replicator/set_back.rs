@@ -27,8 +27,8 @@ pub(super) async fn tell(
     let first = move || {
         let mut page = vec![0; capture.page_size().bytes()];
         // What is in the WAL has been compared with the log, or will be.
-        let is_alone =
-            capture.wal_end()?.1 == 0 && capture.files().database().read_exact_at(&mut page, 0).is_ok();
+        let is_alone = !capture.pages()?.is_in_wal(Pgno::FIRST)
+            && capture.files().database().read_exact_at(&mut page, 0).is_ok();
         let is_in_log = is_alone && is_in(&local.sums, &page)?;
         Ok((capture, is_in_log, (is_alone && !is_in_log).then_some(page)))
     };

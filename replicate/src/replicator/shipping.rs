@@ -11,6 +11,9 @@ use litekeep_env::disk;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
+/// A destination that does not answer is told of again after so many tries, about every five minutes.
+const TELL_AGAIN: u32 = 100;
+
 impl Database {
     /// Hands a segment to every destination; in the spool when too much waits already, or none of them answers: a
     /// process that dies then leaves the points in time of the outage on disk.
@@ -124,13 +127,13 @@ impl Database {
                     let mut destinations = self.destinations();
                     let d = &mut destinations[nth];
                     d.failures += 1;
-                    if d.failures == 1 {
+                    if d.failures % TELL_AGAIN == 1 {
                         tracing::warn!(path = %self.settings.path.display(), store = d.store.place(), "{e}; trying again");
                     }
                     d.error = Some(e.to_string());
                     d.back_off()
                 };
-                if e.kind() == Kind::Fenced || e.kind() == Kind::Invalid {
+                if e.kind() == Kind::Fenced {
                     self.fenced(&e).await;
                     self.destinations()[nth].shipping = false;
                     break;
@@ -169,6 +172,9 @@ impl Database {
         self.confirmed(&local, segment)?;
         let mut destinations = self.destinations();
         let d = &mut destinations[nth];
+        if d.failures > 0 {
+            tracing::info!(path = %self.settings.path.display(), store = d.store.place(), "it answers again");
+        }
         (d.failures, d.error) = (0, None);
         // It may have been spooled while it was under way from memory.
         if let Some(done) = d.queue.pop_front() {
@@ -321,7 +327,9 @@ mod tests {
     use super::*;
     use crate::replicator::{
         database::tests::{begun, database},
+        look::Step,
         start,
+        status::Phase,
     };
     use litekeep_env::SystemClock;
     use litekeep_ltx::{Header, PageSize, Salt, Txid, WriterId};
@@ -368,6 +376,35 @@ mod tests {
         let left = leave_to_copying(&mut destinations);
         assert_eq!(left.len(), 1);
         assert_eq!(destinations.each_ref().map(|d| (d.lags, d.queue.len())), [(false, 1), (true, 0)]);
+    }
+
+    /// A process whose health is its backup's lag ended although all was safe in one of two places.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_one_destination_has_is_not_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = database(dir.path(), Arc::new(SystemClock), Policy::default());
+        *db.destinations() = vec![destination(5, &[]), destination(4, &[5])];
+        assert_eq!(db.status().behind_since_ms, None);
+        db.destinations()[0] = destination(4, &[5]);
+        assert_eq!(db.status().behind_since_ms, Some(0));
+    }
+
+    /// Nobody was told that the points in time of an outage had come to their end.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn more_than_may_wait_is_told_until_it_is_gone() {
+        let (_dir, app, db) = begun(Policy::default()).await;
+        db.awake.store(true, SeqCst);
+        db.destinations()[0].queue.push_back(segment(9, db.settings.spool_limit + 1));
+        app.execute("INSERT INTO t VALUES(1)", []).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(db.look().unwrap(), Step::MustDrain));
+            let status = db.status();
+            assert_eq!(status.phase, Phase::Failing);
+            assert!(status.message.is_some_and(|message| message.contains("`spool_limit`")));
+        }
+        db.destinations()[0].queue.clear();
+        db.look().unwrap();
+        assert!(db.is_following());
     }
 
     /// Page checksums that miss one segment would be wrong for ever.

@@ -13,13 +13,14 @@
 use super::copying::{ending_at, list, mend};
 use super::database::{Database, Local};
 use super::destination::Standing;
+use super::kinship::{Kinship, refuse_another, require_kinship};
 use super::set_back;
 use super::status::Phase;
 use crate::capture::{Broken, Capture, Found, Frames, Look, Place, Segment, Stamp, segment};
-use crate::local::{MetaDir, PageSums, Places, Spool, State, StateFile, restored};
-use crate::{Error, Kind, log_state, parents, restore};
+use crate::local::{MetaDir, PageSums, Places, Spool, State, StateFile, restored, still_ours};
+use crate::{Error, Kind, parents};
 use litekeep_env::{disk, random_u64};
-use litekeep_format::diff::{ParentMap, roots, table_names};
+use litekeep_format::diff::{ParentMap, roots};
 use litekeep_ltx::{Checksum, Decoder, FileName, Header, Pgno, Txid, WriterId, page_checksum};
 use litekeep_store::plan::{self, Goal};
 use litekeep_store::{FileRef, Log, SNAPSHOT_LEVEL, Store, StreamWriter};
@@ -29,18 +30,6 @@ use std::time::{Duration, Instant};
 
 /// Bytes of one request when a file of the log is read from front to back.
 const READ_AHEAD: u64 = 1 << 20;
-
-/// Two states whose pages agree in at least this share have a common history.
-const COMMON_PERCENT: u64 = 50;
-
-/// What a database must have to do with a log that it goes on with.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kinship {
-    /// Both come from one database.
-    Common,
-    /// It is the log's last state: another replicator has overtaken it.
-    Same,
-}
 
 /// How long a start waits for a database that is locked before that counts as a failure: an application that is just creating
 /// it, and switches it to WAL mode, lets go soon.
@@ -108,7 +97,7 @@ async fn attach_and_follow(db: &Arc<Database>) -> Result<(), Error> {
     let page_size = newest.map(|h| h.page_size).or(known.map(|s| s.page_size));
     let was_overtaken = !ours && local.was_overtaken();
     let capture = match known.filter(|_| !was_overtaken && !db.settings.new_timeline) {
-        Some(_) => refuse_another(db, &local, capture, (newest, head), &store).await?,
+        Some(_) => refuse_another(db, &local, capture, (newest, head), (&store, &log)).await?,
         None => capture,
     };
     let capture = match in_log.filter(|s| s.txid == head && !db.settings.new_timeline) {
@@ -180,7 +169,7 @@ pub(super) async fn open_local(db: &Arc<Database>) -> Result<Arc<Local>, Error> 
             writer: state.map_or(WriterId(random_u64()), |s| s.writer),
             sums: PageSums::open(&meta.file("pages"))?,
             places: Mutex::new(Places::read(meta.path())),
-            spool: Spool::new(&meta.file("spool")),
+            spool: Spool::of(meta.path()),
             state: Mutex::new((file, state)),
             meta,
         }))
@@ -196,6 +185,9 @@ async fn attach(db: &Arc<Database>) -> Result<Capture, Error> {
         // Asking opens and closes the file, which would drop the locks of a capture.
         drop(capture);
         let pid = MetaDir::claimed_by(&db.settings.meta_dir, &db.settings.path);
+        if pid == Some(std::process::id()) {
+            return Err(still_ours(&db.settings.path));
+        }
         let who = pid.map_or(String::new(), |pid| format!(" (process {pid})"));
         return Err(Error::with_hint(
             Kind::Invalid,
@@ -315,6 +307,7 @@ fn encode_snapshot(
         Ok(())
     })?;
     local.sums.apply(&batch, page_count)?;
+    pages.sync()?;
     // While the pages are still in the system's cache. The backup is whole without it.
     let parents = roots(&pages).and_then(|roots| ParentMap::of(&pages, roots.into_iter()));
     let parents = parents
@@ -513,7 +506,7 @@ async fn settle(
 }
 
 /// Where in the WAL the log ends, if its newest file is that end and the WAL proves it.
-fn locate(
+pub(super) fn locate(
     capture: &mut Capture,
     local: &Local,
     newest: Option<Header>,
@@ -523,125 +516,6 @@ fn locate(
         Some(h) => capture.locate(&h, |pgno| Ok(Some(local.sum_of(pgno)?))),
         None => Ok(None),
     }
-}
-
-/// Whether a database is so close to the log.
-async fn require_kinship(
-    db: &Arc<Database>,
-    local: &Arc<Local>,
-    mut capture: Capture,
-    newest: Option<Header>,
-    head: Txid,
-    kinship: Kinship,
-) -> Result<(Capture, Result<(), Error>), Error> {
-    let (this, local) = (db.clone(), local.clone());
-    let compared = move || {
-        let related = match locate(&mut capture, &local, newest, head)? {
-            Some(_) => Ok(()),
-            None => compare_with_log(&mut capture, &local, &this, head, kinship),
-        };
-        Ok((capture, related))
-    };
-    db.run_blocking(compared).await
-}
-
-/// Refuses a database that stands where the one of local state stood, and has none of its tables.
-async fn refuse_another(
-    db: &Arc<Database>,
-    local: &Arc<Local>,
-    mut capture: Capture,
-    (newest, head): (Option<Header>, Txid),
-    store: &Store,
-) -> Result<Capture, Error> {
-    let local = local.clone();
-    let here = move || {
-        let is_known = locate(&mut capture, &local, newest, head)?.is_some();
-        let names = if is_known { None } else { Some(table_names(&capture.pages()?)?) };
-        Ok((capture, names))
-    };
-    let (capture, here) = db.run_blocking(here).await?;
-    let Some(here) = here else { return Ok(capture) };
-    // An application must not wait for a log that cannot be read: then nothing is known against the file.
-    let there = async {
-        let state = log_state::open(store, restore::Goal::Latest).await?;
-        db.run_blocking(move || table_names(&state.view())).await
-    };
-    let there = match there.await {
-        Ok(there) => there,
-        Err(e) => {
-            tracing::debug!(path = %db.settings.path.display(), "read the tables of the log: {e}");
-            return Ok(capture);
-        }
-    };
-    let is_there = |name: &String| there.iter().any(|other| other.eq_ignore_ascii_case(name));
-    if there.is_empty() || here.iter().any(is_there) {
-        return Ok(capture);
-    }
-    let (path, place) = (db.settings.path.display(), store.place());
-    let has = if here.is_empty() {
-        "no table".to_owned()
-    } else {
-        format!("none of them, but `{}`", here.join("`, `"))
-    };
-    Err(Error::with_hint(
-        Kind::Invalid,
-        format!(
-            "the log at {place}, which ends at transaction {head}, has the tables `{}`, and `{path}` has {has}: it seems to be another database",
-            there.join("`, `")
-        ),
-        ANOTHER,
-    ))
-}
-
-/// What to do about a database that is not that of the log.
-const ANOTHER: &str = "restore the log to another path to look at it (`litekeep restore -o FILE URL`); to go on with the present file and keep the log's past, add `--new-timeline`; else give the database a destination of its own";
-
-fn compare_with_log(
-    capture: &mut Capture,
-    local: &Local,
-    db: &Database,
-    head: Txid,
-    kinship: Kinship,
-) -> Result<(), Error> {
-    let pages = capture.pages()?;
-    let (mut all, mut same, mut known) = (0u64, 0u64, local.sums.ascending());
-    pages.for_each(|pgno, page| {
-        db.may_go_on()?;
-        all += 1;
-        same += u64::from(known.get(pgno)? == page_checksum(pgno, page));
-        Ok(())
-    })?;
-    let in_log = local.sums.page_count()?;
-    // The lock page holds nothing, and nobody counts it.
-    let in_log = u64::from(in_log) - u64::from(capture.page_size().lock_page().get() <= in_log);
-    let is_kin = match kinship {
-        // It may have grown since.
-        Kinship::Common => same * 100 >= in_log * COMMON_PERCENT,
-        Kinship::Same => same == in_log && same == all,
-    };
-    if is_kin {
-        return Ok(());
-    }
-    let path = db.settings.path.display();
-    let place = db.destinations()[0].store.place();
-    if kinship == Kinship::Same {
-        return Err(Error::with_hint(
-            Kind::Invalid,
-            format!(
-                "another replicator has taken over the log at {place}, which ends at transaction {head}, and `{path}` has another state"
-            ),
-            format!(
-                "to go on with the log's state: `litekeep restore --force {path}`, which keeps the present file aside; to put the present file on top of it: add `--new-timeline`"
-            ),
-        ));
-    }
-    Err(Error::with_hint(
-        Kind::Invalid,
-        format!(
-            "`{path}` shares only {same} of {in_log} pages with the log at {place}, which ends at transaction {head}: it seems to be another database, or a much older state of this one"
-        ),
-        ANOTHER,
-    ))
 }
 
 /// What waits in the spool beyond the log; anything that does not continue it is kept aside. When another replicator has

@@ -61,7 +61,7 @@ pub async fn outrun(
     let Some(reached) = known.or_else(|| reached_by(&newest)) else { return Ok(None) };
     let Some(why) = continuity::lost(path, reached)? else { return Ok(None) };
     let is_ours = state.txid == head || newest.node == state.writer;
-    let nothing_waits = Spool::new(&meta_dir.join("spool")).list()?.is_empty();
+    let nothing_waits = Spool::of(meta_dir).list()?.is_empty();
     let ended_ms = state.confirmed_ms.max(newest.timestamp_ms);
     let is_untouched = is_ours && nothing_waits && is_untouched(path, ended_ms, clock)?;
     Ok(Some(Outrun { head, time_ms: newest.timestamp_ms, why, is_untouched }))

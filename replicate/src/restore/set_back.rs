@@ -7,11 +7,10 @@
 //!
 //! Nothing is changed here, and little is read: page 1 of a few files, found by bisection, or the newest files.
 
+use crate::capture::Wal;
 use crate::local::{PageSums, StateFile, restored};
 use crate::{Error, Kind};
-use litekeep_env::file::sibling;
-use litekeep_format::WalHeader;
-use litekeep_ltx::{Checksum, Pgno, Txid, page_checksum};
+use litekeep_ltx::{Checksum, PageSize, Pgno, Txid, page_checksum};
 use litekeep_store::{FileRef, Log, PageFile, Store};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -45,8 +44,7 @@ pub struct SetBack {
 /// When the store does not answer or a file cannot be read.
 pub async fn set_back(store: &Store, path: &Path, meta_dir: &Path) -> Result<Option<SetBack>, Error> {
     let Some(state) = StateFile::peek(&meta_dir.join("state")) else { return Ok(None) };
-    let has_frames = sibling(path, "-wal").metadata().is_ok_and(|wal| wal.len() > WalHeader::LEN as u64);
-    if has_frames || restored::is_noted(meta_dir, path) {
+    if restored::is_noted(meta_dir, path) || has_first_page_in_wal(path, state.page_size)? {
         return Ok(None);
     }
     let mut page = vec![0; state.page_size.bytes()];
@@ -60,6 +58,24 @@ pub async fn set_back(store: &Store, path: &Path, meta_dir: &Path) -> Result<Opt
         return Ok(None);
     }
     earlier(store, &log, &page).await
+}
+
+/// Whether the file's own page 1 says nothing, because the WAL has another. A WAL without it may be of the file, or may have been
+/// left beside an older copy.
+fn has_first_page_in_wal(path: &Path, page_size: PageSize) -> Result<bool, Error> {
+    let Some(wal) = Wal::open(path)? else { return Ok(false) };
+    let Some(header) = wal.header()? else { return Ok(false) };
+    for index in 0.. {
+        match wal.frame_header(page_size, index)? {
+            Some(frame) if frame.salt == header.salt => {
+                if frame.pgno == Pgno::FIRST {
+                    return Ok(true);
+                }
+            }
+            _ => break,
+        }
+    }
+    Ok(false)
 }
 
 /// Whether page 1 is what the log has, as local state says.

@@ -4,7 +4,7 @@ use super::{Run, Undo};
 use crate::{Error, SchemaChange};
 use litekeep_format::SchemaRow;
 use litekeep_sql::{Declaration, is_full_text};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a change of the schema did.
 enum Kind<'a> {
@@ -22,6 +22,15 @@ impl<'a> Kind<'a> {
             (None, None) => return None,
         })
     }
+}
+
+/// Tables that were dropped.
+#[derive(Default)]
+pub(super) struct Dropped {
+    /// Those that are there again, and the tables that virtual ones have.
+    pub(super) made: BTreeSet<String>,
+    /// Those that cannot be made, with SQLite's words.
+    pub(super) refused: BTreeMap<String, String>,
 }
 
 /// Whether a full-text index keeps nothing to be filled again from.
@@ -45,26 +54,45 @@ impl Undo {
 }
 
 impl Run<'_> {
-    /// Makes tables that were dropped and are not there. Returns their names, and those of the tables that virtual ones have.
-    pub(super) fn bring_back_tables(&mut self, undo: &Undo) -> Result<BTreeSet<String>, Error> {
-        let mut made = BTreeSet::new();
+    /// Makes tables that were dropped and are not there.
+    pub(super) fn bring_back_tables(&mut self, undo: &Undo) -> Result<Dropped, Error> {
+        let mut dropped = Dropped::default();
         for (change, kind) in undo.own_changes() {
             let Kind::Dropped(before) = kind else { continue };
             if before.kind != "table" || change.new_name.is_some() || self.is_there(before)? {
                 continue;
             }
             if before.root.is_some() {
-                self.editor.execute(&before.sql)?;
+                match self.editor.execute(&before.sql) {
+                    Err(litekeep_sql::Error::Refused { message, .. }) => {
+                        let why = message.split(" in CREATE TABLE").next().unwrap_or_default().to_owned();
+                        let (name, restore) = (&before.name, undo.restore());
+                        self.stays(format!(
+                            "the table `{name}` was dropped, and cannot be made again: {why}; {restore}"
+                        ));
+                        dropped.refused.insert(before.name.clone(), why);
+                        continue;
+                    }
+                    done => done?,
+                }
             } else if !self.bring_back_virtual(undo, change, before)? {
                 continue;
             }
             self.done.brought_back += 1;
             self.done.notes.push(format!("the table `{}` comes back", before.name));
-            made.insert(before.name.clone());
+            dropped.made.insert(before.name.clone());
             let owned = undo.schema.iter().filter(|other| other.owner(&undo.schema) == Some(change));
-            made.extend(owned.filter_map(|other| Some(other.before.as_ref()?.name.clone())));
+            dropped.made.extend(owned.filter_map(|other| Some(other.before.as_ref()?.name.clone())));
         }
-        Ok(made)
+        Ok(dropped)
+    }
+
+    /// Numbers that AUTOINCREMENT gave to rows that are not there any more are given to no others.
+    pub(super) fn bring_back_counters(&self, undo: &Undo, made: &BTreeSet<String>) -> Result<(), Error> {
+        for (table, was) in undo.counters.iter().filter(|(table, _)| made.contains(*table)) {
+            self.editor.raise_counter(table, *was)?;
+        }
+        Ok(())
     }
 
     /// Only full-text indexes can be filled again, from their content.
@@ -203,7 +231,8 @@ impl Run<'_> {
             if !is_rewritten {
                 self.stays(format!("the table `{table}` was altered, and stays so; {}", undo.restore()));
             }
-        } else if had.len() == has.len() && had.iter().zip(&has).all(is_renamed) {
+        } else if !undo.gone.contains(table) && had.len() == has.len() && had.iter().zip(&has).all(is_renamed)
+        {
             for (old, now) in had.iter().zip(&has).filter(|(old, now)| old != now) {
                 self.stays(format!("the column `{old}` of `{table}` was renamed to `{now}`, and stays so"));
             }

@@ -2,7 +2,7 @@
 
 use super::{Fate, Item, Named, Run, Step, TableChanges};
 use crate::{Error, statements};
-use litekeep_sql::ForeignColumns;
+use litekeep_sql::Reference;
 use std::collections::HashSet;
 
 /// Items by where they are.
@@ -14,7 +14,8 @@ impl Run<'_> {
     pub(super) fn would_meet_strangers(&self, tables: &[&TableChanges]) -> Result<Items, Error> {
         let mut foreign_keys = vec![];
         for child in tables.iter().filter(|child| child.fate != Fate::Created) {
-            for key in self.editor.foreign_columns(&child.name)? {
+            let keys = self.editor.references(&child.name)?;
+            for key in keys.into_iter().filter(|key| key.child.eq_ignore_ascii_case(&child.name)) {
                 let is_parent = |table: &&&TableChanges| table.name.eq_ignore_ascii_case(&key.parent);
                 if let Some(parent) = tables.iter().find(is_parent) {
                     foreign_keys.push((*child, *parent, key));
@@ -25,7 +26,7 @@ impl Run<'_> {
         let parents: HashSet<*const TableChanges> =
             foreign_keys.iter().map(|(_, parent, _)| std::ptr::from_ref(*parent)).collect();
         for parent in tables.iter().filter(|table| parents.contains(&std::ptr::from_ref(**table))) {
-            for item in parent.items.iter().filter(|item| item.new.is_none()) {
+            for item in parent.items.iter().filter(|item| item.is_deleted()) {
                 if matches!(self.plan(parent, item)?, Step::Conflict(_)) {
                     gone.insert(item);
                 }
@@ -41,7 +42,7 @@ impl Run<'_> {
                     child
                         .items
                         .iter()
-                        .filter(|item| item.new.is_none())
+                        .filter(|item| item.is_deleted())
                         .map(std::ptr::from_ref)
                         .filter(|item| found.contains(item)),
                 );
@@ -58,16 +59,16 @@ impl Run<'_> {
 fn meeting<'t>(
     child: &'t TableChanges,
     parent: &TableChanges,
-    key: &'t ForeignColumns,
+    key: &'t Reference,
     gone: &Items,
     blocked: &'t Items,
 ) -> impl Iterator<Item = *const Item> + 't {
     let are_gone = parent.items.iter().filter(|item| gone.contains(&std::ptr::from_ref(*item)));
     let theirs: HashSet<String> =
-        are_gone.filter_map(|item| values(item.old.as_ref()?, &key.parent_columns)).collect();
+        are_gone.filter_map(|item| values(&parent.was(item)?, &key.parent_columns)).collect();
     let meets = move |item: &&Item| {
-        let was = item.old.as_ref().and_then(|old| values(old, &key.columns));
-        let is = item.new.as_ref().and_then(|new| values(new, &key.columns));
+        let was = child.was(item).and_then(|old| values(&old, &key.columns));
+        let is = child.is(item).and_then(|new| values(&new, &key.columns));
         !blocked.contains(&std::ptr::from_ref(*item))
             && was.is_some_and(|was| Some(&was) != is.as_ref() && theirs.contains(&was))
     };
@@ -75,7 +76,7 @@ fn meeting<'t>(
 }
 
 /// The values of these columns; `None`: one is NULL or not there, so that they refer to nothing.
-fn values(row: &Named, columns: &[String]) -> Option<String> {
+fn values(row: &Named<'_>, columns: &[String]) -> Option<String> {
     let mut all = String::new();
     for column in columns {
         let (_, value) = row.iter().find(|(name, _)| name.eq_ignore_ascii_case(column))?;

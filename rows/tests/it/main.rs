@@ -2,8 +2,11 @@
 
 mod churn;
 mod follow;
+mod identity;
 mod image;
 mod kinds;
 mod reported;
 mod scripts;
+mod undo;
+mod undo_at_random;
 mod watched;

@@ -29,7 +29,7 @@ struct Changes {
 pub(crate) struct Reported(Vec<Changes>);
 
 impl Sink<Error> for Reported {
-    fn begin(&mut self, _: &Catalog, _: &Catalog) -> Result<(), Error> {
+    fn begin(&mut self, _: &Catalog, _: &Catalog, _: &[(String, String)]) -> Result<(), Error> {
         Ok(())
     }
 
@@ -134,6 +134,14 @@ impl Reported {
             recording.check_rows(name, gone.chain(come))?;
         }
         Ok(recording.changes.len() as u64)
+    }
+
+    /// The tables that were paired, by their names, and for each column of the new one, the one that it was.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str, &[Option<usize>])> {
+        fn pair(changes: &Changes) -> Option<(&str, &str, &[Option<usize>])> {
+            Some((changes.old.as_deref()?, changes.new.as_deref()?, &changes.from))
+        }
+        self.0.iter().filter_map(pair)
     }
 
     /// How many rows, each as it was and as it is.

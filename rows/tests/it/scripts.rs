@@ -46,17 +46,17 @@ impl Reader for Printer {
 }
 
 /// States of a database, the first of which is number 1.
-struct States(Story);
+pub(crate) struct States(Story);
 
 impl States {
-    fn new(statements: &[&str]) -> States {
+    pub(crate) fn new(statements: &[&str]) -> States {
         let statements: Vec<String> = statements.iter().map(|sql| (*sql).to_owned()).collect();
         let story = runtime().block_on(Story::new(&statements));
         (0..statements.len()).for_each(|nth| story.put_one(nth as u64 + 2));
         States(story)
     }
 
-    fn comparison(&self, from: u64, to: u64) -> Comparison {
+    pub(crate) fn comparison(&self, from: u64, to: u64) -> Comparison {
         let (from, to) = (Goal::Txid(txid(from)), Goal::Txid(txid(to)));
         runtime().block_on(Comparison::open(&self.0.store, from, to)).unwrap()
     }
@@ -72,14 +72,14 @@ impl States {
     }
 
     /// A copy of a state.
-    fn state(&self, n: u64) -> PathBuf {
+    pub(crate) fn state(&self, n: u64) -> PathBuf {
         let path = self.0.dir.path().join(format!("state-{n}.db"));
         std::fs::write(&path, &self.0.images[n as usize - 1]).unwrap();
         path
     }
 
     /// Both scripts are complete and lead from the one state to the other.
-    fn go_forth_and_back(&self, from: u64, to: u64) {
+    pub(crate) fn go_forth_and_back(&self, from: u64, to: u64) {
         for (forth, begin, end) in [(true, from, to), (false, to, from)] {
             let (script, missing) = self.script((from, to), forth, &Selection::default());
             assert_eq!(missing, Vec::<String>::new(), "{script}");
@@ -100,12 +100,18 @@ impl States {
     }
 
     /// Takes changes back in a copy of the last state.
-    fn undo(&self, (from, to): (u64, u64), wanted: &Selection, keep_new: bool) -> (Done, PathBuf) {
+    pub(crate) fn undo(&self, (from, to): (u64, u64), wanted: &Selection, keep_new: bool) -> (Done, PathBuf) {
         let path = self.state(self.0.images.len() as u64);
         (self.undo_in(&path, (from, to), wanted, keep_new), path)
     }
 
-    fn undo_in(&self, path: &Path, (from, to): (u64, u64), wanted: &Selection, keep_new: bool) -> Done {
+    pub(crate) fn undo_in(
+        &self,
+        path: &Path,
+        (from, to): (u64, u64),
+        wanted: &Selection,
+        keep_new: bool,
+    ) -> Done {
         let undo = Undo::of(self.comparison(from, to), wanted).unwrap();
         undo.apply(&RowEditor::open(path).unwrap(), Options { write: true, keep_new }).unwrap()
     }
@@ -116,7 +122,7 @@ fn runtime() -> &'static tokio::runtime::Runtime {
     RUNTIME.get_or_init(|| tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap())
 }
 
-fn tables(names: &[&str]) -> Selection {
+pub(crate) fn tables(names: &[&str]) -> Selection {
     Selection { tables: names.iter().map(|name| (*name).to_owned()).collect(), ..Selection::default() }
 }
 
@@ -138,7 +144,7 @@ fn comparable(db: &Connection) -> (Contents, Vec<(String, i64)>) {
     (contents, names)
 }
 
-fn count(path: &Path, from: &str) -> i64 {
+pub(crate) fn count(path: &Path, from: &str) -> i64 {
     let db = Connection::open(path).unwrap();
     db.query_row(&format!("SELECT count(*) FROM {from}"), (), |row| row.get(0)).unwrap()
 }
@@ -541,7 +547,7 @@ fn an_undo_says_that_virtual_tables_stay() {
 }
 
 /// Why rows were left alone.
-fn reasons(done: &Done) -> Vec<String> {
+pub(crate) fn reasons(done: &Done) -> Vec<String> {
     done.conflicts.iter().map(|conflict| format!("{}: {}", conflict.table, conflict.reason)).collect()
 }
 

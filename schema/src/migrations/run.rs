@@ -9,8 +9,10 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a migration waits for other writers, and for others that migrate.
+/// How long is waited for others, where nobody is told of it.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Whoever waits for the write lock is told so often that it does.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A migration that ran.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +49,10 @@ pub struct Status {
 
 /// What [`up`] is told to do besides, and whom it tells what.
 pub trait Attend {
+    /// Another holds the write lock, and it has been waited for so long; whether to wait on.
+    fn waits(&mut self, _waited: Duration) -> bool {
+        true
+    }
     /// Something is pending, the write lock is held, and nothing has changed yet.
     fn begins(&mut self, _pending: &[&Migration]) {}
     /// One ran.
@@ -57,7 +63,7 @@ pub trait Attend {
 
 impl Attend for () {}
 
-/// Runs every pending migration, each in a transaction of its own.
+/// Runs every pending migration, each in a transaction of its own. Others that migrate or write are waited for as long as it takes.
 ///
 /// # Errors
 /// The first one that failed or did harm. Those before it have run, and it has not.
@@ -65,7 +71,8 @@ pub fn up(database: &Path, folder: &Folder, attend: &mut impl Attend) -> Result<
     let mut migrator = Migrator::open(database, PATIENCE)?;
     let (mut ran, mut disturbed, mut state) = (vec![], false, None);
     loop {
-        let mut tx = migrator.begin()?;
+        let waiting = Instant::now();
+        let mut tx = migrator.begin_after(PAUSE, || attend.waits(waiting.elapsed()))?;
         let begun = Instant::now();
         let applied = convention::take(folder, &tx)?;
         // Changes when another connection has committed, and not by what this one commits.

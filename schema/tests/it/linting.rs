@@ -172,6 +172,22 @@ fn traps_of_sqlite_are_found_once() {
 }
 
 #[test]
+fn what_stands_above_the_parts_of_a_file_is_read() {
+    let scene = Scene::new("");
+    let found = |above: &str| {
+        let text = format!("{above}\n-- migrate:up\nDROP TABLE orders;\n-- migrate:down\nSELECT 1;\n");
+        std::fs::write(scene.migrations().join("1_schema.sql"), format!("-- migrate:up\n{SCHEMA}")).unwrap();
+        std::fs::write(scene.migrations().join("2_change.sql"), text).unwrap();
+        let folder = Folder::read(&scene.migrations(), None, None).unwrap();
+        let found = lint(&folder, None, false).unwrap();
+        found.iter().map(|finding| (finding.line, finding.code)).collect::<Vec<_>>()
+    };
+    assert_eq!(found("-- litekeep:allow drop-table nobody has read it since May"), []);
+    assert_eq!(found("-- litekeep:allow drop-tabel a reason"), [(1, "allow-unknown"), (3, "drop-table")]);
+    assert_eq!(found("-- litekeep:allow drop-table"), [(1, "allow"), (3, "drop-table")]);
+}
+
+#[test]
 fn a_reason_allows_and_nothing_else_does() {
     assert_eq!(codes("-- litekeep:allow drop-table nobody has read it since May\nDROP TABLE orders;"), []);
     assert_eq!(codes("-- litekeep:allow drop-table\nDROP TABLE orders;"), [(1, "allow"), (2, "drop-table")]);

@@ -1,8 +1,9 @@
-use litekeep_schema::Error;
 use litekeep_schema::migrations::{Attend, Done, Folder, Harm, Migration, State, down, status, up};
+use litekeep_schema::{Error, Kind};
 use litekeep_sql::{Application, Value};
 use std::path::PathBuf;
 use std::sync::Barrier;
+use std::time::Duration;
 
 /// A database and its migrations.
 struct Scene {
@@ -127,6 +128,22 @@ fn a_trigger_that_goes_with_its_table_is_named() {
         &format!("{without}\n-- litekeep:allow lost-object the application trims by itself"),
     );
     assert_eq!(scene.up().unwrap(), 1);
+}
+
+/// It was passed over without a word, and the hint said to write what was there.
+#[test]
+fn what_is_allowed_above_the_parts_of_a_file_is_allowed() {
+    let scene = Scene::with_children();
+    let rebuild = REBUILD.replace("FROM parent;", "FROM parent WHERE name <> 'b';");
+    let allow = "-- litekeep:allow lost-rows they were sold\n-- litekeep:allow orphans nobody reads them\n";
+    scene.file("1_rebuild.sql", &format!("{allow}{rebuild}"));
+    assert_eq!(scene.up().unwrap(), 1);
+    assert_eq!(scene.count("parent"), 1);
+    // What the way back may lose is no matter of the way there.
+    let below =
+        rebuild.replace("name <> 'b'", "0") + "-- migrate:down\n-- litekeep:allow lost-rows a reason\n";
+    scene.file("2_rebuild.sql", &below);
+    scene.is_refused(&Harm::LostRows { table: "parent".into(), before: 1, after: 0 });
 }
 
 #[test]
@@ -259,6 +276,43 @@ fn of_ten_that_start_at_once_one_runs_what_is_pending() {
     });
     assert_eq!(ran.iter().sum::<usize>(), 5, "{ran:?}");
     assert_eq!(scene.count("schema_migrations"), 5);
+}
+
+/// Ends the transaction of another connection when it has been told three times that it is waited for.
+struct Waiting {
+    other: Option<Application>,
+    told: Vec<Duration>,
+    most: usize,
+}
+
+impl Attend for Waiting {
+    fn waits(&mut self, waited: Duration) -> bool {
+        self.told.push(waited);
+        if self.told.len() == 3 {
+            self.other.take();
+        }
+        self.told.len() < self.most
+    }
+}
+
+/// It gave up after a minute, so that of several that began together all but one failed when a large table was rebuilt.
+#[test]
+fn another_that_holds_the_lock_is_waited_for_until_it_is_said_to_be_too_long() {
+    let scene = Scene::with_children();
+    scene.file("1_add.sql", "-- migrate:up\nALTER TABLE child ADD COLUMN more;");
+    let held = || {
+        let other = Application::open(&scene.database()).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        Some(other)
+    };
+    let mut waiting = Waiting { other: held(), told: vec![], most: 2 };
+    let error = up(&scene.database(), &scene.folder(), &mut waiting).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    assert!(waiting.told.len() == 2 && waiting.told.is_sorted(), "{:?}", waiting.told);
+    drop(waiting);
+    let mut waiting = Waiting { other: held(), told: vec![], most: usize::MAX };
+    assert_eq!(up(&scene.database(), &scene.folder(), &mut waiting).unwrap().len(), 1);
+    assert_eq!(waiting.told.len(), 3);
 }
 
 #[test]

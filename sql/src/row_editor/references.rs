@@ -4,6 +4,7 @@
 //! table, nothing is said.
 
 use litekeep_format::Value;
+use rusqlite::Connection;
 
 use super::{RowEditor, condition};
 use crate::parameter::Parameter;
@@ -13,13 +14,15 @@ use crate::{Error, quoted};
 /// A foreign key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
+    /// Which one of its table.
+    pub(super) id: i64,
     /// The table that has it.
     pub child: String,
     /// Its columns there.
     pub columns: Vec<String>,
-    /// The table that it refers to.
+    /// The table that it refers to, which need not be there.
     pub parent: String,
-    /// The columns there; none when that table or its primary key is not there.
+    /// The columns there; none when that table or one of them is not there.
     pub parent_columns: Vec<String>,
     /// Who refers to a row is found by an index, and is equal just when the numbers are.
     is_by_number: bool,
@@ -34,56 +37,11 @@ impl RowEditor {
     /// # Errors
     /// When the schema cannot be read.
     pub fn references(&self, table: &str) -> Result<Vec<Reference>, Error> {
-        let ask = || -> rusqlite::Result<Vec<Reference>> {
-            let mut select = self.connection.prepare_cached(
-                "SELECT s.name, f.seq, f.\"table\", f.\"from\", f.\"to\" FROM sqlite_schema AS s \
-                 JOIN pragma_foreign_key_list(s.name) AS f \
-                 WHERE s.type='table' AND (s.name=?1 COLLATE NOCASE OR f.\"table\"=?1 COLLATE NOCASE) \
-                 ORDER BY s.name, f.id, f.seq",
-            )?;
-            let mut rows = select.query([table])?;
-            let mut found: Vec<Reference> = vec![];
-            while let Some(row) = rows.next()? {
-                if row.get::<_, i64>(1)? == 0 {
-                    found.push(Reference {
-                        child: row.get(0)?,
-                        columns: vec![],
-                        parent: row.get(2)?,
-                        parent_columns: vec![],
-                        is_by_number: false,
-                    });
-                }
-                let reference = found.last_mut().expect("its first column comes first");
-                reference.columns.push(row.get(3)?);
-                reference.parent_columns.extend(row.get::<_, Option<String>>(4)?);
-            }
-            for reference in &mut found {
-                self.complete(reference)?;
-            }
-            Ok(found)
-        };
-        let mut found = ask().map_err(|e| Error::new(READ, e))?;
+        let mut found = read(&self.connection, table).map_err(|e| Error::new(READ, e))?;
         for reference in &mut found {
             reference.is_by_number = self.is_by_number(reference)?;
         }
         Ok(found)
-    }
-
-    /// Finds the columns of the parent.
-    fn complete(&self, reference: &mut Reference) -> rusqlite::Result<()> {
-        let mut select =
-            self.connection.prepare_cached("SELECT name, pk FROM pragma_table_xinfo(?1) ORDER BY pk")?;
-        let columns = select.query_map([&reference.parent], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let columns: Vec<(String, i64)> = columns.collect::<Result<_, _>>()?;
-        let named = &mut reference.parent_columns;
-        if named.is_empty() {
-            named.extend(columns.iter().filter(|(_, place)| *place > 0).map(|(name, _)| name.clone()));
-        }
-        let is_there = |name: &String| columns.iter().any(|(column, _)| column.eq_ignore_ascii_case(name));
-        if named.len() != reference.columns.len() || !named.iter().all(is_there) {
-            named.clear();
-        }
-        Ok(())
     }
 
     fn is_by_number(&self, reference: &Reference) -> Result<bool, Error> {
@@ -158,6 +116,51 @@ impl RowEditor {
         let ask = || self.connection.prepare_cached(&sql)?.exists([number]);
         ask().map(Some).map_err(|e| Error::new(CHECK, e))
     }
+}
+
+/// The foreign keys of a table, and those of others that refer to it; whether numbers tell more of them is not known yet.
+pub(super) fn read(db: &Connection, table: &str) -> rusqlite::Result<Vec<Reference>> {
+    let mut select = db.prepare_cached(
+        "SELECT s.name, f.id, f.seq, f.\"table\", f.\"from\", f.\"to\" FROM sqlite_schema AS s \
+         JOIN pragma_foreign_key_list(s.name) AS f \
+         WHERE s.type='table' AND (s.name=?1 COLLATE NOCASE OR f.\"table\"=?1 COLLATE NOCASE) \
+         ORDER BY s.name, f.id, f.seq",
+    )?;
+    let mut rows = select.query([table])?;
+    let mut found: Vec<Reference> = vec![];
+    while let Some(row) = rows.next()? {
+        if row.get::<_, i64>(2)? == 0 {
+            found.push(Reference {
+                id: row.get(1)?,
+                child: row.get(0)?,
+                columns: vec![],
+                parent: row.get(3)?,
+                parent_columns: vec![],
+                is_by_number: false,
+            });
+        }
+        let reference = found.last_mut().expect("its first column comes first");
+        reference.columns.push(row.get(4)?);
+        reference.parent_columns.extend(row.get::<_, Option<String>>(5)?);
+    }
+    found.iter_mut().try_for_each(|reference| complete(db, reference))?;
+    Ok(found)
+}
+
+/// Finds the columns of the parent.
+fn complete(db: &Connection, reference: &mut Reference) -> rusqlite::Result<()> {
+    let mut select = db.prepare_cached("SELECT name, pk FROM pragma_table_xinfo(?1) ORDER BY pk")?;
+    let columns = select.query_map([&reference.parent], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let columns: Vec<(String, i64)> = columns.collect::<Result<_, _>>()?;
+    let named = &mut reference.parent_columns;
+    if named.is_empty() {
+        named.extend(columns.iter().filter(|(_, place)| *place > 0).map(|(name, _)| name.clone()));
+    }
+    let is_there = |name: &String| columns.iter().any(|(column, _)| column.eq_ignore_ascii_case(name));
+    if named.len() != reference.columns.len() || !named.iter().all(is_there) {
+        named.clear();
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -92,6 +92,9 @@ fn no_answer_and_no_trust_are_told_apart() {
     let scene = Scene::new("silent", TABLE);
     let gone = error(&scene, "mongodb://127.0.0.1:1/app?serverSelectionTimeoutMS=500");
     assert_eq!(gone.kind(), Kind::Unavailable, "{gone}");
+    assert!(gone.hint().is_some_and(|hint| hint.starts_with("nothing listens there")), "{gone:?}");
+    let unknown = error(&scene, "mongodb://nowhere.invalid/app?serverSelectionTimeoutMS=500");
+    assert!(unknown.hint().is_some_and(|hint| hint.starts_with("nobody knows a host")), "{unknown:?}");
     // Its authority is none of those that are known.
     let (url, ca) = {
         let server = server();

@@ -67,6 +67,9 @@ fn no_answer_and_no_trust_are_told_apart() {
     let scene = Scene::new("silent", TABLE);
     let gone = error(&scene, "mysql://me@127.0.0.1:1/app");
     assert_eq!(gone.kind(), Kind::Unavailable, "{gone}");
+    assert!(gone.hint().is_some_and(|hint| hint.starts_with("nothing listens there")), "{gone:?}");
+    let unknown = error(&scene, "mysql://me@nowhere.invalid/app");
+    assert!(unknown.hint().is_some_and(|hint| hint.starts_with("nobody knows a host")), "{unknown:?}");
     // Its authority is none of the system's.
     let (url, ca) = {
         let server = server();

@@ -55,6 +55,9 @@ fn no_answer_and_no_tls_are_told_apart() {
     let scene = Scene::new("silent", TABLE);
     let gone = error(&scene, "postgres://me@127.0.0.1:1/app");
     assert_eq!(gone.kind(), Kind::Unavailable, "{gone}");
+    assert!(gone.hint().is_some_and(|hint| hint.starts_with("nothing listens there")), "{gone:?}");
+    let unknown = error(&scene, "postgres://me@nowhere.invalid/app");
+    assert!(unknown.hint().is_some_and(|hint| hint.starts_with("nobody knows a host")), "{unknown:?}");
     let url = format!("{}?sslmode=verify-full", scene.url);
     told(&error(&scene, &url), "TLS", "sslmode=disable");
 }

@@ -3,35 +3,39 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use tokio_postgres::NoTls;
+use litekeep_sync_postgres::{Address, connect};
 
 use super::load::{Pace, ROWS, pace, random_id};
 
-/// Reads one row after the other from a temporary table, which goes with the connection.
+/// Reads one row after the other from a temporary table. All of it is one transaction, which is undone: so it leaves nothing, and works
+/// through a pooler, too.
 ///
 /// # Errors
-/// When Postgres cannot be reached, wants TLS, or refuses.
+/// When Postgres cannot be reached or trusted, or refuses.
 pub(super) async fn reads(url: &str, time: Duration) -> Result<Pace> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.context("connect to Postgres")?;
-    let connection = tokio::spawn(connection);
+    let (mut client, connection) = connect(&Address::parse(url)?).await?;
+    let transaction = client.transaction().await.context("begin a transaction in Postgres")?;
     let table = format!(
         "CREATE TEMPORARY TABLE litekeep_bench(id bigint PRIMARY KEY, n bigint NOT NULL, x bytea NOT NULL);
          INSERT INTO litekeep_bench SELECT id, 0, decode(repeat('07', 180), 'hex') FROM generate_series(1, {ROWS}) id;
          ANALYZE litekeep_bench"
     );
-    client.batch_execute(&table).await.context("make a temporary table in Postgres")?;
+    transaction.batch_execute(&table).await.context("make a temporary table in Postgres")?;
     let doing = "read from Postgres";
-    let statement = client.prepare("SELECT n, x FROM litekeep_bench WHERE id = $1").await.context(doing)?;
+    let prepared = transaction.prepare("SELECT n, x FROM litekeep_bench WHERE id = $1");
+    let statement = prepared.await.context(doing)?;
     let mut times = Vec::new();
     let begin = Instant::now();
     let mut last = Duration::ZERO;
     while last < time {
-        client.query_one(&statement, &[&random_id().cast_signed()]).await.context(doing)?;
+        transaction.query_one(&statement, &[&random_id().cast_signed()]).await.context(doing)?;
         let now = begin.elapsed();
         times.push(now - last);
         last = now;
     }
+    drop(statement);
+    transaction.rollback().await.context("end the transaction")?;
     drop(client);
-    connection.await.context("end the connection")?.context("end the connection")?;
+    connection.await.context("end the connection")?;
     Ok(pace(times, last))
 }

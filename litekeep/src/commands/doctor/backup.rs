@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use litekeep_env::Clock;
 use litekeep_replicate::restore::{self, Goal, RestorePlan};
 use litekeep_store::{Conditional, Error, Store};
+use tokio::sync::Mutex;
 
 use super::check::{Area, Check, Hold, Verdict};
 use crate::proof;
@@ -33,8 +34,14 @@ pub(super) fn none(database: &Database) -> Vec<Check> {
     vec![check("freshness", Verdict::Warning, reason).fix(line)]
 }
 
-/// All checks of a database's backups; `red` is what `status` finds wrong.
-pub(super) async fn checks(database: &Database, red: &[String], clock: &dyn Clock) -> Result<Vec<Check>> {
+/// All checks of a database's backups; `red` is what `status` finds wrong. Of several that are looked at one at a time measures how fast its
+/// store is, which is who has `line`.
+pub(super) async fn checks(
+    database: &Database,
+    red: &[String],
+    line: &Mutex<()>,
+    clock: &dyn Clock,
+) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     match red {
         [] => checks.push(check("freshness", Verdict::Ok, "`litekeep status` is green")),
@@ -50,7 +57,9 @@ pub(super) async fn checks(database: &Database, red: &[String], clock: &dyn Cloc
         let mut own = vec![within(permissions(&store), "permissions").await];
         own.push(within(conditional(&store), "conditional_writes").await);
         own.push(within(last_proof(database, &store, clock), "proof").await);
+        let alone = line.lock().await;
         own.push(within(restore_time(&store), "restore_time").await);
+        drop(alone);
         checks.extend(own.into_iter().map(|check| check.of(&of)));
     }
     Ok(checks)

@@ -13,6 +13,7 @@ use std::time::Duration;
 use litekeep_config::{Command, RunConfig, Secret};
 use litekeep_supervise::spawn::env_file;
 use serde::Deserialize;
+use tokio::sync::Mutex;
 
 use crate::report::text;
 
@@ -276,46 +277,108 @@ found['transactions'] = mode.to_s
 found['database'] = File.expand_path(config[:database].to_s, Rails.root)
 puts found.to_json";
 
-/// Asks a driver; the error is why it was not possible.
-pub(super) async fn probe(driver: Driver, app: &App, database: &Path) -> Result<Found, String> {
-    // A program's path would be taken from the folder that it runs in.
-    let dir = std::path::absolute(&app.dir).map_err(|error| text::io_error(&error))?;
-    let script = |script: &str, flag: &str, program: &str| {
-        vec![program.to_owned(), flag.to_owned(), script.to_owned()]
-    };
-    let mut words = match driver {
-        Driver::BetterSqlite3 => script(&format!("{BETTER_SQLITE3}{NODE}"), "-e", "node"),
-        Driver::NodeSqlite => script(&format!("{NODE_SQLITE}{NODE}"), "-e", "node"),
-        Driver::Python => script(PYTHON_SQLITE3, "-c", &App::python(&dir)),
-        Driver::Django => {
-            [App::python(&dir), "manage.py".into(), "shell".into(), "-c".into(), DJANGO.into()].into()
-        }
-        Driver::Rails => {
-            [dir.join("bin/rails").to_string_lossy().into_owned(), "runner".to_owned(), RAILS.to_owned()]
-                .into()
-        }
-        Driver::Go => return probe_go(app, &dir, database).await,
-    };
-    if matches!(driver, Driver::BetterSqlite3 | Driver::NodeSqlite | Driver::Python) {
-        words.push(database.to_string_lossy().into_owned());
-    }
-    let found = ask(command(&words, app, &dir)?, &words[0], PATIENCE).await?;
-    of_this(found, &dir, database)
+/// What drivers have said. Each is asked once for an application and a journal mode, which is all that a connection has of the file: of
+/// the others of many databases it would say the same. Whoever asks has the lock: they are asked one after the other.
+#[derive(Default)]
+pub(super) struct Answers(Mutex<Vec<Answer>>);
+
+struct Answer {
+    driver: Driver,
+    app: App,
+    journal_mode: String,
+    found: Result<Found, String>,
 }
 
-/// The same by a program that is built for it.
-async fn probe_go(app: &App, dir: &Path, database: &Path) -> Result<Found, String> {
-    let (module, database) = (dir.to_owned(), database.to_owned());
-    let shared = database.clone();
-    let prepared = tokio::task::spawn_blocking(move || go::prepare(&module, &shared)).await;
-    let go::Probe { words, folder, transactions, place } =
-        prepared.map_err(|error| error.to_string())?.map_err(|cause| format!("{cause}: use --command"))?;
-    let mut command = command(&words, app, dir)?;
-    command.envs(go::OFFLINE);
-    let found = ask(command, "go run", COMPILER_PATIENCE).await;
-    drop(folder);
-    let found = Found { transactions: Some(transactions), place, ..found? };
-    of_this(found, dir, &database)
+impl Answers {
+    /// What a driver says of a database that is in this journal mode; the error is why it could not be asked.
+    pub(super) async fn of(
+        &self,
+        driver: Driver,
+        app: &App,
+        database: &Path,
+        journal_mode: &str,
+    ) -> Result<Found, String> {
+        // A program's path would be taken from the folder that it runs in.
+        let dir = std::path::absolute(&app.dir).map_err(|error| text::io_error(&error))?;
+        let probe = Probe::of(driver, &dir, database).await?;
+        let is_own = probe.is_of_this_database();
+        let mut answers = self.0.lock().await;
+        let is_it =
+            |one: &&Answer| (one.driver, &one.app, one.journal_mode.as_str()) == (driver, app, journal_mode);
+        if let Some(known) = answers.iter().find(is_it).filter(|_| !is_own) {
+            return of_this(known.found.clone()?, &dir, database);
+        }
+        let found = probe.ask(app, &dir).await;
+        if !is_own {
+            // It opens what it is given, and what that was is no part of the answer.
+            let named = |found: &Found| found.database.clone().filter(|_| driver.knows_the_application());
+            let found = found.clone().map(|found| Found { database: named(&found), ..found });
+            answers.push(Answer { driver, app: app.clone(), journal_mode: journal_mode.to_owned(), found });
+        }
+        of_this(found?, &dir, database)
+    }
+
+    /// Runs the user's own command, which prints the same as JSON.
+    pub(super) async fn run(&self, line: &str, database: &Path) -> Result<Found, String> {
+        let _alone = self.0.lock().await;
+        let line = line.replace("{db}", &text::shell_word(&database.to_string_lossy()));
+        let mut command = tokio::process::Command::new("sh");
+        command.args(["-c", &line]).env("LITEKEEP_DATABASE", database);
+        ask(command, &line, PATIENCE).await
+    }
+}
+
+/// How a driver is asked.
+enum Probe {
+    Words(Vec<String>),
+    Go(go::Probe),
+}
+
+impl Probe {
+    async fn of(driver: Driver, dir: &Path, database: &Path) -> Result<Probe, String> {
+        let path = || database.to_string_lossy().into_owned();
+        let words = match driver {
+            Driver::BetterSqlite3 => {
+                ["node".to_owned(), "-e".to_owned(), format!("{BETTER_SQLITE3}{NODE}"), path()].into()
+            }
+            Driver::NodeSqlite => {
+                ["node".to_owned(), "-e".to_owned(), format!("{NODE_SQLITE}{NODE}"), path()].into()
+            }
+            Driver::Python => [App::python(dir), "-c".to_owned(), PYTHON_SQLITE3.to_owned(), path()].into(),
+            Driver::Django => {
+                [App::python(dir), "manage.py".into(), "shell".into(), "-c".into(), DJANGO.into()].into()
+            }
+            Driver::Rails => {
+                let runner = dir.join("bin/rails").to_string_lossy().into_owned();
+                [runner, "runner".to_owned(), RAILS.to_owned()].into()
+            }
+            Driver::Go => {
+                let (module, database) = (dir.to_owned(), database.to_owned());
+                let prepared = tokio::task::spawn_blocking(move || go::prepare(&module, &database)).await;
+                let prepared = prepared.map_err(|error| error.to_string())?;
+                return prepared.map(Probe::Go).map_err(|cause| format!("{cause}: use --command"));
+            }
+        };
+        Ok(Probe::Words(words))
+    }
+
+    /// The source says how it opens this very one.
+    fn is_of_this_database(&self) -> bool {
+        matches!(self, Probe::Go(probe) if probe.place.is_some())
+    }
+
+    async fn ask(self, app: &App, dir: &Path) -> Result<Found, String> {
+        match self {
+            Probe::Words(words) => ask(command(&words, app, dir)?, &words[0], PATIENCE).await,
+            Probe::Go(go::Probe { words, folder, transactions, place }) => {
+                let mut command = command(&words, app, dir)?;
+                command.envs(go::OFFLINE);
+                let found = ask(command, "go run", COMPILER_PATIENCE).await;
+                drop(folder);
+                Ok(Found { transactions: Some(transactions), place, ..found? })
+            }
+        }
+    }
 }
 
 fn command(words: &[String], app: &App, dir: &Path) -> Result<tokio::process::Command, String> {
@@ -331,14 +394,6 @@ fn of_this(found: Found, dir: &Path, database: &Path) -> Result<Found, String> {
         }
         _ => Ok(found),
     }
-}
-
-/// Runs the user's own command, which prints the same as JSON.
-pub(super) async fn run(line: &str, database: &Path) -> Result<Found, String> {
-    let line = line.replace("{db}", &text::shell_word(&database.to_string_lossy()));
-    let mut command = tokio::process::Command::new("sh");
-    command.args(["-c", &line]).env("LITEKEEP_DATABASE", database);
-    ask(command, &line, PATIENCE).await
 }
 
 async fn ask(mut command: tokio::process::Command, name: &str, patience: Duration) -> Result<Found, String> {

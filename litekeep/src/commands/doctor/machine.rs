@@ -3,9 +3,11 @@
 //! Everything here opens the database's files and closes them again, which would drop the locks of a SQLite connection in
 //! this process: so there must be none yet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,8 @@ use litekeep_replicate::capture::readers;
 use super::check::{Area, Check, Hold, Verdict};
 use crate::report::text;
 
+/// Databases that are watched at the same time: each has a file open meanwhile.
+pub(super) const WATCHED: usize = 256;
 /// How long WAL and locks are watched.
 const WATCH: Duration = Duration::from_secs(2);
 /// Under NORMAL a small write transaction is over sooner than that, but not each of many.
@@ -39,18 +43,42 @@ fn check(name: &'static str, verdict: Verdict, reason: impl Into<String>) -> Che
     Check::new(Area::Machine, name, Hold::Checked, verdict, reason)
 }
 
-/// Looks for a few seconds.
-pub(super) fn look(database: &Path, config: &DatabaseConfig, replicator: Option<u32>) -> Machine {
+/// How long it takes each disk to make something durable. Several that are measured at once would wait for each other.
+#[derive(Debug, Default)]
+pub(super) struct Disks(Mutex<HashMap<u64, Check>>);
+
+impl Disks {
+    fn sync(&self, dir: &Path) -> Check {
+        let Ok(metadata) = dir.metadata() else { return sync(dir) };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(check) = known.get(&metadata.dev()) {
+            return check.clone();
+        }
+        let check = sync(dir);
+        // Another folder of the same disk may be open to us.
+        if check.verdict != Verdict::NotChecked {
+            known.insert(metadata.dev(), check.clone());
+        }
+        check
+    }
+}
+
+/// What there is to say, with what was seen before.
+pub(super) fn look(
+    database: &Path,
+    config: &DatabaseConfig,
+    seen: &Seen,
+    disks: &Disks,
+    replicator: Option<u32>,
+) -> Machine {
     let dir = match database.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
     let (file_system, is_local) = file_system(database);
-    let mut checks = vec![file_system, space(database, dir, config), sync(dir)];
-    let seen = Seen::watch(database);
+    let mut checks = vec![file_system, space(database, dir, config), disks.sync(dir)];
     checks.push(seen.wal(config.wal_limit));
-    let writers = disk::processes_that_may_write(database);
-    checks.push(seen.writers(writers.into_iter().filter(|pid| Some(*pid) != replicator).collect()));
+    checks.push(seen.writers(replicator));
     Machine { checks, is_local }
 }
 
@@ -125,34 +153,47 @@ fn sync(dir: &Path) -> Check {
 }
 
 /// What happened to the WAL while it was watched.
-#[derive(Debug, Default)]
-struct Seen {
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
     begin_bytes: u64,
     end_bytes: u64,
     /// Who had a read transaction both at the first and at the last look.
     readers: Vec<u32>,
     /// Who wrote.
     writers: BTreeSet<u32>,
+    /// Who has the file open for writing.
+    open: Vec<u32>,
 }
 
 impl Seen {
-    fn watch(database: &Path) -> Seen {
-        let wal = sibling(database, "-wal");
-        let bytes = || wal.metadata().map_or(0, |metadata| metadata.len());
-        let mut seen = Seen { begin_bytes: bytes(), ..Seen::default() };
-        let Ok(shm) = File::open(sibling(database, "-shm")) else { return seen };
-        let holder = |byte| lock::holder(&shm, byte, 1).ok().flatten().flatten();
-        let readers = || readers(database).unwrap_or_default();
-        let first = readers();
-        let begin = Instant::now();
-        while begin.elapsed() < WATCH {
-            // litekeep's own lock bears no process id.
-            seen.writers.extend(holder(WRITE_LOCK));
+    /// Watches all of them in the same seconds.
+    pub(super) fn watch(databases: &[&Path]) -> Vec<Seen> {
+        let bytes = |database: &Path| sibling(database, "-wal").metadata().map_or(0, |wal| wal.len());
+        let readers = |database: &Path| readers(database).unwrap_or_default();
+        let begin = |&database: &&Path| {
+            let shm = File::open(sibling(database, "-shm")).ok()?;
+            let seen = Seen { begin_bytes: bytes(database), readers: readers(database), ..Seen::default() };
+            Some((seen, shm))
+        };
+        let mut watched: Vec<Option<(Seen, File)>> = databases.iter().map(begin).collect();
+        let until = Instant::now() + if watched.iter().any(Option::is_some) { WATCH } else { Duration::ZERO };
+        while Instant::now() < until {
+            for (seen, shm) in watched.iter_mut().flatten() {
+                // litekeep's own lock bears no process id.
+                seen.writers.extend(lock::holder(shm, WRITE_LOCK, 1).ok().flatten().flatten());
+            }
             sleep(LOOK_EVERY);
         }
-        seen.end_bytes = bytes();
-        seen.readers = readers().into_iter().filter(|pid| first.contains(pid)).collect();
-        seen
+        let mut open = disk::processes_that_may_write(databases).into_iter();
+        let end = |(database, watched): (&&Path, Option<(Seen, File)>)| {
+            let open = open.next().unwrap_or_default();
+            let Some((mut seen, _)) = watched else { return Seen { open, ..Seen::default() } };
+            seen.end_bytes = bytes(database);
+            let still = readers(database);
+            seen.readers.retain(|pid| still.contains(pid));
+            Seen { open, ..seen }
+        };
+        databases.iter().zip(watched).map(end).collect()
     }
 
     fn wal(&self, limit: u64) -> Check {
@@ -167,17 +208,21 @@ impl Seen {
             let reason = format!("{told}; no reader holds it now, so the next checkpoint can start it anew");
             return check(name, Verdict::Warning, reason).fix("PRAGMA wal_checkpoint(TRUNCATE);");
         };
-        let reason =
-            format!("{told}; {} reads from it since before, and it grows until that ends", named(*pid));
+        let reason = format!(
+            "{told}; {} reads from it since before, and it grows until that ends",
+            text::process(*pid)
+        );
         check(name, Verdict::Warning, reason)
             .fix(format!("end the read transaction of process {pid}: an open cursor, a statement not reset"))
     }
 
-    fn writers(&self, open: Vec<u32>) -> Check {
+    fn writers(&self, replicator: Option<u32>) -> Check {
         let name = "writers";
+        let open: Vec<u32> = self.open.iter().copied().filter(|pid| Some(*pid) != replicator).collect();
         let active = self.writers.len();
-        let told =
-            |pids: &mut dyn Iterator<Item = &u32>| pids.map(|pid| named(*pid)).collect::<Vec<_>>().join("; ");
+        let told = |pids: &mut dyn Iterator<Item = &u32>| {
+            pids.map(|pid| text::process(*pid)).collect::<Vec<_>>().join("; ")
+        };
         if active > 1 || open.len() > MANY_WRITERS {
             let reason = format!(
                 "{active} processes wrote within {} s, {} have the file open for writing: each waits for the others: {}",
@@ -206,12 +251,6 @@ impl Seen {
     }
 }
 
-fn named(pid: u32) -> String {
-    let command = disk::command_of(pid).unwrap_or_else(|| "of another user".to_owned());
-    let short: String = command.chars().take(60).collect();
-    format!("process {pid} ({short})")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,10 +265,15 @@ mod tests {
 
     #[test]
     fn several_writers_are_heavy_only_when_they_write() {
-        let seen = |writers: &[u32]| Seen { writers: writers.iter().copied().collect(), ..Seen::default() };
-        assert_eq!(seen(&[]).writers(vec![]).verdict, Verdict::Ok);
-        assert_eq!(seen(&[1]).writers(vec![1, 2]).verdict, Verdict::Ok);
-        assert_eq!(seen(&[1, 2]).writers(vec![1, 2]).verdict, Verdict::Warning);
-        assert_eq!(seen(&[]).writers((1..=11).collect()).verdict, Verdict::Warning);
+        let verdict = |writers: &[u32], open: &[u32]| {
+            let writers = writers.iter().copied().collect();
+            Seen { writers, open: open.to_vec(), ..Seen::default() }.writers(Some(99)).verdict
+        };
+        let many: Vec<u32> = (1..=11).collect();
+        assert_eq!(verdict(&[], &[]), Verdict::Ok);
+        assert_eq!(verdict(&[1], &[1, 2]), Verdict::Ok);
+        assert_eq!(verdict(&[1, 2], &[1, 2]), Verdict::Warning);
+        assert_eq!(verdict(&[], &many), Verdict::Warning);
+        assert_eq!(verdict(&[], &[&many[1..], &[99]].concat()), Verdict::Ok, "the replicator does not count");
     }
 }

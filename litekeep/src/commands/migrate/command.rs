@@ -1,11 +1,10 @@
 //! `litekeep migrate up --command`: another program migrates, and what it did is held against what was there.
 //!
 //! The write lock cannot be held for it, so harm is found after it is done: `--rehearse` finds it on a copy, and what is done to
-//! the database itself can be undone where there is a backup.
+//! the database itself can be undone where there is a backup. Of several that come at once each runs it in its turn.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use litekeep_config::MigrationProgram;
@@ -13,8 +12,10 @@ use litekeep_schema::migrations::{self, HARMS, Survey};
 use serde::Serialize;
 
 use super::fresh::Fresh;
-use super::marks::{Marking, PATIENCE};
+use super::marks::Marking;
 use super::only;
+use super::turn::Turn;
+use super::waiting::{PATIENCE, Patience};
 use crate::args;
 use crate::report::{self, Failure, Format, Outcome, text};
 use crate::scratch::Scratch;
@@ -49,6 +50,8 @@ pub(super) fn run_program(
     program: &MigrationProgram,
     format: Format,
 ) -> Result<Outcome> {
+    let doing = || format!("run the migrations of `{}`", database.display());
+    let _turn = Turn::wait(&database, known.as_ref(), PATIENCE, format).with_context(doing)?;
     let fresh = Fresh::of(&database);
     let changed = migrate(&database, known, program, PATIENCE, format);
     fresh.tell(format);
@@ -62,12 +65,12 @@ pub(super) fn run_program(
     Ok(Outcome::Done)
 }
 
-/// Lets the program migrate under the guard; whether the schema or a number of rows is another one then.
+/// Lets the program migrate under the guard, by whoever has the turn; whether the schema or a number of rows is another one then.
 pub(super) fn migrate(
     database: &Path,
     known: Option<Database>,
     program: &MigrationProgram,
-    patience: Duration,
+    patience: Patience,
     format: Format,
 ) -> Result<bool> {
     let command = &program.command;
@@ -78,7 +81,7 @@ pub(super) fn migrate(
     if program.rehearse {
         rehearse(database, program).with_context(|| format!("rehearse `{command}` on a copy"))?;
     }
-    let mut marking = Marking::of(known, patience, format);
+    let mut marking = Marking::of(database, known, patience, format);
     let before = survey(database)?;
     marking.set(command).context("mark the state before")?;
     let ran = start(program, database);

@@ -1,7 +1,7 @@
 //! `litekeep migrate up --all`: every database of the configuration by its own migrations, a few first, then in waves.
 //!
-//! A journal notes which are done, so that the next run after one that stopped does not open them again; it is for one set of
-//! migrations, and goes away when all are done.
+//! A journal notes which are done, so that the next run after one that stopped only looks whether they still are: one may have been set
+//! back meanwhile. It is for one set of migrations, and goes away when all are done.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -13,11 +13,13 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context as _, Result};
 use litekeep_config::Migrations;
 use litekeep_env::{Clock, SystemClock};
-use litekeep_schema::migrations::Folder;
+use litekeep_schema::migrations::{self, Folder, State};
 use serde::{Deserialize, Serialize};
 
-use super::marks::{LITTLE_PATIENCE, Marking};
+use super::marks::Marking;
 use super::standing::Failed;
+use super::turn::Turn;
+use super::waiting::LITTLE_PATIENCE;
 use super::{command, program};
 use crate::args::{self, MigrateFleet, MigrationsDir};
 use crate::report::{self, Failure, Format, Outcome, text};
@@ -52,8 +54,8 @@ pub(super) fn run(args: &args::MigrateUp, format: Format) -> Result<Outcome> {
         .clone()
         .unwrap_or_else(|| settings.path.with_file_name(".litekeep-migrate.journal"));
     let journal = Journal::open(&path, folders.digest())?;
-    let (done, todo): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|database| journal.done.contains(&folders.entry(database)));
+    let still = folders.still_done(&all, &journal, args.fleet.workers);
+    let (done, todo): (Vec<_>, Vec<_>) = all.into_iter().partition(|database| still.contains(&database.path));
     let work = Work {
         folders: &folders,
         journal: Mutex::new(journal),
@@ -127,6 +129,26 @@ impl Folders<'_> {
     /// `None` for a database that another program migrates.
     pub(super) fn files(&self, database: &Database) -> Option<&Folder> {
         self.of(database).and_then(|path| self.by_path.get(path))
+    }
+
+    /// Those that the journal has, and in which nothing is pending. Of one that does not answer the migration will say why.
+    fn still_done(&self, all: &[Database], journal: &Journal, workers: usize) -> HashSet<PathBuf> {
+        let (next, still) = (AtomicUsize::new(0), Mutex::new(HashSet::new()));
+        let has_all = |database: &Database| {
+            let standing = self.files(database).map(|files| migrations::status(&database.path, files));
+            standing.is_some_and(|all| all.is_ok_and(|all| all.iter().all(|m| m.state != State::Pending)))
+        };
+        let look = || {
+            while let Some(database) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if journal.done.contains(&self.entry(database)) && has_all(database) {
+                    still.lock().unwrap_or_else(PoisonError::into_inner).insert(database.path.clone());
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            (0..workers.min(journal.done.len())).for_each(|_| drop(scope.spawn(look)));
+        });
+        still.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn entry(&self, database: &Database) -> Entry {
@@ -208,19 +230,15 @@ impl Work<'_> {
     /// Whether something ran.
     fn migrate(&self, database: &Database) -> Result<bool> {
         if let Some(program) = program(self.folders.dir, Some(database)) {
+            let known = Some(database.clone());
+            let _turn = Turn::wait(&database.path, known.as_ref(), LITTLE_PATIENCE, self.format)?;
             // It knows itself what is done.
-            return command::migrate(
-                &database.path,
-                Some(database.clone()),
-                program,
-                LITTLE_PATIENCE,
-                self.format,
-            );
+            return command::migrate(&database.path, known, program, LITTLE_PATIENCE, self.format);
         }
-        let mut marking = Marking::of(Some(database.clone()), LITTLE_PATIENCE, self.format);
+        let mut marking = Marking::of(&database.path, Some(database.clone()), LITTLE_PATIENCE, self.format);
         let folder = self.folders.files(database);
         let folder = folder.context("a database without migrations among those with some")?;
-        let ran = marking.up(&database.path, folder)?;
+        let ran = marking.up(folder)?;
         self.journal.lock().unwrap_or_else(PoisonError::into_inner).note(&self.folders.entry(database))?;
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(marking);
         Ok(!ran.is_empty())

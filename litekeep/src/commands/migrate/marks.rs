@@ -3,6 +3,7 @@
 //! A mark is *exact*: the write lock is held, and what the local state calls confirmed is all that the WAL has. So is the migrations'
 //! own end, when nobody else wrote meanwhile. What is not known is `None`, and `undo` asks.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,16 +17,13 @@ use litekeep_sql::{Observer, Snapshot};
 use serde::{Deserialize, Serialize};
 
 use super::Ran;
+use super::waiting::{Patience, Waiting, writer_of};
 use crate::commands::status::live::Look;
-use crate::report::{self, Failure, Format, text};
+use crate::report::{self, Failure, Format, Kind, text};
 use crate::settings::Database;
 
-/// How long the backup may take to come up before the write lock is taken, and after the migrations.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// The same under the lock, for which others wait.
+/// How long the backup may take to come up under the write lock, for which others wait.
 const PATIENCE_LOCKED: Duration = Duration::from_secs(4);
-/// The same for each of many databases.
-pub(super) const LITTLE_PATIENCE: Duration = Duration::from_secs(1);
 /// How often it is looked.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Marks that are kept.
@@ -64,12 +62,38 @@ impl Marks {
         }
     }
 
-    pub(super) fn write(&self, database: &Database) -> Result<()> {
+    /// Whoever changes them has the folder's lock for that moment, or one of two would take back what the other did.
+    fn change(database: &Database, change: impl FnOnce(&mut Vec<Mark>)) -> Result<()> {
+        let lock = || format!("lock `{}`", database.meta_dir.display());
+        let failed = |error: std::io::Error| Failure::io(lock(), &error);
+        std::fs::create_dir_all(&database.meta_dir).map_err(failed)?;
+        let folder = File::open(&database.meta_dir).map_err(failed)?;
+        let claimed = wait(PATIENCE_LOCKED, || {
+            litekeep_env::lock::claim(&folder).map(|got| got.then_some(())).transpose()
+        });
+        let held = || Failure::new(Kind::Unavailable, format!("{}: another process has it", lock()));
+        claimed.ok_or_else(held)?.map_err(failed)?;
+        let mut marks = Marks::read(database)?;
+        change(&mut marks.0);
+        marks.write(database)
+    }
+
+    /// One goes; those that others made meanwhile stay.
+    pub(super) fn remove(database: &Database, mark: &Mark) -> Result<()> {
+        Marks::change(database, |marks| {
+            if let Some(at) = marks.iter().rposition(|one| one == mark) {
+                marks.remove(at);
+            }
+        })
+    }
+
+    fn write(&self, database: &Database) -> Result<()> {
         let path = Marks::file(database);
         let temporary = path.with_extension("tmp");
         let newest = &self.0[self.0.len().saturating_sub(KEPT)..];
-        let written = std::fs::create_dir_all(&database.meta_dir)
-            .and_then(|()| std::fs::write(&temporary, serde_json::to_vec_pretty(newest)?))
+        let written = serde_json::to_vec_pretty(newest).map_err(std::io::Error::from);
+        let written = written
+            .and_then(|text| std::fs::write(&temporary, text))
             .and_then(|()| std::fs::rename(&temporary, &path));
         written.map_err(|error| Failure::io(format!("write `{}`", path.display()), &error).into())
     }
@@ -81,7 +105,10 @@ pub(super) struct Marking {
     database: Option<Database>,
     replicated: bool,
     /// How long to wait; under the lock less.
-    patience: Duration,
+    patience: Patience,
+    waiting: Waiting,
+    /// The one that migrates.
+    path: PathBuf,
     /// What a program found that does not hold the lock.
     before: Option<Footprint>,
     mark: Option<Mark>,
@@ -96,16 +123,18 @@ pub(super) struct Marking {
 
 impl Marking {
     /// Before SQLite opens the database: whoever replicates it is given time to come up to it.
-    pub(super) fn of(database: Option<Database>, patience: Duration, format: Format) -> Marking {
+    pub(super) fn of(path: &Path, database: Option<Database>, patience: Patience, format: Format) -> Marking {
         let database = database.filter(|d| !d.destinations.is_empty() && d.path.exists());
         let replicated = database.as_ref().is_some_and(is_replicated);
         if let Some(database) = database.as_ref().filter(|_| replicated) {
-            come_up(database, patience);
+            come_up(database, patience.backup);
         }
         Marking {
             database,
             replicated,
             patience,
+            waiting: Waiting::new(patience, format),
+            path: path.to_owned(),
             before: None,
             mark: None,
             ran: false,
@@ -122,8 +151,8 @@ impl Marking {
 
     /// Runs what is pending. Where nothing ran no mark stays: `undo` would go back to here instead of to before the last one that did,
     /// and a service manager that tries again and again would push that one out.
-    pub(super) fn up(&mut self, path: &Path, folder: &Folder) -> Result<Vec<Done>> {
-        let ran = migrations::up(path, folder, self);
+    pub(super) fn up(&mut self, folder: &Folder) -> Result<Vec<Done>> {
+        let ran = migrations::up(&self.path.clone(), folder, self);
         if ran.is_err()
             && !self.ran
             && let Err(error) = self.withdraw()
@@ -148,14 +177,9 @@ impl Marking {
         if Footprint::of(database) != *before { Ok(()) } else { self.withdraw() }
     }
 
-    /// The mark goes; those that others made meanwhile stay.
     fn withdraw(&self) -> Result<()> {
         let (Some(database), Some(mark)) = (&self.database, &self.mark) else { return Ok(()) };
-        let mut marks = Marks::read(database)?;
-        if let Some(own) = marks.0.iter().rposition(|one| one == mark) {
-            marks.0.remove(own);
-        }
-        marks.write(database)
+        Marks::remove(database, mark)
     }
 
     /// There is a state to go back to.
@@ -165,7 +189,7 @@ impl Marking {
 
     /// After the migrations: where they end in the log, when the backup has them.
     pub(super) fn end(self) -> Result<()> {
-        let (Some(database), Some(_), Some(end)) = (&self.database, &self.mark, self.end) else {
+        let (Some(database), Some(mark), Some(end)) = (&self.database, &self.mark, self.end) else {
             return Ok(());
         };
         let reached = || match state(database)?.place {
@@ -173,12 +197,13 @@ impl Marking {
             Some(place) if place.salt == end.salt && place.frames > end.max_frame => Some(None),
             _ => confirmed(database, end).map(Some),
         };
-        let end = wait(self.patience, reached).flatten();
-        let mut marks = Marks::read(database)?;
-        if let Some(mark) = marks.0.last_mut() {
-            mark.end = end.map(|txid| txid.to_string());
-        }
-        marks.write(database)
+        let end = wait(self.patience.backup, reached).flatten();
+        Marks::change(database, |marks| {
+            // Without the lock another may have made one meanwhile.
+            if let Some(own) = marks.iter_mut().rfind(|one| *one == mark) {
+                own.end = end.map(|txid| txid.to_string());
+            }
+        })
     }
 
     fn begin(&mut self, versions: Vec<String>) -> Result<()> {
@@ -191,7 +216,7 @@ impl Marking {
                 .filter(|state| modified_ms(database).is_some_and(|ms| ms <= state.confirmed_ms))
                 .map(|state| state.txid),
         };
-        let patience = self.patience.min(PATIENCE_LOCKED);
+        let patience = self.patience.backup.min(PATIENCE_LOCKED);
         let txid = if self.replicated { wait(patience, look) } else { look() };
         let reason = match (&txid, self.replicated) {
             (Some(_), _) => None,
@@ -210,15 +235,17 @@ impl Marking {
             end: None,
             versions,
         };
-        let mut marks = Marks::read(database)?;
-        marks.0.push(mark.clone());
-        marks.write(database)?;
+        Marks::change(database, |marks| marks.push(mark.clone()))?;
         self.mark = Some(mark);
         Ok(())
     }
 }
 
 impl Attend for Marking {
+    fn waits(&mut self, waited: Duration) -> bool {
+        self.waiting.goes_on(waited, || writer_of(&self.path))
+    }
+
     fn ends(&mut self, disturbed: bool) {
         let database = self.database.as_ref().filter(|_| self.replicated && !disturbed);
         self.end = database.and_then(|database| snapshot(&database.path));
@@ -311,5 +338,59 @@ impl Mark {
                 format!("{what}; there is no way back to before it: {reason}\n")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    fn mark(txid: &str, end: Option<&str>) -> Mark {
+        let at = "2026-08-21T10:00:00.000Z".to_owned();
+        let end = end.map(str::to_owned);
+        Mark { at, txid: Some(txid.to_owned()), reason: None, end, versions: vec!["1".to_owned()] }
+    }
+
+    /// It went into the last one, of which `undo` then counted wrongly what would be lost.
+    #[test]
+    fn an_end_goes_into_its_own_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::unconfigured(&dir.path().join("app.db"));
+        let (own, other) = (mark("1", None), mark("3", Some("4")));
+        for one in [&own, &other] {
+            Marks::change(&database, |marks| marks.push(one.clone())).unwrap();
+        }
+        let patience = Patience { backup: Duration::ZERO, others: None };
+        let mut marking = Marking::of(&database.path, None, patience, Format::Json);
+        marking.database = Some(database.clone());
+        marking.mark = Some(own.clone());
+        // Nobody replicates it, so that the end stays unknown.
+        marking.end = Some(Snapshot { max_frame: 1, page_count: 2, salt: Default::default() });
+        marking.end().unwrap();
+        assert_eq!(Marks::read(&database).unwrap().0, [own, other]);
+    }
+
+    #[test]
+    fn of_marks_that_come_at_the_same_time_none_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::unconfigured(&dir.path().join("app.db"));
+        let begin = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (database, begin) = (&database, &begin);
+                scope.spawn(move || {
+                    begin.wait();
+                    for nth in 0..5 {
+                        let own = mark(&format!("{thread}{nth}"), None);
+                        Marks::change(database, |marks| marks.push(own)).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(Marks::read(&database).unwrap().0.len(), KEPT);
+        Marks::remove(&database, &mark("03", None)).unwrap();
+        let left = Marks::read(&database).unwrap().0;
+        assert!(left.len() == KEPT - 1 && left.iter().all(|one| one.txid.as_deref() != Some("03")));
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use litekeep_config::StoreUrl;
+use litekeep_env::file::{read_up_to, sibling};
 use litekeep_format::{FrameHeader, WalHeader, frame_size};
 use litekeep_ltx::{Encoder, Header, PageSize, Pgno, Salt, Txid, WriterId};
 use litekeep_replicate::restore::{Goal, Options, to_path};
@@ -15,6 +15,7 @@ use litekeep_schema::migrations::{self, Attend, Done, Folder};
 use litekeep_sql::Observer;
 use serde::Serialize;
 
+use super::waiting::PATIENCE;
 use super::{Ran, folder, marks};
 use crate::args;
 use crate::report::progress::Shown;
@@ -70,7 +71,7 @@ async fn rehearse(args: &args::MigrateTarget, format: Format) -> Result<Rehearse
     let Some(destination) = database.destinations.first() else {
         return Err(Failure::invalid(format!("`{}` has no backup", database.path.display())).into());
     };
-    if !marks::come_up(&database, marks::PATIENCE) {
+    if !marks::come_up(&database, PATIENCE.backup) {
         let behind = "the backup does not have everything: the copy is an older state than the database";
         report::warning(behind, format);
     }
@@ -84,7 +85,7 @@ async fn rehearse(args: &args::MigrateTarget, format: Format) -> Result<Rehearse
     let restored = restored?.context("restore a copy")?;
 
     let cost = Cost { size_before_bytes: size(&copy), ..Cost::default() };
-    let mut measure = Measure { copy: &copy, cost, changed: BTreeSet::new() };
+    let mut measure = Measure { copy: &copy, cost, changed: BTreeSet::new(), read: Read::default() };
     let applied: Vec<Ran> = migrations::up(&copy, &files, &mut measure)?.iter().map(Ran::from).collect();
     let Measure { mut cost, changed, .. } = measure;
     cost.size_after_bytes = size(&copy);
@@ -109,11 +110,50 @@ struct Measure<'a> {
     copy: &'a Path,
     cost: Cost,
     changed: BTreeSet<Pgno>,
+    read: Read,
 }
 
 impl Attend for Measure<'_> {
     fn ran(&mut self, _: &Done) {
-        self.cost.wal_bytes = self.cost.wal_bytes.max(pages_of_wal(self.copy, &mut self.changed));
+        // The migration's own connection is still open, so that it is there.
+        let wal = sibling(self.copy, "-wal");
+        self.cost.wal_bytes = self.cost.wal_bytes.max(size(&wal));
+        // A WAL that cannot be read measures nothing.
+        _ = self.read.on(&wal, &mut self.changed);
+    }
+}
+
+/// How far a WAL was read.
+#[derive(Default)]
+struct Read {
+    salt: Option<Salt>,
+    /// Behind its last commit.
+    end: u64,
+}
+
+impl Read {
+    /// Notes which pages it holds that it did not before.
+    fn on(&mut self, wal: &Path, pages: &mut BTreeSet<Pgno>) -> std::io::Result<()> {
+        let file = File::open(wal)?;
+        let mut head = [0; WalHeader::LEN];
+        file.read_exact_at(&mut head, 0)?;
+        let Ok(header) = WalHeader::parse(&head) else { return Ok(()) };
+        if self.salt != Some(header.salt) {
+            *self = Read { salt: Some(header.salt), end: WalHeader::LEN as u64 };
+        }
+        let (mut frame, mut at) = ([0; FrameHeader::LEN], self.end);
+        while read_up_to(&file, &mut frame, at)? == frame.len() {
+            let Some(frame) = FrameHeader::parse(&frame).filter(|frame| frame.salt == header.salt) else {
+                // What follows is left from an older one.
+                return Ok(());
+            };
+            pages.insert(frame.pgno);
+            at += frame_size(header.page_size);
+            if frame.commit > 0 {
+                self.end = at;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -147,23 +187,6 @@ fn compressed(database: &Path, pages: &BTreeSet<Pgno>, page_size: PageSize, txid
     Ok(if any { encoder.finish()?.size } else { 0 })
 }
 
-/// Notes which pages the WAL holds; returns its size. The migration's own connection is still open, so that it is there.
-fn pages_of_wal(database: &Path, pages: &mut BTreeSet<Pgno>) -> u64 {
-    let mut read = || {
-        let mut bytes = vec![];
-        File::open(litekeep_env::file::sibling(database, "-wal"))?.read_to_end(&mut bytes)?;
-        let Some(header) = bytes.first_chunk().and_then(|head| WalHeader::parse(head).ok()) else {
-            return Ok(0);
-        };
-        for frame in bytes[WalHeader::LEN..].chunks_exact(frame_size(header.page_size) as usize) {
-            let frame = frame.first_chunk().and_then(FrameHeader::parse);
-            pages.extend(frame.filter(|frame| frame.salt == header.salt).map(|frame| frame.pgno));
-        }
-        std::io::Result::Ok(bytes.len() as u64)
-    };
-    read().unwrap_or(0)
-}
-
 impl Rehearsed {
     fn text(&self) -> String {
         let mut out =
@@ -189,5 +212,41 @@ impl Rehearsed {
             damage => out += &format!("`PRAGMA integrity_check`: {}\n", damage.join("; ")),
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was held in memory as a whole, and read again from its start, after each migration.
+    #[test]
+    fn of_a_wal_only_what_is_new_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let app = litekeep_sql::Application::create(&path).unwrap();
+        app.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE a(x)")
+            .unwrap();
+        let wal = sibling(&path, "-wal");
+        let (mut read, mut pages) = (Read::default(), BTreeSet::new());
+        let numbers = |pages: &BTreeSet<Pgno>| pages.iter().map(|pgno| pgno.get()).collect::<Vec<_>>();
+        read.on(&wal, &mut pages).unwrap();
+        assert_eq!(numbers(&pages), [1, 2]);
+        assert_eq!(read.end, size(&wal));
+        app.execute_batch("CREATE TABLE b(x)").unwrap();
+        // No memory holds so much. What is behind the last frame is none.
+        let file = File::options().write(true).open(&wal).unwrap();
+        let end = size(&wal);
+        file.set_len(1 << 40).unwrap();
+        pages.clear();
+        read.on(&wal, &mut pages).unwrap();
+        assert_eq!(numbers(&pages), [1, 3]);
+        assert_eq!(read.end, end);
+        // It begins anew.
+        app.execute_batch("PRAGMA wal_checkpoint(RESTART); CREATE TABLE c(x)").unwrap();
+        pages.clear();
+        read.on(&wal, &mut pages).unwrap();
+        assert_eq!(numbers(&pages), [1, 4]);
+        assert!(read.end < end);
     }
 }

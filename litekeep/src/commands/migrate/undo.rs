@@ -82,8 +82,7 @@ async fn undo(args: &args::MigrateUndo, format: Format) -> Result<Undone> {
         let failure = Failure::invalid("the configuration does not have one database");
         return Err(failure.hint("name the one: `litekeep migrate undo app.db`").into());
     };
-    let mut marks = Marks::read(&database)?;
-    let Some(mark) = marks.0.pop() else {
+    let Some(mark) = Marks::read(&database)?.0.pop() else {
         let hint =
             "`litekeep history` lists what can be restored, and `litekeep restore --force --txid` does it";
         return Err(Failure::invalid("no `up` has left a mark").hint(hint).into());
@@ -105,7 +104,7 @@ async fn undo(args: &args::MigrateUndo, format: Format) -> Result<Undone> {
     let restored = restore::to_path(&store, Goal::Txid(goal), &database.path, &options, &shown).await;
     shown.end();
     let kept_aside = restored?.and_then(|restored| restored.kept_aside);
-    marks.write(&database)?;
+    Marks::remove(&database, &mark)?;
     let Database { path, .. } = database;
     Ok(Undone { database: path, url, txid: goal.to_string(), versions: mark.versions, lost, kept_aside })
 }

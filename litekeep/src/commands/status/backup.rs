@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use litekeep_config::StoreUrl;
 use litekeep_ltx::Txid;
-use litekeep_store::{Counts, Log, Store, Times, price};
+use litekeep_store::{Counts, Log, ObjectRef, Store, Times, price};
 use serde::Serialize;
 
 use crate::commands::history::MissingRange;
@@ -43,6 +43,7 @@ pub(crate) struct Contents {
     last_txid: Option<String>,
     pub(crate) last_upload_at: Option<String>,
     pub(crate) files: usize,
+    /// With what stands beside the log: single commits, parent maps, proofs.
     pub(crate) size_bytes: u64,
     pub(crate) gaps: Vec<MissingRange>,
     pub(crate) last_proof: Option<Proof>,
@@ -148,16 +149,17 @@ impl Backup {
 impl Contents {
     async fn read(store: &Store, now_ms: i64) -> Result<(Contents, Log)> {
         let log = store.list().await?;
+        let records = store.list_records("").await?;
         let points = Points::of(&log, &Times::default());
         let last_upload_ms = log.files().map(|file| file.modified_ms).max();
         let contents = Contents {
             last_txid: log.last().map(|txid| txid.to_string()),
             last_upload_at: last_upload_ms.map(text::rfc3339),
             files: log.files().count(),
-            size_bytes: log.size(),
+            size_bytes: stored(&log, &records),
             gaps: MissingRange::all(&points),
-            last_proof: proof::newest(store).await?,
-            month: if store.as_folder().is_some() { None } else { month(&log, &points, now_ms) },
+            last_proof: proof::newest_of(store, &records).await?,
+            month: if store.as_folder().is_some() { None } else { month(&log, &records, &points, now_ms) },
             last: log.last(),
             last_upload_ms,
         };
@@ -165,9 +167,13 @@ impl Contents {
     }
 }
 
+fn stored(log: &Log, records: &[ObjectRef]) -> u64 {
+    log.size() + records.iter().map(|record| record.size).sum::<u64>()
+}
+
 /// Transaction ids number uploads, so two points tell how many were made between them, also of files that compaction has
 /// replaced since.
-fn month(log: &Log, points: &Points, now_ms: i64) -> Option<Month> {
+fn month(log: &Log, records: &[ObjectRef], points: &Points, now_ms: i64) -> Option<Month> {
     let (first, first_ms) = points.first()?;
     let (last, _) = points.last()?;
     let since_ms = first_ms.max(now_ms - WINDOW_MS);
@@ -177,9 +183,10 @@ fn month(log: &Log, points: &Points, now_ms: i64) -> Option<Month> {
     }
     let uploads = last.get() - points.at(since_ms).unwrap_or(first).get();
     let merged = log.files().filter(|file| file.level > 0 && file.modified_ms >= since_ms).count();
-    let counts = Counts { put: uploads + merged as u64, ..Counts::default() };
+    let beside = records.iter().filter(|record| record.modified_ms >= since_ms).count();
+    let counts = Counts { put: uploads + (merged + beside) as u64, ..Counts::default() };
     let window = Duration::from_millis(window_ms.unsigned_abs());
-    let price = price::monthly(&counts, window, log.size());
+    let price = price::monthly(&counts, window, stored(log, records));
     Some(Month {
         put_requests: (counts.put as f64 * 30.0 * WINDOW_MS as f64 / window_ms as f64) as u64,
         dollars_requests: price.requests,
@@ -207,11 +214,18 @@ mod tests {
         let log =
             Log::new([file(9, 1, 1, 0), file(2, 2, 86_400, WINDOW_MS), file(0, 86_401, 86_401, WINDOW_MS)]);
         let points = Points::of(&log, &Times::default());
-        let month = month(&log, &points, WINDOW_MS).unwrap();
-        assert_eq!(month.put_requests, 30 * 86_401 + 30);
-        // 2,592,030 puts and more at 5 dollars a million, and 1.5 GB.
-        assert!((month.dollars_requests - 12.96).abs() < 0.01, "{month:?}");
-        assert!((month.dollars_storage - 0.0345).abs() < 1e-9, "{month:?}");
+        // Of the packs of commits, one for each minute, the first is older than a day.
+        let pack = |minute: i64| ObjectRef {
+            name: format!("commits/{minute}.pack"),
+            size: 1_000_000,
+            modified_ms: minute * 60_000 - 1,
+        };
+        let packs: Vec<_> = (0..=1440).map(pack).collect();
+        let month = month(&log, &packs, &points, WINDOW_MS).unwrap();
+        assert_eq!(month.put_requests, 30 * (86_401 + 1 + 1440));
+        // 2,635,260 puts at 5 dollars a million, and 2.941 GB.
+        assert!((month.dollars_requests - 13.1763).abs() < 1e-9, "{month:?}");
+        assert!((month.dollars_storage - 0.067_643).abs() < 1e-9, "{month:?}");
     }
 
     #[test]
@@ -223,6 +237,6 @@ mod tests {
             modified_ms: 1000,
         };
         let log = Log::new([file]);
-        assert!(month(&log, &Points::of(&log, &Times::default()), 60_999).is_none());
+        assert!(month(&log, &[], &Points::of(&log, &Times::default()), 60_999).is_none());
     }
 }

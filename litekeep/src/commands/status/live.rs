@@ -284,7 +284,12 @@ impl Live {
                 text::shell_word(&path.to_string_lossy())
             )),
         }
-        if self.replicator_pid.is_none() {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        if let Some(folder) = folder {
+            // Whoever replicates the others leaves no trace here.
+            let folder = folder.display();
+            red.push(format!("its folder `{folder}` does not exist: make it, or correct the path"));
+        } else if self.replicator_pid.is_none() {
             red.push(match by {
                 Replicates::Command(command) => format!("no replicator is running: start `{command}`"),
                 Replicates::Up => "`litekeep up` does not replicate it yet: its log says why".to_owned(),

@@ -1,8 +1,11 @@
 //! Goal: another program's migrations lose nothing silently. Method: the sqlite of Python, and the real Alembic.
 
-use litekeep_testkit::installed;
+use std::process::{Child, Stdio};
 
-use crate::scene::{Scene, Store};
+use litekeep_testkit::installed;
+use litekeep_testkit::process::eventually;
+
+use crate::scene::{LONG, Scene, Store};
 use crate::shapes::matches;
 use crate::{Place, Ran, rails};
 
@@ -73,6 +76,49 @@ fn a_harmless_program_runs_and_its_words_are_no_result() {
         .run(&["migrate", "up", "app.db", "--allow", "lost-rows", "--command", "python3 rebuild.py {db}"])
         .succeeded();
     assert_eq!(children(&place), 0, "allowed");
+}
+
+/// As a tool does that has no lock of its own: it looks what is done, and does the rest.
+const LOOK_AND_MAKE: &str = "import sqlite3, sys, time
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+if not db.execute(\"SELECT 1 FROM sqlite_schema WHERE name = 'made'\").fetchone():
+    time.sleep(0.3)
+    db.execute('CREATE TABLE made(x)')
+";
+
+fn start(place: &Place, command: &str, words: &str) -> Child {
+    let mut litekeep = place.command(&["migrate", "up", "app.db", "--json", "--command", command]);
+    litekeep.stdout(Stdio::piped()).stderr(std::fs::File::create(place.path(words)).unwrap()).spawn().unwrap()
+}
+
+fn changed(child: Child) -> bool {
+    Ran::from(child.wait_with_output().unwrap()).succeeded().json()["changed"] == true
+}
+
+/// All of them looked before one had made anything, and all but one failed.
+#[test]
+fn of_programs_that_start_at_once_one_migrates_and_the_others_wait() {
+    let place = Place::new();
+    family(&place);
+    std::fs::write(place.path("make.py"), LOOK_AND_MAKE).unwrap();
+    let all: Vec<_> = (0..4).map(|nth| start(&place, "python3 make.py {db}", &format!("{nth}"))).collect();
+    let all: Vec<_> = all.into_iter().map(changed).collect();
+    assert_eq!(all.iter().filter(|changed| **changed).count(), 1, "{all:?}");
+    assert!(!place.path(".app.db-litekeep").exists(), "nothing stays of a database without local state");
+
+    // Who waits says for whom, and not for one that was killed.
+    std::fs::create_dir(place.path(".app.db-litekeep")).unwrap();
+    let turn = place.path(".app.db-litekeep/migrating");
+    std::fs::write(&turn, "1234567890\n").unwrap();
+    let first = start(&place, "while test -e app.db && ! test -e go; do sleep 0.05; done", "first");
+    let whose = format!("{}\n", first.id());
+    eventually("it has its turn", LONG, || Ok(std::fs::read_to_string(&turn)? == whose)).unwrap();
+    let second = start(&place, "true", "second");
+    let waits = [format!("process {} (", first.id()), "runs the migrations of `app.db`".to_owned()];
+    let words = || std::fs::read_to_string(place.path("second")).unwrap();
+    eventually("it says so", LONG, || Ok(waits.iter().all(|part| words().contains(part)))).unwrap();
+    std::fs::write(place.path("go"), "").unwrap();
+    assert!(!changed(first) && !changed(second));
 }
 
 #[test]

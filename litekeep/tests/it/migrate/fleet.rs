@@ -169,6 +169,23 @@ fn the_budget_of_failures_ends_the_waves_and_the_journal_goes_on_behind_them() {
     assert!(!place.path(".litekeep-migrate.journal").exists());
 }
 
+/// The journal had it as done, and it stayed behind while the run was a success.
+#[test]
+fn a_database_that_was_set_back_meanwhile_is_migrated_again() {
+    let place = fleet(3);
+    spoil(&place, 2);
+    assert_eq!(place.run(&["migrate", "up", "--all", "--workers", "1"]).code, 1);
+    // As `undo` and `restore` do.
+    for end in ["", "-wal", "-shm"] {
+        _ = std::fs::remove_file(place.path(&format!("tenants/0000.db{end}")));
+    }
+    std::fs::copy(place.path("template.db"), place.path("tenants/0000.db")).unwrap();
+    mend(&place, 2);
+    let ran = place.run(&["migrate", "up", "--all", "--json"]).succeeded().json();
+    assert_eq!((&ran["done_before"], &ran["migrated"]), (&1.into(), &2.into()), "{ran:#}");
+    place.run(&["migrate", "status", "--all"]).succeeded();
+}
+
 #[test]
 fn a_journal_of_other_migrations_does_not_count() {
     let place = fleet(4);

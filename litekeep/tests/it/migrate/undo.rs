@@ -26,7 +26,8 @@ fn run(scene: &Scene, arguments: &[&str]) -> Ran {
 /// A replicator that has everything.
 pub(super) fn replicate(scene: &Scene) -> Process {
     let litekeep = scene.replicate().unwrap();
-    eventually("the first snapshot", LONG, || Ok(scene.confirmed()?.is_some())).unwrap();
+    let has_it = || Ok(scene.status()?["replicator_pid"].is_number() && scene.confirmed()?.is_some());
+    eventually("it replicates, and the first snapshot is there", LONG, has_it).unwrap();
     litekeep
 }
 

@@ -36,6 +36,34 @@ fn the_life_of_a_row_goes_on_under_another_name_of_its_table() {
     assert_eq!(rows, ["a", "a", "b", "c"], "{touched}");
 }
 
+/// The key was one condition for all time, and no column of that name was an error.
+#[test]
+fn the_life_of_a_row_goes_on_under_another_name_of_its_key() {
+    let place = Place::new();
+    shop(
+        &place,
+        &[
+            "CREATE TABLE a(id INTEGER PRIMARY KEY, x); INSERT INTO a VALUES(1, 1), (2, 2)",
+            "UPDATE a SET x = 5 WHERE id = 1",
+            "ALTER TABLE a RENAME COLUMN id TO uid; UPDATE a SET x = 6 WHERE uid = 1",
+            "ALTER TABLE a RENAME TO b; ALTER TABLE b ADD COLUMN id; UPDATE b SET x = 7, id = 2 WHERE uid = 1",
+            "ALTER TABLE b RENAME COLUMN x TO y; DELETE FROM b WHERE uid = 1",
+            "CREATE TABLE a(id TEXT); INSERT INTO a VALUES('1')",
+        ],
+    );
+    for (table, key, expected) in [("b", "1", 5), ("b", "uid=1", 5), ("b", "2", 1), ("b", "y=7", 2)] {
+        assert_eq!(life(&place, table, key), expected, "{table} {key}");
+    }
+    // Another column that got the name later.
+    assert_eq!(life(&place, "b", "id=2"), 2, "as it was, and as it went");
+    let wrong = place.run(&["history", "app.db", "--table", "b", "--key", "gone=1"]);
+    wrong.failed_with(&["no such column: `b` has no `gone`", "its columns are uid, y, id"]);
+    let first = txids(&place)[0].clone();
+    let changes = ["changes", "app.db", "--from", &first, "--table", "a", "--where", "uid = 1"];
+    let ran = place.run(&changes);
+    assert!(ran.code == 2 && ran.stderr.contains("the columns of `a` are id, x then"), "{}", ran.stderr);
+}
+
 #[test]
 fn every_kind_of_key_can_be_written() {
     let place = Place::new();
@@ -103,9 +131,12 @@ fn what_is_before_a_gap_is_told() {
             fs::remove_file(&file).unwrap();
         }
     }
-    let ran = place.run(&["history", "./app.db-backup", "--rows", "--json"]);
-    assert_eq!((ran.code, lines(&ran.stdout).len()), (2, 1), "{}{}", ran.stdout, ran.stderr);
-    assert!(ran.stderr.contains(lost.as_str()), "{}", ran.stderr);
+    // Names are looked for up to there, too.
+    for more in [&["--rows"][..], &["--table", "orders"], &["--table", "orders", "--key", "1"]] {
+        let ran = place.run(&[&["history", "./app.db-backup", "--json"], more].concat());
+        assert_eq!((ran.code, lines(&ran.stdout).len()), (2, 1), "{more:?}: {}{}", ran.stdout, ran.stderr);
+        assert!(ran.stderr.contains(lost.as_str()), "{}", ran.stderr);
+    }
 }
 
 /// Copies have other modification times.
@@ -133,4 +164,31 @@ fn moments_are_those_of_the_files_in_a_copy() {
         File::options().write(true).open(file).unwrap().set_modified(later).unwrap();
     }
     assert_eq!(diff(), before);
+}
+
+/// The first destination that had the later moment won, although it did not have the earlier one.
+#[test]
+fn the_destination_is_taken_that_has_both_moments() {
+    let place = Place::new();
+    let db = shop(&place, &["UPDATE orders SET what = 'x' WHERE id = 1"]);
+    let first = txids(&place)[0].clone();
+    let toml = "[[database]]\npath = \"app.db\"\nbackup = [\"begun-later\", \"app.db-backup\"]\n";
+    fs::write(place.path("litekeep.toml"), toml).unwrap();
+    db.execute_batch("DELETE FROM orders WHERE id = 2").unwrap();
+    place.run(&["replicate", "-once"]).succeeded();
+    let diff = place.run(&["diff", "app.db", "--from", &first, "--json"]).succeeded().stdout;
+    assert_eq!(lines(&diff).len(), 3, "{diff}");
+    let undo = ["undo", "app.db", "--from", &first, "--table", "orders", "--dry-run"];
+    place.run(&undo).succeeded();
+    let rows = ["restore", "app.db", "--table", "orders", "-txid", &first, "--dry-run"];
+    place.run(&rows).succeeded();
+    for arguments in [
+        &["history", "app.db", "--rows", "--json", "--from", &first][..],
+        &["changes", "app.db", "--from", &first],
+    ] {
+        let told = place.run(arguments).succeeded().stdout;
+        assert_eq!(lines(&told).len(), 2, "{told}");
+    }
+    let by_hand = ["changes", "app.db", "--to", "e.jsonl", "--position", "p", "--from", &first, "--json"];
+    assert_eq!(place.run(&by_hand).succeeded().json()["events"], 2);
 }

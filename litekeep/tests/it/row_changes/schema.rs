@@ -173,6 +173,46 @@ fn an_undo_names_what_stays_and_brings_back_what_it_can() {
     }
 }
 
+/// SQLite gives the rowids of deleted rows, the pages of dropped tables and the places of dropped columns again.
+#[test]
+fn nothing_is_overwritten_that_has_the_place_of_what_is_gone() {
+    let place = Place::new();
+    let db = shop(
+        &place,
+        &[
+            "CREATE TABLE users(id TEXT PRIMARY KEY, name); INSERT INTO users VALUES('A', 'a'), ('B', 'b'), ('C', 'c');
+             CREATE TABLE contacts(id INTEGER PRIMARY KEY, name, phone TEXT); INSERT INTO contacts VALUES(1, 'a', '555');
+             CREATE TABLE sessions(id INTEGER PRIMARY KEY, user TEXT, note TEXT); INSERT INTO sessions VALUES(1, 'u1', 'n1')",
+            "DELETE FROM users",
+            "INSERT INTO users VALUES('X', 'x'), ('Y', 'y')",
+            "DROP TABLE sessions; CREATE TABLE tokens(id INTEGER PRIMARY KEY, secret TEXT, scope TEXT);
+             INSERT INTO tokens VALUES(1, 's1', 'all')",
+            "ALTER TABLE contacts DROP COLUMN phone; ALTER TABLE contacts ADD COLUMN email TEXT",
+        ],
+    );
+    let txids = txids(&place);
+    let [before, tokens, contacts] = [5, 2, 1].map(|back| txids[txids.len() - back].as_str());
+    let diff =
+        |from: &str, to: &str| place.run(&["diff", "app.db", "--from", from, "--to", to]).succeeded().stdout;
+    let text = diff(&txids[txids.len() - 3], tokens);
+    assert!(text.contains("secret='s1'") && !text.contains("was sessions"), "{text}");
+    assert!(diff(tokens, contacts).contains("phone='555'"));
+    for table in ["users", "sessions"] {
+        place.run(&["restore", "app.db", "--table", table, "-txid", before, "--yes"]).succeeded();
+    }
+    let found = ["users", "users WHERE id > 'W'", "sessions WHERE user = 'u1'", "tokens WHERE secret = 's1'"];
+    assert_eq!(found.map(|from| count(&db, from)), [5, 2, 1, 1]);
+    let done = place.run(&["undo", "app.db", "--txid", contacts, "--yes"]);
+    assert_eq!(done.code, 1, "{}{}", done.stdout, done.stderr);
+    assert!(done.stdout.contains("contacts: the table was made anew"), "{}", done.stdout);
+    assert!(
+        done.stdout.contains("the column `phone` of `contacts` was dropped, and stays so"),
+        "{}",
+        done.stdout
+    );
+    assert_eq!(count(&db, "contacts WHERE email IS NULL"), 1);
+}
+
 #[test]
 fn rows_go_back_under_the_new_names_of_their_columns() {
     let place = Place::new();

@@ -9,7 +9,7 @@ use std::process::Command;
 use litekeep_testkit::process::eventually;
 use rusqlite::Connection;
 
-use super::{configure, free_port, migration, process, reaches, said, status, up};
+use super::{Up, configure, free_port, migration, process, reaches, said, status, up};
 use crate::scene::LONG;
 use crate::{Place, Ran};
 
@@ -250,6 +250,76 @@ fn the_end_ends_a_program_that_migrates_with_all_that_it_started() {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid())).unwrap_or_default();
     assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
     assert!(running.wait().success());
+}
+
+/// `up` and `reload` waited until that had ended, too.
+#[test]
+fn what_a_program_that_migrates_leaves_running_is_not_waited_for() {
+    let place = Place::new();
+    place.database("app.db", 1);
+    let daemon = "while test -e app.db && ! test -e go; do sleep 0.05; done; echo said >&2; touch went; exec sleep 300";
+    let program = format!("migrations = {{ command = 'test -e pid || {{ ({daemon}) & echo $! > pid; }}' }}");
+    configure(&place, &program, APP);
+    let running = up(&place);
+    reaches(&place, "app", "healthy");
+    place.run(&["reload"]).succeeded();
+    // Nor is it ended by what it says.
+    std::fs::write(place.path("go"), "").unwrap();
+    eventually("it goes on", LONG, || Ok(place.path("went").exists())).unwrap();
+    running.end();
+    let pid = std::fs::read_to_string(place.path("pid")).unwrap();
+    _ = Command::new("kill").arg(pid.trim()).status();
+}
+
+/// It looked for its own file, in whose place was another: each reload failed, also with nothing pending.
+#[test]
+fn a_stack_goes_on_after_its_program_was_replaced() {
+    let place = Place::new();
+    place.database("app.db", 1);
+    let program = place.path("litekeep-1");
+    std::fs::copy(env!("CARGO_BIN_EXE_litekeep"), &program).unwrap();
+    let who = "migrations = { command = 'tr \"\\0\" \" \" < /proc/$PPID/cmdline > called; cat /proc/$PPID/comm > named; readlink /proc/$PPID/exe > is' }";
+    configure(&place, who, APP);
+    let mut command = Command::new(&program);
+    command
+        .arg("up")
+        .current_dir(place.dir.path())
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap());
+    let running = Up::start(command, &place);
+    reaches(&place, "app", "healthy");
+    std::fs::write(place.path("other"), "no program at all").unwrap();
+    std::fs::rename(place.path("other"), &program).unwrap();
+    place.run(&["reload"]).succeeded();
+    let told = |name: &str| std::fs::read_to_string(place.path(name)).unwrap();
+    assert!(
+        told("called").starts_with(&format!("{} migrate up --json", program.display())),
+        "{}",
+        told("called")
+    );
+    assert_eq!(told("named"), "litekeep-1\n");
+    assert_eq!(told("is"), format!("{} (deleted)\n", program.display()), "that which began runs on");
+    running.end();
+}
+
+/// A start that waits for another's transaction seemed to do nothing.
+#[test]
+fn a_start_says_whose_lock_its_migrations_wait_for() {
+    let place = Place::new();
+    let app = Connection::open(place.database("app.db", 1)).unwrap();
+    migration(&place, 1, "CREATE TABLE more(x);");
+    configure(&place, "migrations = \"migrations\"", APP);
+    app.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let running = up(&place);
+    let waits = format!("process {} (", std::process::id());
+    eventually("it says so", LONG, || {
+        Ok(said(&place).lines().any(|line| line.contains("WARN") && line.contains(&waits)))
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&place)));
+    app.execute_batch("COMMIT").unwrap();
+    reaches(&place, "app", "healthy");
+    assert!(app.table_exists(None, "more").unwrap());
+    running.end();
 }
 
 #[test]

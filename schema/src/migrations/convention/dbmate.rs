@@ -4,6 +4,7 @@
 use super::{Applied, Rows, Tool, numbered, sql_files, text_of, texts};
 use crate::Error;
 use crate::migrations::folder::{Folder, Migration};
+use crate::migrations::guard::ALLOW;
 use litekeep_sql::MigrationTransaction as Transaction;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,15 +25,19 @@ fn parse(path: &Path, text: &str) -> Result<Migration, Error> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let (version, name) = numbered(&stem, path)?;
     let (mut up, mut down, mut part) = (None, None, None::<bool>);
-    for (at, line) in text.lines().enumerate() {
+    // Blank lines keep the numbers of those that follow. What is allowed above both parts is allowed in each.
+    let mut above = String::new();
+    for line in text.lines() {
         for (mark, is_up) in [(UP, true), (DOWN, false)] {
             if is_mark(line, mark) {
                 part = Some(is_up);
                 let target = if is_up { &mut up } else { &mut down };
-                // Blank lines keep the numbers of those that follow.
-                *target = Some("\n".repeat(at));
+                *target = Some(above.clone());
             }
         }
+        let is_for_both = part.is_none() && line.trim().starts_with(ALLOW);
+        above.push_str(if is_for_both { line } else { "" });
+        above.push('\n');
         let target = match part {
             Some(true) => &mut up,
             Some(false) => &mut down,
@@ -118,6 +123,16 @@ mod tests {
         assert_eq!(m.up, "\n-- migrate:up\nCREATE TABLE t(x);\n\n");
         assert_eq!(m.down.unwrap().lines().nth(5), Some("DROP TABLE t;"));
         assert_eq!(parse("3_only_up.sql", "-- migrate:up transaction:true\nSELECT 1;").unwrap().down, None);
+    }
+
+    #[test]
+    fn what_is_allowed_above_the_parts_is_allowed_in_each() {
+        let allow = format!("{ALLOW}lost-rows they were sold");
+        let m =
+            parse("1_a.sql", &format!("{allow}\n-- migrate:up\nUP;\n-- migrate:down\n{ALLOW}orphans b\n"));
+        let m = m.unwrap();
+        assert_eq!(m.up, format!("{allow}\n-- migrate:up\nUP;\n"));
+        assert_eq!(m.down.unwrap(), format!("{allow}\n\n\n-- migrate:down\n{ALLOW}orphans b\n"));
     }
 
     #[test]

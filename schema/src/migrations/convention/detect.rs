@@ -7,6 +7,9 @@ use litekeep_sql::Migrator;
 use std::path::Path;
 use std::time::Duration;
 
+/// How long to wait for a writer that keeps readers out.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Finds it out; `database`: where to look for a history.
 pub(in crate::migrations) fn detect(folder: &Path, database: Option<&Path>) -> Result<Convention, Error> {
     let candidates = candidates(folder)?;
@@ -15,7 +18,7 @@ pub(in crate::migrations) fn detect(folder: &Path, database: Option<&Path>) -> R
     }
     let histories = match database.filter(|database| database.exists()) {
         Some(database) => {
-            let database = Migrator::open(database, Duration::from_secs(5))?;
+            let database = Migrator::open(database, PATIENCE)?;
             histories(&|sql, parameters| database.rows(sql, parameters))?
         }
         None => vec![],
