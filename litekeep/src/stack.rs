@@ -27,19 +27,20 @@ pub(crate) use services::log_files;
 pub(crate) use status::{JobStatus, ProcessStatus, StackStatus};
 
 use std::collections::HashSet;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::Result;
 use futures::future::join_all;
-use litekeep_config::{Config, JobConfig};
+use litekeep_config::Config;
 use litekeep_env::notify::ServiceManager;
 use litekeep_env::{Clock, SystemClock};
 use litekeep_supervise::cgroup::Cgroups;
-use litekeep_supervise::{Error, Events, Process, Service, Setup, Supervisor, Wanted, job};
+use litekeep_supervise::{Applied, Begun, Error, Events, Process, Service, Setup, Supervisor, Wanted, job};
 use serde::{Deserialize, Serialize};
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
 use crate::args::ConfigArgs;
@@ -91,6 +92,8 @@ enum Stage {
 struct Running {
     /// In the order of the configuration.
     processes: Vec<Process>,
+    /// Those that a reload under way has begun.
+    begun: Begun,
     jobs: Vec<jobs::Known>,
     events: Option<Events>,
 }
@@ -102,8 +105,8 @@ struct Changing {
     pages: Option<Pages>,
     /// Names of processes as the configuration has them.
     order: Vec<String>,
-    /// The jobs that are in force.
-    jobs: Vec<JobConfig>,
+    /// Names of jobs, the same.
+    jobs: Vec<String>,
     hooks: Option<Hooks>,
     /// `None` until the databases are fit, and after the end.
     supervisor: Option<Supervisor>,
@@ -172,10 +175,10 @@ impl Stack {
         tokio::spawn(async move { deploys.follow(news, &path).await });
         changing.hooks = Some(Hooks::watch(config, supervisor.events(), &self.args));
         changing.begun.clone_from(config);
-        changing.jobs.clone_from(&config.jobs);
-        let jobs = jobs::known(&changing.jobs, &supervisor);
-        let events = Some(supervisor.events().clone());
-        *self.running() = Running { processes: in_order(&supervisor, &changing.order), jobs, events };
+        changing.jobs = names_of_jobs(config);
+        let jobs = jobs::in_order(&supervisor, &changing.jobs);
+        let (begun, events) = (supervisor.begun().clone(), Some(supervisor.events().clone()));
+        *self.running() = Running { processes: in_order(&supervisor, &changing.order), begun, jobs, events };
         supervisor.start().await?;
         changing.supervisor = Some(supervisor);
         self.keep_accepted(settings);
@@ -224,7 +227,10 @@ impl Stack {
     }
 
     pub(crate) fn processes(&self) -> Vec<Process> {
-        self.running().processes.clone()
+        let running = self.running();
+        let is_known = |new: &Process| running.processes.iter().any(|known| known.log().is(new.log()));
+        let begun = running.begun.processes().into_iter().filter(|new| !is_known(new));
+        running.processes.iter().cloned().chain(begun).collect()
     }
 
     pub(crate) fn deploys(&self) -> Vec<Deploy> {
@@ -385,34 +391,75 @@ impl Stack {
         stopping.as_mut().enable();
         let mut changing = self.changing.lock().await;
         supervisor(&changing)?;
-        let mut ending = self.ending.subscribe();
-        let replaced = tokio::select! {
-            biased;
-            _ = ending.wait_for(|ending| *ending) => Err(Failure::invalid("everything is being ended").into()),
-            () = stopping => Err(Failure::invalid("everything is being stopped").into()),
-            replaced = self.replace(&mut changing, &settings, wanted) => replaced,
-        };
+        let reloaded = self.reload_until(stopping, &mut changing, &settings, wanted).await;
         self.reaches(Stage::None);
+        reloaded
+    }
+
+    /// Reloads, unless everything is stopped or ended meanwhile. A configuration that is in force by then is taken all the same.
+    async fn reload_until(
+        &self,
+        mut stopping: Pin<&mut Notified<'_>>,
+        changing: &mut Changing,
+        settings: &Settings,
+        wanted: &[String],
+    ) -> Result<Reloaded> {
+        let replaced = self.replace(changing, settings, wanted);
+        let replaced = self.unless_over(stopping.as_mut(), replaced).await;
         if let Some(supervisor) = &changing.supervisor {
             let mut running = self.running();
             running.processes = in_order(supervisor, &changing.order);
-            running.jobs = jobs::known(&changing.jobs, supervisor);
+            running.jobs = jobs::in_order(supervisor, &changing.jobs);
         }
-        let Replaced { mut done, failed } = replaced?;
-        self.keep_accepted(&settings);
+        let Replaced { mut done, mut failed } = replaced.map_err(Failure::invalid)??;
+        self.keep_accepted(settings);
         if let Some(hooks) = &changing.hooks {
             hooks.change(&settings.config, &self.args);
         }
-        done.warnings.extend(take_pages(&mut changing, &settings.config).await);
+        done.warnings.extend(take_pages(changing, &settings.config).await);
         done.warnings.extend(untaken::warnings(&changing.begun, &settings.config));
-        let mut failed = failed.into_iter().map(|(_, error)| error);
-        match failed.next() {
-            None => Ok(done),
-            Some(first) => Err(done.but(first, failed)),
+        let renewed = {
+            let is_over = |name: &str| {
+                has_failed(&failed, name) || done.reloaded.iter().chain(&done.started).any(|new| new == name)
+            };
+            let renewed = supervisor(changing)?.renew(|name| is_meant(wanted, name) && !is_over(name));
+            self.unless_over(stopping, renewed).await
+        };
+        let renewed = match renewed {
+            Ok(renewed) => renewed,
+            Err(over) => {
+                let over = Failure::invalid(format!("the configuration has been taken, but {over}"));
+                return Err(done.but(over.into(), failed));
+            }
+        };
+        done.reloaded.extend(renewed.renewed);
+        done.reloaded.sort_by_key(|name| changing.order.iter().position(|known| known == name));
+        failed.extend(renewed.failed);
+        let away = tell_away(changing, &done.reloaded);
+        done.warnings.extend(away);
+        if failed.is_empty() {
+            return Ok(done);
+        }
+        let (_, first) = failed.remove(0);
+        Err(done.but(first.into(), failed))
+    }
+
+    /// What comes of a step, or why it is left.
+    async fn unless_over<T>(
+        &self,
+        stopping: Pin<&mut Notified<'_>>,
+        step: impl Future<Output = T>,
+    ) -> Result<T, &'static str> {
+        let mut ending = self.ending.subscribe();
+        tokio::select! {
+            biased;
+            _ = ending.wait_for(|ending| *ending) => Err("everything is being ended"),
+            () = stopping => Err("everything is being stopped"),
+            result = step => Ok(result),
         }
     }
 
-    /// Migrates and replaces. Whoever drops this leaves nothing that a stop would not reach.
+    /// Migrates and applies the configuration. Whoever drops this leaves nothing that a stop would not reach.
     async fn replace(
         &self,
         changing: &mut Changing,
@@ -428,12 +475,12 @@ impl Stack {
             return Err(self.no_process(name, &known).into());
         }
         let Some(supervisor) = &mut changing.supervisor else { return Err(starting().into()) };
-        let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
         let order = names(&services);
         if !wanted.is_empty() {
             // The others stay as they are in force.
-            services.retain(|service| is_wanted(&service.name));
-            services.extend(supervisor.services().filter(|service| !is_wanted(&service.name)).cloned());
+            services.retain(|service| is_meant(wanted, &service.name));
+            let others = supervisor.services().filter(|service| !is_meant(wanted, &service.name));
+            services.extend(others.cloned());
         }
         untaken::check(&changing.begun, config)?;
         let jobs = wanted.is_empty().then(|| jobs::of(config, &self.args, &self.home)).transpose()?;
@@ -442,41 +489,17 @@ impl Stack {
         self.reaches(Stage::Migrating);
         migrations::run(settings, Some(&changing.begun), &self.args).await?;
         self.reaches(Stage::Replacing);
-        let applied = supervisor.apply(all).await?;
+        let Applied { started, stopped, reloaded, failed, not_enforced } = supervisor.apply(all).await?;
         changing.order = order;
-        let mut failed = applied.failed;
-        let has_failed = |failed: &[(String, Error)], name: &str| failed.iter().any(|(own, _)| own == name);
         if wanted.is_empty() {
-            let before = std::mem::take(&mut changing.jobs);
-            let in_force = |job: &JobConfig| match has_failed(&failed, &job.name) {
-                true => before.iter().find(|old| old.name == job.name).cloned(),
-                false => Some(job.clone()),
-            };
-            changing.jobs = config.jobs.iter().filter_map(in_force).collect();
+            changing.jobs = names_of_jobs(config);
             // What has failed goes on with what it has.
             if failed.is_empty() {
                 changing.sockets.close_unwanted();
             }
         }
-        let mut done = Reloaded { reloaded: applied.reloaded, ..Reloaded::default() };
-        (done.started, done.stopped) = (applied.started, applied.stopped);
-        let is_over = |name: &str| {
-            has_failed(&failed, name) || done.reloaded.iter().chain(&done.started).any(|new| new == name)
-        };
-        let renewed = supervisor.renew(|name| is_wanted(name) && !is_over(name)).await;
-        done.reloaded.extend(renewed.renewed);
-        done.reloaded.sort_by_key(|name| changing.order.iter().position(|known| known == name));
-        failed.extend(renewed.failed);
-        done.warnings.extend(applied.not_enforced);
-        let is_alone =
-            |name: &str| supervisor.services().any(|service| service.name == name && !service.spec.overlaps);
-        for name in done.reloaded.iter().filter(|name| is_alone(name)) {
-            if changing.told_away.insert(name.clone()) {
-                let warning = format!("`{name}` is away until the new one is ready; `proxy` avoids that");
-                done.warnings.push(warning);
-            }
-        }
-        Ok(Replaced { done, failed })
+        let warnings = not_enforced.into_iter().collect();
+        Ok(Replaced { done: Reloaded { reloaded, started, stopped, warnings }, failed })
     }
 }
 
@@ -484,6 +507,24 @@ impl Stack {
 struct Replaced {
     done: Reloaded,
     failed: Vec<(String, Error)>,
+}
+
+fn has_failed(failed: &[(String, Error)], name: &str) -> bool {
+    failed.iter().any(|(own, _)| own == name)
+}
+
+/// Whether a service is among those that are wanted, which are all where none is named.
+fn is_meant(wanted: &[String], name: &str) -> bool {
+    wanted.is_empty() || wanted.iter().any(|wanted| wanted == name)
+}
+
+/// Says once of each that was reloaded alone that it was away.
+fn tell_away(changing: &mut Changing, reloaded: &[String]) -> Vec<String> {
+    let Changing { supervisor: Some(supervisor), told_away, .. } = changing else { return Vec::new() };
+    let is_alone =
+        |name: &str| supervisor.services().any(|service| service.name == name && !service.spec.overlaps);
+    let told = reloaded.iter().filter(|name| is_alone(name) && told_away.insert((*name).clone()));
+    told.map(|name| format!("`{name}` is away until the new one is ready; `proxy` avoids that")).collect()
 }
 
 /// Serves the pages as the configuration has them now; why one cannot be is said.
@@ -517,15 +558,18 @@ pub(crate) struct Reloaded {
 
 impl Reloaded {
     /// The error of a reload in which some were unfit; it says what else was done.
-    fn but(self, first: Error, others: impl Iterator<Item = Error>) -> anyhow::Error {
+    fn but(self, first: anyhow::Error, others: Vec<(String, Error)>) -> anyhow::Error {
         self.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let mut also: Vec<String> = others.map(|error| format!("also: {error}")).collect();
+        let mut also: Vec<String> = others.iter().map(|(_, error)| format!("also: {error}")).collect();
         let done = [("started", self.started), ("reloaded", self.reloaded), ("stopped", self.stopped)];
         let done = done.iter().filter(|(_, names)| !names.is_empty());
         also.extend(done.map(|(did, names)| format!("{did} `{}`", names.join("`, `"))));
-        let error = anyhow::Error::from(first);
-        if also.is_empty() { error } else { error.context(also.join("; ")) }
+        if also.is_empty() { first } else { first.context(also.join("; ")) }
     }
+}
+
+fn names_of_jobs(config: &Config) -> Vec<String> {
+    config.jobs.iter().map(|job| job.name.clone()).collect()
 }
 
 fn names(services: &[Service]) -> Vec<String> {

@@ -53,6 +53,8 @@ pub struct Job {
     pub spec: Spec,
     /// When it is due.
     pub schedule: Schedule,
+    /// The same in words, for its status.
+    pub when: String,
     /// What happens when it is due while it still runs.
     pub overlap: Overlap,
     /// A run that takes longer is ended.
@@ -76,6 +78,7 @@ impl Job {
             name: name.into(),
             spec,
             schedule,
+            when: String::new(),
             overlap: Overlap::default(),
             timeout: None,
             jitter: Duration::ZERO,
@@ -158,6 +161,8 @@ pub struct Running {
 /// A job at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
+    /// When it is due, in the words of its job.
+    pub when: String,
     /// When it is due next, in milliseconds since the Unix epoch; none while it is stopped, or if it is never due again.
     pub next_due_ms: Option<i64>,
     /// The run that goes on.
@@ -174,7 +179,7 @@ pub type Handle = crate::handle::Handle<Request, Status>;
 impl Handle {
     /// Takes a job into care; it runs from when it is started. There may be a run of an earlier litekeep.
     pub(crate) fn new(job: Job, log: Log, context: Context, survivor: Option<Survivor>) -> Handle {
-        let status = watch::Sender::new(Status::default());
+        let status = watch::Sender::new(Status { when: job.when.clone(), ..Status::default() });
         let (handle, requests) = Handle::open(&job.name, log.clone(), &status);
         tokio::spawn(Task::new(job, log, context, status).run(requests, survivor));
         handle

@@ -31,4 +31,4 @@ pub use events::{Event, Events};
 pub use front::Front;
 pub use job::Job;
 pub use process::{Condition, Process, Spec, State, Status};
-pub use supervisor::{Applied, Renewed, Service, Setup, Supervisor, Until, Wanted};
+pub use supervisor::{Applied, Begun, Renewed, Service, Setup, Supervisor, Until, Wanted};

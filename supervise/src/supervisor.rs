@@ -116,14 +116,29 @@ impl Setup {
     }
 }
 
+/// Processes that an [`apply`](Supervisor::apply) has begun, also while it is under way: its supervisor cannot be asked then.
+#[derive(Clone, Default)]
+pub struct Begun(Arc<Mutex<BTreeMap<String, Vec<Process>>>>);
+
+impl Begun {
+    /// Those that are there now, also some that have a place in their service by now.
+    pub fn processes(&self) -> Vec<Process> {
+        self.by_service().values().flatten().cloned().collect()
+    }
+
+    /// By the names of the services that they are for.
+    fn by_service(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Process>>> {
+        self.0.lock().expect("no panic while held")
+    }
+}
+
 /// All processes under care.
 pub struct Supervisor {
     services: BTreeMap<String, (Service, Vec<Process>)>,
     /// Names by level: each depends only on levels before its own.
     levels: Vec<Vec<String>>,
     jobs: BTreeMap<String, job::Handle>,
-    /// Processes that have begun and belong to no service yet, by the names of the services that they are for.
-    fresh: Mutex<BTreeMap<String, Vec<Process>>>,
+    begun: Begun,
     /// Of services, by their names.
     watches: BTreeMap<String, Watch>,
     /// The limits that each process and job is known to want.
@@ -179,9 +194,9 @@ impl Supervisor {
         let reaper = tokio::spawn(reap());
         let strays = tokio::spawn(stop_strays(survivors, context.clone()));
         let strays = Mutex::new(Some(strays));
-        let (fresh, watches) = (Mutex::default(), BTreeMap::new());
+        let (begun, watches) = (Begun::default(), BTreeMap::new());
         let mut supervisor =
-            Supervisor { services: all, levels, jobs, fresh, watches, limited, context, reaper, strays };
+            Supervisor { services: all, levels, jobs, begun, watches, limited, context, reaper, strays };
         supervisor.watch_files();
         Ok(supervisor)
     }
@@ -227,6 +242,11 @@ impl Supervisor {
         &self.context.events
     }
 
+    /// What comes at run time.
+    pub fn begun(&self) -> &Begun {
+        &self.begun
+    }
+
     /// Every job, by its name.
     pub fn jobs(&self) -> impl Iterator<Item = &job::Handle> {
         self.jobs.values()
@@ -266,15 +286,15 @@ impl Supervisor {
         let mut result: Result<()> = join_all(self.jobs().map(job::Handle::stop)).await.into_iter().collect();
         for level in self.levels.iter().rev() {
             let known = level.iter().filter_map(|name| self.services.get(name)).flat_map(|(_, all)| all);
-            let fresh: Vec<Process> = {
-                let fresh = self.fresh();
-                level.iter().filter_map(|name| fresh.get(name)).flatten().cloned().collect()
+            let begun: Vec<Process> = {
+                let begun = self.begun.by_service();
+                level.iter().filter_map(|name| begun.get(name)).flatten().cloned().collect()
             };
-            for stopped in join_all(known.chain(&fresh).map(Process::stop)).await {
+            for stopped in join_all(known.chain(&begun).map(Process::stop)).await {
                 result = result.and(stopped);
             }
         }
-        self.fresh().clear();
+        self.begun.by_service().clear();
         let strays = self.strays.lock().expect("no panic while held").take();
         if let Some(strays) = strays {
             _ = strays.await;
@@ -285,12 +305,6 @@ impl Supervisor {
             tracing::warn!("killed {killed} processes that nobody was in charge of");
         }
         result
-    }
-}
-
-impl Supervisor {
-    fn fresh(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Process>>> {
-        self.fresh.lock().expect("no panic while held")
     }
 }
 

@@ -104,10 +104,13 @@ async fn detach(args: &args::Up, settings: &Settings, home: &Home, format: Forma
     let (started, mut shown) = (Instant::now(), begin);
     loop {
         if let Some(status) = child.try_wait()? {
-            let (said, _) = said(&path, begin);
-            let said = String::from_utf8_lossy(&said);
-            let failure =
-                Failure::new(Kind::Invalid, format!("it ended with {status}:\n{}", said.trim_end()));
+            // What has been shown stands above.
+            let (said, _) = said(&path, shown);
+            let said = match String::from_utf8_lossy(&said).trim_end() {
+                "" => String::new(),
+                said => format!(":\n{said}"),
+            };
+            let failure = Failure::new(Kind::Invalid, format!("it ended with {status}{said}"));
             return Err(failure.hint(format!("`{}` has what it said", path.display())).into());
         }
         if is_up(home).await {

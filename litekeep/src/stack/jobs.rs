@@ -26,6 +26,7 @@ pub(super) fn of(config: &Config, args: &ConfigArgs, home: &Home) -> Result<Vec<
         spec.memory = config.limits.memory.map(Memory::new);
         spec.cpu = config.limits.cpu;
         anyhow::Ok(Job {
+            when: config.schedule.to_string(),
             overlap: config.overlap,
             timeout: config.timeout,
             jitter: config.jitter,
@@ -40,13 +41,15 @@ pub(super) fn of(config: &Config, args: &ConfigArgs, home: &Home) -> Result<Vec<
     jobs.map(|config| job(config).with_context(|| format!("set up the job `{}`", config.name))).collect()
 }
 
-/// In the order of the configuration: `applied`, which is in force.
-pub(super) fn known(applied: &[JobConfig], supervisor: &Supervisor) -> Vec<Known> {
-    let known = |job: &JobConfig| {
-        let handle = supervisor.job(&job.name).ok()?.clone();
-        Some(Known { handle, schedule: job.schedule.to_string() })
+/// The jobs in this order, and then those that are not in it.
+pub(super) fn in_order(supervisor: &Supervisor, order: &[String]) -> Vec<Known> {
+    let others = supervisor.jobs().filter(|job| !order.iter().any(|name| name == job.name()));
+    let all = order.iter().filter_map(|name| supervisor.job(name).ok()).chain(others);
+    let known = |handle: &job::Handle| {
+        let schedule = handle.status().borrow().when.clone();
+        Known { handle: handle.clone(), schedule }
     };
-    applied.iter().filter_map(known).collect()
+    all.map(known).collect()
 }
 
 fn schedule(schedule: &Schedule) -> Result<job::Schedule> {

@@ -13,8 +13,19 @@ const FAR: u64 = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The last lines before those that are `known`, at most so many. None where these are not found in the file: it has been rotated since,
-/// or does not have all of them.
-pub(super) async fn lines(log: &Log, known: Vec<Line>, count: usize) -> Vec<String> {
+/// or does not have all of them. Where none was known, those that have come meanwhile are known afterwards: the file may have them, too.
+pub(super) async fn lines(log: &Log, known: &mut Vec<Line>, count: usize) -> Vec<String> {
+    let lines = lines_before(log, known.clone(), count).await;
+    if known.is_empty() {
+        *known = log.lines_from(0);
+        if !known.is_empty() {
+            return lines_before(log, known.clone(), count).await;
+        }
+    }
+    lines
+}
+
+async fn lines_before(log: &Log, known: Vec<Line>, count: usize) -> Vec<String> {
     let Some(path) = log.path() else { return Vec::new() };
     let read = async {
         log.written().await;
@@ -54,7 +65,11 @@ fn before(text: &[u8], known: &[Line], count: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use litekeep_supervise::log::Stream;
+    use std::io::Write as _;
+    use std::sync::Arc;
+
+    use litekeep_env::SystemClock;
+    use litekeep_supervise::log::{Settings, Stream};
 
     use super::*;
 
@@ -82,5 +97,23 @@ mod tests {
         assert_eq!(older("", &[], 9), [""; 0]);
         let long = "x".repeat(LONGEST_IN_TAIL + 5);
         assert_eq!(older(&format!("a\n{long}\n"), &[&long[..LONGEST_IN_TAIL]], 9), ["a"]);
+    }
+
+    /// It was shown as older, and again as what follows.
+    #[tokio::test]
+    async fn a_line_that_comes_while_none_is_known_is_known_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.log");
+        std::fs::write(&path, "from before\n").unwrap();
+        let settings = Settings { path: Some(path), ..Settings::default() };
+        let log = Log::open(settings, Arc::new(SystemClock)).unwrap();
+        let mut known = log.lines_from(0);
+        assert_eq!(lines(&log, &mut known, 9).await, ["from before"]);
+        assert!(known.is_empty());
+        let (output, _readers) = log.output().unwrap();
+        File::from(output.stdout).write_all(b"new\n").unwrap();
+        log.count().wait_for(|count| *count == 1).await.unwrap();
+        assert_eq!(lines(&log, &mut known, 9).await, ["from before"]);
+        assert_eq!(known.iter().map(|line| &*line.bytes).collect::<Vec<_>>(), [b"new"]);
     }
 }

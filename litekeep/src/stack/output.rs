@@ -118,14 +118,17 @@ pub(super) async fn send(all: Vec<Printed>, lines: usize, is_followed: bool, out
     let known: Vec<Vec<log::Line>> = all.iter().map(|printed| printed.log.lines_from(0)).collect();
     let count: usize = known.iter().map(Vec::len).sum();
     let missing = lines.saturating_sub(count) / all.len().max(1);
-    for (order, (printed, known)) in all.into_iter().zip(known).enumerate() {
+    for (order, (printed, mut known)) in all.into_iter().zip(known).enumerate() {
         let name = &printed.name;
+        let older = match missing {
+            0 => Vec::new(),
+            _ => older::lines(&printed.log, &mut known, missing).await,
+        };
         let before = known.first().map_or(0, |line| line.number);
         let next = known.last().map_or(0, |line| line.number + 1);
         let mut told: Vec<_> =
             known.iter().map(|line| (line.unix_ms, order, line.number, Line::of(name, line, 0))).collect();
         if missing > 0 {
-            let older = older::lines(&printed.log, known, missing).await;
             // The file does not say when, so they come before all that have a time.
             let of_file =
                 older.iter().zip(0..).map(|(line, at)| (i64::MIN, order, at, Line::of_file(name, line)));

@@ -142,6 +142,12 @@ impl Machine {
             }
             Event::Stop => {
                 self.cursor_ms = None;
+                if self.settings.catch_up
+                    && let Some(Jittered { due_ms, .. }) = self.jittered.take()
+                {
+                    // The next beginning makes up for it.
+                    self.lived.forget(due_ms);
+                }
                 self.end_run(&mut actions);
             }
             Event::EndRun => {
@@ -345,6 +351,14 @@ impl Spans {
             let (first, second) = (self.0.remove(0), self.0[0]);
             self.0[0] = (first.0, second.1);
         }
+    }
+
+    /// Leaves out one moment.
+    fn forget(&mut self, moment: i64) {
+        let Some(at) = self.0.iter().position(|span| span.0 < moment && moment <= span.1) else { return };
+        let (from, to) = self.0.remove(at);
+        self.add(from, moment - 1);
+        self.add(moment, to);
     }
 
     /// The end of the span that holds a moment.

@@ -149,6 +149,7 @@ impl Task {
                 let changed = self.log.reconfigure(job.log.clone());
                 if changed.is_ok() {
                     self.machine.change(Settings::of(&job));
+                    self.status.send_modify(|status| status.when.clone_from(&job.when));
                     (self.spec, self.state, self.history) = (Arc::new(job.spec), job.state, job.history);
                 }
                 _ = reply.send(changed);

@@ -124,6 +124,9 @@ impl Task {
 
     pub(super) fn set(&self, state: State, reason: impl Into<String>) {
         let (reason, now) = (reason.into(), self.context.clock.unix_ms());
+        if matches!(&*self.status.borrow(), status if status.state == state && status.reason == reason) {
+            return;
+        }
         tracing::info!(process = &*self.name, ?state, reason);
         self.status.send_modify(|status| {
             if status.state != state {
@@ -170,22 +173,17 @@ impl Task {
         self.policy.step(policy::Event::Asked);
         self.is_again = false;
         let may_wait = !self.conditions.is_empty() || !self.spec.start_delay.is_zero();
-        match now {
-            Phase::Rest | Phase::First if may_wait => {
-                // Whoever asked must not take it for one that failed again.
-                let has_failed = matches!(self.status.borrow().state, State::Failed | State::BackingOff);
-                if has_failed {
-                    self.set(State::Waiting, "");
-                }
-                _ = reply.send(Ok(()));
-                Phase::First
-            }
-            _ if is_start => {
-                _ = reply.send(Ok(()));
-                Phase::Start(None)
-            }
-            _ => Phase::Start(Some(reply)),
+        let waits = may_wait && matches!(now, Phase::Rest | Phase::First);
+        if !waits && !is_start {
+            return Phase::Start(Some(reply));
         }
+        // Whoever asked must not take it for one that is stopped, or has failed again.
+        let state = self.status.borrow().state;
+        if matches!(state, State::Stopped | State::Failed | State::BackingOff) {
+            self.set(if waits { State::Waiting } else { State::Starting }, "");
+        }
+        _ = reply.send(Ok(()));
+        if waits { Phase::First } else { Phase::Start(None) }
     }
 
     pub(super) fn take_spec(&mut self, spec: Arc<Spec>) {

@@ -7,16 +7,16 @@
 //! Whoever drops an `apply` under way leaves nothing that a stop would not reach.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
 
 use super::order::{check_jobs, conditions, levels, log_of};
+use super::renew::{Wait, proves_itself};
 use super::{Service, Supervisor, job_of, limit, process_of};
 use crate::error::{Error, Result};
 use crate::job::{Handle, Job};
 use crate::log::{self, Log};
-use crate::process::{Condition, Process, Spec, State};
+use crate::process::{Condition, Process, Spec};
 
 /// What is to be under care.
 #[derive(Clone)]
@@ -60,6 +60,7 @@ impl Supervisor {
         let mut wanted: BTreeMap<String, Service> =
             services.into_iter().map(|service| (service.name.clone(), service)).collect();
         self.configure_logs(&wanted)?;
+        self.begun.by_service().retain(|name, _| !self.services.contains_key(name));
         let specs = wanted.values().map(|service| (service.name.as_str(), &service.spec));
         let of_jobs = jobs.iter().flatten().map(|job| (job.name.as_str(), &job.spec));
         let not_enforced = limit(&self.context, &mut self.limited, specs.chain(of_jobs));
@@ -79,7 +80,6 @@ impl Supervisor {
                 .collect();
             for (change, mut service) in join_all(changes).await {
                 let name = service.name.clone();
-                self.fresh().remove(&name);
                 let processes = match change {
                     Ok(Change { processes, is_reloaded }) => {
                         match (self.services.contains_key(&name), is_reloaded) {
@@ -90,6 +90,7 @@ impl Supervisor {
                         processes
                     }
                     Err(error) => {
+                        self.begun.by_service().remove(&name);
                         applied.failed.push((name.clone(), error));
                         let Some((old, processes)) = self.services.remove(&name) else { continue };
                         (service.spec, service.instances) = (old.spec, old.instances);
@@ -207,12 +208,12 @@ impl Supervisor {
         let fresh = names.iter().filter(|name| !is_there(name));
         let fresh = fresh.map(|name| process_of(new, name, conditions.clone(), &self.context, None));
         let fresh: Vec<Process> = fresh.collect::<Result<_>>()?;
-        self.fresh().insert(new.name.clone(), fresh.clone());
+        self.begun.by_service().insert(new.name.clone(), fresh.clone());
         try_join_all(fresh.iter().map(Process::start)).await?;
         // Those that go are needed until the fresh ones do their work.
         if !go.is_empty()
             && let Err(error) =
-                try_join_all(fresh.iter().map(|process| ready(process, new.spec.ready_timeout))).await
+                try_join_all(fresh.iter().map(|process| proves_itself(new, process, Wait::Counts))).await
         {
             join_all(fresh.iter().map(Process::stop)).await;
             return Err(error);
@@ -250,18 +251,4 @@ async fn reload_each(processes: &[&Process], new: &Spec, old: &Spec) -> Result<(
         }
     }
     Ok(())
-}
-
-/// Waits until a new process is ready, or ended well.
-async fn ready(process: &Process, patience: Duration) -> Result<()> {
-    let mut status = process.status();
-    let is_settled = |state| matches!(state, State::Healthy | State::Completed | State::Failed);
-    let settled = tokio::time::timeout(patience, status.wait_for(|status| is_settled(status.state))).await;
-    let reason = match settled {
-        Ok(Ok(status)) if status.state != State::Failed => return Ok(()),
-        Ok(Ok(status)) => status.reason.clone(),
-        Ok(Err(_)) => "its supervisor has ended".into(),
-        Err(_) => format!("not ready within {patience:?}"),
-    };
-    Err(Error::Unready { process: process.name().into(), reason })
 }

@@ -4,7 +4,7 @@ use futures::future::join_all;
 
 use super::{Service, Supervisor};
 use crate::error::{Error, Result};
-use crate::process::{Process, State};
+use crate::process::{Process, State, Status};
 
 /// What became of services that were to have new runs.
 #[derive(Debug, Default)]
@@ -46,22 +46,37 @@ async fn renew_each(service: &Service, processes: &[Process]) -> Result<bool> {
         let state = process.status().borrow().state;
         if !matches!(state, State::Stopped | State::Completed | State::Waiting) {
             process.renew().await?;
-            proves_itself(service, process).await?;
+            proves_itself(service, process, Wait::IsFine).await?;
             has_new = true;
         }
     }
     Ok(has_new)
 }
 
-/// Waits until a process is ready, ended well, or waits for something else; the first crash is enough to say that it is unfit.
-async fn proves_itself(service: &Service, process: &Process) -> Result<()> {
+/// What it means that a process waits for its conditions.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Wait {
+    /// It starts when they hold: nobody needs it before.
+    IsFine,
+    /// It does not do its work yet, and that takes of its time.
+    Counts,
+}
+
+/// Waits until a process is ready or ended well; the first crash is enough to say that it is unfit, and so is a stop.
+pub(super) async fn proves_itself(service: &Service, process: &Process, wait: Wait) -> Result<()> {
     let mut status = process.status();
     let (patience, restarts) = (service.spec.ready_timeout, status.borrow().restarts);
-    let is_good = |state| matches!(state, State::Healthy | State::Completed | State::Waiting);
-    let is_over = |state| matches!(state, State::Failed | State::Stopped);
-    let settled = status.wait_for(|now| is_good(now.state) || is_over(now.state) || now.restarts > restarts);
+    let is_good = |now: &Status| match now.state {
+        State::Healthy | State::Completed => true,
+        // One that ended well waits for its next start.
+        State::Waiting => wait == Wait::IsFine || now.restarts > restarts,
+        _ => false,
+    };
+    let is_over =
+        |now: &Status| matches!(now.state, State::Failed | State::Stopped) || now.restarts > restarts;
+    let settled = status.wait_for(|now| is_good(now) || is_over(now));
     let reason = match tokio::time::timeout(patience, settled).await {
-        Ok(Ok(now)) if is_good(now.state) => return Ok(()),
+        Ok(Ok(now)) if is_good(&now) => return Ok(()),
         Ok(Ok(now)) if now.restarts > restarts => now.restart_reason.clone(),
         Ok(Ok(now)) if now.state == State::Stopped => "it was stopped".into(),
         Ok(Ok(now)) => now.reason.clone(),

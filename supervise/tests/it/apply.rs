@@ -58,7 +58,8 @@ async fn a_bad_new_definition_never_takes_the_healthy_old_one_down() {
     let second_crashes = with(&|web| {
         web.spec.spawn.command =
             Command::shell("case $LITEKEEP_INSTANCE in web.2:*) exit 1;; esac; sleep 102");
-        (web.instances, web.spec.policy.limit) = (2, 1);
+        // The first time is enough, long before it counts as failed.
+        (web.instances, web.spec.ready_timeout) = (2, Duration::from_secs(20));
     });
     let causes = ["it ended: exit code 1", "not ready within 500ms", "exit code 1"];
     for (services, cause) in [crashing, unready, second_crashes].into_iter().zip(causes) {
@@ -144,6 +145,36 @@ async fn instances_come_before_others_go() {
     supervisor.apply(vec![web]).await.unwrap();
     assert_eq!(pids(&supervisor), before[..2]);
     assert!(!is_alive(&before[2].1.to_string()));
+    supervisor.stop().await.unwrap();
+}
+
+/// It was waited for until its time was over.
+#[tokio::test]
+async fn an_instance_that_somebody_stops_is_not_waited_for() {
+    let mut supervisor = supervise(vec![shell("web", "sleep 100")]);
+    supervisor.start().await.unwrap();
+    all_healthy(&supervisor).await;
+    let before = pids(&supervisor);
+    let mut web = shell("web", "sleep 100");
+    (web.instances, web.spec.settle) = (2, Duration::from_secs(600));
+    web.spec.ready_timeout = Duration::from_secs(600);
+    let begun = supervisor.begun().clone();
+    let stop = async {
+        let second = loop {
+            let second = begun.processes().into_iter().find(|process| process.name() == "web.2");
+            match second {
+                Some(second) => break second,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        until(&second, |status| status.pid.is_some()).await;
+        second.stop().await.unwrap();
+    };
+    let (applied, ()) = tokio::join!(supervisor.apply(vec![web]), stop);
+    let failed = applied.unwrap().failed;
+    assert_eq!(failed[0].1.to_string(), "start `web.2`: it was stopped");
+    assert_eq!(pids(&supervisor), before, "what ran before goes on");
+    assert!(begun.processes().is_empty());
     supervisor.stop().await.unwrap();
 }
 

@@ -71,6 +71,18 @@ fn a_database_that_the_application_has_not_made_yet_is_waited_for() {
     running.end();
 }
 
+/// It stood there once more in the error.
+#[test]
+fn what_was_shown_while_the_background_began_is_not_said_again() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    configure(&place, "migrations = { command = 'sleep 4; echo out of luck >&2; exit 1' }", APP);
+    let ran = place.run(&["up", "--detach"]);
+    let count = |text: &str| ran.stderr.matches(text).count();
+    assert_eq!((ran.code, count("have been running for 2 s")), (2, 1), "{}", ran.stderr);
+    assert!(count("out of luck") >= 1 && count("up.log` has what it said") == 1, "{}", ran.stderr);
+}
+
 /// The message named none.
 #[test]
 fn of_several_databases_the_one_whose_migration_failed_is_named() {

@@ -174,6 +174,106 @@ fn a_stop_of_everything_ends_a_reload_but_not_its_migrations() {
     running.end();
 }
 
+/// It ran with one configuration, and its hooks, and what is shown when the file is broken, were those of another.
+#[test]
+fn a_stop_while_only_new_runs_are_awaited_leaves_the_configuration_taken() {
+    let place = Place::new();
+    write(&place, "ready", "");
+    let app = "[process.app]\ncommand = \"sleep 1000\"\nhealth = { command = \"test -e ready\" }\nready_timeout = \"10m\"\n";
+    configure(&place, "", app);
+    let running = up(&place);
+    reaches(&place, "app", "healthy");
+    std::fs::remove_file(place.path("ready")).unwrap();
+    let more = format!(
+        "[process.app.hooks]\nstopped = \"echo $LITEKEEP_EVENT > hooked\"\n{}\
+         [job.nightly]\ncommand = \"true\"\ncron = \"0 3 * * *\"\n",
+        scripts(&["fresh"], "")
+    );
+    write(&place, "fresh.sh", FOREVER);
+    configure(&place, "", &format!("{app}{more}"));
+    let reload = begin(&place, &["reload"]);
+    let waits = || Ok(process(&place, "app")["reason"] == "in a reload");
+    eventually("it waits for the new one", LONG, waits).unwrap();
+    // Who has come is known by its name.
+    place.run(&["stop", "fresh"]).succeeded();
+    assert_eq!(process(&place, "fresh")["state"], "stopped");
+    place.run(&["stop"]).succeeded();
+    let parts = ["started `fresh`", "the configuration has been taken, but everything is being stopped"];
+    ended(reload).failed_with(&parts);
+    assert_eq!(jobs(&place), json!({ "nightly": "0 3 * * *" }));
+    let hooked = || Ok(std::fs::read_to_string(place.path("hooked")).is_ok_and(|text| text == "stopped\n"));
+    eventually("its hook runs", LONG, hooked).unwrap();
+    let accepted = std::fs::read(place.path("litekeep.toml")).unwrap();
+    write(&place, "ready", "");
+    place.run(&["start"]).succeeded();
+    reaches(&place, "app", "healthy");
+    reaches(&place, "fresh", "healthy");
+    let is_kept = |file: std::fs::DirEntry| std::fs::read(file.path()).is_ok_and(|text| text == accepted);
+    let mut state = std::fs::read_dir(place.path(".litekeep")).unwrap();
+    assert!(state.any(|file| is_kept(file.unwrap())), "the configuration is kept as accepted");
+    running.end();
+}
+
+/// There was no process of its name until the reload was over.
+#[test]
+fn who_comes_in_a_reload_can_be_stopped_by_its_name_while_others_are_awaited() {
+    let place = Place::new();
+    write(&place, "ready", "");
+    let slow = "[process.slow]\ncommand = \"sleep 1000\"\nhealth = { command = \"test -e ready\" }\nready_timeout = \"10m\"\n";
+    configure(&place, "", slow);
+    let running = up(&place);
+    reaches(&place, "slow", "healthy");
+    std::fs::remove_file(place.path("ready")).unwrap();
+    write(&place, "fresh.sh", "echo hello\nexec sleep 1000\n");
+    let changed = slow.replace("1000", "2000");
+    configure(&place, "", &format!("{changed}{}", scripts(&["fresh"], "")));
+    let reload = begin(&place, &["reload"]);
+    eventually("the other one is awaited", LONG, || Ok(process(&place, "slow")["reason"] == "in a reload"))
+        .unwrap();
+    reaches(&place, "fresh", "healthy");
+    assert_eq!(place.run(&["logs", "fresh"]).succeeded().stdout, "fresh | hello\n");
+    place.run(&["stop", "fresh"]).succeeded();
+    write(&place, "ready", "");
+    ended(reload).succeeded();
+    let names = status(&place)["stack"]["processes"].as_array().unwrap().clone();
+    let names: Vec<_> = names.iter().map(|process| json!([process["name"], process["state"]])).collect();
+    assert_eq!(names, [json!(["slow", "healthy"]), json!(["fresh", "stopped"])]);
+    running.end();
+}
+
+/// It ran, and nobody could see or end it.
+#[test]
+fn a_job_that_a_reload_had_begun_before_a_stop_is_known() {
+    let place = Place::new();
+    let app = "[process.app]\ncommand = \"sleep 1000\"\n";
+    configure(&place, "", app);
+    let running = up(&place);
+    reaches(&place, "app", "healthy");
+    let job = |name: &str, hour: u32| {
+        format!("[job.{name}]\ncommand = \"sleep 1000\"\ncron = \"0 {hour} 1 1 *\"\n")
+    };
+    configure(&place, "", &format!("{app}{}{}", job("first", 3), job("second", 4)));
+    // Who reads when the second one was due waits there.
+    let due = |name: &str| place.path(&format!(".litekeep/jobs/{name}"));
+    std::fs::create_dir_all(due("second").parent().unwrap()).unwrap();
+    litekeep_env::process::make_fifo(&due("second")).unwrap();
+    let reload = begin(&place, &["reload"]);
+    eventually("the first one is begun", LONG, || Ok(due("first").exists())).unwrap();
+    place.run(&["stop"]).succeeded();
+    ended(reload).failed_with(&["everything is being stopped"]);
+    assert_eq!(jobs(&place), json!({ "first": "0 3 1 1 *" }));
+    std::fs::write(due("second"), "").unwrap();
+    eventually("the second one has its file", LONG, || Ok(due("second").metadata()?.is_file())).unwrap();
+    place.run(&["start"]).succeeded();
+    place.run(&["start", "first"]).succeeded();
+    place.run(&["stop", "first"]).succeeded();
+    let first = status(&place)["stack"]["jobs"][0].clone();
+    assert_eq!(first["history"][0]["outcome"], "it was stopped", "{first}");
+    place.run(&["reload"]).succeeded();
+    assert_eq!(jobs(&place), json!({ "first": "0 3 1 1 *", "second": "0 4 1 1 *" }));
+    running.end();
+}
+
 /// They were killed in the middle of their end, and their files were left.
 #[test]
 fn the_end_in_the_middle_of_a_reload_lets_new_processes_end_well() {
@@ -237,13 +337,17 @@ fn the_output_of_a_process_that_comes_back_is_shown_and_of_one_that_is_gone_ends
         eventually(&line, LONG, || Ok(said(&place).contains(&line))).unwrap();
     };
     is_shown("web");
-    let logs = begin(&place, &["logs", "-f", "web"]);
+    let shown = place.path("shown");
+    let mut logs = place.command(&["logs", "-f", "web"]);
+    let mut logs = logs.stdout(std::fs::File::create(&shown).unwrap()).spawn().unwrap();
+    let count = || std::fs::read_to_string(&shown).unwrap().lines().count();
+    eventually("it is followed", LONG, || Ok(count() == 1)).unwrap();
     web(2);
     place.run(&["reload"]).succeeded();
     is_shown("web.1");
     is_shown("web.2");
-    let followed = ended(logs).succeeded().stdout;
-    assert_eq!(followed.lines().count(), 1, "{followed}");
+    assert!(logs.wait().unwrap().success());
+    assert_eq!(count(), 1);
     web(1);
     place.run(&["reload"]).succeeded();
     is_shown("web");

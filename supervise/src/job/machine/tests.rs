@@ -132,6 +132,34 @@ fn what_waits_for_its_jitter_is_dealt_with_when_it_starts_or_somebody_leaves_it_
     assert_eq!(actions, [remember, Action::Start { due_ms }]);
 }
 
+/// It was left out by the one and made up for by the other.
+#[test]
+fn what_waits_for_its_jitter_at_a_stop_is_made_up_for_once_or_left_out() {
+    let begin = |last_ms| Event::Begin { last_ms: Some(last_ms) };
+    let due_ms = Some(BEGIN + MINUTE);
+    for catch_up in [true, false] {
+        let jittered = || {
+            let jitter = Duration::from_secs(30);
+            Settings { jitter, catch_up, ..settings(at_minutes(1)) }
+        };
+        let (mut machine, _) = begun(jittered(), Some(BEGIN));
+        let mut seen = machine.step(Event::Look, same(BEGIN + MINUTE), u64::MAX / 2);
+        seen.extend(machine.step(Event::Stop, same(BEGIN + MINUTE + 1000), 0));
+        // The same litekeep or the next one goes on.
+        for mut next in [machine, Machine::new(jittered())] {
+            let mut seen = seen.clone();
+            for (event, seconds) in [(begin(BEGIN), 70), (Event::Look, 85), (Event::Look, 110)] {
+                seen.extend(next.step(event, same(BEGIN + seconds * 1000), u64::MAX / 2));
+            }
+            let expected = match catch_up {
+                true => vec![Action::Remember { up_to_ms: BEGIN + MINUTE }, Action::Start { due_ms }],
+                false => vec![Action::Skip { due_ms, reason: "it was stopped" }],
+            };
+            assert_eq!(seen, expected);
+        }
+    }
+}
+
 #[test]
 fn the_end_of_a_run_takes_what_waits_along_and_leaves_the_schedule() {
     let (mut machine, _) = begun(Settings { overlap: Overlap::Queue, ..settings(at_minutes(1)) }, None);
