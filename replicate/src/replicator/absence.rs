@@ -75,7 +75,11 @@ impl Database {
         };
         let stores: Vec<_> = self.destinations().iter().map(|d| d.store.clone()).collect();
         if let Err(e) = put_claimed(&stores, &self.settings.path, &local.spool, local.state()).await {
-            tracing::warn!(path = %self.settings.path.display(), "{e}");
+            // It is tried again and again.
+            let message = e.to_string();
+            if lock(&self.told).replace(message.clone()).as_ref() != Some(&message) {
+                tracing::warn!(path = %self.settings.path.display(), "{message}");
+            }
         }
     }
 

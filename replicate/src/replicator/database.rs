@@ -92,7 +92,7 @@ pub(crate) struct Database {
     pub(crate) destinations: Mutex<Vec<Destination>>,
     pub(super) status: Mutex<Status>,
     /// The failure that was told last, until all is well.
-    told: Mutex<Option<String>>,
+    pub(super) told: Mutex<Option<String>>,
     /// Something happened since the last look.
     dirty: AtomicBool,
     /// A task is at work.
