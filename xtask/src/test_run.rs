@@ -22,8 +22,9 @@ const PROPERTY_SEED: &str = "PROPTEST_RNG_SEED";
 /// Test programs that run at a time: two would use idle cores, and let tests that hold a process to a time fail.
 const AT_ONCE: usize = 1;
 
-/// Tests of a program that run at a time. Some of them hold a process to a time, and are not to be starved.
-const THREADS: &str = "2";
+/// Tests of a program that run at a time. Most of them wait for others most of the time; some hold a process to a time, and are not to
+/// be starved.
+const THREADS: &str = "4";
 
 /// Runs all tests of the workspace; whether all passed.
 ///
