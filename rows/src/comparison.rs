@@ -320,11 +320,7 @@ impl<'a, R: Reader> Selected<'a, R> {
     /// The condition speaks of the columns that the table has now, or had when it is gone.
     fn fulfils(&self, pair: Pair<'_>, change: &Change<'_>) -> Result<bool, Error> {
         let Some(filter) = self.filter.map(|nth| self.filters.get(nth)) else { return Ok(true) };
-        let (old, new) = match change {
-            Change::Inserted(new) => (None, Some(new)),
-            Change::Deleted(old) => (Some(old), None),
-            Change::Updated(old, new) => (Some(old), Some(new)),
-        };
+        let (old, new) = change.sides();
         if let Some(old) = old
             && filter.matches(old.rowid, &self.as_it_is_now(pair, old.values()?))?
         {

@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(policy(Restart::Always).step(clean), Action::Start { after: Duration::ZERO });
     }
 
-    /// Ten short runs of a worker that is always started again made it failed.
+    /// A worker may have nothing to do for a long time.
     #[test]
     fn clean_ends_wait_as_crashes_do_and_never_make_it_failed() {
         let settings = Settings { restart: Restart::Always, limit: 2, ..Settings::default() };

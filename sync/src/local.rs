@@ -67,7 +67,7 @@ mod tests {
 
     use super::*;
 
-    /// A transaction that nobody waited for any more was committed behind the back of who had opened the database again.
+    /// Whoever opens the database again must not meet a commit behind its back.
     #[tokio::test]
     async fn what_is_left_behind_comes_to_its_end_before_it_is_opened_again() {
         let dir = tempfile::tempdir().unwrap();

@@ -106,11 +106,7 @@ impl Sink<Error> for Values {
     }
 
     fn change(&mut self, _: Pair<'_>, change: Change<'_>) -> Result<(), Error> {
-        let (old, new) = match change {
-            Change::Inserted(new) => (None, Some(new)),
-            Change::Deleted(old) => (Some(old), None),
-            Change::Updated(old, new) => (Some(old), Some(new)),
-        };
+        let (old, new) = change.sides();
         for row in [old, new].into_iter().flatten() {
             assert_eq!(row.values()?.len(), row.table.layout.columns.len());
         }

@@ -66,6 +66,17 @@ pub enum Change<'a> {
     Deleted(RowRef<'a>),
 }
 
+impl<'a> Change<'a> {
+    /// The row as it was, and as it is.
+    pub fn sides(self) -> (Option<RowRef<'a>>, Option<RowRef<'a>>) {
+        match self {
+            Change::Inserted(new) => (None, Some(new)),
+            Change::Deleted(old) => (Some(old), None),
+            Change::Updated(old, new) => (Some(old), Some(new)),
+        }
+    }
+}
+
 /// Who takes the changes.
 pub trait Sink<E> {
     /// The tables before and after, and of those that were renamed both names; rows follow.

@@ -167,11 +167,7 @@ impl<E: From<crate::Error>> Sink<E> for Overlap<'_> {
     }
 
     fn change(&mut self, _: Pair<'_>, change: Change<'_>) -> Result<(), E> {
-        let (old, new) = match change {
-            Change::Inserted(new) => (None, Some(new)),
-            Change::Deleted(old) => (Some(old), None),
-            Change::Updated(old, new) => (Some(old), Some(new)),
-        };
+        let (old, new) = change.sides();
         self.has_old |= old.is_some();
         let Some(old) = old.map(|row| row.values()).transpose()? else { return Ok(()) };
         let new = new.map(|row| row.values()).transpose()?;

@@ -130,7 +130,7 @@ fn a_trigger_that_goes_with_its_table_is_named() {
     assert_eq!(scene.up().unwrap(), 1);
 }
 
-/// It was passed over without a word, and the hint said to write what was there.
+/// Tools keep what stands above the parts; the hint of a refusal says to write it into the file.
 #[test]
 fn what_is_allowed_above_the_parts_of_a_file_is_allowed() {
     let scene = Scene::with_children();
@@ -295,7 +295,7 @@ impl Attend for Waiting {
     }
 }
 
-/// It gave up after a minute, so that of several that began together all but one failed when a large table was rebuilt.
+/// Of several that begin together one may rebuild a large table for minutes.
 #[test]
 fn another_that_holds_the_lock_is_waited_for_until_it_is_said_to_be_too_long() {
     let scene = Scene::with_children();

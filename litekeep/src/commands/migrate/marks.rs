@@ -352,7 +352,7 @@ mod tests {
         Mark { at, txid: Some(txid.to_owned()), reason: None, end, versions: vec!["1".to_owned()] }
     }
 
-    /// It went into the last one, of which `undo` then counted wrongly what would be lost.
+    /// By it `undo` counts what would be lost.
     #[test]
     fn an_end_goes_into_its_own_mark() {
         let dir = tempfile::tempdir().unwrap();

@@ -219,7 +219,7 @@ impl Rehearsed {
 mod tests {
     use super::*;
 
-    /// It was held in memory as a whole, and read again from its start, after each migration.
+    /// A WAL may be larger than the memory, and each of many migrations asks.
     #[test]
     fn of_a_wal_only_what_is_new_is_read() {
         let dir = tempfile::tempdir().unwrap();

@@ -92,7 +92,7 @@ fn what_was_due_while_nobody_looked_is_made_up_for_once_if_wanted() {
     assert_eq!(machine.next_due_ms(), Some(BEGIN + 20 * MINUTE));
 }
 
-/// A job of each 24 hours never ran where litekeep was started anew each day.
+/// Else a job of each 24 hours never runs where litekeep is started anew each day.
 #[test]
 fn what_was_never_due_yet_counts_from_its_first_beginning() {
     let half_an_hour = Schedule::Every(Duration::from_secs(30 * 60));
@@ -114,7 +114,7 @@ fn what_was_never_due_yet_counts_from_its_first_beginning() {
     assert_eq!(actions, [Action::Remember { up_to_ms: BEGIN }]);
 }
 
-/// It counted as dealt with, so nobody made up for it.
+/// What counts as dealt with is not made up for.
 #[test]
 fn what_waits_for_its_jitter_is_dealt_with_when_it_starts_or_somebody_leaves_it_out() {
     let waiting = || {
