@@ -12,7 +12,7 @@ use crate::{Error, Kind};
 use litekeep_ltx::{Txid, WriterId};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -139,6 +139,15 @@ impl Database {
 
     pub(crate) fn work(&self) -> MutexGuard<'_, Work> {
         lock(&self.work)
+    }
+
+    /// `None`: somebody works on it.
+    pub(super) fn try_work(&self) -> Option<MutexGuard<'_, Work>> {
+        match self.work.try_lock() {
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
+            Ok(work) => Some(work),
+        }
     }
 
     pub(super) fn set_status(&self, change: impl FnOnce(&mut Status)) {
@@ -361,7 +370,7 @@ impl Database {
 
     fn grows_fast(&self) -> bool {
         // Whoever has the lock is about to find out.
-        let Ok(work) = self.work.try_lock() else { return false };
+        let Some(work) = self.try_work() else { return false };
         work.capture.as_ref().is_some_and(|c| c.bytes_ahead() >= EARLY_BYTES)
     }
 
@@ -598,17 +607,15 @@ impl Database {
         }
         let this = self.clone();
         let captured = self.run_blocking(move || {
-            {
-                let mut work = this.work();
-                let (last, rests) = (work.last, work.local.is_none());
-                let Some(capture) = work.capture.as_mut().filter(|_| last.is_some()) else { return Ok(None) };
-                if rests {
-                    let nothing_new = matches!(capture.look(&mut Frames::default())?, Look::Nothing);
-                    return Ok(nothing_new.then_some(last));
-                }
+            let mut work = this.work();
+            let (last, rests) = (work.last, work.local.is_none());
+            let Some(capture) = work.capture.as_mut().filter(|_| last.is_some()) else { return Ok(None) };
+            if rests {
+                let nothing_new = matches!(capture.look(&mut Frames::default())?, Look::Nothing);
+                return Ok(nothing_new.then_some(last));
             }
-            Ok(match this.look()? {
-                Step::Captured { .. } | Step::Quiet { .. } => Some(this.work().last),
+            Ok(match this.look_with(&mut work)? {
+                Step::Captured { .. } | Step::Quiet { .. } => Some(work.last),
                 Step::Absent | Step::MustDrain => None,
             })
         });
@@ -726,5 +733,24 @@ pub(super) mod tests {
             newcomer_watch: Duration::ZERO,
         };
         Database::new(settings, shared)
+    }
+
+    /// Whoever asks for everything to be safe comes when it is about to rest.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_database_may_go_to_rest_while_it_is_asked_for() {
+        let (_dir, app, db) = begun(Policy::default()).await;
+        assert!(db.sync().await);
+        rested(&db).await;
+        for round in 0..300 {
+            app.execute("INSERT INTO t VALUES(1)", []).unwrap();
+            start::open_local(&db).await.unwrap();
+            assert!(db.capture_present().await.is_some());
+            let resting = tokio::spawn(db.clone().rest());
+            while !resting.is_finished() {
+                db.capture_present().await;
+            }
+            resting.await.unwrap();
+            assert!(!db.work.is_poisoned(), "round {round}");
+        }
     }
 }

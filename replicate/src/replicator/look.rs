@@ -5,8 +5,8 @@ use super::status::Phase;
 use crate::capture::{Broken, Frames, Hold, Look, Reset, Stamp};
 use crate::{Error, Kind};
 use litekeep_ltx::{Pgno, Txid};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, TryLockError};
 use std::time::{Duration, Instant};
 
 /// More commits in one capture than this are those of a hot writer.
@@ -45,17 +45,21 @@ pub(super) enum Step {
 impl Database {
     /// The blocking part of a step.
     pub(super) fn look(self: &Arc<Self>) -> Result<Step, Error> {
+        self.look_with(&mut self.work())
+    }
+
+    /// The same for whoever has found something under the lock that must still hold.
+    pub(super) fn look_with(self: &Arc<Self>, work: &mut Work) -> Result<Step, Error> {
         thread_local! {
             // A place of 16 bytes or so for each frame of the largest look; there are only a few threads.
             static FRAMES: std::cell::RefCell<Frames> = std::cell::RefCell::default();
         }
         FRAMES.with_borrow_mut(|frames| {
-            let mut work = self.work();
-            let step = self.capture(&mut work, frames).and_then(|step| match step {
+            let step = self.capture(work, frames).and_then(|step| match step {
                 Step::MustDrain => Ok(step),
-                _ => self.tend(&mut work, frames).map(|()| step),
+                _ => self.tend(work, frames).map(|()| step),
             });
-            self.let_checkpoints(&mut work, !matches!(step, Ok(Step::Captured { hot: true, .. })))?;
+            self.let_checkpoints(work, !matches!(step, Ok(Step::Captured { hot: true, .. })))?;
             let step = step?;
             if let Some(c) = &work.capture {
                 let (bytes, last) = (c.wal_bytes(), work.last);
@@ -86,11 +90,7 @@ impl Database {
             self.shared.runtime.spawn(async move {
                 loop {
                     tokio::time::sleep(HOT_TIME).await;
-                    let mut work = match this.work.try_lock() {
-                        Ok(work) => work,
-                        Err(TryLockError::Poisoned(e)) => e.into_inner(),
-                        Err(TryLockError::WouldBlock) => continue,
-                    };
+                    let Some(mut work) = this.try_work() else { continue };
                     if work.hot_at.is_some_and(|t| t.elapsed() >= HOT_TIME) {
                         let _ = this.let_checkpoints(&mut work, true);
                     }

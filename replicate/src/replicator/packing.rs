@@ -16,12 +16,12 @@ impl Database {
     /// Those of a store. What is left is tried again.
     pub(super) async fn ship_packs(self: &Arc<Self>, all: bool) -> Result<(), Error> {
         let has_any = |work: &Work| work.packs.has_any(all);
-        if !self.work.try_lock().is_ok_and(|work| has_any(&work)) {
+        if !self.try_work().is_some_and(|work| has_any(&work)) {
             return Ok(());
         }
         let this = self.clone();
         let closed = self.run_blocking(move || {
-            let Ok(mut work) = this.work.try_lock() else { return Ok(vec![]) };
+            let Some(mut work) = this.try_work() else { return Ok(vec![]) };
             if all || work.packs.is_due() {
                 work.packs.close();
             }
@@ -296,6 +296,20 @@ mod tests {
         story.db.destinations()[0].times.insert(0, newest.name, 1);
         story.db.ship_packs(true).await.unwrap();
         assert_eq!(story.store.list_packs().await.unwrap(), []);
+    }
+
+    /// The database begins again after a panic, and so must its packs.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn packs_go_on_after_a_panic() {
+        let story = story("").await;
+        let db = story.db.clone();
+        let panicked = tokio::task::spawn_blocking(move || {
+            let _work = db.work();
+            panic!("as a defect would");
+        });
+        panicked.await.unwrap_err();
+        story.db.ship_packs(true).await.unwrap();
+        assert_eq!(story.store.list_packs().await.unwrap().len(), 1);
     }
 
     /// They would pile up, a pack a minute.
