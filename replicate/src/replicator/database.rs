@@ -745,10 +745,16 @@ pub(super) mod tests {
             app.execute("INSERT INTO t VALUES(1)", []).unwrap();
             start::open_local(&db).await.unwrap();
             assert!(db.capture_present().await.is_some());
-            let resting = tokio::spawn(db.clone().rest());
-            while !resting.is_finished() {
-                db.capture_present().await;
+            while !db.destinations().iter().all(|d| d.queue.is_empty() && !d.shipping) {
+                tokio::task::yield_now().await;
             }
+            let resting = tokio::spawn(db.clone().rest());
+            let ask = async || {
+                while !resting.is_finished() {
+                    db.capture_present().await;
+                }
+            };
+            tokio::join!(ask(), ask(), ask());
             resting.await.unwrap();
             assert!(!db.work.is_poisoned(), "round {round}");
         }
