@@ -10,16 +10,14 @@ use litekeep_replicate::Instead;
 use litekeep_replicate::restore::Goal;
 use litekeep_rows::Selection;
 use litekeep_rows::feed::Feed;
-use litekeep_rows::retry::{Pauses, Trouble};
+use litekeep_rows::retry::{Lacking, Pauses, Trouble};
 use litekeep_store::{FileRef, Log, Store, plan};
 use tokio::sync::watch;
 
 use crate::state::{Position, State};
 use crate::{Error, Event, Kind, Sink, sink};
 
-/// A log that has not what the replicator has confirmed for so long is left for another one.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two looks at such a log.
+/// Between two looks at a log that has not what the replicator has confirmed.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// What is delivered where.
@@ -180,8 +178,7 @@ impl Delivery {
     /// not got it.
     pub async fn follow(mut self, mut stop: watch::Receiver<bool>, news: impl AsyncFn(Option<Txid>)) {
         let mut pauses = Pauses::default();
-        // Since when there is more than where it stands.
-        let mut confirmed: Option<(Option<Txid>, Duration)> = None;
+        let mut lacking = Lacking::default();
         let mut is_unchecked = self.names_tables();
         loop {
             let stepped = tokio::select! {
@@ -212,16 +209,16 @@ impl Delivery {
                         continue;
                     }
                     let at = self.state().at();
-                    confirmed.take_if(|(stood, _)| *stood != at);
-                    let mut look = Duration::ZERO;
-                    if let Some((_, since)) = confirmed {
-                        look = LOOK;
-                        if SystemClock.boottime().saturating_sub(since) >= PATIENCE {
+                    let look = match lacking.lasts(at) {
+                        None => Duration::ZERO,
+                        Some(lasts) if lasts < Lacking::PATIENCE => LOOK,
+                        Some(_) => {
                             let error = self.lacks_what_is_confirmed(at);
                             self.failed(&error).await;
-                            (confirmed, look) = (None, pauses.longer());
+                            lacking = Lacking::default();
+                            pauses.longer()
                         }
-                    }
+                    };
                     // What was confirmed a moment ago is not written yet, and nothing may come for a long time.
                     let is_kept = self.position.is_kept();
                     let news = async {
@@ -230,9 +227,7 @@ impl Delivery {
                     };
                     tokio::select! {
                         _ = stop.wait_for(|stop| *stop) => break,
-                        () = news, if is_kept => {
-                            confirmed.get_or_insert_with(|| (at, SystemClock.boottime()));
-                        }
+                        () = news, if is_kept => lacking.confirmed(at),
                         () = tokio::time::sleep(crate::state::EVERY), if !is_kept => {}
                     }
                 }

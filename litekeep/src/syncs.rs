@@ -17,7 +17,7 @@ use litekeep_sync::cut::Cut;
 use litekeep_sync::pause::Pause;
 use litekeep_sync::two_way::{self, Durable, Policies, Policy};
 use litekeep_sync::worker::{Rhythm, State, Worker};
-use litekeep_sync::{Flow, Pull, Push, Source, TwoWay, pull, push};
+use litekeep_sync::{Flow, Logs, Pull, Push, Source, TwoWay, pull, push};
 use litekeep_sync_mysql::{Mysql, MysqlSource};
 use litekeep_sync_postgres::source::Wanted;
 use litekeep_sync_postgres::{Postgres, PostgresSource};
@@ -189,17 +189,14 @@ impl DatabaseSync {
         Cut { columns: self.config.columns.clone(), rows: self.config.rows.clone() }
     }
 
-    /// What is pushed, from the first of the backups.
+    /// What is pushed, from the first of the backups that has it.
     ///
     /// # Errors
     /// When there is none.
     pub(crate) fn push(&self, stores: Vec<Store>) -> Result<push::Settings> {
-        let Some(store) = stores.into_iter().next() else {
-            return Err(Failure::invalid("the database has no backup, and a sync is read from it").into());
-        };
         Ok(push::Settings {
             name: self.config.name.clone(),
-            store,
+            logs: Logs::new(stores)?,
             tables: self.config.tables.clone(),
             cut: self.cut(),
             scratch: self.state().with_extension("copy"),

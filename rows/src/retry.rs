@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use litekeep_env::random_u64;
+use litekeep_env::{Clock as _, SystemClock, random_u64};
+use litekeep_ltx::Txid;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -26,6 +27,26 @@ impl Pauses {
         let half = self.0 / 2;
         self.0 = (self.0 * 2).min(LONGEST);
         half + Duration::from_millis(random_u64() % (half.as_millis() as u64 + 1))
+    }
+}
+
+/// Of a log that is read: whether it has what is confirmed.
+#[derive(Debug, Default)]
+pub struct Lacking(Option<(Option<Txid>, Duration)>);
+
+impl Lacking {
+    /// A log that has not what is confirmed for so long is left for another one.
+    pub const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// More than up to a transaction is confirmed, and is to be read.
+    pub fn confirmed(&mut self, at: Option<Txid>) {
+        self.0.get_or_insert_with(|| (at, SystemClock.boottime()));
+    }
+
+    /// The log has nothing after a transaction: for how long although more is confirmed.
+    pub fn lasts(&mut self, at: Option<Txid>) -> Option<Duration> {
+        self.0.take_if(|(stood, _)| *stood != at);
+        self.0.map(|(_, since)| SystemClock.boottime().saturating_sub(since))
     }
 }
 

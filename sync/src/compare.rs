@@ -98,7 +98,7 @@ impl Found {
 /// Those of the log and of the target; nothing has changed then.
 pub async fn run<T: Target>(settings: &Settings, target: &mut T, mend: bool) -> Result<Found, Error> {
     target.connect().await?;
-    let found = compare_all(settings, target, mend).await;
+    let found = compare_all(&mut settings.clone(), target, mend).await;
     if found.is_err() {
         // Others wait for it.
         let _ = target.roll_back().await;
@@ -106,7 +106,7 @@ pub async fn run<T: Target>(settings: &Settings, target: &mut T, mend: bool) -> 
     found
 }
 
-async fn compare_all<T: Target>(settings: &Settings, target: &mut T, mend: bool) -> Result<Found, Error> {
+async fn compare_all<T: Target>(settings: &mut Settings, target: &mut T, mend: bool) -> Result<Found, Error> {
     let Some(kept) = target.hold(mend).await? else {
         let message = format!("the sync `{}` has not begun in {}", settings.name, target.name());
         return Err(Error::with_hint(
@@ -125,7 +125,7 @@ async fn compare_all<T: Target>(settings: &Settings, target: &mut T, mend: bool)
     }
     let (at, time_ms) = kept.stage.at();
     let txid = match mend {
-        true => settings.store.list().await?.last(),
+        true => settings.logs.last().await?,
         false => at,
     };
     let txid = txid.ok_or_else(|| Error::new(Kind::Invalid, "the log is empty"))?;

@@ -19,7 +19,7 @@ use crate::copy::{self, Chunk};
 use crate::cut::Cut;
 use crate::target::{Kept, Stage, Target, TargetTable};
 use crate::worker::{Flow, Progress};
-use crate::{Error, Kind};
+use crate::{Error, Kind, Logs};
 
 /// Changes that are put together at most, unless one transaction alone has more.
 const BATCH: usize = 2_000;
@@ -30,7 +30,7 @@ pub struct Settings {
     /// The sync's name, for messages.
     pub name: String,
     /// The log of the database.
-    pub store: Store,
+    pub logs: Logs,
     /// The tables; empty: all.
     pub tables: Vec<String>,
     /// What of them goes.
@@ -50,7 +50,7 @@ impl Settings {
     }
 
     /// A copy of the state after a transaction, and the time of that.
-    pub(crate) async fn restored(&self, txid: Txid) -> Result<(TempDir, i64), Error> {
+    pub(crate) async fn restored(&mut self, txid: Txid) -> Result<(TempDir, i64), Error> {
         let scratch = &self.scratch;
         // One that was killed has left its own behind.
         let made = std::fs::remove_dir_all(scratch)
@@ -61,10 +61,38 @@ impl Settings {
             Error::new(Kind::Unavailable, format!("make a folder in `{}`: {e}", scratch.display()))
         })?;
         let path = database.path().join(DATABASE);
-        let goal = Goal::Txid(txid);
-        let restored = restore::to_path(&self.store, goal, &path, &restore::Options::default(), &()).await?;
-        let time_ms = restored.map_or(0, |restored| restored.time_ms);
+        let (path, options) = (&path, &restore::Options::default());
+        let restored = self.logs.read(|store| async move {
+            Ok(restore::to_path(&store, Goal::Txid(txid), path, options, &()).await?)
+        });
+        let time_ms = restored.await?.map_or(0, |restored| restored.time_ms);
         Ok((database, time_ms))
+    }
+
+    /// Reads on after a transaction of a time.
+    ///
+    /// # Errors
+    /// `Unavailable` where that may pass; otherwise why there is no going on from there.
+    pub(crate) async fn feed(
+        &mut self,
+        (at, time_ms): (Txid, i64),
+        wanted: &Selection,
+    ) -> Result<Feed, Error> {
+        let open = |store: Store| async move {
+            let lost = |why| Err(Error::new(Kind::Invalid, why));
+            let log = store.list().await?;
+            if log.last().is_none_or(|last| at > last) {
+                let end = log.last().map_or("is empty".to_owned(), |last| format!("ends at {last}"));
+                return lost(format!("it stands at transaction {at}, and the log {end}"));
+            }
+            match Feed::open(&store, Goal::Txid(at), wanted.clone()).await {
+                Err(error) if error.kind() == Kind::Unavailable => Err(error),
+                Err(error) => lost(format!("the log cannot be read after transaction {at} ({error})")),
+                Ok(feed) if feed.time_ms() != time_ms => lost(another(at)),
+                Ok(feed) => Ok(feed),
+            }
+        };
+        self.logs.read(open).await
     }
 }
 
@@ -123,8 +151,7 @@ impl<T: Target> Push<T> {
 
     /// Chooses the state to begin with, and makes the tables.
     async fn set_up(&mut self) -> Result<Step, Error> {
-        let log = self.settings.store.list().await?;
-        let Some(txid) = log.last() else { return Ok(Step::Current) };
+        let Some(txid) = self.settings.logs.last().await? else { return Ok(Step::Current) };
         let (database, time_ms) = self.settings.restored(txid).await?;
         let settings = self.settings.clone();
         let path = database.path().join(DATABASE);
@@ -157,7 +184,9 @@ impl<T: Target> Push<T> {
             // Begun before a restart: the same state again, from the last row that is there.
             let at = parsed(&txid)?;
             let (database, restored_ms) = self.settings.restored(at).await?;
-            self.is_same_history(at, (time_ms, restored_ms))?;
+            if restored_ms != time_ms {
+                return Err(self.lost(another(at)));
+            }
             self.copying = Some(self.reading(database, (table, after)));
             return Ok(());
         };
@@ -208,7 +237,8 @@ impl<T: Target> Push<T> {
         loop {
             let feed = self.feed.as_mut().expect("opened above");
             // In the middle of a transaction the rest of it is there.
-            let Some(part) = feed.next().await? else { break };
+            let part = feed.next().await.inspect_err(|_| self.settings.logs.leave())?;
+            let Some(part) = part else { break };
             let stage = Stage::Following { txid: part.txid.to_string(), time_ms: part.time_ms };
             let is_last = part.is_last;
             if !part.schema.is_empty() {
@@ -229,9 +259,24 @@ impl<T: Target> Push<T> {
                 }
             }
         }
-        let Some(stage) = last else { return Ok(Step::Current) };
+        let Some(stage) = last else {
+            if let Some(at) = self.at()
+                && self.settings.logs.is_best_back(at).await
+            {
+                self.feed = None;
+            }
+            return Ok(Step::Current);
+        };
         self.commit(stage, &mut batch, &mut is_begun).await?;
         Ok(Step::More)
+    }
+
+    /// Up to where the target has everything, once it follows.
+    fn at(&self) -> Option<Txid> {
+        match &self.kept.as_ref()?.stage {
+            Stage::Following { txid, .. } => txid.parse().ok(),
+            Stage::Copying { .. } => None,
+        }
     }
 
     /// Where nothing concerned the target, the position moves all the same, or the log would be read again after a restart.
@@ -275,21 +320,13 @@ impl<T: Target> Push<T> {
         let kept = self.kept.as_ref().expect("a stage was kept");
         let (at, time_ms) = kept.stage.at();
         let at = at.ok_or_else(damaged)?;
-        let log = self.settings.store.list().await?;
-        if log.last().is_none_or(|last| at > last) {
-            let end = log.last().map_or("is empty".to_owned(), |last| format!("ends at {last}"));
-            return Err(self.lost(format!("it stands at transaction {at}, and the log {end}")));
-        }
         self.is_same_cut()?;
         let (tables, only) = (self.settings.tables.clone(), self.settings.cut.rows.clone());
         let wanted = Selection { tables, only, ..Selection::default() };
-        let feed = Feed::open(&self.settings.store, Goal::Txid(at), wanted).await;
-        let feed = feed.map_err(|error| match error.kind() {
+        self.settings.feed((at, time_ms), &wanted).await.map_err(|error| match error.kind() {
             Kind::Unavailable => error,
-            _ => self.lost(format!("it cannot go on after transaction {at}: {error}")),
-        })?;
-        self.is_same_history(at, (time_ms, feed.time_ms()))?;
-        Ok(feed)
+            _ => self.lost(error.to_string()),
+        })
     }
 
     /// Columns that are wanted only now are not there, and their values would have to be.
@@ -311,14 +348,6 @@ impl<T: Target> Push<T> {
             }
         }
         Ok(())
-    }
-
-    /// Numbers are given again where a history was begun anew; times are not.
-    fn is_same_history(&self, at: Txid, (kept_ms, found_ms): (i64, i64)) -> Result<(), Error> {
-        if kept_ms == found_ms {
-            return Ok(());
-        }
-        Err(self.lost(format!("the log has another transaction {at} than the one that it stands at")))
     }
 
     fn lost(&self, why: String) -> Error {
@@ -425,6 +454,15 @@ impl<T: Target> Flow for Push<T> {
         (self.is_connected, self.copying, self.feed) = (false, None, None);
     }
 
+    async fn reads_another_log(&mut self) -> Result<bool, Error> {
+        let Some(at) = self.at() else { return Ok(false) };
+        let reads_another = self.settings.logs.have_more(at).await?;
+        if reads_another {
+            self.feed = None;
+        }
+        Ok(reads_another)
+    }
+
     fn is_under_way(&mut self) -> &mut bool {
         &mut self.is_under_way
     }
@@ -467,6 +505,11 @@ pub(crate) fn mapped<T: Target>(
 }
 
 pub(crate) const DATABASE: &str = "state.db";
+
+/// Numbers are given again where a history was begun anew; times are not.
+fn another(at: Txid) -> String {
+    format!("the log has another transaction {at} than the one that it stands at")
+}
 
 pub(crate) fn parsed(txid: &str) -> Result<Txid, Error> {
     txid.parse().map_err(|_| damaged())

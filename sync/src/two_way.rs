@@ -38,6 +38,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use litekeep_ltx::Txid;
+use litekeep_rows::retry::Lacking;
 use litekeep_sql::{Examiner, Mirror, MirrorTable};
 
 use self::follow::Inflow;
@@ -98,6 +99,7 @@ pub struct TwoWay<H: Hub> {
     way: Option<Way>,
     inflow: Option<Inflow>,
     merge: Option<Merge>,
+    lacking: Lacking,
     /// Notes that are in the database, with the transactions that made them.
     notes: BTreeMap<String, u64>,
 }
@@ -116,6 +118,7 @@ impl<H: Hub> TwoWay<H> {
             way: None,
             inflow: None,
             merge: None,
+            lacking: Lacking::default(),
             notes: BTreeMap::new(),
         }
     }
@@ -288,7 +291,7 @@ impl<H: Hub> TwoWay<H> {
 
     /// Makes the tables that one side lacks.
     async fn set_up(&mut self) -> Result<Step, Error> {
-        if self.settings.push.store.list().await?.last().is_none() {
+        if self.settings.push.logs.last().await?.is_none() {
             return Ok(Step::Current);
         }
         let slot = match &self.kept {
@@ -489,6 +492,16 @@ impl<H: Hub> Flow for TwoWay<H> {
         self.local.close();
         (self.server, self.way, self.inflow, self.merge) = (None, None, None, None);
         self.notes.clear();
+    }
+
+    async fn reads_another_log(&mut self) -> Result<bool, Error> {
+        let read = self.way.as_ref().and_then(|way| way.read);
+        let Some((read, _)) = read.filter(|_| self.settings.durable.is_none()) else { return Ok(false) };
+        let reads_another = self.settings.push.logs.have_more(read).await?;
+        if reads_another {
+            self.begin_anew();
+        }
+        Ok(reads_another)
     }
 
     fn is_under_way(&mut self) -> &mut bool {

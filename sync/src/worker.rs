@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use litekeep_env::{Clock, SystemClock, file};
 use litekeep_ltx::Txid;
-use litekeep_rows::retry::{Pauses, Trouble};
+use litekeep_rows::retry::{Lacking, Pauses, Trouble};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -52,6 +52,14 @@ pub trait Flow: Send {
 
     /// Lets go of everything: what is committed is not known, and what was read beyond it must come again.
     fn begin_anew(&mut self);
+
+    /// With everything that the log has which it reads: whether a copy of that in another place has more, and is read from now on.
+    ///
+    /// # Errors
+    /// When none of them answers.
+    async fn reads_another_log(&mut self) -> Result<bool, Error> {
+        Ok(false)
+    }
 
     /// Whether a step was not awaited to its end.
     fn is_under_way(&mut self) -> &mut bool;
@@ -190,6 +198,24 @@ impl Worker {
         stepped
     }
 
+    /// With everything that the log has which it reads: whether a copy of that in another place has more, and is read from now on.
+    pub async fn reads_another_log(&mut self) -> bool {
+        match self.flow.reads_another_log().await {
+            Ok(reads_another) => {
+                if reads_another {
+                    let at = self.state.at().map_or(String::new(), |at| format!(" at transaction {at}"));
+                    tracing::warn!(
+                        sync = self.name,
+                        "the backup ends{at} in the place where it was read; another has more, and is read from now on"
+                    );
+                }
+                reads_another
+            }
+            // The next step tells.
+            Err(_) => false,
+        }
+    }
+
     /// The same for those who watch long work.
     async fn tell_now_and_then(&mut self) {
         let now_ms = SystemClock.unix_ms();
@@ -234,6 +260,7 @@ impl Worker {
     ) {
         let pause = Pause::of(&self.path);
         let mut pauses = Pauses::default();
+        let mut lacking = Lacking::default();
         loop {
             if pause.since().is_some() {
                 self.rest().await;
@@ -269,6 +296,12 @@ impl Worker {
                 _ => self.tell().await,
             }
             let (at, retry) = (self.state.at(), (!is_current).then(|| pauses.longer()));
+            if is_current && lacking.lasts(at).is_some_and(|lasts| lasts >= Lacking::PATIENCE) {
+                lacking = Lacking::default();
+                if self.reads_another_log().await {
+                    continue;
+                }
+            }
             let wait = async {
                 match retry {
                     Some(pause) => tokio::time::sleep(pause).await,
@@ -281,7 +314,7 @@ impl Worker {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
                 () = pause.until(true) => {}
-                () = wait => {}
+                () = wait => if retry.is_none() { lacking.confirmed(at) },
             }
         }
         self.tell().await;

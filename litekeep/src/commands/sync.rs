@@ -201,6 +201,7 @@ async fn go_on(named: &Named, format: Format) -> Result<Outcome> {
     let ran = loop {
         match worker.step().await {
             Ok(Step::More) => {}
+            Ok(Step::Current) if worker.reads_another_log().await => {}
             Ok(Step::Current) => break Ok(()),
             Err(error) => break Err(error),
         }

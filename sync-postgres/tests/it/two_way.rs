@@ -10,7 +10,7 @@ use litekeep_sync::push;
 use litekeep_sync::push::Step;
 use litekeep_sync::target::key_text;
 use litekeep_sync::two_way::{Conflict, Policies, Policy, Settings};
-use litekeep_sync::{Error, Flow as _, Kind, TwoWay, Value};
+use litekeep_sync::{Error, Flow as _, Kind, Logs, TwoWay, Value};
 use litekeep_sync_postgres::source::Wanted;
 use litekeep_sync_postgres::{Address, PostgresSource};
 use litekeep_testkit::process::eventually;
@@ -63,7 +63,7 @@ impl Node {
     fn new_flow(&self) -> TwoWay<PostgresSource> {
         let push = push::Settings {
             name: "both".into(),
-            store: self.store.clone(),
+            logs: Logs::new(vec![self.store.clone()]).unwrap(),
             tables: vec![],
             cut: Cut::default(),
             scratch: self.dir.path().join("scratch"),

@@ -77,9 +77,8 @@ impl<H: Hub> TwoWay<H> {
             statements: vec![],
         };
         self.hub.make(&plan.tables.iter().map(pair).collect::<Vec<_>>()).await?;
-        let log = self.settings.push.store.list().await?;
         let none = || Error::new(Kind::Unavailable, "the log is empty");
-        let txid = log.last().ok_or_else(none)?;
+        let txid = self.settings.push.logs.last().await?.ok_or_else(none)?;
         let (database, time_ms) = self.settings.push.restored(txid).await?;
         let mut state = Local::default();
         state.open(&database.path().join(DATABASE), &self.settings.push.name, false).await?;

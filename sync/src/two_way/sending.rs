@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use litekeep_env::{Clock as _, SystemClock};
-use litekeep_replicate::restore::Goal;
+use litekeep_ltx::Txid;
 use litekeep_rows::Selection;
-use litekeep_rows::feed::Feed;
+use litekeep_rows::retry::Lacking;
 use litekeep_sql::SYNC_TABLE;
 
 use super::TwoWay;
@@ -32,28 +32,14 @@ impl<H: Hub> TwoWay<H> {
         }
         let Some(Outward { txid, time_ms, .. }) = &way.at else { return Ok(false) };
         let (at, time_ms) = (txid_of(txid)?, *time_ms);
-        let log = self.settings.push.store.list().await?;
-        if log.last().is_none_or(|last| at > last) {
-            self.compare_anew(&format!("the log ends before transaction {at}, up to which it was read"))
-                .await?;
-            return Ok(false);
-        }
         let mut wanted = Selection { tables: self.settings.push.tables.clone(), ..Selection::default() };
         if !wanted.tables.is_empty() {
             wanted.tables.push(SYNC_TABLE.to_owned());
         }
-        match Feed::open(&self.settings.push.store, Goal::Txid(at), wanted).await {
+        match self.settings.push.feed((at, time_ms), &wanted).await {
             Err(error) if error.kind() == Kind::Unavailable => return Err(error),
             Err(error) => {
-                self.compare_anew(&format!("the log cannot be read after transaction {at} ({error})"))
-                    .await?;
-                return Ok(false);
-            }
-            Ok(feed) if feed.time_ms() != time_ms => {
-                self.compare_anew(&format!(
-                    "the log has another transaction {at} than the one that was read"
-                ))
-                .await?;
+                self.compare_anew(&error.to_string()).await?;
                 return Ok(false);
             }
             Ok(feed) => {
@@ -80,7 +66,8 @@ impl<H: Hub> TwoWay<H> {
             if self.settings.durable.is_some() && asked.is_none_or(|asked| asked <= read) {
                 return Ok(false);
             }
-            let Some(part) = feed.next().await? else { return Ok(false) };
+            let part = feed.next().await.inspect_err(|_| self.settings.push.logs.leave())?;
+            let Some(part) = part else { return self.lacks_what_is_confirmed(read, asked).await };
             let (txid, time_ms, is_last) = (part.txid, part.time_ms, part.is_last);
             way.diff.add(&kept.plan, &self.settings.push.name, part)?;
             if !is_last {
@@ -109,6 +96,23 @@ impl<H: Hub> TwoWay<H> {
         }
     }
 
+    /// The log has nothing after a transaction; where more is confirmed, another copy of it is read before long.
+    async fn lacks_what_is_confirmed(&mut self, read: Txid, asked: Option<Txid>) -> Result<bool, Error> {
+        let lasts = self.lacking.lasts(Some(read));
+        if asked > Some(read) {
+            self.lacking.confirmed(Some(read));
+        }
+        if lasts.is_none_or(|lasts| lasts < Lacking::PATIENCE) {
+            return Ok(false);
+        }
+        self.lacking = Lacking::default();
+        if !self.settings.push.logs.have_more(read).await? {
+            return Ok(false);
+        }
+        let message = format!("its backup ends at transaction {read} in the place where it is read");
+        Err(Error::new(Kind::Unavailable, format!("{message}, and has more in another, which is read now")))
+    }
+
     /// Rows that wait for what the pull was to bring by now.
     fn wake(&mut self) {
         let Some(way) = &mut self.way else { return };
@@ -127,7 +131,7 @@ impl<H: Hub> TwoWay<H> {
     async fn look_up(
         &mut self,
         unknown: Vec<(String, Seen)>,
-        (txid, time_ms): (litekeep_ltx::Txid, i64),
+        (txid, time_ms): (Txid, i64),
     ) -> Result<(), Error> {
         let Some(kept) = &self.kept else { return Ok(()) };
         let (database, _) = self.settings.push.restored(txid).await?;

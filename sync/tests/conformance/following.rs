@@ -216,3 +216,42 @@ fn nothing_is_done_when_nothing_has_changed() {
     let mut push = scene.pushed();
     assert_eq!(scene.runtime.block_on(push.step()).unwrap(), Step::Current);
 }
+
+/// The application and the backup go on in the other one, and so does the sync.
+#[test]
+fn a_log_that_cannot_be_read_is_left_for_the_other_one() {
+    let scene = Scene::new("leaving", TABLES);
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy");
+    scene.copy_log(&copy);
+    let mut push = scene.pushing_from(&[&scene.log(), &copy]);
+    scene.push(&mut push).unwrap();
+    scene.commit("INSERT INTO bare VALUES ('in both', 1)");
+    scene.copy_log(&copy);
+    std::fs::rename(scene.log(), folder.path().join("away")).unwrap();
+    std::fs::write(scene.log(), "no folder").unwrap();
+    // What was begun may fail once.
+    scene.push(&mut push).or_else(|_| scene.push(&mut push)).unwrap();
+    scene.assert_equal(&push.kept().unwrap().tables, &server());
+    // And from there at once.
+    let mut again = scene.pushing_from(&[&scene.log(), &copy]);
+    scene.push(&mut again).unwrap();
+    assert_eq!(push.kept().unwrap().stage, again.kept().unwrap().stage);
+}
+
+/// Its destination takes no files, but can be read.
+#[test]
+fn a_log_that_lags_behind_is_left_for_the_other_one() {
+    let scene = Scene::new("lagging", TABLES);
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy");
+    scene.copy_log(&copy);
+    let mut push = scene.pushing_from(&[&copy, &scene.log()]);
+    scene.push(&mut push).unwrap();
+    scene.commit("INSERT INTO bare VALUES ('in one', 1)");
+    scene.push(&mut push).unwrap();
+    assert!(scene.runtime.block_on(push.reads_another_log()).unwrap());
+    scene.push(&mut push).unwrap();
+    scene.assert_equal(&push.kept().unwrap().tables, &server());
+    assert!(!scene.runtime.block_on(push.reads_another_log()).unwrap());
+}

@@ -1,14 +1,15 @@
 //! A database with its log in a folder, and a database of a server that it is pushed to. Which server, `crate::server` says.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use litekeep_sql::{Examiner, Order, RowReader};
 use litekeep_store::Store;
 use litekeep_sync::cut::Cut;
 use litekeep_sync::push::{Push, Settings, Step};
 use litekeep_sync::target::key_text;
-use litekeep_sync::{Error, Flow as _, Value};
+use litekeep_sync::{Error, Flow as _, Logs, Value};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -64,6 +65,28 @@ impl Scene {
         Push::new(self.settings(), server::side(url, "orders", options))
     }
 
+    /// A push of a log that is in several folders.
+    pub(crate) fn pushing_from(&self, folders: &[&Path]) -> Push<Side> {
+        let open =
+            |folder: &&Path| Store::open(&litekeep_store::Target::Folder(folder.to_path_buf())).unwrap();
+        let logs = Logs::new(folders.iter().map(open).collect()).unwrap();
+        let settings = Settings { logs, ..self.settings() };
+        Push::new(settings, server::side(&self.url, "orders", Options::default()))
+    }
+
+    /// Brings another destination up to this one.
+    pub(crate) fn copy_log(&self, folder: &Path) {
+        std::fs::create_dir_all(folder).unwrap();
+        let contents = self.log().join(".");
+        let copied = Command::new("cp").arg("-r").arg(contents).arg(folder).status().unwrap();
+        assert!(copied.success());
+    }
+
+    /// The folder of the log.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
     /// For a comparison.
     pub(crate) fn sides(&self) -> (Settings, Side) {
         (self.settings(), server::side(&self.url, "orders", Options::default()))
@@ -72,7 +95,7 @@ impl Scene {
     fn settings(&self) -> Settings {
         Settings {
             name: "orders".into(),
-            store: self.store.clone(),
+            logs: Logs::new(vec![self.store.clone()]).unwrap(),
             tables: vec![],
             cut: Cut::default(),
             scratch: self.dir.path().join("scratch"),
