@@ -498,15 +498,12 @@ impl Database {
         let mut look_and_ship = self.shared.runtime.spawn_blocking(move || {
             let step = this.look();
             let is_captured = matches!(step, Ok(Step::Captured { .. }));
-            // What failed may have come after a capture.
-            let is_queued = is_captured || step.is_err();
             *lock(&tell) = Some(step);
             if is_captured {
                 this.ship_here();
             }
-            if is_queued {
-                this.ship();
-            }
+            // Whatever it told of: a reset captures, too, and what failed may have come after a capture.
+            this.ship();
         });
         loop {
             let ended = tokio::time::timeout(PUT_PATIENCE, &mut look_and_ship).await;
@@ -758,5 +755,23 @@ pub(super) mod tests {
             resting.await.unwrap();
             assert!(!db.work.is_poisoned(), "round {round}");
         }
+    }
+
+    /// A reset captures what came since the look, which tells of none of it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_waits_is_shipped_after_a_look_that_finds_nothing() {
+        let (_dir, app, db) = begun(Policy::default()).await;
+        assert!(db.sync().await);
+        rested(&db).await;
+        app.execute("INSERT INTO t VALUES(1)", []).unwrap();
+        assert!(matches!(db.look().unwrap(), Step::Captured { .. }));
+        assert!(matches!(db.clone().step().await.unwrap(), Step::Quiet { .. }));
+        for _ in 0..1000 {
+            if db.destinations()[0].queue.is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("nobody ships it");
     }
 }

@@ -63,7 +63,8 @@ async fn http_is_judged_by_its_status_and_by_who_answers() {
 
 #[tokio::test]
 async fn tcp_and_closures_are_asked() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // Nobody else listens at this address, also once the port is free.
+    let listener = TcpListener::bind("127.0.73.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     assert_eq!(ask(Probe::Tcp(address.clone())).await, Ok(()));
     // Accepts and never answers.

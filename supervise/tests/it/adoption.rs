@@ -163,6 +163,20 @@ impl Stage {
         }
     }
 
+    /// Until a run is written down.
+    async fn written(&self, name: &str) {
+        let is_it = |file: &str| file.starts_with(&format!("{name}:")) && file.ends_with(".run");
+        let begin = Instant::now();
+        loop {
+            let mut files = std::fs::read_dir(self.path("state")).unwrap().map(|e| e.unwrap().file_name());
+            if files.any(|file| is_it(file.to_str().unwrap())) {
+                return;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(20), "{name} is not written down");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     async fn healthy(&self) -> BTreeMap<String, Seen> {
         self.until(|seen| {
             seen.values().all(|seen| seen.pid != "0" && (seen.state == "Healthy" || seen.state == "Job"))
@@ -242,6 +256,8 @@ async fn survivors_that_changed_are_marked_and_those_not_wanted_are_stopped_in_o
     ]);
     let first = stage.healthy().await;
     let hidden = lines(&stage.path("hidden"), 1).await;
+    // Nothing else tells of it; a slow disk delays no start.
+    stage.written("cleared").await;
     stage.kill();
     stage.start_again(&[
         ("changed", "exec sleep 200"),
