@@ -64,13 +64,7 @@ mod tests {
             ("id".to_owned(), Value::Integer(7)),
             ("source".to_owned(), Value::Blob(text.as_bytes().to_vec())),
         ];
-        RowEvent {
-            table: table.to_owned(),
-            key: row[..1].to_vec(),
-            old_key: None,
-            before: None,
-            after: Some(row),
-        }
+        RowEvent { table: table.to_owned(), key: row[..1].to_vec(), before: None, after: Some(row) }
     }
 
     fn transaction(rows: Vec<RowEvent>, before: usize) -> Transaction {

@@ -17,6 +17,8 @@ pub struct Column {
     pub declared: String,
     /// Values are stored as integers where that takes less room, and are reals all the same.
     pub is_real: bool,
+    /// `ANY` of a STRICT table: values are kept as they come.
+    pub is_any: bool,
     /// A stored generated column: nobody writes to it.
     pub is_generated: bool,
     /// The expression of its DEFAULT.
@@ -47,12 +49,26 @@ pub struct TableLayout {
     pub primary_key: Vec<usize>,
     /// Of a WITHOUT ROWID table: the order of its first fields. Empty for all others.
     pub key: Vec<KeyPart>,
+    /// The names of its virtual columns, which have no values here.
+    pub virtual_names: Vec<String>,
 }
 
 impl TableLayout {
     /// Whether rows are found by their key instead of a rowid.
     pub fn is_without_rowid(&self) -> bool {
         !self.key.is_empty()
+    }
+
+    /// Whether rows have a rowid that is no column.
+    pub fn has_hidden_rowid(&self) -> bool {
+        !self.is_without_rowid() && self.rowid_alias.is_none()
+    }
+
+    /// A name for the rowid that no column has. `None`: all three are columns.
+    pub fn rowid_name(&self) -> Option<&'static str> {
+        let names = || self.columns.iter().map(|column| &column.name).chain(&self.virtual_names);
+        let is_column = |name: &str| names().any(|column| column.eq_ignore_ascii_case(name));
+        ["rowid", "_rowid_", "oid"].into_iter().find(|name| !is_column(name))
     }
 
     /// Whether only the application knows the order of the rows.
@@ -66,6 +82,7 @@ impl TableLayout {
             name: name.to_owned(),
             declared: String::new(),
             is_real: false,
+            is_any: false,
             is_generated: false,
             default_text: None,
             default: Value::Null,
@@ -76,6 +93,7 @@ impl TableLayout {
             rowid_alias: None,
             primary_key: vec![],
             key: vec![],
+            virtual_names: vec![],
         }
     }
 

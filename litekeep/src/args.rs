@@ -336,7 +336,7 @@ pub(crate) struct History {
     #[arg(long, value_name = "TABLE")]
     pub(crate) table: Option<String>,
     /// With --table: what happened to one row: --key 7 (of the primary key, else the rowid), --key name=x, --key a=1,b=x
-    #[arg(long, value_name = "KEY", requires = "table")]
+    #[arg(long, value_name = "KEY", requires = "table", allow_hyphen_values = true)]
     pub(crate) key: Option<String>,
     /// With --rows or --table: begin after this moment [default: the first point of the backup]
     #[arg(long, value_name = "MOMENT")]

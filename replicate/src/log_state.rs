@@ -78,15 +78,16 @@ impl Later {
         if layer.page_size() != page_size {
             let (before, since) = (page_size.get(), layer.page_size().get());
             let from = match &layer {
+                // A snapshot, of which only the last state has them.
+                Layer::File(file) if file.header().min_txid == Txid::FIRST => file.header().max_txid,
                 Layer::File(file) => file.header().min_txid,
                 Layer::Commits(_) => self.txid,
             };
-            return Err(Error::new(
+            let until = from.prev().unwrap_or(Txid::FIRST);
+            return Err(Error::with_hint(
                 Kind::Invalid,
-                format!(
-                    "the pages had {before} bytes until transaction {} and have {since} since: look at one side of it only",
-                    from.prev().unwrap_or(Txid::FIRST),
-                ),
+                format!("the pages had {before} bytes until transaction {until} and have {since} since"),
+                format!("look at one side of it only: `--to {until}`, or `--from {from}`"),
             ));
         }
         self.only_different |= layer.has_only_different();

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use litekeep_format::diff::{self, Change, Options, Pair, ParentMap, Sink, Written};
 use litekeep_format::{Catalog, Chain, FrameHeader, PageBytes, PageSource, WalHeader, frame_offset};
-use litekeep_ltx::{Encoder, FileName, Header, PageSize, Pgno, Salt, Txid, WriterId};
+use litekeep_ltx::{Encoder, FileName, Header, PackEncoder, PageSize, Pgno, Salt, Txid, WriterId};
 use litekeep_replicate::parents;
 use litekeep_replicate::restore::Goal;
 use litekeep_rows::feed::Feed;
@@ -286,16 +286,17 @@ async fn put(store: &Store, level: u8, header: Header, mut pages: Vec<(Pgno, Pag
     store.put(level, name, bytes.into(), header.timestamp_ms).await.expect("put a file");
 }
 
-/// Follows small transactions, first one a file, then twenty.
+/// Follows small transactions, first one a file, then twenty, then each of these by itself.
 async fn follow(dir: &Path, snapshot: &Pages, changes: &[Commit], followed: &[Commit]) {
     let mut state = snapshot.clone();
     for commit in changes {
         state = state.after(commit);
     }
-    for together in [1, 20] {
-        let store =
-            Store::open(&Target::Folder(dir.join(together.to_string()))).expect("open a folder as a store");
-        let lock_page = PageSize::new(PAGE_SIZE).expect("a page size").lock_page();
+    let page_size = PageSize::new(PAGE_SIZE).expect("a page size");
+    for (together, is_packed) in [(1, false), (20, false), (20, true)] {
+        let folder = dir.join(format!("{together} {is_packed}"));
+        let store = Store::open(&Target::Folder(folder)).expect("open a folder as a store");
+        let lock_page = page_size.lock_page();
         let pages = (1..=state.count).filter_map(Pgno::new).filter(|pgno| *pgno != lock_page);
         let pages = pages.map(|pgno| (pgno, state.page(pgno).expect("a page"))).collect();
         put(&store, 9, header(1, 1, state.count), pages).await;
@@ -303,27 +304,47 @@ async fn follow(dir: &Path, snapshot: &Pages, changes: &[Commit], followed: &[Co
         let tables = diff::catalog(&state, &layouts).expect("read the schema");
         let map = ParentMap::of(&state, tables.roots()).expect("make a parent map");
         parents::put(&store, Txid::FIRST, &map).await.expect("keep the parent map");
-        let mut files = 0;
+        let (mut files, mut pack) = (0, PackEncoder::header(page_size, WriterId(1)));
+        let mut encoder = PackEncoder::new(page_size, 1 << 20);
         for commits in followed.chunks(together) {
             files += 1;
             let mut pages = HashMap::new();
             commits.iter().for_each(|commit| pages.extend(commit.pages.clone()));
             let page_count = commits[commits.len() - 1].page_count;
-            put(&store, 0, header(files + 1, files + 1, page_count), pages.into_iter().collect()).await;
+            let header = header(files + 1, files + 1, page_count);
+            for commit in commits {
+                commit.pages.iter().for_each(|(pgno, page)| encoder.page(*pgno, page));
+                encoder.commit(commit.page_count);
+            }
+            let parts = commits.len() as u32;
+            pack.extend(
+                encoder.finish(header.max_txid, header.timestamp_ms, parts).expect("a part of a pack"),
+            );
+            put(&store, 0, header, pages.into_iter().collect()).await;
+        }
+        if is_packed {
+            let name =
+                FileName { min: Txid::FIRST.next(), max: Txid::new(files + 1).expect("a transaction") };
+            store.put_pack(name, pack.into()).await.expect("put a pack");
         }
         let began = Instant::now();
-        let mut feed =
-            Feed::open(&store, Goal::Txid(Txid::FIRST), Selection::default()).await.expect("open a feed");
+        let (from, all) = (Goal::Txid(Txid::FIRST), Selection::default());
+        let feed = match is_packed {
+            true => Feed::of_commits(&store, from, all).await,
+            false => Feed::open(&store, from, all).await,
+        };
+        let mut feed = feed.expect("open a feed");
         let opened = began.elapsed();
         let (before, began) = (usage(), Instant::now());
-        let mut rows = 0;
+        let (mut rows, mut told) = (0, 0);
         while let Some(transaction) = feed.next().await.expect("the next transaction") {
             rows += transaction.rows.len();
+            told += usize::from(transaction.is_last);
         }
         let (wall, after) = (began.elapsed(), usage());
         let per = |time: Duration| time.as_secs_f64() * 1e6 / followed.len() as f64;
         println!(
-            "feed, {together} transactions a file: opened in {:.3} s, {} transactions, {rows} rows: {:.1} µs of CPU each, {:.1} µs by the clock; {} MiB resident",
+            "feed, {together} transactions a file: opened in {:.3} s, {} transactions, told as {told}, {rows} rows: {:.1} µs of CPU each, {:.1} µs by the clock; {} MiB resident",
             opened.as_secs_f64(),
             followed.len(),
             per(after.cpu - before.cpu),

@@ -246,7 +246,7 @@ impl SchemaChange {
 }
 
 /// Whether a virtual table keeps what it has in the table of this name.
-fn is_shadow(name: &str, owner: &SchemaRow) -> bool {
+pub(crate) fn is_shadow(name: &str, owner: &SchemaRow) -> bool {
     let rest = name.strip_prefix(&owner.name).and_then(|rest| rest.strip_prefix('_'));
     let module = litekeep_sql::module(&owner.sql).filter(|_| owner.kind == "table" && owner.root.is_none());
     rest.zip(module).is_some_and(|(rest, module)| shadows(&module).contains(&rest))

@@ -4,12 +4,15 @@
 //! transactions (beyond `any_second`), they come as one, which says so. A large transaction comes in parts, so that no more
 //! than two of them are in memory. Small ones are opened and read many at a time where many are there.
 //!
+//! A consumer that applies the rows of a transaction one after the other, by their keys, comes to its state: of a table whose
+//! rows can exchange keys, those that leave one come first.
+//!
 //! A transaction is a file of the log; of [`Feed::of_commits`] a single commit of the application, where a pack has it.
 
 mod packs;
 
 use crate::filters::Filters;
-use crate::{Change, Error, Pair, Reader, RowRef, SchemaChange, Selection, Value, key, row};
+use crate::{Change, Error, Pair, Reader, RowRef, SchemaChange, Selection, Table, Value, key};
 use litekeep_format::diff::{self, ParentMap};
 use litekeep_format::{Catalog, DatabaseHeader, PageSource as _, TableLayout};
 use litekeep_ltx::{FileName, Pgno, Point, Txid};
@@ -17,7 +20,7 @@ use litekeep_replicate::log_state::{self, Later, LogState};
 use litekeep_replicate::parents;
 use litekeep_replicate::restore::Goal;
 use litekeep_sql::TableReader;
-use litekeep_store::{FileRef, PageFile, Store, plan};
+use litekeep_store::{Error as StoreError, FileRef, Log, PageFile, Store, plan};
 use packs::Packs;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -39,6 +42,9 @@ const LISTING_PAUSE: Duration = Duration::from_secs(30);
 /// Rows of one part, and about its bytes, unless one row alone is larger.
 const PART_ROWS: usize = 1000;
 const PART_BYTES: usize = 1 << 20;
+
+/// Of a transaction that has written so many pages, the rows of a table are held until all that leave a key have come.
+const FEW_PAGES: usize = 64;
 
 /// What a transaction did: most come whole, large ones in parts.
 #[derive(Clone, Debug)]
@@ -77,8 +83,6 @@ pub struct RowEvent {
     pub table: String,
     /// Its key, or rowid.
     pub key: Vec<(String, Value)>,
-    /// The key that it had, where that was another one.
-    pub old_key: Option<Vec<(String, Value)>>,
     /// As it was; `None`: it is new.
     pub before: Option<Vec<(String, Value)>>,
     /// As it is; `None`: it is gone.
@@ -90,6 +94,7 @@ pub struct RowEvent {
 pub struct Feed {
     store: Store,
     wanted: Selection,
+    keeps_rows_whole: bool,
     /// The last transaction that was given to its end.
     at: Point,
     /// The time of the state that it began after.
@@ -155,6 +160,7 @@ impl Feed {
         Ok(Feed {
             store,
             wanted,
+            keeps_rows_whole: false,
             at,
             time_ms,
             position,
@@ -176,6 +182,13 @@ impl Feed {
     pub async fn of_commits(store: &Store, from: Goal, wanted: Selection) -> Result<Feed, Error> {
         let feed = Feed::open(store, from, wanted).await?;
         Ok(Feed { packs: Some(Packs::new(store)), ..feed })
+    }
+
+    /// A row that gets another key comes as one that is updated, and not as one that is gone and one that is new. Rows come in any
+    /// order then.
+    #[must_use]
+    pub fn with_whole_rows(self) -> Feed {
+        Feed { keeps_rows_whole: true, ..self }
     }
 
     /// Whether each of the wanted tables is there, in the state that it began after or in the last one of the log.
@@ -355,9 +368,9 @@ impl Feed {
     /// Reads what later states have, each of which is over the one before.
     fn read(&mut self, mut position: Position, steps: Vec<Step>) {
         let (out, parts) = mpsc::channel(1);
-        let wanted = self.wanted.clone();
+        let (wanted, keeps_rows_whole) = (self.wanted.clone(), self.keeps_rows_whole);
         let task = tokio::task::spawn_blocking(move || {
-            let mut events = Events::new(out);
+            let mut events = Events::new(out, keeps_rows_whole);
             let read = position.read(steps, &wanted, &mut events);
             events.send()?;
             read.map(|()| position)
@@ -386,13 +399,28 @@ impl Feed {
         if log.last().is_none_or(|last| last <= at) {
             return Ok(vec![]);
         }
-        self.due = plan::steps(&log, at)?.into();
+        self.due = plan::steps(&log, at).map_err(|error| begins_anew(&log, error))?.into();
         self.list_packs_again();
         match self.due.front() {
             Some(file) => Ok(vec![self.store.open_pages(file).await?]),
             None => Ok(vec![]),
         }
     }
+}
+
+/// The error for transactions of which the log has only a snapshot after them.
+fn begins_anew(log: &Log, error: StoreError) -> Error {
+    let StoreError::Hole { first_missing, .. } = &error else { return error.into() };
+    let snapshots = log.files().filter(|file| file.is_base() && file.max() >= *first_missing);
+    let Some(snapshot) = snapshots.map(FileRef::max).min() else { return error.into() };
+    Error::with_hint(
+        crate::Kind::Invalid,
+        format!(
+            "the log begins anew with a snapshot after transaction {snapshot}, as where the pages get another size: which rows \
+             transactions {first_missing} to {snapshot} have changed is not known"
+        ),
+        format!("`--from {snapshot}` goes on after it"),
+    )
 }
 
 /// The error for a place between two commits that no pack has any more.
@@ -445,8 +473,21 @@ impl Position {
         let (old, new) = (self.state.view(), self.state.view_of(&later));
         let states = (&old, &self.parents, &self.catalog);
         let written = later.written();
-        let known = (&self.layouts, &mut self.filters);
-        let catalog = wanted.differences(states, &new, written, known, events)?;
+        let is_large = written.pages.len() > FEW_PAGES;
+        let can_exchange = |table: &Table| wanted.has_table(&table.name) && has_keys_apart(table);
+        let passes: &[Pass] = match events.keeps_rows_whole {
+            true => &[Pass::Whole],
+            false if is_large && self.catalog.tables().iter().any(|table| can_exchange(table)) => {
+                &[Pass::Leaving, Pass::Coming]
+            }
+            false => &[Pass::Sorted],
+        };
+        let mut catalog = self.catalog.clone();
+        for pass in passes {
+            events.pass = *pass;
+            let known = (&self.layouts, &mut self.filters);
+            catalog = wanted.differences(states, &new, written, known, events)?;
+        }
         self.parents.advance((&old, self.catalog.roots()), (&new, catalog.roots()), written)?;
         self.catalog = catalog;
         self.state.advance(later);
@@ -454,8 +495,30 @@ impl Position {
     }
 }
 
+/// Whether rows have keys that are not where they are found: they can exchange them.
+fn has_keys_apart(table: &Table) -> bool {
+    table.layout.has_hidden_rowid() && !table.layout.primary_key.is_empty()
+}
+
+/// Which rows come of tables whose rows can exchange keys.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// All, as they are found.
+    Whole,
+    /// First those that leave a key.
+    Sorted,
+    /// Only those, and of no other tables.
+    Leaving,
+    /// All others.
+    Coming,
+}
+
 /// Gives rows part by part, and small transactions together.
 struct Events {
+    keeps_rows_whole: bool,
+    pass: Pass,
+    /// Rows of the table that come after those that leave a key.
+    coming: Vec<RowEvent>,
     out: mpsc::Sender<Vec<Transaction>>,
     /// Parts that are whole.
     whole: Vec<Transaction>,
@@ -469,9 +532,10 @@ struct Events {
 }
 
 impl Events {
-    fn new(out: mpsc::Sender<Vec<Transaction>>) -> Events {
-        let sent_at = Instant::now();
-        Events { out, whole: vec![], rows: 0, bytes: 0, sent_at, part: None, part_bytes: 0 }
+    fn new(out: mpsc::Sender<Vec<Transaction>>, keeps_rows_whole: bool) -> Events {
+        let (whole, coming, sent_at) = (vec![], vec![], Instant::now());
+        let (pass, part) = (Pass::Whole, None);
+        Events { keeps_rows_whole, pass, coming, out, whole, rows: 0, bytes: 0, sent_at, part, part_bytes: 0 }
     }
 
     fn begin(&mut self, step: &Step) {
@@ -492,6 +556,7 @@ impl Events {
 
     /// The transaction has no more rows.
     fn end(&mut self) -> Result<(), Error> {
+        self.end_table()?;
         self.finish_part(true);
         let is_much = self.rows >= PART_ROWS || self.bytes >= PART_BYTES;
         if is_much || self.sent_at.elapsed() >= TOGETHER { self.send() } else { Ok(()) }
@@ -503,7 +568,7 @@ impl Events {
 
     fn finish_part(&mut self, is_last: bool) {
         let part = self.part();
-        let before = part.before + part.schema.len() + part.rows.iter().map(RowEvent::count).sum::<usize>();
+        let before = part.before + part.schema.len() + part.rows.len();
         let next = Transaction { schema: vec![], rows: vec![], before, ..*part };
         let part = Transaction { is_last, ..std::mem::replace(part, next) };
         self.rows += part.rows.len();
@@ -521,35 +586,12 @@ impl Events {
         let gone = |_| Error::new(crate::Kind::Unavailable, "nobody takes the changes any more");
         self.out.blocking_send(whole).map_err(gone)
     }
-}
 
-impl Reader for Events {
-    fn schema(&mut self, changes: &[SchemaChange]) -> Result<(), Error> {
-        self.part().schema = changes.to_vec();
-        Ok(())
+    fn end_table(&mut self) -> Result<(), Error> {
+        std::mem::take(&mut self.coming).into_iter().try_for_each(|event| self.push(event))
     }
 
-    fn change(&mut self, pair: Pair<'_>, change: &Change<'_>) -> Result<(), Error> {
-        let (before, after) = match change {
-            Change::Inserted(new) => (None, Some(new)),
-            Change::Updated(old, new) => (Some(old), Some(new)),
-            Change::Deleted(old) => (Some(old), None),
-        };
-        let named = |row: Option<&RowRef<'_>>| row.map(crate::named).transpose();
-        let key_now = key(&row(change))?;
-        let old_key = match change {
-            // Names of columns are no part of it.
-            Change::Updated(old, _) => Some(key(old)?)
-                .filter(|had| !had.iter().map(|(_, value)| value).eq(key_now.iter().map(|(_, value)| value))),
-            _ => None,
-        };
-        let event = RowEvent {
-            table: pair.either().name.clone(),
-            key: key_now,
-            old_key,
-            before: named(before)?,
-            after: named(after)?,
-        };
+    fn push(&mut self, event: RowEvent) -> Result<(), Error> {
         self.part_bytes += event.bytes();
         let rows = &mut self.part().rows;
         rows.push(event);
@@ -561,10 +603,60 @@ impl Reader for Events {
     }
 }
 
+impl Reader for Events {
+    fn schema(&mut self, changes: &[SchemaChange]) -> Result<(), Error> {
+        if self.pass != Pass::Coming {
+            self.part().schema = changes.to_vec();
+        }
+        Ok(())
+    }
+
+    fn table(&mut self, _: Pair<'_>, _: &[Option<usize>]) -> Result<(), Error> {
+        self.end_table()
+    }
+
+    fn change(&mut self, pair: Pair<'_>, change: &Change<'_>) -> Result<(), Error> {
+        let (before, after) = change.sides();
+        if self.pass == Pass::Whole || !has_keys_apart(pair.either()) {
+            return match self.pass {
+                Pass::Leaving => Ok(()),
+                _ => self.push(RowEvent::of(pair, before, after)?),
+            };
+        }
+        let leaves = match (&before, &after) {
+            // Names of columns are no part of a key.
+            (Some(old), Some(new)) => !values(&key(old)?).eq(values(&key(new)?)),
+            (before, _) => before.is_some(),
+        };
+        if leaves && self.pass != Pass::Coming {
+            self.push(RowEvent::of(pair, before, None)?)?;
+        }
+        if after.is_none() || self.pass == Pass::Leaving {
+            return Ok(());
+        }
+        let event = RowEvent::of(pair, before.filter(|_| !leaves), after)?;
+        match self.pass {
+            Pass::Sorted => self.coming.push(event),
+            _ => self.push(event)?,
+        }
+        Ok(())
+    }
+}
+
+fn values(key: &[(String, Value)]) -> impl Iterator<Item = &Value> {
+    key.iter().map(|(_, value)| value)
+}
+
 impl RowEvent {
-    /// As how many events it is told: a row that gets another key goes, and comes as another.
-    pub(crate) fn count(&self) -> usize {
-        if self.old_key.is_some() { 2 } else { 1 }
+    fn of(pair: Pair<'_>, before: Option<RowRef<'_>>, after: Option<RowRef<'_>>) -> Result<RowEvent, Error> {
+        let named = |row: Option<RowRef<'_>>| row.as_ref().map(crate::named).transpose();
+        let row = after.or(before);
+        Ok(RowEvent {
+            table: pair.either().name.clone(),
+            key: row.as_ref().map_or(Ok(vec![]), key)?,
+            before: named(before)?,
+            after: named(after)?,
+        })
     }
 
     /// About how much memory it takes.

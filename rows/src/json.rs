@@ -3,7 +3,7 @@
 //! A blob is `{"blob": "HEX"}`, an infinite real `{"real": "inf"}` or `{"real": "-inf"}`, text that is
 //! no UTF-8 `{"text": "HEX"}`; all else is JSON's own.
 
-use crate::feed::{RowEvent, Transaction};
+use crate::feed::Transaction;
 use crate::{Change, Error, Pair, RowRef, SchemaChange, Value, key, row, statements};
 use serde_json::{Map, Value as Json, json};
 
@@ -31,7 +31,8 @@ pub fn change(pair: Pair<'_>, change: &Change<'_>) -> Result<Json, Error> {
 
 /// The events of a transaction, each as Debezium's envelope without its schema
 /// (<https://debezium.io/documentation/reference/stable/connectors/postgresql.html#postgresql-create-events>); changes of
-/// the schema come first; of a part only its own. `name`: of the database; `now_ms`: when this is written, milliseconds since the epoch.
+/// the schema come first; of a part only its own. A row that gets another key is deleted, and created as another, as Debezium has it
+/// (<https://debezium.io/documentation/reference/stable/connectors/postgresql.html#postgresql-primary-key-updates>). `name`: of the database; `now_ms`: when this is written, milliseconds since the epoch.
 pub fn envelopes<'a>(
     name: &'a str,
     transaction: &'a Transaction,
@@ -58,50 +59,28 @@ pub fn envelopes<'a>(
         event["ts_ms"] = json!(now_ms);
         event
     });
-    let before = transaction.before + transaction.schema.len();
-    let told = transaction.rows.iter().flat_map(RowEvent::told);
-    let rows = told.enumerate().map(move |(nth, Told { table, op, key, before: was, after: is })| {
+    let before_rows = transaction.before + transaction.schema.len();
+    let rows = transaction.rows.iter().enumerate().map(move |(nth, event)| {
+        let (before, after) = (event.before.as_deref(), event.after.as_deref());
         json!({
-            "op": op,
-            "key": object(key),
-            "before": was.map(object),
-            "after": is.map(object),
-            "source": source(Some(table)),
-            "transaction": order(before + nth),
+            // Debezium's letters: create, update, delete.
+            "op": match (before, after) {
+                (None, _) => "c",
+                (_, None) => "d",
+                _ => "u",
+            },
+            "key": object(&event.key),
+            "before": before.map(object),
+            "after": after.map(object),
+            "source": source(Some(&event.table)),
+            "transaction": order(before_rows + nth),
             "ts_ms": now_ms,
         })
     });
     schema.chain(rows)
 }
 
-/// One event of a row.
-struct Told<'a> {
-    table: &'a str,
-    /// Debezium's letter: create, update, delete.
-    op: &'static str,
-    key: &'a [(String, Value)],
-    before: Option<&'a [(String, Value)]>,
-    after: Option<&'a [(String, Value)]>,
-}
-
-impl RowEvent {
-    /// A row that gets another key is deleted, and created as another, as Debezium has it
-    /// (<https://debezium.io/documentation/reference/stable/connectors/postgresql.html#postgresql-primary-key-updates>).
-    fn told(&self) -> impl Iterator<Item = Told<'_>> {
-        let (before, after) = (self.before.as_deref(), self.after.as_deref());
-        let event = move |op, key, before, after| Told { table: &self.table, op, key, before, after };
-        let key = self.key.as_slice();
-        let (first, second) = match (&self.old_key, before, after) {
-            (Some(old), ..) => (event("d", old, before, None), Some(event("c", key, None, after))),
-            (None, None, _) => (event("c", key, None, after), None),
-            (None, _, None) => (event("d", key, before, None), None),
-            _ => (event("u", key, before, after), None),
-        };
-        std::iter::once(first).chain(second)
-    }
-}
-
-/// `{"schema", "name", "old_sql", "new_sql"}`.
+/// `{"schema", "name", "old_sql", "new_sql", "new_name"}`.
 pub fn schema_change(change: &SchemaChange) -> Json {
     let row = change.after.as_ref().or(change.before.as_ref());
     json!({
@@ -109,6 +88,7 @@ pub fn schema_change(change: &SchemaChange) -> Json {
         "name": row.map(|row| &row.name),
         "old_sql": change.before.as_ref().map(|row| &row.sql),
         "new_sql": change.after.as_ref().map(|row| &row.sql),
+        "new_name": change.new_name,
     })
 }
 

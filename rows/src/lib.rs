@@ -41,7 +41,7 @@ pub fn key(row: &RowRef<'_>) -> Result<Vec<(String, Value)>, Error> {
     let named = |nth: &usize| (layout.columns[*nth].name.clone(), values[*nth].clone());
     let key: Vec<_> = layout.primary_key.iter().map(named).collect();
     if key.is_empty() || !layout.is_without_rowid() && key.iter().any(|(_, value)| *value == Value::Null) {
-        let rowid = statements::rowid_name(row.table);
+        let rowid = layout.rowid_name();
         return Ok(rowid.map(|name| (name.to_owned(), Value::Integer(row.rowid))).into_iter().collect());
     }
     Ok(key)

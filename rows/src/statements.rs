@@ -1,16 +1,18 @@
 //! Changes as SQL.
 //!
 //! Every statement names its row by the primary key, or by the rowid where there is none, and sets what is stored: generated
-//! columns come by themselves. Text that is no UTF-8 is written as bytes.
+//! columns come by themselves. Text that is no UTF-8 is written as bytes, and numbers so that every SQLite reads them as they are.
 //!
 //! A script renames and alters tables first, then changes rows, and then makes indexes, views and triggers and drops tables.
 //! No trigger runs: those of the tables that it writes to are dropped before, and made again at the end. What it cannot do is
 //! a comment in it, and one of its [`Ended::missing`].
 
+mod real;
 mod standing;
 
-use crate::{Change, Error, Pair, RowRef, SchemaChange, Table, Value, key};
-use litekeep_format::{Catalog, SchemaRow, TableLayout};
+use crate::comparison::is_shadow;
+use crate::{Change, Error, Pair, RowRef, SchemaChange, Value, key};
+use litekeep_format::{Catalog, SchemaRow};
 use litekeep_sql::{Altered, TableReader, alterations, quoted, rename};
 use standing::Standing;
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,7 +104,8 @@ impl Script {
         let renamed: Vec<_> = renamed.map(|(old, new)| if forth { (old, new) } else { (new, old) }).collect();
         let mut altering = vec![];
         for (had, gets) in &renamed {
-            altering.push(format!("{};", rename(&had.name, &gets.name)));
+            let statements = rename(&had.name, &gets.name).into_iter();
+            altering.extend(statements.map(|statement| statement + ";"));
             script.renamed.insert(had.name.clone(), gets.name.clone());
         }
         altering.extend(script.alter(&own, &renamed)?);
@@ -116,7 +119,7 @@ impl Script {
         for ends in ends(&own, forth) {
             match ends {
                 (None, Some(gets)) if gets.kind == "table" && !is_renamed(gets) => {
-                    statements.push(format!("{};", gets.sql));
+                    statements.push(terminated(&gets.sql));
                 }
                 (Some(had), None) if had.kind == "table" && !is_renamed(had) => {
                     if is_whole {
@@ -131,7 +134,16 @@ impl Script {
                 (Some(had), Some(gets))
                     if had.kind == "table" && had.root.is_none() && had.sql != gets.sql =>
                 {
-                    script.missing.push(format!("the virtual table `{}` was made anew", gets.name));
+                    let names =
+                        [before, after].into_iter().flat_map(Catalog::tables).map(|table| &table.name);
+                    let own = names.filter(|name| is_shadow(name, had) || is_shadow(name, gets));
+                    script.left_out.extend(own.cloned());
+                    statements
+                        .push(comment(&format!("the virtual table {} was made anew", quoted(&gets.name))));
+                    script.missing.push(format!(
+                        "the virtual table `{}` was made anew, and what it holds is left out",
+                        gets.name
+                    ));
                 }
                 _ => {}
             }
@@ -188,23 +200,23 @@ impl Script {
             let name = &gets.name;
             self.columns.insert(name.clone(), alteration.renamed.iter().cloned().collect());
             if !alteration.is_exact {
-                let one_line = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
-                statements.push(format!(
-                    "-- the table {} was altered, from: {}",
+                statements.push(comment(&format!(
+                    "the table {} was altered, from: {}",
                     quoted(name),
-                    one_line(&had.sql)
-                ));
-                statements.push(format!("-- to: {}", one_line(&gets.sql)));
+                    had.sql
+                )));
+                statements.push(comment(&format!("to: {}", gets.sql)));
                 self.missing.push(format!(
                     "the table `{name}` was altered otherwise than in the names and number of its columns"
                 ));
                 if !alteration.has_same_columns {
-                    statements.push("-- its rows are left out".to_owned());
+                    statements.push(comment("its rows are left out"));
                     self.left_out.insert(name.clone());
                 }
             } else if !self.forth {
                 for column in &alteration.added {
-                    statements.push(format!("-- what was in the column {} is not in here", quoted(column)));
+                    let what = format!("what was in the column {} is not in here", quoted(column));
+                    statements.push(comment(&what));
                     self.missing.push(format!(
                         "the column `{column}` of `{name}` comes back without what was in it; \
                          `litekeep restore -o FILE` has it"
@@ -280,7 +292,7 @@ impl Script {
                 1 => format!("1 row of {name} is left out: nothing tells it from others"),
                 rows => format!("{rows} rows of {name} are left out: nothing tells them from others"),
             };
-            statements.push(format!("-- {what}"));
+            statements.push(comment(&what));
             self.missing.push(what);
         }
         statements.append(&mut self.first);
@@ -345,7 +357,7 @@ impl Script {
         let mut statements = self.rows();
         statements.append(&mut self.rest);
         self.standing.sort(&mut self.coming);
-        statements.extend(self.coming.iter().map(|row| format!("{};", row.sql)));
+        statements.extend(self.coming.iter().map(|row| terminated(&row.sql)));
         // Where what they keep comes itself, it is right already.
         let is_told = |name: &str| self.told.iter().any(|told| told.starts_with(&format!("{name}_")));
         for name in self.full_text.iter().filter(|name| !is_told(name)) {
@@ -376,10 +388,7 @@ impl Script {
     fn insert(&self, row: &RowRef<'_>, table: &str) -> Result<String, Error> {
         let mut values = writable(row)?;
         let layout = &row.table.layout;
-        if !layout.is_without_rowid()
-            && layout.rowid_alias.is_none()
-            && let Some(rowid) = rowid_name(row.table)
-        {
+        if let Some(rowid) = layout.rowid_name().filter(|_| layout.has_hidden_rowid()) {
             values.insert(0, (rowid.to_owned(), Value::Integer(row.rowid)));
         }
         let join = |parts: Vec<String>| parts.join(", ");
@@ -415,6 +424,36 @@ impl Script {
     }
 }
 
+/// A comment of one line, whatever is in it.
+fn comment(text: &str) -> String {
+    format!("-- {}", text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// A statement with its end, which a comment at the end of it must not take in.
+fn terminated(sql: &str) -> String {
+    let mut rest = sql;
+    while let Some(at) = rest.find(['\'', '"', '`', '[', '-', '/']) {
+        let (opening, closing) = match &rest[at..] {
+            text if text.starts_with("--") => (2, "\n"),
+            text if text.starts_with("/*") => (2, "*/"),
+            text if text.starts_with('[') => (1, "]"),
+            text if text.starts_with(['-', '/']) => {
+                rest = &text[1..];
+                continue;
+            }
+            text => (1, &text[..1]),
+        };
+        let (is_line, is_block) = (closing == "\n", closing == "*/");
+        match rest[at + opening..].split_once(closing) {
+            Some((_, after)) => rest = after,
+            None if is_line => return format!("{sql}\n;"),
+            None if is_block => return format!("{sql}*/;"),
+            None => break,
+        }
+    }
+    format!("{sql};")
+}
+
 fn drop_if_there(row: &SchemaRow) -> String {
     format!("DROP {} IF EXISTS {};", row.kind.to_uppercase(), quoted(&row.name))
 }
@@ -438,37 +477,49 @@ pub(crate) fn writable(row: &RowRef<'_>) -> Result<Vec<(String, Value)>, Error> 
         .collect())
 }
 
-/// A name for the rowid that no column has. `None`: all three are columns.
-pub(crate) fn rowid_name(table: &Table) -> Option<&'static str> {
-    free_rowid_name(&table.layout)
-}
-
-/// As [`rowid_name`], of a layout.
-pub(crate) fn free_rowid_name(layout: &TableLayout) -> Option<&'static str> {
-    let is_column = |name: &str| layout.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
-    ["rowid", "_rowid_", "oid"].into_iter().find(|name| !is_column(name))
-}
-
-/// Text with more of them is written as bytes.
-const MOST_NULS: usize = 100;
-
 /// A value as SQL.
 pub fn literal(value: &Value) -> String {
     match value {
         Value::Null => "NULL".to_owned(),
         Value::Integer(i) => i.to_string(),
-        Value::Real(f) if f.is_infinite() => if *f > 0.0 { "9e999" } else { "-9e999" }.to_owned(),
-        Value::Real(f) => format!("{f:?}"),
+        Value::Real(f) => real::literal(*f),
         Value::Text(text) => match str::from_utf8(text) {
-            // SQLite takes an expression that is 1,000 deep.
-            Ok(text) if text.bytes().filter(|byte| *byte == 0).count() < MOST_NULS => {
-                let parts = text.split('\0').map(|part| format!("'{}'", part.replace('\'', "''")));
-                let parts: Vec<_> = parts.collect();
-                if parts.len() > 1 { format!("({})", parts.join("||char(0)||")) } else { parts.concat() }
-            }
-            _ => format!("CAST({} AS TEXT)", blob(text)),
+            Ok(text) => text_literal(text),
+            Err(_) => format!("CAST({} AS TEXT)", blob(text)),
         },
         Value::Blob(bytes) => blob(bytes),
+    }
+}
+
+/// What stands in a text as `char(N)`: a NUL ends one, and the command-line shell drops a return at the end of a line.
+const BY_NUMBER: [char; 2] = ['\0', '\r'];
+/// Text with more of them has other characters in their places: an expression can be 1,000 deep.
+const MOST_PARTS: usize = 100;
+
+fn text_literal(text: &str) -> String {
+    let quote = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    match text.matches(BY_NUMBER).count() {
+        0 => quote(text),
+        1..MOST_PARTS => {
+            let mut parts = vec![];
+            let mut rest = text;
+            while let Some((before, after)) = rest.split_once(BY_NUMBER) {
+                let number = rest.as_bytes()[before.len()];
+                parts.extend([quote(before), format!("char({number})")]);
+                rest = after;
+            }
+            parts.push(quote(rest));
+            format!("({})", parts.join("||"))
+        }
+        _ => {
+            let free = ('\u{e000}'..).filter(|c| !text.contains(*c));
+            let pairs: Vec<(char, char)> = BY_NUMBER.into_iter().zip(free).collect();
+            let text =
+                pairs.iter().fold(text.to_owned(), |text, (c, other)| text.replace(*c, &other.to_string()));
+            pairs.iter().fold(quote(&text), |text, (c, other)| {
+                format!("replace({text},'{other}',char({}))", u32::from(*c))
+            })
+        }
     }
 }
 

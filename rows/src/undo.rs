@@ -18,7 +18,7 @@ mod references;
 mod schema;
 mod strangers;
 
-use crate::{Change, Comparison, Error, Kind, Pair, Reader, SchemaChange, Selection, Value, statements};
+use crate::{Change, Comparison, Error, Kind, Pair, Reader, SchemaChange, Selection, Value};
 use held::{Item, Named, TableChanges};
 use litekeep_format::TableLayout;
 use litekeep_ltx::Point;
@@ -662,8 +662,7 @@ impl<'a> Run<'a> {
             let columns = layout.columns.iter().filter(|column| !column.is_generated);
             let mut columns: Vec<&str> = columns.map(|column| column.name.as_str()).collect();
             // Whoever refers to the row by its rowid finds it again.
-            let has_hidden_rowid = !layout.is_without_rowid() && layout.rowid_alias.is_none();
-            columns.extend(statements::free_rowid_name(layout).filter(|_| has_hidden_rowid));
+            columns.extend(layout.rowid_name().filter(|_| layout.has_hidden_rowid()));
             let key = table.key(item);
             let row = self.editor.row(&table.name, &columns, &borrowed(&key))?.unwrap_or_default();
             self.editor.delete(&table.name, &borrowed(&key))?;

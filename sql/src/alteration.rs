@@ -29,9 +29,14 @@ pub struct Alteration {
     pub has_same_columns: bool,
 }
 
-/// The statement that renames a table.
-pub fn rename(had: &str, gets: &str) -> String {
-    format!("ALTER TABLE {} RENAME TO {}", quoted(had), quoted(gets))
+/// The statements that rename a table. SQLite takes names that differ in the case of their letters for one, which is taken.
+pub fn rename(had: &str, gets: &str) -> Vec<String> {
+    let names = match had.eq_ignore_ascii_case(gets) {
+        true => vec![had.to_owned(), format!("_litekeep_{gets}"), gets.to_owned()],
+        false => vec![had.to_owned(), gets.to_owned()],
+    };
+    let step = |pair: &[String]| format!("ALTER TABLE {} RENAME TO {}", quoted(&pair[0]), quoted(&pair[1]));
+    names.windows(2).map(step).collect()
 }
 
 /// Finds how each of the tables is altered, which all are at once.
@@ -48,13 +53,16 @@ pub fn alterations(tables: &[Altered<'_>]) -> Result<Vec<Alteration>, Error> {
         // A new name is written in quotes, here and where others refer to it, and stays so when it is the old one again. So it shall
         // be on both sides.
         let there_and_back = |memory: &Memory| {
-            memory.run(&rename(gets, "renamed"));
-            memory.run(&rename("renamed", gets));
+            for statement in rename(gets, "renamed").iter().chain(&rename("renamed", gets)) {
+                memory.run(statement);
+            }
         };
         if had == gets {
             there_and_back(&made);
         } else {
-            made.run(&rename(had, gets));
+            for statement in rename(had, gets) {
+                made.run(&statement);
+            }
         }
         there_and_back(&wanted);
     }

@@ -150,7 +150,7 @@ impl MirrorTable {
         let key: Vec<String> =
             self.key.iter().map(|nth| format!("t.{}", quoted(&self.columns[*nth].name))).collect();
         format!(
-            "SELECT {} FROM {} AS t WHERE NOT EXISTS (SELECT 1 FROM temp.seen AS s WHERE {}) LIMIT ?1",
+            "SELECT {} FROM {} AS t WHERE NOT EXISTS (SELECT 1 FROM temp._litekeep_seen AS s WHERE {}) LIMIT ?1",
             key.join(", "),
             quoted(&self.name),
             same.join(" AND ")
@@ -529,7 +529,7 @@ impl Mirror {
             }
             let (columns, names) = (columns.join(", "), names.join(", "));
             self.connection.execute_batch(&format!(
-                "DROP TABLE IF EXISTS temp.seen; CREATE TEMP TABLE seen({columns}, PRIMARY KEY({names})) WITHOUT ROWID"
+                "DROP TABLE IF EXISTS temp._litekeep_seen; CREATE TEMP TABLE _litekeep_seen({columns}, PRIMARY KEY({names})) WITHOUT ROWID"
             ))
         };
         begin().map_err(|e| Error::new("note rows", e))
@@ -541,7 +541,7 @@ impl Mirror {
     /// What SQLite refuses.
     pub fn keep(&self, key: &[Value]) -> Result<(), Error> {
         let places = vec!["?"; key.len()].join(", ");
-        let sql = format!("INSERT OR IGNORE INTO temp.seen VALUES({places})");
+        let sql = format!("INSERT OR IGNORE INTO temp._litekeep_seen VALUES({places})");
         self.write(&sql, key.iter()).map(drop)
     }
 

@@ -79,19 +79,21 @@ impl RowFilter {
         let columns = columns.map(|(nth, c)| {
             let key = if layout.rowid_alias == Some(nth) { " PRIMARY KEY" } else { "" };
             let collate = collations.get(&c.name).map_or(String::new(), |name| format!(" COLLATE {name}"));
-            format!("{} {}{key}{collate}", quoted(&c.name), affinity(&c.declared, false))
+            format!("{} {}{key}{collate}", quoted(&c.name), affinity(&c.declared, c.is_any))
         });
         let columns = columns.collect::<Vec<_>>().join(", ");
         let name = quoted(table);
         let names = layout.columns.iter().map(|c| quoted(&c.name));
-        self.takes_rowid = !self.hides_rowid
-            && !layout.is_without_rowid()
-            && layout.rowid_alias.is_none()
-            && !layout.columns.iter().any(|c| c.name.eq_ignore_ascii_case("rowid"));
-        let names: Vec<_> = self.takes_rowid.then(|| "rowid".to_owned()).into_iter().chain(names).collect();
+        // What a column has that is not here is not taken for it.
+        let is_rowid =
+            |name: &String| ["rowid", "_rowid_", "oid"].iter().any(|n| name.eq_ignore_ascii_case(n));
+        let hides_rowid = self.hides_rowid || layout.virtual_names.iter().any(is_rowid);
+        let rowid = layout.rowid_name().filter(|_| !hides_rowid && layout.has_hidden_rowid());
+        self.takes_rowid = rowid.is_some();
+        let names: Vec<_> = rowid.map(str::to_owned).into_iter().chain(names).collect();
         let places = vec!["?"; names.len()].join(", ");
         self.insert = format!("INSERT INTO temp.{name}({}) VALUES({places})", names.join(", "));
-        let rows = match self.hides_rowid {
+        let rows = match hides_rowid {
             true => format!("(SELECT * FROM temp.{name}) AS {name}"),
             false => format!("temp.{name}"),
         };
@@ -198,5 +200,30 @@ mod tests {
             let told = refused.err().map(|error| error.to_string()).unwrap_or_default();
             assert!(!told.contains("SELECT"), "{told}");
         }
+    }
+
+    #[test]
+    fn values_of_any_type_are_compared_as_they_are() {
+        let matches = |sql: &str, condition: &str, value: Value| {
+            let layout = TableReader::new().unwrap().read("t", sql, true).unwrap();
+            let mut filter = RowFilter::new(condition).unwrap();
+            filter.begin("t", &layout).unwrap();
+            filter.matches(1, &[value]).unwrap()
+        };
+        let strict = "CREATE TABLE t(a ANY) STRICT";
+        assert!(matches(strict, "a = '7'", Value::Text(b"7".to_vec())));
+        for other in [Value::Text(b"07".to_vec()), Value::Integer(7), Value::Real(7.0)] {
+            assert!(!matches(strict, "a = '7'", other.clone()), "{other:?}");
+        }
+        // Elsewhere it is a type like others.
+        assert!(matches("CREATE TABLE t(a ANY)", "a = '7'", Value::Text(b"07".to_vec())));
+    }
+
+    #[test]
+    fn a_column_that_is_not_here_is_not_taken_for_the_rowid() {
+        let sql = "CREATE TABLE t(a, rowid AS (a * 2) VIRTUAL)";
+        let layout = TableReader::new().unwrap().read("t", sql, true).unwrap();
+        assert!(RowFilter::new("rowid = 4").unwrap().begin("t", &layout).is_err());
+        RowFilter::new("a = 4").unwrap().begin("t", &layout).unwrap();
     }
 }

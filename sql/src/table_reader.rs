@@ -41,8 +41,8 @@ impl TableReader {
         let connection = Connection::open_in_memory().map_err(failed)?;
         // Statements come from files that anybody may have written.
         connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0).map_err(failed)?;
-        // A page for the roots of the tables to be on.
-        connection.execute("CREATE TABLE t(a)", ()).map_err(failed)?;
+        // Pages for the roots of a table and of an index of it.
+        connection.execute_batch("CREATE TABLE t(a); CREATE TABLE i(a)").map_err(failed)?;
         Ok(TableReader { connection })
     }
 
@@ -74,7 +74,7 @@ impl TableReader {
             message: format!("{e}: {sql}"),
         };
         let mut columns = vec![];
-        // One by one: no two of them may have the same page.
+        // One by one: there is one page for them.
         for added in std::iter::once(&indexes[..0]).chain(indexes.chunks(1)) {
             self.load(name, sql).map_err(failed)?;
             if !added.is_empty() && self.load_indexes(name, added).is_err() {
@@ -89,8 +89,8 @@ impl TableReader {
     /// The unique columns of the table that was loaded, as [`unique_columns`](Self::unique_columns) has them.
     fn unique_now(&self, name: &str) -> rusqlite::Result<Option<Vec<String>>> {
         let parts: Vec<(bool, i64, Option<String>, Option<i64>)> = self.query(
-            "SELECT l.partial, i.cid, i.name, c.hidden FROM pragma_index_list(?1) AS l \
-             JOIN pragma_index_xinfo(l.name) AS i LEFT JOIN pragma_table_xinfo(?1) AS c ON c.cid = i.cid \
+            "SELECT l.partial, i.cid, i.name, c.hidden FROM pragma_index_list(?1, 'main') AS l \
+             JOIN pragma_index_xinfo(l.name, 'main') AS i LEFT JOIN pragma_table_xinfo(?1, 'main') AS c ON c.cid = i.cid \
              WHERE l.\"unique\" AND i.key",
             name,
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
@@ -113,13 +113,13 @@ impl TableReader {
         let ask = || -> rusqlite::Result<BTreeMap<String, String>> {
             self.load(name, sql)?;
             let columns: Vec<String> =
-                self.query("SELECT name FROM pragma_table_xinfo(?1)", name, |row| row.get(0))?;
+                self.query("SELECT name FROM pragma_table_xinfo(?1, 'main')", name, |row| row.get(0))?;
             let columns: Vec<_> = columns.iter().map(|column| quoted(column)).collect();
             // An index compares as its columns do.
             let index = format!("CREATE INDEX \"of all\" ON {}({})", quoted(name), columns.join(", "));
             self.load_indexes(name, &[("of all", &index)])?;
             self.connection
-                .prepare("SELECT name, coll FROM pragma_index_xinfo('of all') WHERE key AND upper(coll) IN ('NOCASE', 'RTRIM')")?
+                .prepare("SELECT name, coll FROM pragma_index_xinfo('of all', 'main') WHERE key AND upper(coll) IN ('NOCASE', 'RTRIM')")?
                 .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect()
         };
@@ -134,7 +134,7 @@ impl TableReader {
         self.connection.pragma_update(None, "writable_schema", true)?;
         for (name, sql) in indexes {
             self.connection
-                .execute("INSERT INTO sqlite_schema VALUES('index', ?1, ?2, 2, ?3)", (name, table, sql))?;
+                .execute("INSERT INTO sqlite_schema VALUES('index', ?1, ?2, 3, ?3)", (name, table, sql))?;
         }
         self.connection.execute_batch("PRAGMA writable_schema=RESET")?;
         self.connection.query_row("SELECT count(*) FROM sqlite_schema", (), |_| Ok(()))
@@ -163,7 +163,7 @@ impl TableReader {
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
         let listed = self.query(
-            "SELECT cid, name, type, dflt_value, pk, hidden FROM pragma_table_xinfo(?1) ORDER BY cid",
+            "SELECT cid, name, type, dflt_value, pk, hidden FROM pragma_table_xinfo(?1, 'main') ORDER BY cid",
             name,
             |row| {
                 let (cid, name, declared) = (row.get(0)?, row.get(1)?, row.get(2)?);
@@ -174,11 +174,14 @@ impl TableReader {
         let stored: Vec<&Listed> = listed.iter().filter(|column| column.hidden != VIRTUAL).collect();
         let columns =
             stored.iter().map(|column| self.column(column, strict)).collect::<Result<Vec<_>, _>>()?;
+        let virtual_names = listed.iter().filter(|column| column.hidden == VIRTUAL);
         let mut primary_key: Vec<usize> =
             (0..stored.len()).filter(|nth| stored[*nth].key_place > 0).collect();
         primary_key.sort_by_key(|nth| stored[*nth].key_place);
         let index: Option<String> = self
-            .query("SELECT name FROM pragma_index_list(?1) WHERE origin='pk'", name, |row| row.get(0))?
+            .query("SELECT name FROM pragma_index_list(?1, 'main') WHERE origin='pk'", name, |row| {
+                row.get(0)
+            })?
             .pop();
         let mut layout = TableLayout {
             field_of: (0..columns.len()).collect(),
@@ -186,6 +189,7 @@ impl TableReader {
             rowid_alias: None,
             primary_key,
             key: vec![],
+            virtual_names: virtual_names.map(|column| column.name.clone()).collect(),
         };
         match index {
             Some(index) if without_rowid => self.place_fields(&index, &stored, &mut layout, descending)?,
@@ -205,7 +209,7 @@ impl TableReader {
         descending: bool,
     ) -> rusqlite::Result<()> {
         let entries: Vec<(i64, bool, String, bool)> = self.query(
-            "SELECT cid, desc, coll, key FROM pragma_index_xinfo(?1) ORDER BY seqno",
+            "SELECT cid, desc, coll, key FROM pragma_index_xinfo(?1, 'main') ORDER BY seqno",
             index,
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
         )?;
@@ -233,6 +237,7 @@ impl TableReader {
             name: listed.name.clone(),
             declared: listed.declared.clone(),
             is_real: affinity == "REAL",
+            is_any: strict && listed.declared.eq_ignore_ascii_case("ANY"),
             is_generated,
             default_text: listed.default_text.clone(),
             default,
@@ -243,8 +248,14 @@ impl TableReader {
     /// any other expression it does not matter. It is not always what an INSERT would give: `TEXT DEFAULT 1e300` is the
     /// text `1e300` for the one and `1.0e+300` for the other.
     fn default(&self, text: &str, affinity: &str) -> rusqlite::Result<Value> {
-        self.connection.execute("DROP TABLE IF EXISTS temp.d", ())?;
         self.connection.execute("CREATE TEMP TABLE d(a)", ())?;
+        let value = self.default_in_d(text, affinity);
+        // It would stand before a table of this name.
+        self.connection.execute("DROP TABLE temp.d", ())?;
+        value
+    }
+
+    fn default_in_d(&self, text: &str, affinity: &str) -> rusqlite::Result<Value> {
         self.connection.execute("INSERT INTO temp.d VALUES(0)", ())?;
         let add = |text: &str| {
             let sql = format!("ALTER TABLE temp.d ADD COLUMN c {affinity} DEFAULT {text}\n");
@@ -434,5 +445,36 @@ mod tests {
             assert!(error.to_string().starts_with("read the statement of a table: "), "{error}");
         }
         assert_eq!(reader.read("a \"b\"", "CREATE TABLE \"a \"\"b\"\"\"(x)", true).unwrap().columns.len(), 1);
+    }
+
+    /// As what is made here for a moment.
+    #[test]
+    fn tables_may_have_any_name() {
+        let reader = TableReader::new().unwrap();
+        reader.read("a", "CREATE TABLE a(x DEFAULT 5)", true).unwrap();
+        for name in ["d", "D", "t", "i", "of all"] {
+            let sql = format!(
+                "CREATE TABLE \"{name}\"(id INTEGER, body TEXT DEFAULT 'x', PRIMARY KEY(body)) WITHOUT ROWID"
+            );
+            let layout = reader.read(name, &sql, true).unwrap();
+            let names: Vec<_> = layout.columns.iter().map(|column| column.name.as_str()).collect();
+            assert_eq!(names, ["id", "body"], "{name}");
+            assert!(layout.is_without_rowid() && layout.primary_key == [1], "{name}");
+            assert_eq!(reader.unique_columns((name, &sql), &[]).unwrap().unwrap(), ["body"], "{name}");
+        }
+    }
+
+    #[test]
+    fn collations_of_a_table_without_rowid_are_found() {
+        let sql = "CREATE TABLE k(a TEXT COLLATE NOCASE PRIMARY KEY, b CHECK(b <> 'collate')) WITHOUT ROWID";
+        let found = TableReader::new().unwrap().collations("k", sql).unwrap();
+        assert_eq!(found, BTreeMap::from([("a".to_owned(), "NOCASE".to_owned())]));
+    }
+
+    #[test]
+    fn no_column_is_taken_for_the_rowid() {
+        let layout = read("t", "CREATE TABLE t(a, rowid AS (a * 2) VIRTUAL, _ROWID_ AS (a) STORED)");
+        assert_eq!(layout.rowid_name(), Some("oid"));
+        assert_eq!(read("t", "CREATE TABLE t(rowid, oid AS (1), _rowid_)").rowid_name(), None);
     }
 }

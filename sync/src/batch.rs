@@ -153,7 +153,7 @@ mod tests {
 
     fn event(before: Option<(i64, &str)>, after: Option<(i64, &str)>) -> RowEvent {
         let of = |row_of: Option<(i64, &str)>| row_of.map(|(id, name)| row(id, name));
-        RowEvent { table: "t".into(), key: vec![], old_key: None, before: of(before), after: of(after) }
+        RowEvent { table: "t".into(), key: vec![], before: of(before), after: of(after) }
     }
 
     /// Keys with the name that the row has now.

@@ -75,6 +75,7 @@ impl ReadLayout<Error> for Guess {
             name: format!("c{nth}"),
             declared: String::new(),
             is_real: nth % 3 == 2,
+            is_any: false,
             is_generated: false,
             default_text: None,
             default: Value::Integer(7),
@@ -88,6 +89,7 @@ impl ReadLayout<Error> for Guess {
             rowid_alias: sql.contains("INTEGER PRIMARY KEY").then_some(0).filter(|_| !is_without_rowid),
             primary_key: vec![0],
             key: if is_without_rowid { vec![KeyPart { collation, descending }] } else { vec![] },
+            virtual_names: vec![],
         })
     }
 }

@@ -43,7 +43,8 @@ pub(crate) fn matching(old: &TableLayout, new: &TableLayout) -> Option<Matching>
     }
     let may_mean_other = from.iter().zip(&new.columns).any(|(from, new)| {
         from.map(|nth| &old.columns[nth]).is_some_and(|old| {
-            (old.is_real, &old.declared, &old.default_text) != (new.is_real, &new.declared, &new.default_text)
+            (old.is_real, old.is_any, &old.declared, &old.default_text)
+                != (new.is_real, new.is_any, &new.declared, &new.default_text)
         })
     });
     let is_key = |nth: &usize| new.rowid_alias == Some(*nth) || new.field_of[*nth] < new.key.len();

@@ -101,7 +101,7 @@ async fn read(args: &args::History, format: Format) -> Result<Outcome> {
     }
     drop(feed);
     let mut shown = Shown { of_one_row: args.key.is_some(), format, is_empty: true };
-    shown.read(Feed::of_commits(&store, from, wanted).await?, &names).await?;
+    shown.read(Feed::of_commits(&store, from, wanted).await?.with_whole_rows(), &names).await?;
     if let Some(error) = schemas.failed {
         return Err(error.into());
     }

@@ -618,3 +618,31 @@ fn a_cold_diff_of_one_row_reads_a_hundredth_of_the_database_at_most() {
     assert_eq!(count.0, 1);
     assert!(read.bytes_in * 100 < database_bytes, "{} of {database_bytes} bytes: {read:?}", read.bytes_in);
 }
+
+/// The log begins anew there.
+#[test]
+fn pages_that_got_another_size_are_told_with_what_to_type() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    let sql = |sql: &str| Connection::open(place.path("app.db")).unwrap().execute_batch(sql).unwrap();
+    let replicate = || drop(place.run(&["replicate", "-once", "app.db", "app.db-backup"]).succeeded());
+    replicate();
+    sql("INSERT INTO t(n) VALUES(100)");
+    replicate();
+    let before = txids(&place).pop().unwrap();
+    sql("PRAGMA journal_mode = DELETE; PRAGMA page_size = 8192; VACUUM; PRAGMA journal_mode = WAL");
+    replicate();
+    let since = txids(&place).pop().unwrap();
+    sql("INSERT INTO t(n) VALUES(101)");
+    replicate();
+    let diff = place.run(&["diff", "app.db", "--from", &before]);
+    diff.failed_with(&["4096 bytes until transaction", "8192 since", "`--to ", "`--from "]);
+    let history = place.run(&["history", "app.db", "--rows"]);
+    assert_eq!(history.code, 2);
+    assert!(history.stdout.contains("t +1"), "what is before is told: {}", history.stdout);
+    let told = format!("`--from {since}` goes on after it");
+    assert!(history.stderr.contains("begins anew with a snapshot"), "{}", history.stderr);
+    assert!(history.stderr.contains(&told), "{}", history.stderr);
+    let rest = place.run(&["diff", "app.db", "--from", &since, "--json"]).succeeded();
+    assert_eq!(lines(&rest.stdout).iter().filter(|line| line["op"] == "insert").count(), 1);
+}

@@ -6,7 +6,7 @@
 //! of a rowid may be one row or two.
 
 use super::Fate;
-use crate::{Change, Error, Pair, RowRef, Value, statements};
+use crate::{Change, Error, Pair, RowRef, Value};
 use litekeep_format::TableLayout;
 use litekeep_ltx::Pgno;
 use std::collections::{BTreeMap, BTreeSet};
@@ -148,7 +148,7 @@ impl Side {
         Side {
             names: written().map(|(_, column)| name(&column.name)).collect(),
             key: layout.primary_key.iter().map_while(place).collect(),
-            rowid: statements::free_rowid_name(layout),
+            rowid: layout.rowid_name(),
         }
     }
 

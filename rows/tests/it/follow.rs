@@ -1,6 +1,7 @@
 //! Goal: a feed gives every transaction, or every single commit, once and in order, whatever stands in its way. Method: logs
 //! that are made of a database's pages after each of its commits, with files and packs that are damaged, repaired and ahead.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -296,4 +297,57 @@ async fn commits_that_nobody_has_confirmed_are_not_told() {
     let mut feed = Feed::of_commits(&here, Goal::Txid(Txid::FIRST), Selection::default()).await.unwrap();
     rest(&mut feed, &mut anew).await.unwrap();
     assert_eq!(anew, told);
+}
+
+/// What a consumer has that keeps the rows by their keys, and applies each as it comes.
+async fn applied(feed: &mut Feed) -> BTreeMap<String, String> {
+    let mut rows = BTreeMap::new();
+    while let Some(part) = feed.next().await.unwrap() {
+        for event in part.rows.iter().filter(|event| event.table == "named") {
+            let key = format!("{:?}", event.key);
+            match &event.after {
+                Some(row) => drop(rows.insert(key, format!("{row:?}"))),
+                None => assert!(rows.remove(&key).is_some(), "{event:?}"),
+            }
+        }
+    }
+    rows
+}
+
+/// Rows that get the keys of others, few of them and so many that they come in parts.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_may_exchange_their_keys() {
+    let numbers =
+        |to: u32| format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {to})");
+    let statements = [
+        "CREATE TABLE named(list INT, pos INT, x, PRIMARY KEY(list, pos));".to_owned()
+            + &format!("{} INSERT INTO named SELECT 1, i, 'first ' || i FROM n", numbers(20)),
+        "BEGIN; UPDATE named SET pos = -pos; UPDATE named SET pos = 1 - pos; INSERT INTO named VALUES(1, 1, 'new'); COMMIT"
+            .to_owned(),
+        "BEGIN; DELETE FROM named WHERE pos = 20; UPDATE named SET pos = 20 WHERE pos = 3; COMMIT".to_owned(),
+        format!("{} INSERT INTO named SELECT 2, i, 'x' FROM n", numbers(9_000)),
+        "BEGIN; UPDATE named SET pos = -pos; UPDATE named SET pos = 9001 + pos, x = x || list; COMMIT".to_owned(),
+        "BEGIN; DELETE FROM named WHERE pos > 8000; UPDATE named SET pos = pos + 500 WHERE list = 2; COMMIT".to_owned(),
+    ];
+    let story = Story::new(&statements).await;
+    (2..=7).for_each(|n| story.put_one(n));
+    let mut feed = Feed::open(&story.store, Goal::Txid(Txid::FIRST), Selection::default()).await.unwrap();
+    let found = applied(&mut feed).await;
+    let db = Connection::open(story.dir.path().join("app.db")).unwrap();
+    let mut select = db.prepare("SELECT list, pos, x FROM named").unwrap();
+    let row = |row: &rusqlite::Row<'_>| {
+        let named = |name: &str, value| (name.to_owned(), value);
+        let (list, pos) =
+            (named("list", Value::Integer(row.get(0)?)), named("pos", Value::Integer(row.get(1)?)));
+        let x = named("x", Value::Text(row.get::<_, String>(2)?.into_bytes()));
+        Ok((format!("{:?}", vec![list.clone(), pos.clone()]), format!("{:?}", vec![list, pos, x])))
+    };
+    let expected: BTreeMap<_, _> = select.query_map((), row).unwrap().map(Result::unwrap).collect();
+    assert_eq!(found.len(), expected.len());
+    assert!(found == expected);
+    // For who looks at rows, and not at keys.
+    let feed = Feed::open(&story.store, Goal::Txid(txid(3)), Selection::default()).await.unwrap();
+    let mut feed = feed.with_whole_rows();
+    let part = feed.next().await.unwrap().unwrap();
+    assert!(part.rows.iter().any(|row| row.before.is_some() && row.after.is_some()));
 }

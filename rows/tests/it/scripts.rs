@@ -1,7 +1,9 @@
 //! Goal: scripts and undos of changes do what they say when the schema changed too. Method: a log of a database's pages after
 //! each of its commits; scripts are run by SQLite on the one state, and the rows are those of the other.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use litekeep_replicate::restore::Goal;
 use litekeep_rows::statements::{Ended, Script, literal};
@@ -96,6 +98,25 @@ impl States {
                 different.is_empty() && found.0.tables.len() == wanted.0.tables.len(),
                 "{from} to {to}, {forth}: {different:?}\n{script}"
             );
+        }
+    }
+
+    /// The same by SQLite's shell, as a person runs them.
+    fn go_forth_and_back_in_the_shell(&self, from: u64, to: u64) {
+        for (forth, begin, end) in [(true, from, to), (false, to, from)] {
+            let (script, missing) = self.script((from, to), forth, &Selection::default());
+            assert_eq!(missing, Vec::<String>::new(), "{script}");
+            let path = self.state(begin);
+            let mut shell = Command::new("sqlite3");
+            let mut shell = shell.arg("-bail").arg(&path).stdin(Stdio::piped()).spawn().unwrap();
+            let mut input = shell.stdin.take().unwrap();
+            write!(input, "PRAGMA foreign_keys=OFF;\nBEGIN;\n{script}\nCOMMIT;\n").unwrap();
+            drop(input);
+            assert!(shell.wait().unwrap().success(), "{script}");
+            let found = comparable(&Connection::open(&path).unwrap());
+            let wanted = comparable(&Connection::open(self.state(end)).unwrap());
+            assert_eq!(found.1, wanted.1, "{from} to {to}, {forth}\n{script}");
+            assert!(found.0.tables == wanted.0.tables, "{from} to {to}, {forth}\n{script}");
         }
     }
 
@@ -634,5 +655,69 @@ fn text_of_many_nuls_can_be_written() {
         );
         let read = app.query_row(&sql, [], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, String>(1)?)));
         assert_eq!(read.unwrap(), (text.into_bytes(), "text".to_owned()));
+    }
+}
+
+/// Lines that end as on the web, numbers that older versions of SQLite read otherwise, and comments and names with line breaks.
+#[test]
+fn scripts_run_in_the_shell() {
+    let states = States::new(&[
+        "CREATE TABLE texts(k TEXT PRIMARY KEY, a); CREATE TABLE numbers(r REAL PRIMARY KEY, a);
+         CREATE TABLE \"two\nlines\"(a, b); INSERT INTO \"two\nlines\" VALUES(1, 2), (3, 4);
+         CREATE TABLE small(a); CREATE TABLE v(a, rowid AS (a * 2) VIRTUAL); INSERT INTO v VALUES(1), (2), (4)",
+        "INSERT INTO texts VALUES('k' || char(13) || char(10), 'l1' || char(13, 10) || 'l2' || char(13)), ('n', char(0, 13, 10) || 'é');
+         INSERT INTO texts SELECT 'many', replace(hex(zeroblob(300)), '00', 'x' || char(13, 10, 0));
+         INSERT INTO numbers VALUES(0.511066794939322, 1), (0.1, 2), (-1e-300, 3), (1.7976931348623157e308, 4);
+         ALTER TABLE \"two\nlines\" RENAME COLUMN b TO c; DELETE FROM \"two\nlines\" WHERE a = 1;
+         CREATE VIEW seen AS SELECT a FROM small -- ends in a comment\n;
+         CREATE INDEX part ON small(a) WHERE a > 1 -- as this\n;
+         ALTER TABLE small RENAME TO other; ALTER TABLE other RENAME TO SMALL; INSERT INTO small VALUES(7);
+         UPDATE v SET a = 10 WHERE a = 2",
+        "UPDATE texts SET a = 'x' || char(13, 10), k = k || char(13, 10); UPDATE numbers SET a = a + 1, r = r * 1.1 WHERE r < 1",
+    ]);
+    for (from, to) in [(2, 3), (3, 4), (2, 4)] {
+        states.go_forth_and_back_in_the_shell(from, to);
+    }
+}
+
+/// Reals at random, of as many digits as people write and as computers do.
+#[test]
+fn the_shell_reads_every_real_as_it_is() {
+    let mut random = fastrand::Rng::with_seed(3);
+    let mut reals = vec![];
+    for nth in 0..40_000 {
+        let digits = 10_f64.powi(nth % 17);
+        reals.push((random.f64() * 180.0 * digits).round() / digits);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (path, script) = (folder.path().join("reals.db"), folder.path().join("script.sql"));
+    let values: Vec<_> =
+        reals.iter().map(|f| format!("INSERT INTO t VALUES({});", literal(&Value::Real(*f)))).collect();
+    std::fs::write(&script, format!("CREATE TABLE t(a REAL); BEGIN;\n{}\nCOMMIT;", values.join("\n")))
+        .unwrap();
+    let read = format!(".read {}", script.display());
+    assert!(Command::new("sqlite3").arg("-bail").arg(&path).arg(read).status().unwrap().success());
+    let db = Connection::open(&path).unwrap();
+    let mut select = db.prepare("SELECT a FROM t ORDER BY rowid").unwrap();
+    let found: Vec<f64> = select.query_map((), |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(found, reals);
+}
+
+/// Rows of its own tables would be others than those that it looks for.
+#[test]
+fn a_virtual_table_that_was_made_anew_is_left_as_it_is() {
+    let states = States::new(&[
+        "CREATE VIRTUAL TABLE found USING fts5(body); INSERT INTO found VALUES('a running fox')",
+        "DROP TABLE found; CREATE VIRTUAL TABLE found USING fts5(body, tokenize = 'porter'); INSERT INTO found VALUES('a running dog')",
+    ]);
+    for (begin, forth, word) in [(2, true, "fox"), (3, false, "dog")] {
+        let (script, missing) = states.script((2, 3), forth, &Selection::default());
+        assert!(missing[0].contains("`found` was made anew"), "{missing:?}");
+        let db = Connection::open(states.state(begin)).unwrap();
+        db.execute_batch(&script).unwrap();
+        db.execute_batch("INSERT INTO found(found) VALUES('integrity-check')").unwrap();
+        let found: String =
+            db.query_row("SELECT body FROM found WHERE found MATCH ?1", [word], |row| row.get(0)).unwrap();
+        assert_eq!(found, format!("a running {word}"));
     }
 }

@@ -255,3 +255,22 @@ fn a_log_that_lags_behind_is_left_for_the_other_one() {
     scene.assert_equal(&push.kept().unwrap().tables, &server());
     assert!(!scene.runtime.block_on(push.reads_another_log()).unwrap());
 }
+
+/// In one transaction and in one batch, rows get the keys of others that come later.
+#[test]
+fn rows_may_exchange_their_keys() {
+    let scene = Scene::new(
+        "exchange",
+        "CREATE TABLE t(name TEXT PRIMARY KEY, n INT); INSERT INTO t VALUES ('x', 1), ('y', 2), ('z', 3)",
+    );
+    let mut push = scene.pushed();
+    for sql in [
+        "DELETE FROM t WHERE name = 'z'; UPDATE t SET name = 'z' WHERE name = 'x'",
+        "UPDATE t SET name = name || '-'; UPDATE t SET name = CASE name WHEN 'y-' THEN 'z' ELSE 'y' END",
+        "INSERT INTO t VALUES ('a', 1), ('b', 2); UPDATE t SET name = 'c' WHERE name = 'a'; INSERT INTO t VALUES ('a', 9)",
+    ] {
+        scene.commit(&format!("BEGIN; {sql}; COMMIT"));
+        scene.push(&mut push).unwrap();
+        scene.assert_equal(&push.kept().unwrap().tables, &server());
+    }
+}

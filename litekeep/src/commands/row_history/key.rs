@@ -115,9 +115,12 @@ impl Term<'_> {
         }
         let text = statements::literal(&Value::Text(value.as_bytes().to_vec()));
         // A column without a type, and the rowid, make no number of text.
-        let number = value.parse::<i64>().ok().filter(|number| number.to_string() == value);
-        match number {
-            Some(number) => format!("({column} = {number} OR {column} = {text})"),
+        let integer = value.parse::<i64>().ok().filter(|number| number.to_string() == value);
+        let real = || {
+            value.parse::<f64>().ok().filter(|_| value.starts_with(|c: char| c == '-' || c.is_ascii_digit()))
+        };
+        match integer.map(Value::Integer).or_else(|| real().map(Value::Real)) {
+            Some(number) => format!("({column} = {} OR {column} = {text})", statements::literal(&number)),
             None => format!("{column} = {text}"),
         }
     }
