@@ -61,6 +61,11 @@ impl Choices {
     pub(crate) fn of_all(new_timeline: bool) -> Choices {
         Choices { restore_missing: true, roll_forward: true, new_timeline, each_by_itself: false }
     }
+
+    /// Somebody begins only when all of them are fit.
+    fn is_waited_for(self) -> bool {
+        !self.each_by_itself
+    }
 }
 
 /// Databases that are being replicated.
@@ -176,7 +181,7 @@ impl Replication {
                 .with_context(|| format!("look at `{name}` before it is used"))?;
         }
         if !self.choices.new_timeline {
-            refuse_empty(database, &stores).await?;
+            refuse_empty(database, &stores, self.choices).await?;
         }
         Ok(settings(database, stores, self.choices.new_timeline))
     }
@@ -426,8 +431,9 @@ async fn roll_forward(database: &Database, stores: &[Store], restoring: &Semapho
         Ok(Some((store, _, Some(set_back)))) => return Err(set_back.refusal(path, store).into()),
         Ok(Some((store, Some(outrun), None))) => (store, outrun),
         Ok(_) => return Ok(()),
-        // An application must start although its store does not answer.
+        // An application must start although its store does not answer; but not on what is plainly another file.
         Err(error) => {
+            restore::refuse_stranger(path, &database.meta_dir)?;
             let path = path.display();
             tracing::warn!(%path, "could not find out whether the backup has more than the database: {error:#}");
             return Ok(());
@@ -465,27 +471,41 @@ async fn refuse_vanished(database: &Database, stores: &[Store]) -> Result<()> {
 }
 
 /// An empty file over a backup that is not: a volume that was not mounted, or a path that was mistyped.
-async fn refuse_empty(database: &Database, stores: &[Store]) -> Result<()> {
+async fn refuse_empty(database: &Database, stores: &[Store], choices: Choices) -> Result<()> {
     if !database.path.metadata().is_ok_and(|metadata| metadata.len() == 0) {
         return Ok(());
     }
-    // What cannot be asked now is asked by the replicator, which refuses then.
-    let lasts = join_all(stores.iter().map(async |store| store.list().await.ok()?.last())).await;
+    let name = database.path.display();
+    let lasts = join_all(stores.iter().map(async |store| anyhow::Ok(store.list().await?.last()))).await;
+    let mut unknown = None;
     for (store, last) in stores.iter().zip(lasts) {
-        if let Some(last) = last {
-            let name = database.path.display();
-            let failure = Failure::invalid(format!(
-                "`{name}` is empty, but its backup {} goes up to transaction {last}",
-                store.place()
-            ));
-            return Err(failure
-                .hint(format!(
-                    "remove the empty file and run `litekeep restore {name}`; to begin anew add --new-timeline"
-                ))
-                .into());
+        match last {
+            Ok(None) => {}
+            Ok(Some(last)) => {
+                let failure = Failure::invalid(format!(
+                    "`{name}` is empty, but its backup {} goes up to transaction {last}",
+                    store.place()
+                ));
+                return Err(failure
+                    .hint(format!(
+                        "remove the empty file and run `litekeep restore {name}`; to begin anew add --new-timeline"
+                    ))
+                    .into());
+            }
+            Err(error) => _ = unknown.get_or_insert(error),
         }
     }
-    Ok(())
+    match unknown {
+        // An application would fill it, and go on without all that it ever had.
+        Some(error) if choices.is_waited_for() => {
+            let kind = Report::of(&error).kind;
+            let message = format!("find out whether `{name}`, which is empty, has a backup: {error:#}");
+            let hint = "start again when the store answers; to begin anew whatever it has, add --new-timeline";
+            Err(Failure::new(kind, message).hint(hint).into())
+        }
+        // The replicator asks again, and refuses then.
+        _ => Ok(()),
+    }
 }
 
 fn failure(status: &Status) -> Failure {

@@ -218,6 +218,46 @@ fn all_stores_are_asked_at_once_before_the_application_starts() {
     assert!(status.success() && scene.place.path("started").exists(), "{status}\n{}", scene.log());
 }
 
+/// Nobody could say that there was a backup, and the application made its schema in the place of all that it had.
+#[test]
+fn no_application_starts_on_an_empty_or_another_file_while_the_store_does_not_answer() {
+    let scene = Scene::new(Store::Proxied, "shutdown_timeout = \"1s\"");
+    let run = || crate::Ran::of(scene.command(&["run", "--", "touch", "started"]));
+    let has_started = || std::fs::remove_file(scene.place.path("started")).is_ok();
+    let put = |bytes: &[u8]| {
+        for suffix in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(scene.place.path(&format!("app.db{suffix}")));
+        }
+        std::fs::write(scene.db(), bytes).unwrap();
+    };
+    scene.place.database("app.db", 60);
+    scene.replicate_once().unwrap();
+    scene.proxy().outage(Some(Fault::Status(503)));
+    // What was committed since keeps nobody from starting.
+    scene.place.database("app.db", 60);
+    let ran = run();
+    assert!(has_started(), "{}", ran.stderr);
+    let own = std::fs::read(scene.db()).unwrap();
+
+    put(b"");
+    run().failed_with(&["app.db`, which is empty, has a backup", "503", "--new-timeline"]);
+    assert!(!has_started());
+    std::fs::remove_file(scene.db()).unwrap();
+    run().failed_with(&["503"]);
+    assert!(!has_started());
+
+    let other = scene.place.database("other.db", 90);
+    put(&std::fs::read(other).unwrap());
+    run().failed_with(&["seems to be another database", "--new-timeline"]);
+    assert!(!has_started());
+
+    put(&own);
+    scene.proxy().outage(None);
+    let ran = run().succeeded();
+    assert!(has_started(), "{}", ran.stderr);
+    scene.prove_equal_pages().unwrap();
+}
+
 /// A put that never ends keeps no later commit from being captured.
 #[test]
 fn a_folder_that_hangs() {
