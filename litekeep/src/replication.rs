@@ -25,7 +25,7 @@ use litekeep_store::plan::Policy;
 use tokio::sync::Semaphore;
 
 use crate::report::{Failure, Kind, Report, text};
-use crate::settings::{Database, Stores, database};
+use crate::settings::{Database, Stores, database, members};
 use crate::verification::{Verifications, canonical};
 use left_out::LeftOut;
 
@@ -310,6 +310,35 @@ impl Replication {
 fn is_unseen(status: &Status) -> bool {
     matches!(status.phase, Phase::Waiting | Phase::Gone)
         && status.path.metadata().is_ok_and(|metadata| metadata.len() > 0)
+}
+
+/// Databases of folders that nothing but their logs tells of, where such are to be restored.
+///
+/// # Errors
+/// When these cannot be listed and nothing of a folder is known, so that all of it may be lost.
+pub(crate) async fn lost(
+    folders: &[DatabaseConfig],
+    known: &[Database],
+    choices: Choices,
+) -> Result<Vec<Database>> {
+    let is_restored =
+        |config: &&DatabaseConfig| choices.restore_missing || config.restore_if_missing;
+    let (stores, mut all) = (Stores::default(), Vec::new());
+    for config in folders.iter().filter(|config| config.source.is_folder()).filter(is_restored) {
+        let doing = || format!("look for databases of `{}` in their backup", config.source);
+        match members::lost(config, known, &stores).await.with_context(doing) {
+            Ok(lost) => all.extend(lost),
+            Err(error) => {
+                let has_any = known.iter().any(|database| database.config.source == config.source);
+                if choices.is_waited_for() && !has_any {
+                    return Err(error);
+                }
+                // An application must start although its store does not answer.
+                tracing::warn!("could not {error:#}; one whose file is gone, and litekeep's state of it, is not restored");
+            }
+        }
+    }
+    Ok(all)
 }
 
 fn settings(database: &Database, stores: Vec<Store>, new_timeline: bool) -> Settings {

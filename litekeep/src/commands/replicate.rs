@@ -18,7 +18,7 @@ use crate::dashboard::Board;
 use crate::feeds::{self, Feed};
 use crate::followers::Followers;
 use crate::memory;
-use crate::replication::{Choices, Replication};
+use crate::replication::{self, Choices, Replication};
 use crate::report::{Failure, Format, Outcome, log};
 use crate::served::Pages;
 use crate::settings::{Database, Settings, database, env};
@@ -141,9 +141,15 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) async fn run(self) -> Result<Outcome> {
+    pub(super) async fn run(mut self) -> Result<Outcome> {
         let mut signals = Signals::catch().context("catch signals")?;
         self.refuse_unfit()?;
+        let Scope { databases, folders, .. } = &self.scope;
+        let lost = tokio::select! {
+            lost = replication::lost(folders, databases, self.choices) => lost?,
+            () = self.ended(&mut signals) => return Ok(Outcome::Done),
+        };
+        self.scope.databases.extend(lost);
         // Asked while nothing here has the files open.
         let rival = self.scope.databases.iter().find_map(rival);
         let starting = Replication::start(&self.scope.databases, self.choices);

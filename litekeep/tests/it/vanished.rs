@@ -5,11 +5,13 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use litekeep_testkit::fault_proxy::Fault;
 use litekeep_testkit::litestream::{Replica, Setup};
 use litekeep_testkit::process::eventually;
 use litekeep_testkit::{Litestream, Process};
 use rusqlite::Connection;
 
+use crate::scene::{Scene, Store};
 use crate::up::free_port;
 use crate::{Place, Ran, rows};
 
@@ -288,6 +290,129 @@ fn a_new_database_in_the_place_of_one_that_was_lost_is_refused() {
     app.execute_batch("DELETE FROM t WHERE n > 2; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
     drop(app);
     place.run(&["run", "app.db", "--", "true"]).succeeded();
+}
+
+/// Removes what begins with these names in a folder: a database with its WAL, and its local state where that is named.
+fn remove_in(folder: &std::path::Path, names: &[&str]) {
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if !names.iter().any(|begin| name.starts_with(begin)) {
+            continue;
+        }
+        let is_folder = entry.file_type().unwrap().is_dir();
+        if is_folder { std::fs::remove_dir_all(entry.path()) } else { std::fs::remove_file(entry.path()) }
+            .unwrap();
+    }
+}
+
+/// It was in no list any more: nobody restored it, and everything was green without it.
+#[test]
+fn a_database_of_a_folder_whose_file_is_gone_is_missed_and_comes_back() {
+    let place = Place::new();
+    let dbs = place.path("dbs");
+    let write = |keys: &str| {
+        let toml = format!("[[database]]\ndir = \"dbs\"\npattern = \"*.db\"\nbackup = \"bk\"\n{keys}\n");
+        std::fs::write(place.path("litekeep.toml"), toml).unwrap();
+    };
+    std::fs::create_dir(&dbs).unwrap();
+    place.database("dbs/one.db", 3);
+    place.database("dbs/two.db", 5);
+    write("");
+    let are_there = || [rows(&dbs.join("one.db")), rows(&dbs.join("two.db"))];
+    let replicate = |log: &str| Process::start(place.command(&["replicate"]), &place.path(log)).unwrap();
+    let is_green = || Ok(place.run(&["status"]).code == 0);
+    let replicator = replicate("first.log");
+    eventually("both are replicated", SOON, is_green).unwrap();
+    remove_in(&dbs, &["one.db"]);
+    // Whether it runs or not.
+    let is_missed = || {
+        let told = place.run(&["status"]);
+        assert!(told.stdout.contains("dbs/one.db"), "{}", told.stdout);
+        Ok(told.code == 1 && told.stdout.contains("the database file is gone"))
+    };
+    eventually("it is missed", SOON, is_missed).unwrap();
+    replicator.terminate(SOON).unwrap();
+    assert!(is_missed().unwrap());
+    assert!(place.run(&["databases"]).succeeded().stdout.contains("dbs/one.db"));
+    let replicator = replicate("second.log");
+    eventually("the next one misses it", SOON, || {
+        let told = place.run(&["status", "dbs/one.db"]);
+        Ok(told.code == 1 && !told.stdout.contains("no replicator is"))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
+    replicator.kill().unwrap();
+    place.run(&["replicate", "-once"]).failed_with(&["dbs/one.db` does not exist", "-restore-if-db-not-exists"]);
+
+    write("restore_if_missing = true");
+    let replicator = replicate("third.log");
+    eventually("it is back", SOON, is_green).unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
+    assert_eq!(are_there(), [3, 5]);
+    replicator.terminate(SOON).unwrap();
+
+    // A new disk: nothing but the backup knows of them.
+    let lose = || remove_in(&dbs, &["one.db", "two.db", ".one.db-", ".two.db-"]);
+    for keys in ["restore_if_missing = true", ""] {
+        write(keys);
+        lose();
+        let told = place.run(&["status"]);
+        assert_eq!(told.code, 1, "{}", told.stdout);
+        for part in ["dbs/one.db", "dbs/two.db", "its backup goes up to transaction", "`litekeep restore "] {
+            assert!(told.stdout.contains(part), "`{part}` is not in:\n{}", told.stdout);
+        }
+        place.run(&["replicate", "-once", "-restore-if-db-not-exists"]).succeeded();
+        assert_eq!(are_there(), [3, 5]);
+        lose();
+        place.run(&["run", "--", "test", "-e", "dbs/one.db", "-a", "-e", "dbs/two.db"]).succeeded();
+        assert_eq!(are_there(), [3, 5]);
+    }
+    // For good.
+    remove_in(&dbs, &["one.db", ".one.db-"]);
+    std::fs::rename(place.path("bk/one.db"), place.path("kept")).unwrap();
+    place.run(&["run", "--", "test", "!", "-e", "dbs/one.db"]).succeeded();
+    assert!(!place.run(&["status"]).stdout.contains("one.db"));
+}
+
+/// The same in a bucket, in folders within the folder, with local state in another place.
+#[test]
+fn lost_databases_of_a_folder_come_back_from_a_bucket() {
+    let scene = Scene::new(Store::Proxied, "");
+    let place = &scene.place;
+    let toml = format!(
+        "[[database]]\ndir = \"dbs\"\npattern = \"*.db\"\nrecursive = true\nmeta_dir = \"meta\"\nbackup = {:?}\nshutdown_timeout = \"1s\"\n",
+        scene.url()
+    );
+    std::fs::write(place.path("litekeep.toml"), toml).unwrap();
+    std::fs::create_dir_all(place.path("dbs/x/y")).unwrap();
+    place.database("dbs/a.db", 3);
+    place.database("dbs/x/y/b.db", 5);
+    let run = |command: &[&str]| Ran::of(scene.command(&[&["run", "--"], command].concat()));
+    let are_there = || [rows(&place.path("dbs/a.db")), rows(&place.path("dbs/x/y/b.db"))];
+    run(&["true"]).succeeded();
+
+    std::fs::remove_dir_all(place.path("dbs/x")).unwrap();
+    let told = Ran::of(scene.command(&["status"]));
+    assert!(told.code == 1 && told.stdout.contains("dbs/x/y/b.db"), "{}", told.stdout);
+    run(&["true"]).succeeded();
+    assert_eq!(are_there(), [3, 5]);
+
+    std::fs::remove_dir_all(place.path("meta")).unwrap();
+    std::fs::remove_dir_all(place.path("dbs")).unwrap();
+    std::fs::create_dir(place.path("dbs")).unwrap();
+    scene.proxy().outage(Some(Fault::Status(503)));
+    run(&["touch", "started"]).failed_with(&["look for databases of", "503"]);
+    let told = Ran::of(scene.command(&["status"]));
+    assert!(told.code == 1 && told.stdout.contains("503"), "{}{}", told.stdout, told.stderr);
+    scene.proxy().outage(None);
+    let told = Ran::of(scene.command(&["status"]));
+    for name in ["dbs/a.db", "dbs/x/y/b.db"] {
+        assert!(told.code == 1 && told.stdout.contains(name), "{}", told.stdout);
+    }
+    run(&["true"]).succeeded();
+    assert_eq!(are_there(), [3, 5]);
+    // Where some are known, an outage stops nobody.
+    scene.proxy().outage(Some(Fault::Status(503)));
+    let ran = run(&["touch", "started"]);
+    assert!(place.path("started").exists(), "{}", ran.stderr);
 }
 
 /// Nothing tells of another folder under the same name.
