@@ -17,7 +17,7 @@ use futures::stream::{self, StreamExt as _};
 use litekeep_config::{DatabaseConfig, Source};
 use litekeep_env::{Clock, SystemClock};
 use litekeep_ltx::Txid;
-use litekeep_replicate::local::{Places, StateFile};
+use litekeep_replicate::local::{MetaDir, Places, StateFile};
 use litekeep_replicate::replicator::{Choose, Phase, Replicator, Settings, Status, Stranded, put_stranded};
 use litekeep_replicate::restore::{self, Goal, v03};
 use litekeep_store::Store;
@@ -162,6 +162,9 @@ impl Replication {
 
     /// Makes a database fit to be used, or says why it is not.
     async fn prepare(&self, database: &Database, restoring: &Semaphore) -> Result<Settings> {
+        if let Some(rival) = rival(database) {
+            return Err(rival.into());
+        }
         let name = database.path.display();
         let opened: Result<Vec<Store>> = database.destinations.iter().map(|d| self.stores.open(d)).collect();
         let stores = opened?;
@@ -360,6 +363,14 @@ fn settings(database: &Database, stores: Vec<Store>, new_timeline: bool) -> Sett
         new_timeline,
         newcomer_watch: (2 * upload_interval + NEWCOMER_WATCH).min(LONGEST_WATCH),
     }
+}
+
+/// Another litekeep that replicates a database, which nobody here has open.
+pub(crate) fn rival(database: &Database) -> Option<Failure> {
+    let pid = MetaDir::claimed_by(&database.meta_dir, &database.path)?;
+    let message =
+        format!("another litekeep (process {pid}) already replicates `{}`", database.path.display());
+    Some(Failure::invalid(message).hint("stop that process first; `litekeep status` shows what it does"))
 }
 
 /// Restores a file that does not exist, from the backup that is furthest. Empty backups are those of a new database.

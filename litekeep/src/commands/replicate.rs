@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use litekeep_config::{Config, Dashboard, DatabaseConfig, Destination, Log, Metrics};
 use litekeep_env::notify::ServiceManager;
-use litekeep_replicate::local::MetaDir;
 use litekeep_sql::Observer;
 
 use crate::args::{self, ConfigArgs};
@@ -151,7 +150,7 @@ impl Run {
         };
         self.scope.databases.extend(lost);
         // Asked while nothing here has the files open.
-        let rival = self.scope.databases.iter().find_map(rival);
+        let rival = self.scope.databases.iter().find_map(replication::rival);
         let starting = Replication::start(&self.scope.databases, self.choices);
         let replication = tokio::select! {
             replication = starting => Arc::new(replication?),
@@ -354,14 +353,6 @@ fn unfit(database: &Database) -> Option<Failure> {
         let failure = Failure::io(format!("make the folder `{}`", database.meta_dir.display()), &error);
         Some(failure.hint("litekeep keeps its own state there: make the folder writable, or name another one as `meta_dir` in litekeep.toml"))
     })
-}
-
-/// Another litekeep that replicates a database.
-fn rival(database: &Database) -> Option<Failure> {
-    let pid = MetaDir::claimed_by(&database.meta_dir, &database.path)?;
-    let message =
-        format!("another litekeep (process {pid}) already replicates `{}`", database.path.display());
-    Some(Failure::invalid(message).hint("stop that process first; `litekeep status` shows what it does"))
 }
 
 /// Copies what is in the WAL into the database file: while its backup was held, the application's own last close did not.

@@ -162,6 +162,56 @@ fn a_second_replicator_is_told_of_the_first_and_not_of_its_address() {
     first.kill().unwrap();
 }
 
+/// It stayed, did nothing, and made the status of the first one red.
+#[test]
+fn a_second_replicator_ends_or_goes_on_with_what_nobody_has_and_leaves_the_first_alone() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    place.run(&["init", "app.db"]).succeeded();
+    let first = Process::start(place.command(&["replicate"]), &place.path("first.log")).unwrap();
+    let is_green = |name: &str| place.run(&["status", name]).code == 0;
+    eventually("the first has it", SOON, || Ok(is_green("app.db"))).unwrap();
+    let pid = format!("process {}", first.id());
+    let is_left_alone = || {
+        assert!(is_green("app.db"), "{}", place.run(&["status", "app.db"]).stdout);
+        assert!(!place.path(".app.db-litekeep/trouble.json").exists());
+    };
+    // While it is at work, and while it rests: then only a lock on the file tells of it.
+    for _ in 0..2 {
+        let mut second = Process::start(place.command(&["replicate"]), &place.path("second.log")).unwrap();
+        assert_eq!(second.wait(SOON).unwrap().code(), Some(2), "{}", second.output());
+        let said = second.output();
+        assert!(said.contains("another litekeep") && said.contains(&pid), "{said}");
+        is_left_alone();
+        eventually("the first rests", SOON, || Ok(!has_open(&first, "lock"))).unwrap();
+    }
+    // Beside it there is another database, which nobody has.
+    place.database("other.db", 3);
+    let both = ["app.db", "other.db"].map(|name| {
+        format!("[[database]]\npath = \"{name}\"\nbackup = \"{name}-backup\"\n")
+    });
+    std::fs::write(place.path("both.toml"), both.concat()).unwrap();
+    let arguments = ["replicate", "-config", "both.toml"];
+    let second = Process::start(place.command(&arguments), &place.path("third.log")).unwrap();
+    let is_other_green = || Ok(place.run(&["status", "-config", "both.toml", "other.db"]).code == 0);
+    eventually("the second has the other", SOON, is_other_green)
+        .unwrap_or_else(|error| panic!("{error}\n{}", second.output()));
+    assert!(second.output().contains(&pid), "{}", second.output());
+    is_left_alone();
+    first.terminate(SOON).unwrap();
+    eventually("the second takes it up then", SOON, || Ok(is_green("app.db")))
+        .unwrap_or_else(|error| panic!("{error}\n{}", second.output()));
+    assert!(place.run(&["status", "app.db"]).stdout.contains(&format!("process {}", second.id())));
+    second.kill().unwrap();
+}
+
+/// Whether a process has a file of this name open.
+fn has_open(process: &Process, name: &str) -> bool {
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap();
+    let files = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    files.into_iter().any(|file| file.file_name().is_some_and(|own| own == name))
+}
+
 #[test]
 fn a_backup_that_cannot_be_read_keeps_nobody_from_the_history_of_another() {
     let place = Place::new();

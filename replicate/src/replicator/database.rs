@@ -171,7 +171,7 @@ impl Database {
         if phase == Phase::Following {
             *lock(&self.told) = None;
         }
-        if had_failed || phase == Phase::Following {
+        if phase == Phase::Following || had_failed && self.may_note() {
             Trouble::clear(&self.settings.meta_dir);
         }
     }
@@ -453,7 +453,9 @@ impl Database {
             s.message = Some(message);
             s.hint = e.hint().map(str::to_owned);
         });
-        Trouble::note(&self.settings.meta_dir, phase, e, self.shared.clock.unix_ms());
+        if self.may_note() {
+            Trouble::note(&self.settings.meta_dir, phase, e, self.shared.clock.unix_ms());
+        }
         match phase {
             Phase::Failing => {
                 Some(Duration::from_millis(10 << failures.min(11)).min(Duration::from_secs(20)))
@@ -461,6 +463,14 @@ impl Database {
             Phase::Refused => Some(REFUSED_PAUSE),
             _ => None,
         }
+    }
+
+    /// Whether the notes in the folder of the local state are this process's to write: another one that replicates the database
+    /// has its own troubles.
+    fn may_note(&self) -> bool {
+        // Whoever works on it has it.
+        let has = self.try_work().is_none_or(|work| work.local.is_some() || work.capture.is_some());
+        has || MetaDir::claimed_by(&self.settings.meta_dir, &self.settings.path).is_none()
     }
 
     /// One look: begin where necessary, capture, and hand over to the destinations.
