@@ -287,11 +287,18 @@ impl Replication {
     /// # Errors
     /// When a destination did not confirm within the shutdown timeout; names what is not safe.
     pub(crate) async fn shut_down(self) -> Result<()> {
-        let timeout = self.until_seen().await;
+        let (clock, timeout) = (SystemClock, self.shutdown_timeout);
+        let begin = clock.boottime();
+        let left = self.until_seen().await;
         let left_out = self.left_out.statuses().into_iter();
         let left_out: Vec<Status> = left_out.filter(|status| !self.replicator.has(&status.path)).collect();
-        let unconfirmed = [self.replicator.shut_down(timeout).await, left_out].concat();
-        if unconfirmed.is_empty() { Ok(()) } else { Err(not_confirmed(&unconfirmed, self.shutdown_timeout)) }
+        let unconfirmed = [self.replicator.shut_down(left).await, left_out].concat();
+        if unconfirmed.is_empty() {
+            return Ok(());
+        }
+        // What is refused is not waited for.
+        let waited = (clock.boottime() - begin >= timeout).then_some(timeout);
+        Err(not_confirmed(&unconfirmed, waited))
     }
 
     /// Waits until no database is left that the replicator takes for absent because it has not looked yet. Returns what
@@ -558,7 +565,8 @@ fn failure(status: &Status) -> Failure {
     }
 }
 
-fn not_confirmed(unsafe_ones: &[Status], timeout: Duration) -> anyhow::Error {
+/// `waited`: how long the confirmation was waited for, where it was.
+fn not_confirmed(unsafe_ones: &[Status], waited: Option<Duration>) -> anyhow::Error {
     let each: Vec<String> = unsafe_ones.iter().map(unconfirmed).collect();
     // What only a person can change comes first.
     let is = |phase| unsafe_ones.iter().any(|status| status.phase == phase);
@@ -573,8 +581,9 @@ fn not_confirmed(unsafe_ones: &[Status], timeout: Duration) -> anyhow::Error {
             hints.push(hint);
         }
     }
-    let timeout = litekeep_config::format_duration(timeout);
-    let failure = Failure::new(kind, format!("not confirmed within {timeout}:\n{}", each.join("\n")));
+    let within =
+        waited.map_or(String::new(), |time| format!(" within {}", litekeep_config::format_duration(time)));
+    let failure = Failure::new(kind, format!("not confirmed{within}:\n{}", each.join("\n")));
     failure.hint(hints.join("; ")).into()
 }
 
@@ -605,6 +614,10 @@ fn unconfirmed(status: &Status) -> String {
     let safe = match status.durable {
         Some(txid) => format!("safe up to transaction {txid}"),
         None if status.phase == Phase::Gone => "not all of it is in the backup".to_owned(),
+        // Of one that was left out nobody knows more.
+        None if status.destinations.is_empty() || status.destinations.iter().any(|d| !d.is_listed) => {
+            "it is not known what of it is in the backup".to_owned()
+        }
         None => "nothing of it is in the backup".to_owned(),
     };
     let errors =
@@ -627,7 +640,7 @@ mod tests {
     fn a_refusal_keeps_its_own_hint_and_each_hint_is_said_once() {
         let down = || status(Phase::Failing, None);
         let refused = status(Phase::Refused, Some("stop that process first"));
-        let report = Report::of(&not_confirmed(&[down(), refused, down()], Duration::from_secs(1)));
+        let report = Report::of(&not_confirmed(&[down(), refused, down()], None));
         assert_eq!(report.kind, Kind::Invalid);
         let hint = report.hint.unwrap();
         assert!(hint.ends_with("; stop that process first"), "{hint}");

@@ -412,6 +412,45 @@ fn sigterm_while_the_store_is_down_says_what_is_not_safe() {
     assert_eq!(scene.prove_equal(None).unwrap().ops, acknowledged);
 }
 
+/// It said that nothing was in the backup, after a time that nobody had waited.
+#[test]
+fn at_the_end_nothing_is_said_of_a_backup_that_was_not_listed() {
+    let scene = Scene::new(Store::Proxied, "shutdown_timeout = \"1s\"");
+    scene.place.database("app.db", 3);
+    // A replicator with these variables, whose log says something, is ended: what it says last.
+    let ends = |keys: &[(&str, &str)], is_told: &str| {
+        let mut command = scene.command(&["replicate"]);
+        command.envs(keys.iter().copied());
+        let log = scene.fresh();
+        let replicator = Process::start(command, &log).unwrap();
+        eventually("it has failed", LONG, || Ok(replicator.output().contains(is_told)))
+            .unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
+        assert_eq!(replicator.terminate(LONG).unwrap().code(), Some(2));
+        let log = std::fs::read_to_string(log).unwrap();
+        log.split_at(log.rfind("not confirmed").expect(&log)).1.to_owned()
+    };
+    let wrong = [("AWS_SECRET_ACCESS_KEY", "wrong")];
+    let unknown = "it is not known what of it is in the backup";
+    scene.proxy().outage(Some(Fault::Status(503)));
+    let end = ends(&[], "failing: ");
+    assert!(end.contains("not confirmed within 1s:") && end.contains(unknown), "{end}");
+    scene.proxy().outage(None);
+    scene.replicate_once().unwrap();
+    let safe = format!("safe up to transaction {}", scene.last_txid().unwrap());
+    scene.place.database("app.db", 3);
+    let end = ends(&wrong, "refused: ");
+    assert!(end.contains("not confirmed:") && end.contains(&safe), "{end}");
+    scene.proxy().outage(Some(Fault::Status(503)));
+    let end = ends(&[], "failing: ");
+    assert!(end.contains("not confirmed within 1s:") && end.contains(&safe), "{end}");
+    scene.proxy().outage(None);
+    // What is in another place is not safe in this one.
+    let toml = format!("[[database]]\npath = \"app.db\"\nbackup = {:?}\n", scene.url_of("other"));
+    std::fs::write(scene.place.path("litekeep.toml"), toml).unwrap();
+    let end = ends(&wrong, "refused: ");
+    assert!(end.contains(unknown) && !end.contains(&safe), "{end}");
+}
+
 #[test]
 fn two_destinations_of_which_one_is_down_for_a_while() {
     let scene = Scene::new(Store::Proxied, "");

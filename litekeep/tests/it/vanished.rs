@@ -594,6 +594,6 @@ fn a_database_in_a_bad_state_is_shown_and_does_not_keep_the_others_from_replicat
     // The end says what is not safe.
     assert_eq!(replicator.terminate(SOON).unwrap().code(), Some(2));
     let log = std::fs::read_to_string(place.path("log")).unwrap();
-    assert!(log.contains("not confirmed within") && log.contains("emptied.db` is empty"), "{log}");
+    assert!(log.contains("not confirmed:") && log.contains("emptied.db` is empty"), "{log}");
     assert_eq!(log.matches("ERROR").count(), 2, "each is told once: {log}");
 }

@@ -1,7 +1,7 @@
 //! One database: from the event that wakes it to the confirmation of the store.
 
 use super::arrival::Arrival;
-use super::destination::Destination;
+use super::destination::{Destination, Standing};
 use super::look::Step;
 use super::status::{DestinationStatus, Phase, Status};
 use super::stranded::stranded;
@@ -197,11 +197,24 @@ impl Database {
             .map(|d| DestinationStatus {
                 place: d.store.place(),
                 durable: d.durable,
+                is_listed: d.standing != Standing::Unlisted,
                 waiting: d.queue.len(),
                 error: d.error.clone(),
                 unfenced: d.unfenced,
             })
             .collect();
+        status
+    }
+
+    /// The same with what local state knows to have been confirmed at one of the destinations, if none of them could be asked.
+    pub(super) fn last_status(&self) -> Status {
+        let mut status = self.status();
+        if status.durable.is_none() {
+            let known = StateFile::peek(&self.settings.meta_dir.join("state"));
+            let places = Places::read(&self.settings.meta_dir);
+            let is_here = self.destinations().iter().any(|d| places.is_current(&d.store.identity()));
+            status.durable = known.filter(|_| is_here).map(|known| known.txid);
+        }
         status
     }
 

@@ -56,6 +56,8 @@ pub struct DestinationStatus {
     pub place: String,
     /// The last transaction that it has.
     pub durable: Option<Txid>,
+    /// It has been listed, so that `durable` says what there is.
+    pub is_listed: bool,
     /// Files that wait for it.
     pub waiting: usize,
     /// Why the last try failed, when it did.
