@@ -104,9 +104,11 @@ impl Scope {
         })
     }
 
-    /// Everything in the configuration.
+    /// Everything in the configuration, which has something to back up.
     pub(super) fn of_all(config: &ConfigArgs, format: Format) -> Result<Scope> {
-        Scope::of_settings(Settings::load(config, format)?, config)
+        let settings = Settings::load(config, format)?;
+        settings.require_database()?;
+        Scope::of_settings(settings, config)
     }
 
     /// The same, of what was read by these arguments.

@@ -253,6 +253,11 @@ async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Resul
 /// are looked for where they would be restored, and where nothing else is known of the folder.
 async fn all(settings: &Settings) -> Result<(Vec<Database>, Vec<String>)> {
     let (mut databases, mut red) = (database::all(settings)?, Vec::new());
+    if !has_processes(settings)
+        && let Err(error) = settings.require_database()
+    {
+        red.push(format!("{error}, so nothing is backed up"));
+    }
     let stores = Stores::default();
     for config in settings.config.databases.iter().filter(|config| config.source.is_folder()) {
         let has_any = databases.iter().any(|database| database.config.source == config.source);

@@ -253,7 +253,11 @@ impl Backup {
 /// # Errors
 /// As [`backups`].
 pub(crate) fn databases(target: Option<&Path>, args: &ConfigArgs, format: Format) -> Result<Vec<Database>> {
-    let Some(path) = target else { return all(&Settings::load(args, format)?) };
+    let Some(path) = target else {
+        let settings = Settings::load(args, format)?;
+        settings.require_database()?;
+        return all(&settings);
+    };
     match Settings::find(args, format)? {
         Some(settings) => Ok(vec![Database::named(&settings, path)?]),
         None if default_backup(path).is_dir() => Ok(vec![Database::unconfigured(path)]),
