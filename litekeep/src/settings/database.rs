@@ -60,6 +60,11 @@ impl Database {
         intervals.max().unwrap_or_default()
     }
 
+    /// Whether there is neither the file nor anything of ours: then a replicator that waits for it leaves no trace either.
+    pub(crate) fn is_untouched(&self) -> bool {
+        !self.path.exists() && !self.meta_dir.exists()
+    }
+
     /// A database of a folder, which is not looked at.
     pub(crate) fn in_folder(config: &DatabaseConfig, dir: &Path, path: &Path) -> Result<Database> {
         let relative = path.strip_prefix(dir).unwrap_or(path);
