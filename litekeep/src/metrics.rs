@@ -8,7 +8,7 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use litekeep_env::{Clock, SystemClock};
-use litekeep_replicate::replicator::Status;
+use litekeep_replicate::replicator::{DestinationStatus, Status};
 use litekeep_store::Counts;
 
 use crate::dashboard::Board;
@@ -83,6 +83,18 @@ const METRICS: [Metric; 10] = [
     }),
 ];
 
+/// A metric of a destination: name, help, and value.
+type OfDestination = (&'static str, &'static str, fn(&DestinationStatus) -> usize);
+
+const OF_DESTINATIONS: [OfDestination; 2] = [
+    ("waiting_files", "Files that wait for a destination.", |destination| destination.waiting),
+    (
+        "destination_unfenced",
+        "1 where the store ignores conditional writes, so that a second writer cannot be told apart.",
+        |destination| usize::from(destination.unfenced),
+    ),
+];
+
 fn render(
     statuses: &[Status],
     stores: &[(String, Counts)],
@@ -111,15 +123,17 @@ fn render(
         let (database, at) = (escaped(&path.to_string_lossy()), last.at_ms as f64 / 1000.0);
         let _ = writeln!(out, "litekeep_verified_timestamp_seconds{{database=\"{database}\"}} {at}");
     }
-    head(&mut out, "waiting_files", "gauge", "Files that wait for a destination.");
-    for status in statuses {
-        for destination in &status.destinations {
-            let (database, place) = (escaped(&status.path.to_string_lossy()), escaped(&destination.place));
-            let waiting = destination.waiting;
-            let _ = writeln!(
-                out,
-                "litekeep_waiting_files{{database=\"{database}\",destination=\"{place}\"}} {waiting}"
-            );
+    for (name, help, value) in OF_DESTINATIONS {
+        head(&mut out, name, "gauge", help);
+        for status in statuses {
+            for destination in &status.destinations {
+                let (database, value) = (escaped(&status.path.to_string_lossy()), value(destination));
+                let place = escaped(&destination.place);
+                let _ = writeln!(
+                    out,
+                    "litekeep_{name}{{database=\"{database}\",destination=\"{place}\"}} {value}"
+                );
+            }
         }
     }
     head(&mut out, "requests_total", "counter", "Requests to a store.");
@@ -257,7 +271,6 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use litekeep_replicate::replicator::DestinationStatus;
 
     #[test]
     fn feeds_are_told_by_their_names() {

@@ -112,7 +112,10 @@ impl DatabaseStatus {
         }
         // What went to another place now and then says nothing of these.
         let places = Places::read(&database.meta_dir);
-        backups.iter_mut().for_each(|backup| backup.has_held = places.has_held(&backup.identity));
+        for backup in &mut backups {
+            backup.has_held = places.has_held(&backup.identity);
+            backup.unfenced = places.is_unfenced(&backup.identity);
+        }
         let elsewhere = elsewhere(&backups, &places);
         let durable = live.durable().filter(|_| elsewhere.is_none());
         red.extend(backups.iter().flat_map(|backup| backup.red(durable, furthest, live.at_ms())));

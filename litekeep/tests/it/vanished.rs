@@ -27,7 +27,8 @@ fn insert(place: &Place) {
     Connection::open(place.path("app.db")).unwrap().execute("INSERT INTO t (x) VALUES ('more')", ()).unwrap();
 }
 
-fn page(port: u16) -> String {
+/// The metrics at a port.
+pub(crate) fn page(port: u16) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
     let mut page = String::new();

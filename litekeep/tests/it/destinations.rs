@@ -1,0 +1,90 @@
+//! Goal: of each destination it is told whether it takes what comes, and what it can do, by names that no two share. Method:
+//! the real binary with folders and S3 servers of several kinds; its metrics, its status and its JSON.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use litekeep_testkit::process::eventually;
+use litekeep_testkit::s3_server::REGION;
+use litekeep_testkit::{Process, S3Options, S3Server};
+
+use crate::up::free_port;
+use crate::vanished::page;
+use crate::{Place, Ran};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A configuration of `app.db` with these destinations, in TOML, whose metrics are at the port that is returned.
+fn configure(place: &Place, destinations: &[String]) -> u16 {
+    let port = free_port();
+    let toml = format!(
+        "[[database]]\npath = \"app.db\"\nbackup = [{}]\nshutdown_timeout = \"1s\"\n[metrics]\naddr = \"127.0.0.1:{port}\"\n",
+        destinations.join(", ")
+    );
+    std::fs::write(place.path("litekeep.toml"), toml).unwrap();
+    port
+}
+
+/// The same path in the bucket of a server.
+fn at(server: &S3Server) -> String {
+    format!("{{ url = {:?}, endpoint = {:?}, region = {REGION:?} }}", server.url("app"), server.endpoint())
+}
+
+fn command(place: &Place, arguments: &[&str]) -> Command {
+    let mut command = place.command(arguments);
+    command.envs(S3Server::env());
+    command
+}
+
+fn replicate(place: &Place) -> Process {
+    Process::start(command(place, &["replicate"]), &place.path("log")).unwrap()
+}
+
+fn status(place: &Place, arguments: &[&str]) -> Ran {
+    Ran::of(command(place, &[&["status"], arguments].concat()))
+}
+
+fn is_green(place: &Place, replicator: &Process) {
+    eventually("the status is green", SOON, || Ok(status(place, &[]).code == 0))
+        .unwrap_or_else(|error| panic!("{error}\n{}{}", status(place, &[]).stdout, replicator.output()));
+}
+
+/// The value of the metric that has all these parts before it.
+fn value(port: u16, parts: &[&str]) -> Option<String> {
+    let page = page(port);
+    let found = |line: &&str| !line.starts_with('#') && parts.iter().all(|part| line.contains(part));
+    let mut lines = page.lines().filter(found);
+    let line = lines.next()?;
+    assert!(lines.next().is_none(), "{parts:?} are in several:\n{page}");
+    Some(line.rsplit_once(' ')?.1.to_owned())
+}
+
+/// One warning in the log was all that told of it.
+#[test]
+fn a_store_that_ignores_conditions_is_labelled_unfenced() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    let ignoring = S3Options { ignore_conditions: true, ..S3Options::default() };
+    let (strict, ignoring) = (S3Server::start().unwrap(), S3Server::start_with(ignoring).unwrap());
+    let port = configure(&place, &[at(&strict), at(&ignoring)]);
+    let replicator = replicate(&place);
+    is_green(&place, &replicator);
+    let unfenced = || {
+        let json = status(&place, &["--json"]).json();
+        let backups = json["databases"][0]["backups"].as_array().unwrap().clone();
+        backups.iter().map(|backup| backup["unfenced"].as_bool().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(unfenced(), [false, true]);
+    assert_eq!(status(&place, &[]).stdout.matches("unfenced: ").count(), 1);
+    let labelled = |server: &S3Server| value(port, &["litekeep_destination_unfenced{", &server.endpoint()]);
+    assert_eq!([&strict, &ignoring].map(labelled), [Some("0".to_owned()), Some("1".to_owned())]);
+    replicator.terminate(SOON).unwrap();
+    assert_eq!(unfenced(), [false, true], "also while nobody replicates");
+    // Who does not ask for conditions has no fence either; and who asks again does.
+    for (keys, expected) in [(", conditional_writes = \"off\" }", true), (" }", false)] {
+        configure(&place, &[at(&strict).replace(" }", keys)]);
+        Ran::of(command(&place, &["replicate", "-once"])).succeeded();
+        assert_eq!(unfenced(), [expected]);
+    }
+}
