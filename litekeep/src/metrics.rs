@@ -8,7 +8,7 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use litekeep_env::{Clock, SystemClock};
-use litekeep_replicate::replicator::{DestinationStatus, Status};
+use litekeep_replicate::replicator::{DestinationStatus, Phase, Status};
 use litekeep_store::Counts;
 
 use crate::dashboard::Board;
@@ -47,7 +47,8 @@ type Metric = (&'static str, &'static str, &'static str, fn(&Status, i64) -> Opt
 
 const METRICS: [Metric; 10] = [
     ("up", "gauge", "1 while replication goes well, 0 when somebody has to look.", |status, _| {
-        Some(f64::from(u8::from(!status.phase.is_red())))
+        // One that is not there is not replicated.
+        Some(f64::from(u8::from(!status.phase.is_red() && status.phase != Phase::Waiting)))
     }),
     (
         "lag_seconds",
@@ -86,7 +87,10 @@ const METRICS: [Metric; 10] = [
 /// A metric of a destination: name, help, and value.
 type OfDestination = (&'static str, &'static str, fn(&DestinationStatus) -> usize);
 
-const OF_DESTINATIONS: [OfDestination; 2] = [
+const OF_DESTINATIONS: [OfDestination; 3] = [
+    ("destination_up", "1 while the destination takes what comes, 0 when somebody has to look.", |destination| {
+        usize::from(destination.is_up)
+    }),
     ("waiting_files", "Files that wait for a destination.", |destination| destination.waiting),
     (
         "destination_unfenced",
@@ -128,7 +132,7 @@ fn render(
         for status in statuses {
             for destination in &status.destinations {
                 let (database, value) = (escaped(&status.path.to_string_lossy()), value(destination));
-                let place = escaped(&destination.place);
+                let place = escaped(&destination.identity);
                 let _ = writeln!(
                     out,
                     "litekeep_{name}{{database=\"{database}\",destination=\"{place}\"}} {value}"

@@ -88,3 +88,36 @@ fn a_store_that_ignores_conditions_is_labelled_unfenced() {
         assert_eq!(unfenced(), [expected]);
     }
 }
+
+/// Everything that is advised to be alerted on was well, while the status was red.
+#[test]
+fn a_destination_that_is_away_is_down_in_the_metrics_and_so_is_a_database_that_never_was() {
+    let place = Place::new();
+    let port = configure(&place, &["first", "second"].map(|name| format!("{name:?}")));
+    let replicator = replicate(&place);
+    let is = |metric: &str, part: &str, expected: &str| {
+        eventually(&format!("{metric} of {part} is {expected}"), SOON, || {
+            Ok(value(port, &[metric, part]).as_deref() == Some(expected))
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}{}", page(port), replicator.output()));
+    };
+    eventually("it serves its metrics", SOON, || Ok(replicator.output().contains("replicating to"))).unwrap();
+    is("litekeep_up{", "app.db", "0");
+    place.database("app.db", 3);
+    is("litekeep_up{", "app.db", "1");
+    is_green(&place, &replicator);
+    for name in ["first", "second"] {
+        is("litekeep_destination_up{", &format!("/{name}"), "1");
+    }
+    std::fs::rename(place.path("first"), place.path("away")).unwrap();
+    place.database("app.db", 3);
+    is("litekeep_destination_up{", "/first", "0");
+    assert_eq!(status(&place, &[]).code, 1);
+    for metric in [("litekeep_up{", "app.db"), ("litekeep_destination_up{", "/second")] {
+        assert_eq!(value(port, &[metric.0, metric.1]).as_deref(), Some("1"), "{metric:?}");
+    }
+    std::fs::rename(place.path("away"), place.path("first")).unwrap();
+    is("litekeep_destination_up{", "/first", "1");
+    is_green(&place, &replicator);
+    replicator.terminate(SOON).unwrap();
+}

@@ -196,10 +196,12 @@ impl Database {
             .iter()
             .map(|d| DestinationStatus {
                 place: d.store.place(),
+                identity: d.store.identity(),
                 durable: d.durable,
                 is_listed: d.standing != Standing::Unlisted,
                 waiting: d.queue.len(),
                 error: d.error.clone(),
+                is_up: d.error.is_none() && d.answers(),
                 unfenced: d.unfenced,
             })
             .collect();
