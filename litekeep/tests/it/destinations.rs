@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use litekeep_testkit::process::eventually;
-use litekeep_testkit::s3_server::REGION;
+use litekeep_testkit::s3_server::{ACCESS_KEY, REGION, SECRET_KEY};
 use litekeep_testkit::{Process, S3Options, S3Server};
 
 use crate::up::free_port;
@@ -119,5 +119,36 @@ fn a_destination_that_is_away_is_down_in_the_metrics_and_so_is_a_database_that_n
     std::fs::rename(place.path("away"), place.path("first")).unwrap();
     is("litekeep_destination_up{", "/first", "1");
     is_green(&place, &replicator);
+    replicator.terminate(SOON).unwrap();
+}
+
+/// The series of both had one name, so that Prometheus dropped them, or one of them.
+#[test]
+fn the_metrics_of_two_buckets_of_one_name_are_told_apart() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    let servers = [S3Server::start().unwrap(), S3Server::start().unwrap()];
+    let port = configure(&place, &servers.each_ref().map(at));
+    // Another key for the same bucket is another client.
+    let path = place.path("litekeep.toml");
+    let mut toml = std::fs::read_to_string(&path).unwrap();
+    let other = at(&servers[0]).replace("/app", "/other").replace(
+        " }",
+        &format!(", access_key_id = {ACCESS_KEY:?}, secret_access_key = {SECRET_KEY:?} }}"),
+    );
+    toml.push_str(&format!("[[database]]\npath = \"other.db\"\nbackup = {other}\n"));
+    std::fs::write(&path, toml).unwrap();
+    place.database("other.db", 3);
+    let replicator = replicate(&place);
+    is_green(&place, &replicator);
+    let page = page(port);
+    let samples: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
+    let names: BTreeSet<&str> = samples.iter().map(|line| line.rsplit_once(' ').unwrap().0).collect();
+    assert_eq!(names.len(), samples.len(), "each has a name of its own:\n{page}");
+    for server in &servers {
+        let puts = value(port, &["litekeep_requests_total{", &server.endpoint(), "kind=\"put\""]).unwrap();
+        assert_ne!(puts, "0", "{page}");
+        assert!(value(port, &["litekeep_waiting_files{", &server.endpoint(), "/app at "]).is_some(), "{page}");
+    }
     replicator.terminate(SOON).unwrap();
 }
