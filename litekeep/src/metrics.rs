@@ -88,9 +88,11 @@ const METRICS: [Metric; 10] = [
 type OfDestination = (&'static str, &'static str, fn(&DestinationStatus) -> usize);
 
 const OF_DESTINATIONS: [OfDestination; 3] = [
-    ("destination_up", "1 while the destination takes what comes, 0 when somebody has to look.", |destination| {
-        usize::from(destination.is_up)
-    }),
+    (
+        "destination_up",
+        "1 while the destination takes what comes, 0 when somebody has to look.",
+        |destination| usize::from(destination.is_up),
+    ),
     ("waiting_files", "Files that wait for a destination.", |destination| destination.waiting),
     (
         "destination_unfenced",

@@ -331,8 +331,7 @@ pub(crate) async fn lost(
     known: &[Database],
     choices: Choices,
 ) -> Result<Vec<Database>> {
-    let is_restored =
-        |config: &&DatabaseConfig| choices.restore_missing || config.restore_if_missing;
+    let is_restored = |config: &&DatabaseConfig| choices.restore_missing || config.restore_if_missing;
     let (stores, mut all) = (Stores::default(), Vec::new());
     for config in folders.iter().filter(|config| config.source.is_folder()).filter(is_restored) {
         let doing = || format!("look for databases of `{}` in their backup", config.source);
@@ -344,7 +343,9 @@ pub(crate) async fn lost(
                     return Err(error);
                 }
                 // An application must start although its store does not answer.
-                tracing::warn!("could not {error:#}; one whose file is gone, and litekeep's state of it, is not restored");
+                tracing::warn!(
+                    "could not {error:#}; one whose file is gone, and litekeep's state of it, is not restored"
+                );
             }
         }
     }
@@ -547,7 +548,8 @@ async fn refuse_empty(database: &Database, stores: &[Store], choices: Choices) -
         Some(error) if choices.is_waited_for() => {
             let kind = Report::of(&error).kind;
             let message = format!("find out whether `{name}`, which is empty, has a backup: {error:#}");
-            let hint = "start again when the store answers; to begin anew whatever it has, add --new-timeline";
+            let hint =
+                "start again when the store answers; to begin anew whatever it has, add --new-timeline";
             Err(Failure::new(kind, message).hint(hint).into())
         }
         // The replicator asks again, and refuses then.

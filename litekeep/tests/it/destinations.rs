@@ -132,10 +132,9 @@ fn the_metrics_of_two_buckets_of_one_name_are_told_apart() {
     // Another key for the same bucket is another client.
     let path = place.path("litekeep.toml");
     let mut toml = std::fs::read_to_string(&path).unwrap();
-    let other = at(&servers[0]).replace("/app", "/other").replace(
-        " }",
-        &format!(", access_key_id = {ACCESS_KEY:?}, secret_access_key = {SECRET_KEY:?} }}"),
-    );
+    let other = at(&servers[0])
+        .replace("/app", "/other")
+        .replace(" }", &format!(", access_key_id = {ACCESS_KEY:?}, secret_access_key = {SECRET_KEY:?} }}"));
     toml.push_str(&format!("[[database]]\npath = \"other.db\"\nbackup = {other}\n"));
     std::fs::write(&path, toml).unwrap();
     place.database("other.db", 3);
@@ -148,7 +147,10 @@ fn the_metrics_of_two_buckets_of_one_name_are_told_apart() {
     for server in &servers {
         let puts = value(port, &["litekeep_requests_total{", &server.endpoint(), "kind=\"put\""]).unwrap();
         assert_ne!(puts, "0", "{page}");
-        assert!(value(port, &["litekeep_waiting_files{", &server.endpoint(), "/app at "]).is_some(), "{page}");
+        assert!(
+            value(port, &["litekeep_waiting_files{", &server.endpoint(), "/app at "]).is_some(),
+            "{page}"
+        );
     }
     replicator.terminate(SOON).unwrap();
 }

@@ -445,7 +445,10 @@ fn at_the_end_nothing_is_said_of_a_backup_that_was_not_listed() {
     assert!(end.contains("not confirmed within 1s:") && end.contains(&safe), "{end}");
     scene.proxy().outage(None);
     // What is in another place is not safe in this one.
-    let toml = format!("[[database]]\npath = \"app.db\"\nbackup = {:?}\nshutdown_timeout = \"1s\"\n", scene.url_of("other"));
+    let toml = format!(
+        "[[database]]\npath = \"app.db\"\nbackup = {:?}\nshutdown_timeout = \"1s\"\n",
+        scene.url_of("other")
+    );
     std::fs::write(scene.place.path("litekeep.toml"), toml).unwrap();
     let end = ends(&wrong, "failing: ");
     assert!(end.contains(unknown) && !end.contains(&safe), "{end}");

@@ -188,9 +188,8 @@ fn a_second_replicator_ends_or_goes_on_with_what_nobody_has_and_leaves_the_first
     }
     // Beside it there is another database, which nobody has.
     place.database("other.db", 3);
-    let both = ["app.db", "other.db"].map(|name| {
-        format!("[[database]]\npath = \"{name}\"\nbackup = \"{name}-backup\"\n")
-    });
+    let both = ["app.db", "other.db"]
+        .map(|name| format!("[[database]]\npath = \"{name}\"\nbackup = \"{name}-backup\"\n"));
     std::fs::write(place.path("both.toml"), both.concat()).unwrap();
     let arguments = ["replicate", "-config", "both.toml"];
     let second = Process::start(place.command(&arguments), &place.path("third.log")).unwrap();
@@ -392,11 +391,14 @@ fn a_database_of_a_folder_whose_file_is_gone_is_missed_and_comes_back() {
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
     replicator.kill().unwrap();
-    place.run(&["replicate", "-once"]).failed_with(&["dbs/one.db` does not exist", "-restore-if-db-not-exists"]);
+    place
+        .run(&["replicate", "-once"])
+        .failed_with(&["dbs/one.db` does not exist", "-restore-if-db-not-exists"]);
 
     write("restore_if_missing = true");
     let replicator = replicate("third.log");
-    eventually("it is back", SOON, is_green).unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
+    eventually("it is back", SOON, is_green)
+        .unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
     assert_eq!(are_there(), [3, 5]);
     replicator.terminate(SOON).unwrap();
 

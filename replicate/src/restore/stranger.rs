@@ -44,7 +44,10 @@ pub fn refuse_stranger(path: &Path, meta_dir: &Path) -> Result<(), Error> {
         return Ok(());
     }
     let sums = PageSums::open(&sums)?;
-    if sums.page_count()? < LEAST_PAGES || is_in_file(&file, &sums, &state)? || is_in_wal(path, &sums, &state)? {
+    if sums.page_count()? < LEAST_PAGES
+        || is_in_file(&file, &sums, &state)?
+        || is_in_wal(path, &sums, &state)?
+    {
         return Ok(());
     }
     Err(stranger(path, &state, "has no page in common with what it was"))

@@ -314,7 +314,9 @@ impl Live {
             red.push(match by {
                 // Whether `litekeep up` runs is known.
                 Replicates::Command(command) if self.is_untouched && command == REPLICATE => {
-                    format!("whoever replicates it waits until it is there: unless one runs, start `{command}`")
+                    format!(
+                        "whoever replicates it waits until it is there: unless one runs, start `{command}`"
+                    )
                 }
                 Replicates::Command(command) => format!("no replicator is running: start `{command}`"),
                 Replicates::Up => "`litekeep up` does not replicate it yet: its log says why".to_owned(),
