@@ -196,6 +196,7 @@ function drawFollower(title, follower, facts) {
 function drawBackup(database, backup, isFirst) {
   const facts = [
     backup.error && badge("bad", "failing"),
+    backup.unfenced && "unfenced: a second writer cannot be told apart",
     backup.waiting ? `${count(backup.waiting, "file")} waiting` : null,
     backup.durable ? `transaction ${shortId(backup.durable)}` : "nothing confirmed",
     backup.files !== null && `${count(backup.files, "file")}, ${bytes(backup.size_bytes)}`,

@@ -8,7 +8,7 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use litekeep_env::{Clock, SystemClock};
-use litekeep_replicate::replicator::Status;
+use litekeep_replicate::replicator::{DestinationStatus, Phase, Status};
 use litekeep_store::Counts;
 
 use crate::dashboard::Board;
@@ -47,7 +47,8 @@ type Metric = (&'static str, &'static str, &'static str, fn(&Status, i64) -> Opt
 
 const METRICS: [Metric; 10] = [
     ("up", "gauge", "1 while replication goes well, 0 when somebody has to look.", |status, _| {
-        Some(f64::from(u8::from(!status.phase.is_red())))
+        // One that is not there is not replicated.
+        Some(f64::from(u8::from(!status.phase.is_red() && status.phase != Phase::Waiting)))
     }),
     (
         "lag_seconds",
@@ -83,6 +84,23 @@ const METRICS: [Metric; 10] = [
     }),
 ];
 
+/// A metric of a destination: name, help, and value.
+type OfDestination = (&'static str, &'static str, fn(&DestinationStatus) -> usize);
+
+const OF_DESTINATIONS: [OfDestination; 3] = [
+    (
+        "destination_up",
+        "1 while the destination takes what comes, 0 when somebody has to look.",
+        |destination| usize::from(destination.is_up),
+    ),
+    ("waiting_files", "Files that wait for a destination.", |destination| destination.waiting),
+    (
+        "destination_unfenced",
+        "1 where the store ignores conditional writes, so that a second writer cannot be told apart.",
+        |destination| usize::from(destination.unfenced),
+    ),
+];
+
 fn render(
     statuses: &[Status],
     stores: &[(String, Counts)],
@@ -111,15 +129,17 @@ fn render(
         let (database, at) = (escaped(&path.to_string_lossy()), last.at_ms as f64 / 1000.0);
         let _ = writeln!(out, "litekeep_verified_timestamp_seconds{{database=\"{database}\"}} {at}");
     }
-    head(&mut out, "waiting_files", "gauge", "Files that wait for a destination.");
-    for status in statuses {
-        for destination in &status.destinations {
-            let (database, place) = (escaped(&status.path.to_string_lossy()), escaped(&destination.place));
-            let waiting = destination.waiting;
-            let _ = writeln!(
-                out,
-                "litekeep_waiting_files{{database=\"{database}\",destination=\"{place}\"}} {waiting}"
-            );
+    for (name, help, value) in OF_DESTINATIONS {
+        head(&mut out, name, "gauge", help);
+        for status in statuses {
+            for destination in &status.destinations {
+                let (database, value) = (escaped(&status.path.to_string_lossy()), value(destination));
+                let place = escaped(&destination.identity);
+                let _ = writeln!(
+                    out,
+                    "litekeep_{name}{{database=\"{database}\",destination=\"{place}\"}} {value}"
+                );
+            }
         }
     }
     head(&mut out, "requests_total", "counter", "Requests to a store.");
@@ -257,7 +277,6 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use litekeep_replicate::replicator::DestinationStatus;
 
     #[test]
     fn feeds_are_told_by_their_names() {

@@ -17,7 +17,7 @@ use futures::stream::{self, StreamExt as _};
 use litekeep_config::{DatabaseConfig, Source};
 use litekeep_env::{Clock, SystemClock};
 use litekeep_ltx::Txid;
-use litekeep_replicate::local::{Places, StateFile};
+use litekeep_replicate::local::{MetaDir, Places, StateFile};
 use litekeep_replicate::replicator::{Choose, Phase, Replicator, Settings, Status, Stranded, put_stranded};
 use litekeep_replicate::restore::{self, Goal, v03};
 use litekeep_store::Store;
@@ -25,7 +25,7 @@ use litekeep_store::plan::Policy;
 use tokio::sync::Semaphore;
 
 use crate::report::{Failure, Kind, Report, text};
-use crate::settings::{Database, Stores, database};
+use crate::settings::{Database, Stores, database, members};
 use crate::verification::{Verifications, canonical};
 use left_out::LeftOut;
 
@@ -60,6 +60,11 @@ impl Choices {
     /// An application begins when all of its databases are fit.
     pub(crate) fn of_all(new_timeline: bool) -> Choices {
         Choices { restore_missing: true, roll_forward: true, new_timeline, each_by_itself: false }
+    }
+
+    /// Somebody begins only when all of them are fit.
+    fn is_waited_for(self) -> bool {
+        !self.each_by_itself
     }
 }
 
@@ -157,6 +162,9 @@ impl Replication {
 
     /// Makes a database fit to be used, or says why it is not.
     async fn prepare(&self, database: &Database, restoring: &Semaphore) -> Result<Settings> {
+        if let Some(rival) = rival(database) {
+            return Err(rival.into());
+        }
         let name = database.path.display();
         let opened: Result<Vec<Store>> = database.destinations.iter().map(|d| self.stores.open(d)).collect();
         let stores = opened?;
@@ -176,7 +184,7 @@ impl Replication {
                 .with_context(|| format!("look at `{name}` before it is used"))?;
         }
         if !self.choices.new_timeline {
-            refuse_empty(database, &stores).await?;
+            refuse_empty(database, &stores, self.choices).await?;
         }
         Ok(settings(database, stores, self.choices.new_timeline))
     }
@@ -279,11 +287,18 @@ impl Replication {
     /// # Errors
     /// When a destination did not confirm within the shutdown timeout; names what is not safe.
     pub(crate) async fn shut_down(self) -> Result<()> {
-        let timeout = self.until_seen().await;
+        let (clock, timeout) = (SystemClock, self.shutdown_timeout);
+        let begin = clock.boottime();
+        let left = self.until_seen().await;
         let left_out = self.left_out.statuses().into_iter();
         let left_out: Vec<Status> = left_out.filter(|status| !self.replicator.has(&status.path)).collect();
-        let unconfirmed = [self.replicator.shut_down(timeout).await, left_out].concat();
-        if unconfirmed.is_empty() { Ok(()) } else { Err(not_confirmed(&unconfirmed, self.shutdown_timeout)) }
+        let unconfirmed = [self.replicator.shut_down(left).await, left_out].concat();
+        if unconfirmed.is_empty() {
+            return Ok(());
+        }
+        // What is refused is not waited for.
+        let waited = (clock.boottime() - begin >= timeout).then_some(timeout);
+        Err(not_confirmed(&unconfirmed, waited))
     }
 
     /// Waits until no database is left that the replicator takes for absent because it has not looked yet. Returns what
@@ -307,6 +322,36 @@ fn is_unseen(status: &Status) -> bool {
         && status.path.metadata().is_ok_and(|metadata| metadata.len() > 0)
 }
 
+/// Databases of folders that nothing but their logs tells of, where such are to be restored.
+///
+/// # Errors
+/// When these cannot be listed and nothing of a folder is known, so that all of it may be lost.
+pub(crate) async fn lost(
+    folders: &[DatabaseConfig],
+    known: &[Database],
+    choices: Choices,
+) -> Result<Vec<Database>> {
+    let is_restored = |config: &&DatabaseConfig| choices.restore_missing || config.restore_if_missing;
+    let (stores, mut all) = (Stores::default(), Vec::new());
+    for config in folders.iter().filter(|config| config.source.is_folder()).filter(is_restored) {
+        let doing = || format!("look for databases of `{}` in their backup", config.source);
+        match members::lost(config, known, &stores).await.with_context(doing) {
+            Ok(lost) => all.extend(lost),
+            Err(error) => {
+                let has_any = known.iter().any(|database| database.config.source == config.source);
+                if choices.is_waited_for() && !has_any {
+                    return Err(error);
+                }
+                // An application must start although its store does not answer.
+                tracing::warn!(
+                    "could not {error:#}; one whose file is gone, and litekeep's state of it, is not restored"
+                );
+            }
+        }
+    }
+    Ok(all)
+}
+
 fn settings(database: &Database, stores: Vec<Store>, new_timeline: bool) -> Settings {
     let config = &database.config;
     let upload_interval = database.upload_interval();
@@ -326,6 +371,14 @@ fn settings(database: &Database, stores: Vec<Store>, new_timeline: bool) -> Sett
         new_timeline,
         newcomer_watch: (2 * upload_interval + NEWCOMER_WATCH).min(LONGEST_WATCH),
     }
+}
+
+/// Another litekeep that replicates a database, which nobody here has open.
+pub(crate) fn rival(database: &Database) -> Option<Failure> {
+    let pid = MetaDir::claimed_by(&database.meta_dir, &database.path)?;
+    let message =
+        format!("another litekeep (process {pid}) already replicates `{}`", database.path.display());
+    Some(Failure::invalid(message).hint("stop that process first; `litekeep status` shows what it does"))
 }
 
 /// Restores a file that does not exist, from the backup that is furthest. Empty backups are those of a new database.
@@ -426,8 +479,9 @@ async fn roll_forward(database: &Database, stores: &[Store], restoring: &Semapho
         Ok(Some((store, _, Some(set_back)))) => return Err(set_back.refusal(path, store).into()),
         Ok(Some((store, Some(outrun), None))) => (store, outrun),
         Ok(_) => return Ok(()),
-        // An application must start although its store does not answer.
+        // An application must start although its store does not answer; but not on what is plainly another file.
         Err(error) => {
+            restore::refuse_stranger(path, &database.meta_dir)?;
             let path = path.display();
             tracing::warn!(%path, "could not find out whether the backup has more than the database: {error:#}");
             return Ok(());
@@ -465,27 +519,42 @@ async fn refuse_vanished(database: &Database, stores: &[Store]) -> Result<()> {
 }
 
 /// An empty file over a backup that is not: a volume that was not mounted, or a path that was mistyped.
-async fn refuse_empty(database: &Database, stores: &[Store]) -> Result<()> {
+async fn refuse_empty(database: &Database, stores: &[Store], choices: Choices) -> Result<()> {
     if !database.path.metadata().is_ok_and(|metadata| metadata.len() == 0) {
         return Ok(());
     }
-    // What cannot be asked now is asked by the replicator, which refuses then.
-    let lasts = join_all(stores.iter().map(async |store| store.list().await.ok()?.last())).await;
+    let name = database.path.display();
+    let lasts = join_all(stores.iter().map(async |store| anyhow::Ok(store.list().await?.last()))).await;
+    let mut unknown = None;
     for (store, last) in stores.iter().zip(lasts) {
-        if let Some(last) = last {
-            let name = database.path.display();
-            let failure = Failure::invalid(format!(
-                "`{name}` is empty, but its backup {} goes up to transaction {last}",
-                store.place()
-            ));
-            return Err(failure
-                .hint(format!(
-                    "remove the empty file and run `litekeep restore {name}`; to begin anew add --new-timeline"
-                ))
-                .into());
+        match last {
+            Ok(None) => {}
+            Ok(Some(last)) => {
+                let failure = Failure::invalid(format!(
+                    "`{name}` is empty, but its backup {} goes up to transaction {last}",
+                    store.place()
+                ));
+                return Err(failure
+                    .hint(format!(
+                        "remove the empty file and run `litekeep restore {name}`; to begin anew add --new-timeline"
+                    ))
+                    .into());
+            }
+            Err(error) => _ = unknown.get_or_insert(error),
         }
     }
-    Ok(())
+    match unknown {
+        // An application would fill it, and go on without all that it ever had.
+        Some(error) if choices.is_waited_for() => {
+            let kind = Report::of(&error).kind;
+            let message = format!("find out whether `{name}`, which is empty, has a backup: {error:#}");
+            let hint =
+                "start again when the store answers; to begin anew whatever it has, add --new-timeline";
+            Err(Failure::new(kind, message).hint(hint).into())
+        }
+        // The replicator asks again, and refuses then.
+        _ => Ok(()),
+    }
 }
 
 fn failure(status: &Status) -> Failure {
@@ -498,7 +567,8 @@ fn failure(status: &Status) -> Failure {
     }
 }
 
-fn not_confirmed(unsafe_ones: &[Status], timeout: Duration) -> anyhow::Error {
+/// `waited`: how long the confirmation was waited for, where it was.
+fn not_confirmed(unsafe_ones: &[Status], waited: Option<Duration>) -> anyhow::Error {
     let each: Vec<String> = unsafe_ones.iter().map(unconfirmed).collect();
     // What only a person can change comes first.
     let is = |phase| unsafe_ones.iter().any(|status| status.phase == phase);
@@ -513,8 +583,9 @@ fn not_confirmed(unsafe_ones: &[Status], timeout: Duration) -> anyhow::Error {
             hints.push(hint);
         }
     }
-    let timeout = litekeep_config::format_duration(timeout);
-    let failure = Failure::new(kind, format!("not confirmed within {timeout}:\n{}", each.join("\n")));
+    let within =
+        waited.map_or(String::new(), |time| format!(" within {}", litekeep_config::format_duration(time)));
+    let failure = Failure::new(kind, format!("not confirmed{within}:\n{}", each.join("\n")));
     failure.hint(hints.join("; ")).into()
 }
 
@@ -545,6 +616,10 @@ fn unconfirmed(status: &Status) -> String {
     let safe = match status.durable {
         Some(txid) => format!("safe up to transaction {txid}"),
         None if status.phase == Phase::Gone => "not all of it is in the backup".to_owned(),
+        // Of one that was left out nobody knows more.
+        None if status.destinations.is_empty() || status.destinations.iter().any(|d| !d.is_listed) => {
+            "it is not known what of it is in the backup".to_owned()
+        }
         None => "nothing of it is in the backup".to_owned(),
     };
     let errors =
@@ -567,7 +642,7 @@ mod tests {
     fn a_refusal_keeps_its_own_hint_and_each_hint_is_said_once() {
         let down = || status(Phase::Failing, None);
         let refused = status(Phase::Refused, Some("stop that process first"));
-        let report = Report::of(&not_confirmed(&[down(), refused, down()], Duration::from_secs(1)));
+        let report = Report::of(&not_confirmed(&[down(), refused, down()], None));
         assert_eq!(report.kind, Kind::Invalid);
         let hint = report.hint.unwrap();
         assert!(hint.ends_with("; stop that process first"), "{hint}");

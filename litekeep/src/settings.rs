@@ -1,11 +1,13 @@
 //! From command line and configuration to databases and stores.
 //!
 //! - [`lookup`]: which file, and what it says.
-//! - [`database`]: the databases it names, folders searched.
+//! - [`database`]: the databases it names.
+//! - [`members`]: those of a folder.
 //! - [`stores`]: one client for each distinct store.
 
 pub(crate) mod database;
 pub(crate) mod lookup;
+pub(crate) mod members;
 pub(crate) mod stores;
 
 pub(crate) use database::Database;

@@ -97,6 +97,20 @@ impl Counts {
         self.put + self.get + self.list + self.head + self.delete
     }
 
+    /// Both together.
+    pub fn and(&self, other: &Counts) -> Counts {
+        Counts {
+            put: self.put + other.put,
+            get: self.get + other.get,
+            list: self.list + other.list,
+            head: self.head + other.head,
+            delete: self.delete + other.delete,
+            bytes_in: self.bytes_in + other.bytes_in,
+            bytes_out: self.bytes_out + other.bytes_out,
+            errors: self.errors + other.errors,
+        }
+    }
+
     /// What was counted since an earlier moment.
     pub fn since(&self, earlier: &Counts) -> Counts {
         Counts {

@@ -290,6 +290,21 @@ impl Store {
         self.failing(listed, || format!("list `{}`", self.place_of(folder)))
     }
 
+    /// The names that keys directly below this place go on with, by one listing: where it holds the logs of many databases,
+    /// those of the databases.
+    pub async fn names_below(&self) -> Result<Vec<String>> {
+        let listed = self.client.objects.list_with_delimiter(Some(&self.prefix));
+        let listed = match &self.client.folder {
+            Some(_) => within(LISTING_BYTES, listed).await,
+            // Each page has its own limit.
+            None => listed.await,
+        };
+        let count = listed.as_ref().map_or(0, |listed| listed.common_prefixes.len() + listed.objects.len());
+        self.client.counters.request(Request::List, count.div_ceil(1000).max(1) as u64);
+        let listed = self.failing(listed, || format!("list `{}`", self.place()))?;
+        Ok(listed.common_prefixes.iter().filter_map(|key| key.filename()).map(str::to_owned).collect())
+    }
+
     // ---- writing
 
     /// Puts a file of the log, if its name is free. `timestamp_ms`: the header's, milliseconds since the epoch.

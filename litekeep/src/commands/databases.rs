@@ -25,6 +25,9 @@ struct Entry {
     meta_dir: PathBuf,
     replicator_pid: Option<u32>,
     destinations: Vec<Place>,
+    /// Whoever waits for it leaves no trace.
+    #[serde(skip)]
+    is_untouched: bool,
 }
 
 #[derive(Serialize)]
@@ -41,6 +44,7 @@ impl Entry {
             upload_interval_seconds: database.config.upload_interval_for(destination).as_secs_f64(),
         });
         Entry {
+            is_untouched: database.is_untouched(),
             destinations: places.collect(),
             exists: size_bytes.is_some(),
             size_bytes,
@@ -53,6 +57,7 @@ impl Entry {
     fn row(&self) -> Vec<String> {
         let replicated = match self.replicator_pid {
             Some(pid) => format!("by process {pid}"),
+            None if self.is_untouched => "once it is there".to_owned(),
             None => "no".to_owned(),
         };
         let urls: Vec<String> = self.destinations.iter().map(|place| place.url.to_string()).collect();

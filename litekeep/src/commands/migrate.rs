@@ -175,7 +175,7 @@ fn only(args: &args::MigrateTarget, verb: &str, format: Format) -> Result<(PathB
         return Ok((path.clone(), known));
     }
     let settings = Settings::load(&args.config, format)?;
-    only_of(database::all(&settings)?, &settings, verb)
+    only_of(database::present(&settings)?, &settings, verb)
 }
 
 fn only_of(mut all: Vec<Database>, settings: &Settings, verb: &str) -> Result<(PathBuf, Option<Database>)> {

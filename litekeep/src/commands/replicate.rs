@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use litekeep_config::{Config, Dashboard, DatabaseConfig, Destination, Log, Metrics};
 use litekeep_env::notify::ServiceManager;
-use litekeep_replicate::local::MetaDir;
 use litekeep_sql::Observer;
 
 use crate::args::{self, ConfigArgs};
@@ -18,7 +17,7 @@ use crate::dashboard::Board;
 use crate::feeds::{self, Feed};
 use crate::followers::Followers;
 use crate::memory;
-use crate::replication::{Choices, Replication};
+use crate::replication::{self, Choices, Replication};
 use crate::report::{Failure, Format, Outcome, log};
 use crate::served::Pages;
 use crate::settings::{Database, Settings, database, env};
@@ -105,9 +104,11 @@ impl Scope {
         })
     }
 
-    /// Everything in the configuration.
+    /// Everything in the configuration, which has something to back up.
     pub(super) fn of_all(config: &ConfigArgs, format: Format) -> Result<Scope> {
-        Scope::of_settings(Settings::load(config, format)?, config)
+        let settings = Settings::load(config, format)?;
+        settings.require_database()?;
+        Scope::of_settings(settings, config)
     }
 
     /// The same, of what was read by these arguments.
@@ -141,11 +142,17 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) async fn run(self) -> Result<Outcome> {
+    pub(super) async fn run(mut self) -> Result<Outcome> {
         let mut signals = Signals::catch().context("catch signals")?;
         self.refuse_unfit()?;
+        let Scope { databases, folders, .. } = &self.scope;
+        let lost = tokio::select! {
+            lost = replication::lost(folders, databases, self.choices) => lost?,
+            () = self.ended(&mut signals) => return Ok(Outcome::Done),
+        };
+        self.scope.databases.extend(lost);
         // Asked while nothing here has the files open.
-        let rival = self.scope.databases.iter().find_map(rival);
+        let rival = self.scope.databases.iter().find_map(replication::rival);
         let starting = Replication::start(&self.scope.databases, self.choices);
         let replication = tokio::select! {
             replication = starting => Arc::new(replication?),
@@ -348,14 +355,6 @@ fn unfit(database: &Database) -> Option<Failure> {
         let failure = Failure::io(format!("make the folder `{}`", database.meta_dir.display()), &error);
         Some(failure.hint("litekeep keeps its own state there: make the folder writable, or name another one as `meta_dir` in litekeep.toml"))
     })
-}
-
-/// Another litekeep that replicates a database.
-fn rival(database: &Database) -> Option<Failure> {
-    let pid = MetaDir::claimed_by(&database.meta_dir, &database.path)?;
-    let message =
-        format!("another litekeep (process {pid}) already replicates `{}`", database.path.display());
-    Some(Failure::invalid(message).hint("stop that process first; `litekeep status` shows what it does"))
 }
 
 /// Copies what is in the WAL into the database file: while its backup was held, the application's own last close did not.

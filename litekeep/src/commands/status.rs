@@ -24,7 +24,7 @@ use crate::control::{Ask, Client, Home, not_taken};
 use crate::dashboard::View;
 use crate::feeds::{self, Feed, FeedStatus};
 use crate::report::{self, Format, Outcome, text};
-use crate::settings::{Database, Settings, Stores, database};
+use crate::settings::{Database, Settings, Stores, database, members};
 use crate::stack::StackStatus;
 use crate::syncs::{self, DatabaseSync, SyncStatus};
 
@@ -46,6 +46,8 @@ const LONGEST_WATCH: Duration = Duration::from_secs(5);
 struct Status {
     ok: bool,
     at: String,
+    /// What is wrong with the configuration's databases as a whole.
+    red: Vec<String>,
     databases: Vec<DatabaseStatus>,
     /// What `litekeep up` runs; `None` where it does not run, or where one database was asked for.
     stack: Option<StackStatus>,
@@ -102,9 +104,18 @@ impl DatabaseStatus {
     ) -> DatabaseStatus {
         let mut red = live.red(by, &database.path);
         let furthest = backups.iter().filter_map(Backup::last).max();
+        if let Some(last) = furthest.filter(|_| !live.exists && live.durable().is_none()) {
+            let path = text::shell_word(&database.path.to_string_lossy());
+            red.push(format!(
+                "its backup goes up to transaction {last}: `litekeep restore {path}` brings it back"
+            ));
+        }
         // What went to another place now and then says nothing of these.
         let places = Places::read(&database.meta_dir);
-        backups.iter_mut().for_each(|backup| backup.has_held = places.has_held(&backup.identity));
+        for backup in &mut backups {
+            backup.has_held = places.has_held(&backup.identity);
+            backup.unfenced = places.is_unfenced(&backup.identity);
+        }
         let elsewhere = elsewhere(&backups, &places);
         let durable = live.durable().filter(|_| elsewhere.is_none());
         red.extend(backups.iter().flat_map(|backup| backup.red(durable, furthest, live.at_ms())));
@@ -156,6 +167,10 @@ pub(super) async fn run(args: &args::Status, format: Format) -> Result<Outcome> 
     report::result(format, &status, || {
         let now_ms = clock.unix_ms();
         let mut out: String = status.databases.iter().map(|database| database.text(now_ms)).collect();
+        if !status.red.is_empty() {
+            out.push_str("RED the configuration\n");
+            status.red.iter().for_each(|reason| out.push_str(&format!("    ! {reason}\n")));
+        }
         if let Some(stack) = &status.stack {
             out.push_str(&stack.text());
         } else if status.hangs {
@@ -168,8 +183,8 @@ pub(super) async fn run(args: &args::Status, format: Format) -> Result<Outcome> 
                 let what = "goes on in nobody's care: `litekeep up` takes it over";
                 out.push_str(&format!("    ! `{name}` (process {pid}) {what}\n"));
             }
-        } else if status.databases.is_empty() {
-            out.push_str("the configuration names no database\n");
+        } else if status.databases.is_empty() && status.red.is_empty() {
+            out.push_str("no folder of the configuration has a database yet\n");
         }
         out
     });
@@ -187,7 +202,7 @@ pub(super) async fn view(config: &args::ConfigArgs, format: Format) -> Result<Vi
 }
 
 async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Result<Status> {
-    let (databases, followers, by, stack, down, hangs, survivors) = match &args.target {
+    let (databases, red, followers, by, stack, down, hangs, survivors) = match &args.target {
         Some(target) => {
             let path = Path::new(target);
             let (databases, followers, by) = match Settings::find(&args.config, format)? {
@@ -202,7 +217,7 @@ async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Resul
                     (databases, (vec![], vec![]), Replicates::Command(REPLICATE))
                 }
             };
-            (databases, followers, by, None, false, false, vec![])
+            (databases, vec![], followers, by, None, false, false, vec![])
         }
         None => {
             // Also where only a litestream.yml is there.
@@ -219,20 +234,47 @@ async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Resul
             let is_down = stack.is_none() && !hangs && has_processes(&settings);
             let by = replicates(&settings, stack.is_some());
             let survivors = if is_down { Survivor::all(&settings) } else { vec![] };
-            (database::all(&settings)?, followers(&settings)?, by, stack, is_down, hangs, survivors)
+            let (databases, red) = all(&settings).await?;
+            (databases, red, followers(&settings)?, by, stack, is_down, hangs, survivors)
         }
     };
     let databases = statuses(&databases, (&followers.0, &followers.1), by, clock).await?;
-    let is_red = down || hangs || stack.as_ref().is_some_and(StackStatus::is_red);
+    let is_red = !red.is_empty() || down || hangs || stack.as_ref().is_some_and(StackStatus::is_red);
     Ok(Status {
         ok: !is_red && databases.iter().all(|database| database.ok),
         at: text::rfc3339(clock.unix_ms()),
+        red,
         databases,
         stack,
         down,
         hangs,
         survivors,
     })
+}
+
+/// The databases of the configuration, and what is wrong with them as a whole. Those of a folder that only their logs tell of
+/// are looked for where they would be restored, and where nothing else is known of the folder.
+async fn all(settings: &Settings) -> Result<(Vec<Database>, Vec<String>)> {
+    let (mut databases, mut red) = (database::all(settings)?, Vec::new());
+    if !has_processes(settings)
+        && let Err(error) = settings.require_database()
+    {
+        red.push(format!("{error}, so nothing is backed up"));
+    }
+    let stores = Stores::default();
+    for config in settings.config.databases.iter().filter(|config| config.source.is_folder()) {
+        let has_any = databases.iter().any(|database| database.config.source == config.source);
+        if has_any && !config.restore_if_missing {
+            continue;
+        }
+        match members::lost(config, &databases, &stores).await {
+            Ok(lost) => databases.extend(lost),
+            // Otherwise those that are known say so of their own backups.
+            Err(error) if !has_any => red.push(format!("{}: {error:#}", config.source)),
+            Err(_) => {}
+        }
+    }
+    Ok((databases, red))
 }
 
 fn has_processes(settings: &Settings) -> bool {

@@ -90,7 +90,7 @@ fn tune(args: &args::Tune, format: Format) -> Result<Tuned> {
     let paths = match (&args.target, &settings) {
         (Some(path), _) => vec![path.clone()],
         (None, Some(settings)) => {
-            database::all(settings)?.into_iter().map(|database| database.path).collect()
+            database::present(settings)?.into_iter().map(|database| database.path).collect()
         }
         (None, None) => Vec::new(),
     };

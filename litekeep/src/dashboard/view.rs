@@ -113,6 +113,8 @@ pub(crate) struct BackupView {
     pub(crate) durable: Option<String>,
     /// Files that wait for it.
     pub(crate) waiting: usize,
+    /// A second writer there cannot be told apart.
+    pub(crate) unfenced: bool,
     pub(crate) error: Option<String>,
     /// When the rest was read; `None` while it is not known.
     pub(crate) listed_at: Option<String>,
@@ -413,6 +415,7 @@ impl BackupView {
             url,
             durable: own.durable.map(|txid| txid.to_string()),
             waiting: own.waiting,
+            unfenced: own.unfenced,
             error: own.error.clone().or(view.error),
             proofs: proofs.map(|(_, proof)| proof.clone()).collect(),
             ..view
@@ -424,6 +427,7 @@ impl BackupView {
         let contents = backup.contents.as_ref();
         BackupView {
             url: backup.url.to_string(),
+            unfenced: backup.unfenced,
             error: backup.error.clone(),
             listed_at: Some(text::rfc3339(at_ms)),
             last_upload_at: contents.and_then(|contents| contents.last_upload_at.clone()),

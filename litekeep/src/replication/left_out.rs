@@ -45,7 +45,9 @@ impl LeftOut {
         let status = Status { path, phase, durable, message: said, hint: told, ..Status::default() };
         // Nothing is made where nothing is: a disk may not be mounted, or the path be mistyped.
         let is_there = database.path.exists() || database.meta_dir.is_dir();
-        let claim = is_there
+        // Nor is anything taken from another replicator: while a database rests, that holds no more than the file.
+        let is_free = is_there && MetaDir::claimed_by(&database.meta_dir, &database.path).is_none();
+        let claim = is_free
             .then(|| MetaDir::claim(&database.meta_dir, &database.path).ok())
             .flatten()
             .inspect(|_| {

@@ -1,18 +1,18 @@
 //! The databases of a configuration, one by one.
 
-use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use litekeep_config::{DatabaseConfig, Destination, Pattern, Source};
+use litekeep_config::{DatabaseConfig, Destination, Source};
 use litekeep_format::DatabaseHeader;
 use litekeep_replicate::local::MetaDir;
 use litekeep_replicate::replicator::PACKS;
 use litekeep_store::Store;
 
+use super::members::{self, is_passed_over};
 use crate::args::ConfigArgs;
 use crate::report::{Failure, Format};
 use crate::settings::{Settings, Stores, default_backup, default_destination, env, is_store};
@@ -58,6 +58,11 @@ impl Database {
         let intervals =
             self.destinations.iter().map(|destination| self.config.upload_interval_for(destination));
         intervals.max().unwrap_or_default()
+    }
+
+    /// Whether there is neither the file nor anything of ours: then a replicator that waits for it leaves no trace either.
+    pub(crate) fn is_untouched(&self) -> bool {
+        !self.path.exists() && !self.meta_dir.exists()
     }
 
     /// A database of a folder, which is not looked at.
@@ -107,59 +112,29 @@ impl Database {
     }
 }
 
-/// All databases of a configuration; folders are searched for files that are databases.
+/// All databases of a configuration, also those of folders whose files are gone.
+///
+/// # Errors
+/// When a folder cannot be read.
 pub(crate) fn all(settings: &Settings) -> Result<Vec<Database>> {
     let mut databases = Vec::new();
     for config in &settings.config.databases {
         match &config.source {
             Source::File(path) => databases.push(Database::of_file(config, path)),
-            Source::Folder { .. } => databases.extend(search_folder(config)?),
+            Source::Folder { .. } => databases.extend(members::of_folder(config)?),
         }
     }
     Ok(databases)
 }
 
-/// Searches the folder that a `[[database]]` names; nothing for one that names a file.
+/// The same without those of folders whose files are gone: nobody but a restore makes one of them.
 ///
 /// # Errors
-/// When a folder cannot be read.
-fn search_folder(config: &DatabaseConfig) -> Result<Vec<Database>> {
-    let Source::Folder { dir, pattern, recursive, .. } = &config.source else { return Ok(Vec::new()) };
-    let mut paths = Vec::new();
-    search(dir, pattern, *recursive, &mut paths)?;
-    paths.sort();
-    paths.iter().map(|path| Database::in_folder(config, dir, path)).collect()
-}
-
-fn search(dir: &Path, pattern: &Pattern, recursive: bool, paths: &mut Vec<PathBuf>) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| {
-        let failure = Failure::io(format!("search `{}` for databases", dir.display()), &error);
-        match error.kind() {
-            ErrorKind::NotFound => failure.hint("make the folder, or correct `dir` in the configuration"),
-            _ => failure,
-        }
-    };
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let path = entry.path();
-        // A link to a folder could lead around in a circle.
-        let kind = entry.file_type().map_err(failed)?;
-        let name = entry.file_name();
-        if kind.is_dir() {
-            if recursive && !is_passed_over(&name) {
-                search(&path, pattern, recursive, paths)?;
-            }
-        } else if name.to_str().is_some_and(|name| pattern.matches(name)) && is_database(&path) {
-            paths.push(path);
-        }
-    }
-    Ok(())
-}
-
-/// Our own state has no databases of the user's, and hidden folders are our own or somebody's private matter.
-fn is_passed_over(folder: &OsStr) -> bool {
-    let name = folder.to_string_lossy();
-    name.starts_with('.') || name.ends_with("-litekeep")
+/// As [`all`].
+pub(crate) fn present(settings: &Settings) -> Result<Vec<Database>> {
+    let mut databases = all(settings)?;
+    databases.retain(|database| !database.config.source.is_folder() || database.path.exists());
+    Ok(databases)
 }
 
 /// A file that has appeared in a folder of databases, if it is one, or is empty and may become one. `dir` is the
@@ -232,7 +207,7 @@ pub(crate) fn refuse_link(path: &Path) -> Result<(), Failure> {
     Err(Failure::invalid(message).hint(hint))
 }
 
-fn is_database(path: &Path) -> bool {
+pub(super) fn is_database(path: &Path) -> bool {
     let mut magic = [0; MAGIC.len()];
     let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
     read.is_ok() && &magic == MAGIC
@@ -283,7 +258,11 @@ impl Backup {
 /// # Errors
 /// As [`backups`].
 pub(crate) fn databases(target: Option<&Path>, args: &ConfigArgs, format: Format) -> Result<Vec<Database>> {
-    let Some(path) = target else { return all(&Settings::load(args, format)?) };
+    let Some(path) = target else {
+        let settings = Settings::load(args, format)?;
+        settings.require_database()?;
+        return all(&settings);
+    };
     match Settings::find(args, format)? {
         Some(settings) => Ok(vec![Database::named(&settings, path)?]),
         None if default_backup(path).is_dir() => Ok(vec![Database::unconfigured(path)]),

@@ -60,6 +60,18 @@ impl Settings {
         Ok(Settings { path: place, config })
     }
 
+    /// Refuses a configuration by which nothing is backed up.
+    ///
+    /// # Errors
+    /// When it names no database.
+    pub(crate) fn require_database(&self) -> Result<()> {
+        if !self.config.databases.is_empty() {
+            return Ok(());
+        }
+        let failure = Failure::invalid(format!("`{}` names no database", self.path.display()));
+        Err(failure.hint("write a `[[database]]` with `path` and `backup` into it; `litekeep init ./app.db` writes a configuration with one").into())
+    }
+
     /// The arguments with which another process reads the same file.
     pub(crate) fn args(&self, own: &ConfigArgs) -> ConfigArgs {
         ConfigArgs { config: Some(self.path.clone()), no_expand_env: own.no_expand_env }

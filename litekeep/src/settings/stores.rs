@@ -2,6 +2,7 @@
 //!
 //! One client for each distinct bucket and identity, whatever number of databases goes there: connections are shared.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
@@ -51,10 +52,16 @@ impl Stores {
         })
     }
 
-    /// What all of them were asked, with their names.
+    /// What all of them were asked, by their names, which say how they are reached: each has its own, whatever number of
+    /// clients goes there under different keys.
     pub(crate) fn counts(&self) -> Vec<(String, Counts)> {
         let roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
-        roots.iter().map(|(_, store)| (store.place(), store.counters().read())).collect()
+        let mut sums: BTreeMap<String, Counts> = BTreeMap::new();
+        for (_, store) in roots.iter() {
+            let sum = sums.entry(store.identity()).or_default();
+            *sum = sum.and(&store.counters().read());
+        }
+        sums.into_iter().collect()
     }
 }
 

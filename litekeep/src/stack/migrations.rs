@@ -38,7 +38,7 @@ const KEPT: usize = 64 << 10;
 /// # Errors
 /// The first that failed; says of which others they have run.
 pub(super) async fn run(settings: &Settings, begun: Option<&Config>, args: &ConfigArgs) -> Result<()> {
-    let databases = database::all(settings)?.into_iter();
+    let databases = database::present(settings)?.into_iter();
     let wanted = databases.filter(|database| database.config.migrations.is_some());
     let wanted = wanted.filter(|database| begun.is_none_or(|begun| is_known(begun, &database.config.source)));
     let has_failed = &AtomicBool::new(false);

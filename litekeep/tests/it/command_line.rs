@@ -1,6 +1,7 @@
 //! Bad input: each mistake is named with its place, its cause and what to do.
 
-use crate::{Place, Ran, rows};
+use crate::scene::LONG;
+use crate::{Place, Ran, rows, shapes};
 use litekeep_testkit::Process;
 use litekeep_testkit::process::eventually;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -125,6 +126,40 @@ fn once_needs_each_database_and_backs_up_the_others() {
     place.run(&["replicate", "-once"]).failed_with(&["gone.db` does not exist"]);
     place.run(&["restore", "-o", "back.db", "app.db"]).succeeded();
     assert_eq!(rows(&place.path("back.db")), 5);
+}
+
+/// It ran for ever, and everything was green: nobody heard that nothing was backed up.
+#[test]
+fn a_configuration_without_a_database_is_no_success() {
+    let place = Place::new();
+    for (name, text) in [("litekeep.toml", "[log]\nlevel = \"info\"\n"), ("litestream.yml", "dbs: []\n")] {
+        std::fs::write(place.path(name), text).unwrap();
+        for arguments in [&["replicate"][..], &["replicate", "-once"], &["run", "--", "touch", "started"]] {
+            let mut ran = Process::start(place.command(arguments), &place.path("log")).unwrap();
+            assert_eq!(ran.wait(LONG).unwrap().code(), Some(2), "{}", ran.output());
+            assert!(ran.output().contains(&format!("`{name}` names no database")), "{}", ran.output());
+        }
+        assert!(!place.path("started").exists());
+        for verb in ["verify", "history"] {
+            place.run(&[verb]).failed_with(&["names no database", "[[database]]", "hint:"]);
+        }
+        let told = place.run(&["status"]);
+        assert_eq!(told.code, 1, "{}", told.stdout);
+        assert!(told.stdout.contains("names no database, so nothing is backed up"), "{}", told.stdout);
+        let told = place.run(&["status", "--json"]).json();
+        assert_eq!(told["ok"], false, "{told:#}");
+        shapes::matches("status", &told);
+        std::fs::remove_file(place.path(name)).unwrap();
+    }
+    // A folder may have none yet, and a stack needs none.
+    std::fs::create_dir(place.path("dbs")).unwrap();
+    let folder = "[[database]]\ndir = \"dbs\"\npattern = \"*.db\"\nbackup = \"backup\"\n";
+    std::fs::write(place.path("litekeep.toml"), folder).unwrap();
+    place.run(&["status"]).succeeded();
+    place.run(&["verify"]).succeeded();
+    std::fs::write(place.path("litekeep.toml"), "[process.a]\ncommand = \"sleep 1000\"\n").unwrap();
+    let told = place.run(&["status"]).stdout;
+    assert!(!told.contains("names no database") && told.contains("nothing runs them"), "{told}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod copy;
 mod credentials;
 mod damage;
 mod dashboard;
+mod destinations;
 mod doctor;
 mod documents;
 mod examples;

@@ -218,6 +218,46 @@ fn all_stores_are_asked_at_once_before_the_application_starts() {
     assert!(status.success() && scene.place.path("started").exists(), "{status}\n{}", scene.log());
 }
 
+/// Nobody could say that there was a backup, and the application made its schema in the place of all that it had.
+#[test]
+fn no_application_starts_on_an_empty_or_another_file_while_the_store_does_not_answer() {
+    let scene = Scene::new(Store::Proxied, "shutdown_timeout = \"1s\"");
+    let run = || crate::Ran::of(scene.command(&["run", "--", "touch", "started"]));
+    let has_started = || std::fs::remove_file(scene.place.path("started")).is_ok();
+    let put = |bytes: &[u8]| {
+        for suffix in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(scene.place.path(&format!("app.db{suffix}")));
+        }
+        std::fs::write(scene.db(), bytes).unwrap();
+    };
+    scene.place.database("app.db", 60);
+    scene.replicate_once().unwrap();
+    scene.proxy().outage(Some(Fault::Status(503)));
+    // What was committed since keeps nobody from starting.
+    scene.place.database("app.db", 60);
+    let ran = run();
+    assert!(has_started(), "{}", ran.stderr);
+    let own = std::fs::read(scene.db()).unwrap();
+
+    put(b"");
+    run().failed_with(&["app.db`, which is empty, has a backup", "503", "--new-timeline"]);
+    assert!(!has_started());
+    std::fs::remove_file(scene.db()).unwrap();
+    run().failed_with(&["503"]);
+    assert!(!has_started());
+
+    let other = scene.place.database("other.db", 90);
+    put(&std::fs::read(other).unwrap());
+    run().failed_with(&["seems to be another database", "--new-timeline"]);
+    assert!(!has_started());
+
+    put(&own);
+    scene.proxy().outage(None);
+    let ran = run().succeeded();
+    assert!(has_started(), "{}", ran.stderr);
+    scene.prove_equal_pages().unwrap();
+}
+
 /// A put that never ends keeps no later commit from being captured.
 #[test]
 fn a_folder_that_hangs() {
@@ -370,6 +410,48 @@ fn sigterm_while_the_store_is_down_says_what_is_not_safe() {
     scene.proxy().outage(None);
     scene.replicate_once().unwrap();
     assert_eq!(scene.prove_equal(None).unwrap().ops, acknowledged);
+}
+
+/// It said that nothing was in the backup.
+#[test]
+fn at_the_end_nothing_is_said_of_a_backup_that_was_not_listed() {
+    let scene = Scene::new(Store::Proxied, "shutdown_timeout = \"1s\"");
+    scene.place.database("app.db", 3);
+    // A replicator with these variables, whose log says something, is ended: what it says last.
+    let ends = |keys: &[(&str, &str)], is_told: &str| {
+        let mut command = scene.command(&["replicate"]);
+        command.envs(keys.iter().copied());
+        let log = scene.fresh();
+        let replicator = Process::start(command, &log).unwrap();
+        eventually("it has failed", LONG, || Ok(replicator.output().contains(is_told)))
+            .unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
+        assert_eq!(replicator.terminate(LONG).unwrap().code(), Some(2));
+        let log = std::fs::read_to_string(log).unwrap();
+        log.split_at(log.rfind("not confirmed").expect(&log)).1.to_owned()
+    };
+    let wrong = [("AWS_SECRET_ACCESS_KEY", "wrong")];
+    let unknown = "it is not known what of it is in the backup";
+    scene.proxy().outage(Some(Fault::Status(503)));
+    let end = ends(&[], "failing: ");
+    assert!(end.contains("not confirmed within 1s:") && end.contains(unknown), "{end}");
+    scene.proxy().outage(None);
+    scene.replicate_once().unwrap();
+    let safe = format!("safe up to transaction {}", scene.last_txid().unwrap());
+    scene.place.database("app.db", 3);
+    let end = ends(&wrong, "failing: ");
+    assert!(end.contains("not confirmed within 1s:") && end.contains(&safe), "{end}");
+    scene.proxy().outage(Some(Fault::Status(503)));
+    let end = ends(&[], "failing: ");
+    assert!(end.contains("not confirmed within 1s:") && end.contains(&safe), "{end}");
+    scene.proxy().outage(None);
+    // What is in another place is not safe in this one.
+    let toml = format!(
+        "[[database]]\npath = \"app.db\"\nbackup = {:?}\nshutdown_timeout = \"1s\"\n",
+        scene.url_of("other")
+    );
+    std::fs::write(scene.place.path("litekeep.toml"), toml).unwrap();
+    let end = ends(&wrong, "failing: ");
+    assert!(end.contains(unknown) && !end.contains(&safe), "{end}");
 }
 
 #[test]

@@ -95,6 +95,33 @@ fn status_is_green_while_replicated_and_red_after() {
     assert_eq!(place.run(&["status"]).code, 1);
 }
 
+/// It was said that no replicator is running, while one waited for the file.
+#[test]
+fn of_a_database_that_is_not_there_yet_nobody_says_that_no_replicator_runs() {
+    let place = Place::new();
+    place.write_all(&[("litekeep.toml", "[[database]]\npath = \"app.db\"\nbackup = \"backup\"\n")]);
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    eventually("it runs", SOON, || Ok(replicator.output().contains("replicating to"))).unwrap();
+    for arguments in [&["status"][..], &["status", "app.db"]] {
+        let told = place.run(arguments);
+        assert_eq!(told.code, 1, "{}", told.stdout);
+        assert!(told.stdout.contains("unless one runs, start `litekeep replicate`"), "{}", told.stdout);
+        assert!(!told.stdout.contains("no replicator"), "{}", told.stdout);
+    }
+    let table = place.run(&["databases"]).succeeded().stdout;
+    assert!(table.contains("once it is there"), "{table}");
+    assert!(!place.path(".app.db-litekeep").exists(), "a path that may be mistyped gets nothing");
+    place.database("app.db", 3);
+    eventually("it is replicated", SOON, || Ok(place.run(&["status"]).code == 0)).unwrap();
+    let table = place.run(&["databases"]).succeeded().stdout;
+    assert!(table.contains(&format!("by process {}", replicator.id())), "{table}");
+    replicator.terminate(SOON).unwrap();
+    // Of one that was there it is known.
+    std::fs::remove_file(place.path("app.db")).unwrap();
+    let told = place.run(&["status"]).stdout;
+    assert!(told.contains("no replicator is running"), "{told}");
+}
+
 #[test]
 fn restore_to_an_instant_and_to_a_transaction() {
     let place = Place::new();

@@ -5,11 +5,13 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use litekeep_testkit::fault_proxy::Fault;
 use litekeep_testkit::litestream::{Replica, Setup};
 use litekeep_testkit::process::eventually;
 use litekeep_testkit::{Litestream, Process};
 use rusqlite::Connection;
 
+use crate::scene::{Scene, Store};
 use crate::up::free_port;
 use crate::{Place, Ran, rows};
 
@@ -25,7 +27,8 @@ fn insert(place: &Place) {
     Connection::open(place.path("app.db")).unwrap().execute("INSERT INTO t (x) VALUES ('more')", ()).unwrap();
 }
 
-fn page(port: u16) -> String {
+/// The metrics at a port.
+pub(crate) fn page(port: u16) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
     let mut page = String::new();
@@ -160,6 +163,55 @@ fn a_second_replicator_is_told_of_the_first_and_not_of_its_address() {
     first.kill().unwrap();
 }
 
+/// It stayed, did nothing, and made the status of the first one red.
+#[test]
+fn a_second_replicator_ends_or_goes_on_with_what_nobody_has_and_leaves_the_first_alone() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    place.run(&["init", "app.db"]).succeeded();
+    let first = Process::start(place.command(&["replicate"]), &place.path("first.log")).unwrap();
+    let is_green = |name: &str| place.run(&["status", name]).code == 0;
+    eventually("the first has it", SOON, || Ok(is_green("app.db"))).unwrap();
+    let pid = format!("process {}", first.id());
+    let is_left_alone = || {
+        assert!(is_green("app.db"), "{}", place.run(&["status", "app.db"]).stdout);
+        assert!(!place.path(".app.db-litekeep/trouble.json").exists());
+    };
+    // While it is at work, and while it rests: then only a lock on the file tells of it.
+    for _ in 0..2 {
+        let mut second = Process::start(place.command(&["replicate"]), &place.path("second.log")).unwrap();
+        assert_eq!(second.wait(SOON).unwrap().code(), Some(2), "{}", second.output());
+        let said = second.output();
+        assert!(said.contains("another litekeep") && said.contains(&pid), "{said}");
+        is_left_alone();
+        eventually("the first rests", SOON, || Ok(!has_open(&first, "lock"))).unwrap();
+    }
+    // Beside it there is another database, which nobody has.
+    place.database("other.db", 3);
+    let both = ["app.db", "other.db"]
+        .map(|name| format!("[[database]]\npath = \"{name}\"\nbackup = \"{name}-backup\"\n"));
+    std::fs::write(place.path("both.toml"), both.concat()).unwrap();
+    let arguments = ["replicate", "-config", "both.toml"];
+    let second = Process::start(place.command(&arguments), &place.path("third.log")).unwrap();
+    let is_other_green = || Ok(place.run(&["status", "-config", "both.toml", "other.db"]).code == 0);
+    eventually("the second has the other", SOON, is_other_green)
+        .unwrap_or_else(|error| panic!("{error}\n{}", second.output()));
+    assert!(second.output().contains(&pid), "{}", second.output());
+    is_left_alone();
+    first.terminate(SOON).unwrap();
+    eventually("the second takes it up then", SOON, || Ok(is_green("app.db")))
+        .unwrap_or_else(|error| panic!("{error}\n{}", second.output()));
+    assert!(place.run(&["status", "app.db"]).stdout.contains(&format!("process {}", second.id())));
+    second.kill().unwrap();
+}
+
+/// Whether a process has a file of this name open.
+fn has_open(process: &Process, name: &str) -> bool {
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap();
+    let files = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    files.into_iter().any(|file| file.file_name().is_some_and(|own| own == name))
+}
+
 #[test]
 fn a_backup_that_cannot_be_read_keeps_nobody_from_the_history_of_another() {
     let place = Place::new();
@@ -288,6 +340,132 @@ fn a_new_database_in_the_place_of_one_that_was_lost_is_refused() {
     app.execute_batch("DELETE FROM t WHERE n > 2; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
     drop(app);
     place.run(&["run", "app.db", "--", "true"]).succeeded();
+}
+
+/// Removes what begins with these names in a folder: a database with its WAL, and its local state where that is named.
+fn remove_in(folder: &std::path::Path, names: &[&str]) {
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if !names.iter().any(|begin| name.starts_with(begin)) {
+            continue;
+        }
+        let is_folder = entry.file_type().unwrap().is_dir();
+        if is_folder { std::fs::remove_dir_all(entry.path()) } else { std::fs::remove_file(entry.path()) }
+            .unwrap();
+    }
+}
+
+/// It was in no list any more: nobody restored it, and everything was green without it.
+#[test]
+fn a_database_of_a_folder_whose_file_is_gone_is_missed_and_comes_back() {
+    let place = Place::new();
+    let dbs = place.path("dbs");
+    let write = |keys: &str| {
+        let toml = format!("[[database]]\ndir = \"dbs\"\npattern = \"*.db\"\nbackup = \"bk\"\n{keys}\n");
+        std::fs::write(place.path("litekeep.toml"), toml).unwrap();
+    };
+    std::fs::create_dir(&dbs).unwrap();
+    place.database("dbs/one.db", 3);
+    place.database("dbs/two.db", 5);
+    write("");
+    let are_there = || [rows(&dbs.join("one.db")), rows(&dbs.join("two.db"))];
+    let replicate = |log: &str| Process::start(place.command(&["replicate"]), &place.path(log)).unwrap();
+    let is_green = || Ok(place.run(&["status"]).code == 0);
+    let replicator = replicate("first.log");
+    eventually("both are replicated", SOON, is_green).unwrap();
+    remove_in(&dbs, &["one.db"]);
+    // Whether it runs or not.
+    let is_missed = || {
+        let told = place.run(&["status"]);
+        assert!(told.stdout.contains("dbs/one.db"), "{}", told.stdout);
+        Ok(told.code == 1 && told.stdout.contains("the database file is gone"))
+    };
+    eventually("it is missed", SOON, is_missed).unwrap();
+    replicator.terminate(SOON).unwrap();
+    assert!(is_missed().unwrap());
+    assert!(place.run(&["databases"]).succeeded().stdout.contains("dbs/one.db"));
+    let replicator = replicate("second.log");
+    eventually("the next one misses it", SOON, || {
+        let told = place.run(&["status", "dbs/one.db"]);
+        Ok(told.code == 1 && !told.stdout.contains("no replicator is"))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
+    replicator.kill().unwrap();
+    place
+        .run(&["replicate", "-once"])
+        .failed_with(&["dbs/one.db` does not exist", "-restore-if-db-not-exists"]);
+
+    write("restore_if_missing = true");
+    let replicator = replicate("third.log");
+    eventually("it is back", SOON, is_green)
+        .unwrap_or_else(|error| panic!("{error}\n{}", replicator.output()));
+    assert_eq!(are_there(), [3, 5]);
+    replicator.terminate(SOON).unwrap();
+
+    // A new disk: nothing but the backup knows of them.
+    let lose = || remove_in(&dbs, &["one.db", "two.db", ".one.db-", ".two.db-"]);
+    for keys in ["restore_if_missing = true", ""] {
+        write(keys);
+        lose();
+        let told = place.run(&["status"]);
+        assert_eq!(told.code, 1, "{}", told.stdout);
+        for part in ["dbs/one.db", "dbs/two.db", "its backup goes up to transaction", "`litekeep restore "] {
+            assert!(told.stdout.contains(part), "`{part}` is not in:\n{}", told.stdout);
+        }
+        place.run(&["replicate", "-once", "-restore-if-db-not-exists"]).succeeded();
+        assert_eq!(are_there(), [3, 5]);
+        lose();
+        place.run(&["run", "--", "test", "-e", "dbs/one.db", "-a", "-e", "dbs/two.db"]).succeeded();
+        assert_eq!(are_there(), [3, 5]);
+    }
+    // For good.
+    remove_in(&dbs, &["one.db", ".one.db-"]);
+    std::fs::rename(place.path("bk/one.db"), place.path("kept")).unwrap();
+    place.run(&["run", "--", "test", "!", "-e", "dbs/one.db"]).succeeded();
+    assert!(!place.run(&["status"]).stdout.contains("one.db"));
+}
+
+/// The same in a bucket, in folders within the folder, with local state in another place.
+#[test]
+fn lost_databases_of_a_folder_come_back_from_a_bucket() {
+    let scene = Scene::new(Store::Proxied, "");
+    let place = &scene.place;
+    let toml = format!(
+        "[[database]]\ndir = \"dbs\"\npattern = \"*.db\"\nrecursive = true\nmeta_dir = \"meta\"\nbackup = {:?}\nshutdown_timeout = \"1s\"\n",
+        scene.url()
+    );
+    std::fs::write(place.path("litekeep.toml"), toml).unwrap();
+    std::fs::create_dir_all(place.path("dbs/x/y")).unwrap();
+    place.database("dbs/a.db", 3);
+    place.database("dbs/x/y/b.db", 5);
+    let run = |command: &[&str]| Ran::of(scene.command(&[&["run", "--"], command].concat()));
+    let are_there = || [rows(&place.path("dbs/a.db")), rows(&place.path("dbs/x/y/b.db"))];
+    run(&["true"]).succeeded();
+
+    std::fs::remove_dir_all(place.path("dbs/x")).unwrap();
+    let told = Ran::of(scene.command(&["status"]));
+    assert!(told.code == 1 && told.stdout.contains("dbs/x/y/b.db"), "{}", told.stdout);
+    run(&["true"]).succeeded();
+    assert_eq!(are_there(), [3, 5]);
+
+    std::fs::remove_dir_all(place.path("meta")).unwrap();
+    std::fs::remove_dir_all(place.path("dbs")).unwrap();
+    std::fs::create_dir(place.path("dbs")).unwrap();
+    scene.proxy().outage(Some(Fault::Status(503)));
+    run(&["touch", "started"]).failed_with(&["look for databases of", "503"]);
+    let told = Ran::of(scene.command(&["status"]));
+    assert!(told.code == 1 && told.stdout.contains("503"), "{}{}", told.stdout, told.stderr);
+    scene.proxy().outage(None);
+    let told = Ran::of(scene.command(&["status"]));
+    for name in ["dbs/a.db", "dbs/x/y/b.db"] {
+        assert!(told.code == 1 && told.stdout.contains(name), "{}", told.stdout);
+    }
+    run(&["true"]).succeeded();
+    assert_eq!(are_there(), [3, 5]);
+    // Where some are known, an outage stops nobody.
+    scene.proxy().outage(Some(Fault::Status(503)));
+    let ran = run(&["touch", "started"]);
+    assert!(place.path("started").exists(), "{}", ran.stderr);
 }
 
 /// Nothing tells of another folder under the same name.
@@ -419,6 +597,6 @@ fn a_database_in_a_bad_state_is_shown_and_does_not_keep_the_others_from_replicat
     // The end says what is not safe.
     assert_eq!(replicator.terminate(SOON).unwrap().code(), Some(2));
     let log = std::fs::read_to_string(place.path("log")).unwrap();
-    assert!(log.contains("not confirmed within") && log.contains("emptied.db` is empty"), "{log}");
+    assert!(log.contains("not confirmed:") && log.contains("emptied.db` is empty"), "{log}");
     assert_eq!(log.matches("ERROR").count(), 2, "each is told once: {log}");
 }

@@ -46,6 +46,12 @@ impl MetaDir {
         database.with_file_name(name)
     }
 
+    /// The database whose folder this is by its name, where the configuration names none.
+    pub fn database_of(path: &Path) -> Option<PathBuf> {
+        let name = path.file_name()?.to_str()?.strip_prefix('.')?.strip_suffix("-litekeep")?;
+        (!name.is_empty()).then(|| path.with_file_name(name))
+    }
+
     /// Makes the folder where needed and claims it; an error that names the other process when that has it.
     pub fn claim(path: &Path, database: &Path) -> Result<MetaDir, Error> {
         std::fs::create_dir_all(path).map_err(Error::file("create", path))?;

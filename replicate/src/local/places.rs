@@ -20,6 +20,9 @@ struct Names {
     held: Vec<String>,
     /// Those whose log local state is about.
     current: Vec<String>,
+    /// Those whose store ignores conditional writes.
+    #[serde(default)]
+    unfenced: Vec<String>,
 }
 
 /// The file, with what is in it.
@@ -51,6 +54,27 @@ impl Places {
     /// The places whose log local state is about.
     pub fn current(&self) -> &[String] {
         self.names.as_ref().map_or(&[], |names| &names.current)
+    }
+
+    /// Whether a second writer there cannot be told apart.
+    pub fn is_unfenced(&self, place: &str) -> bool {
+        self.names.as_ref().is_some_and(|names| names.unfenced.iter().any(|unfenced| unfenced == place))
+    }
+
+    /// Whether the store there ignores conditional writes. Of a place that has never held the log nothing is noted.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn note_unfenced(&mut self, place: &str, is_so: bool) -> Result<(), Error> {
+        if self.is_unfenced(place) == is_so || !self.has_held(place) {
+            return Ok(());
+        }
+        let mut names = self.names.clone().unwrap_or_default();
+        names.unfenced.retain(|unfenced| unfenced != place);
+        if is_so {
+            names.unfenced.push(place.to_owned());
+        }
+        self.save(names)
     }
 
     /// The log is there.
@@ -122,5 +146,20 @@ mod tests {
         assert_eq!(["a", "b", "c", "d"].map(|place| places.has_held(place)), [true, true, true, false]);
         assert_eq!(places.current(), ["b"]);
         assert!(!places.is_current("a"));
+    }
+
+    #[test]
+    fn what_an_earlier_litekeep_noted_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(NAME), r#"{"held":["a","b"],"current":["a"]}"#).unwrap();
+        let mut places = Places::read(dir.path());
+        assert!(places.has_held("b") && !places.is_unfenced("a"));
+        for is_so in [true, true, false] {
+            places.note_unfenced("a", is_so).unwrap();
+            places.note_unfenced("c", true).unwrap();
+            let places = Places::read(dir.path());
+            assert_eq!(["a", "c"].map(|place| places.is_unfenced(place)), [is_so, false]);
+            assert_eq!(places.current(), ["a"]);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! One database: from the event that wakes it to the confirmation of the store.
 
 use super::arrival::Arrival;
-use super::destination::Destination;
+use super::destination::{Destination, Standing};
 use super::look::Step;
 use super::status::{DestinationStatus, Phase, Status};
 use super::stranded::stranded;
@@ -171,7 +171,7 @@ impl Database {
         if phase == Phase::Following {
             *lock(&self.told) = None;
         }
-        if had_failed || phase == Phase::Following {
+        if phase == Phase::Following || had_failed && self.may_note() {
             Trouble::clear(&self.settings.meta_dir);
         }
     }
@@ -196,12 +196,27 @@ impl Database {
             .iter()
             .map(|d| DestinationStatus {
                 place: d.store.place(),
+                identity: d.store.identity(),
                 durable: d.durable,
+                is_listed: d.standing != Standing::Unlisted,
                 waiting: d.queue.len(),
                 error: d.error.clone(),
+                is_up: d.error.is_none() && d.answers(),
                 unfenced: d.unfenced,
             })
             .collect();
+        status
+    }
+
+    /// The same with what local state knows to have been confirmed at one of the destinations, if none of them could be asked.
+    pub(super) fn last_status(&self) -> Status {
+        let mut status = self.status();
+        if status.durable.is_none() {
+            let known = StateFile::peek(&self.settings.meta_dir.join("state"));
+            let places = Places::read(&self.settings.meta_dir);
+            let is_here = self.destinations().iter().any(|d| places.is_current(&d.store.identity()));
+            status.durable = known.filter(|_| is_here).map(|known| known.txid);
+        }
         status
     }
 
@@ -453,7 +468,9 @@ impl Database {
             s.message = Some(message);
             s.hint = e.hint().map(str::to_owned);
         });
-        Trouble::note(&self.settings.meta_dir, phase, e, self.shared.clock.unix_ms());
+        if self.may_note() {
+            Trouble::note(&self.settings.meta_dir, phase, e, self.shared.clock.unix_ms());
+        }
         match phase {
             Phase::Failing => {
                 Some(Duration::from_millis(10 << failures.min(11)).min(Duration::from_secs(20)))
@@ -461,6 +478,14 @@ impl Database {
             Phase::Refused => Some(REFUSED_PAUSE),
             _ => None,
         }
+    }
+
+    /// Whether the notes in the folder of the local state are this process's to write: another one that replicates the database
+    /// has its own troubles.
+    fn may_note(&self) -> bool {
+        // Whoever works on it has it.
+        let has = self.try_work().is_none_or(|work| work.local.is_some() || work.capture.is_some());
+        has || MetaDir::claimed_by(&self.settings.meta_dir, &self.settings.path).is_none()
     }
 
     /// One look: begin where necessary, capture, and hand over to the destinations.

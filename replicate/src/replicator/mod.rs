@@ -188,7 +188,7 @@ impl Replicator {
         let waits =
             all.iter().map(|d| async move { (d, tokio::time::timeout(timeout, d.sync()).await == Ok(true)) });
         let done = futures::future::join_all(waits).await;
-        done.into_iter().filter(|(_, ok)| !ok).map(|(d, _)| d.status()).collect()
+        done.into_iter().filter(|(_, ok)| !ok).map(|(d, _)| d.last_status()).collect()
     }
 
     /// Ships what is left, then lets go of every database. Returns what is not safe.

@@ -1,6 +1,7 @@
 //! Where the log of a database is, and where it was.
 
 use super::database::{Database, Local, lock};
+use super::destination::Standing;
 use crate::Error;
 use litekeep_store::{FileRef, Log, Store};
 use std::sync::Arc;
@@ -40,11 +41,19 @@ impl Database {
         known.forget_all_but(if stays { &places } else { &[] })
     }
 
-    /// Local state follows the log at the destinations that have all of it.
+    /// Local state follows the log at the destinations that have all of it. Others are told which of their stores have no fence.
     pub(super) fn keep_to_places(self: &Arc<Self>, local: &Local) -> Result<(), Error> {
-        let complete: Vec<Store> =
-            self.destinations().iter().filter(|d| !d.lags).map(|d| d.store.clone()).collect();
-        complete.iter().try_for_each(|store| local.becomes_about(store))
+        let listed: Vec<(Store, bool, bool)> = (self.destinations().iter())
+            .filter(|d| d.standing != Standing::Unlisted)
+            .map(|d| (d.store.clone(), d.lags, d.unfenced))
+            .collect();
+        for (store, lags, unfenced) in &listed {
+            if !lags {
+                local.becomes_about(store)?;
+            }
+            lock(&local.places).note_unfenced(&store.identity(), *unfenced)?;
+        }
+        Ok(())
     }
 }
 

@@ -54,12 +54,18 @@ impl Phase {
 pub struct DestinationStatus {
     /// How messages name it.
     pub place: String,
+    /// The same with how it is reached, so that no two are alike.
+    pub identity: String,
     /// The last transaction that it has.
     pub durable: Option<Txid>,
+    /// It has been listed, so that `durable` says what there is.
+    pub is_listed: bool,
     /// Files that wait for it.
     pub waiting: usize,
     /// Why the last try failed, when it did.
     pub error: Option<String>,
+    /// It takes what comes: nothing has failed since the last that succeeded, and nothing hangs.
+    pub is_up: bool,
     /// The store does not honour conditional writes, so a second writer cannot be told apart.
     pub unfenced: bool,
 }

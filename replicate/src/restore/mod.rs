@@ -22,6 +22,7 @@ mod plan;
 pub(crate) mod set_back;
 mod sink;
 mod source;
+mod stranger;
 pub mod v03;
 
 pub use compare::{Differences, differences};
@@ -29,6 +30,7 @@ pub use forward::{Outrun, outrun, roll_forward};
 pub use install::{Integrity, Options, Restored, to_path};
 pub use plan::{Damaged, Goal, RestorePlan, plan};
 pub use set_back::{SetBack, set_back};
+pub use stranger::refuse_stranger;
 
 use crate::local::PageSums;
 use crate::{Error, Kind, Overlay, commits};

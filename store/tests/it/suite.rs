@@ -43,6 +43,7 @@ pub(crate) async fn run_sequential(store: &Store) {
     files_that_follow_are_opened_together(&store.join("following").unwrap()).await;
     uploads_of_any_size(&store.join("upload").unwrap()).await;
     records_stand_beside(&store.join("records").unwrap()).await;
+    names_below_are_those_of_logs(&store.join("names").unwrap()).await;
     assert_eq!(store.probe().await.unwrap(), Conditional::Honoured);
 }
 
@@ -213,6 +214,19 @@ async fn records_stand_beside(store: &Store) {
     assert_eq!(store.read(&below[1].name, 0..2).await.unwrap_err().kind(), ErrorKind::Corrupt);
     store.delete_records(&["epoch/0001".into()]).await.unwrap();
     assert_eq!(names(store.list_records("epoch").await.unwrap()), ["epoch/0002"]);
+}
+
+async fn names_below_are_those_of_logs(store: &Store) {
+    assert_eq!(store.names_below().await.unwrap(), [""; 0]);
+    let (name, bytes) = Database::new(6).commit(3, 5, 1_000);
+    for log in ["a.db", "b c.db", "deeper/c.db"] {
+        store.join(log).unwrap().put(0, name, bytes.clone(), 1_000).await.unwrap();
+    }
+    let mut names = store.names_below().await.unwrap();
+    names.sort();
+    assert_eq!(names, ["a.db", "b c.db", "deeper"]);
+    assert_eq!(store.join("deeper").unwrap().names_below().await.unwrap(), ["c.db"]);
+    assert!(!store.join(&names[1]).unwrap().list().await.unwrap().is_empty());
 }
 
 async fn of_racing_writers_one_wins(store: &Store) {

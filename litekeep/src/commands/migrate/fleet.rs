@@ -43,7 +43,7 @@ struct Fleet {
 pub(super) fn run(args: &args::MigrateUp, format: Format) -> Result<Outcome> {
     let begin = SystemClock.boottime();
     let settings = Settings::load(&args.target.config, format)?;
-    let all = database::all(&settings)?;
+    let all = database::present(&settings)?;
     if all.is_empty() {
         return Err(Failure::invalid(format!("`{}` has no databases", settings.path.display())).into());
     }

@@ -106,7 +106,7 @@ impl Failed {
 
 pub(super) fn all(args: &args::MigrateTarget, format: Format) -> Result<Outcome> {
     let settings = Settings::load(&args.config, format)?;
-    let all = database::all(&settings)?;
+    let all = database::present(&settings)?;
     if all.is_empty() {
         return Err(Failure::invalid(format!("`{}` has no databases", settings.path.display())).into());
     }

@@ -33,6 +33,8 @@ pub(crate) struct Backup {
     /// The replicator knows the log to have been there.
     #[serde(skip)]
     pub(crate) has_held: bool,
+    /// The replicator has found that a second writer there cannot be told apart.
+    pub(crate) unfenced: bool,
     /// Why the rest is not known.
     pub(crate) error: Option<String>,
     pub(crate) contents: Option<Contents>,
@@ -71,16 +73,12 @@ impl Backup {
 
     /// The same with the listing, where there is one.
     pub(crate) async fn read_with_log(url: StoreUrl, store: &Store, now_ms: i64) -> (Backup, Option<Log>) {
+        let (error, contents, log) = match Contents::read(store, now_ms).await {
+            Ok((contents, log)) => (None, Some(contents), Some(log)),
+            Err(error) => (Some(format!("{error:#}")), None, None),
+        };
         let identity = store.identity();
-        match Contents::read(store, now_ms).await {
-            Ok((contents, log)) => {
-                (Backup { url, identity, has_held: false, error: None, contents: Some(contents) }, Some(log))
-            }
-            Err(error) => {
-                let error = Some(format!("{error:#}"));
-                (Backup { url, identity, has_held: false, error, contents: None }, None)
-            }
-        }
+        (Backup { url, identity, has_held: false, unfenced: false, error, contents }, log)
     }
 
     /// The last transaction that is there.
@@ -138,6 +136,9 @@ impl Backup {
             Some(proof) if proof.proven => out.push_str(&format!(", proven restorable at {}\n", proof.at)),
             Some(_) => out.push('\n'),
             None => out.push_str(", not yet proven restorable\n"),
+        }
+        if self.unfenced {
+            out.push_str("      unfenced: the store ignores conditional writes, so a second writer cannot be told apart\n");
         }
         for gap in contents.gaps.iter().filter(|gap| gap.is_over()) {
             out.push_str(&format!("      {}", gap.text()));

@@ -14,6 +14,7 @@ use litekeep_replicate::local::{MetaDir, State, StateFile, Trouble};
 use litekeep_replicate::replicator::{Stranded, stranded};
 use serde::Serialize;
 
+use super::REPLICATE;
 use crate::report::text;
 use crate::settings::Database;
 
@@ -42,6 +43,9 @@ pub(super) struct Live {
     /// What waits on this machine.
     #[serde(skip)]
     stranded: Option<Stranded>,
+    /// There is neither the file nor anything of ours: whoever waits for it leaves no trace.
+    #[serde(skip)]
+    is_untouched: bool,
     #[serde(skip)]
     at_ms: i64,
 }
@@ -101,6 +105,7 @@ pub(in crate::commands) struct Look {
     pending_frames: Option<u64>,
     trouble: Option<Trouble>,
     stranded: Option<Stranded>,
+    is_untouched: bool,
     at_ms: i64,
 }
 
@@ -138,6 +143,7 @@ impl Watch {
             pending_frames,
             trouble,
             stranded,
+            is_untouched,
             at_ms,
         } = self.last;
         let since_ms = state.map(|state| (at_ms - state.confirmed_ms).max(0));
@@ -160,6 +166,7 @@ impl Watch {
             at_ms,
             trouble,
             stranded,
+            is_untouched,
             stuck: behind && since_ms.is_none_or(|since_ms| since_ms > allowed_ms),
         }
     }
@@ -198,6 +205,7 @@ impl Look {
             state,
             trouble: Trouble::read(&database.meta_dir),
             stranded: stranded(&database.meta_dir),
+            is_untouched: database.is_untouched(),
             at_ms: clock.unix_ms(),
         }
     }
@@ -304,6 +312,12 @@ impl Live {
             red.push(format!("its folder `{folder}` does not exist: make it, or correct the path"));
         } else if self.replicator_pid.is_none() {
             red.push(match by {
+                // Whether `litekeep up` runs is known.
+                Replicates::Command(command) if self.is_untouched && command == REPLICATE => {
+                    format!(
+                        "whoever replicates it waits until it is there: unless one runs, start `{command}`"
+                    )
+                }
                 Replicates::Command(command) => format!("no replicator is running: start `{command}`"),
                 Replicates::Up => "`litekeep up` does not replicate it yet: its log says why".to_owned(),
             });

@@ -17,6 +17,7 @@ impl Status {
             view.problems
                 .push("processes are configured, and nothing runs them: `litekeep up` does".to_owned());
         }
+        view.problems.extend(self.red);
         view.ok = self.ok;
         view
     }
