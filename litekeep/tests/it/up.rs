@@ -4,6 +4,7 @@
 mod asked;
 mod background;
 mod flood;
+mod held_socket;
 mod reloads;
 
 use std::io::{Read as _, Write as _};

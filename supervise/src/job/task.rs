@@ -350,7 +350,10 @@ async fn attend(name: &str, mut run: Run, mut ended: oneshot::Receiver<()>, log:
             event = run.next() => match event {
                 run::Event::Exited(exit) => outcome = Some(Outcome::Exited(exit)),
                 run::Event::Unfit(reason) => outcome = Some(Outcome::Unfit(reason)),
-                run::Event::Ready | run::Event::Unready(_) | run::Event::Asked(..) => {}
+                run::Event::Ready
+                | run::Event::Unready(_)
+                | run::Event::Unclear(_)
+                | run::Event::Asked(..) => {}
             },
             _ = &mut ended => break,
         }

@@ -290,6 +290,12 @@ impl Task {
                     self.tell(Kind::Unready, reason);
                     Phase::Running(run)
                 }
+                Event::Unclear(reason) => {
+                    if self.status.borrow().state == State::Starting {
+                        self.set(State::Starting, reason);
+                    }
+                    Phase::Running(run)
+                }
                 Event::Unfit(reason) => self.end_unfit(run, reason).await,
                 Event::Asked(of, answer) => {
                     self.status.send_modify(|status| match of {
@@ -511,7 +517,7 @@ impl Task {
                 () = &mut late => return Verdict::Unfit(format!("not ready within {patience:?}{unready}")),
                 event = new.next() => match event {
                     Event::Ready => return Verdict::Ready,
-                    Event::Unready(reason) => unready = format!(": {reason}"),
+                    Event::Unready(reason) | Event::Unclear(reason) => unready = format!(": {reason}"),
                     Event::Unfit(reason) => return Verdict::Unfit(reason),
                     Event::Exited(exit) => return Verdict::Unfit(format!("it ended: {exit}")),
                     Event::Asked(..) => {}

@@ -29,7 +29,7 @@ while not ending:
     c.close()
 ";
 
-fn server(socket: &Socket, address: SocketAddr) -> Service {
+pub(super) fn server(socket: &Socket, address: SocketAddr) -> Service {
     let mut service = shell("web", "");
     service.spec.spawn.command =
         Command::Program { name: "python3".into(), args: vec!["-c".into(), SERVER.into()] };
@@ -42,7 +42,7 @@ fn server(socket: &Socket, address: SocketAddr) -> Service {
     service
 }
 
-fn get(address: SocketAddr) -> std::io::Result<String> {
+pub(super) fn get(address: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
     let mut answer = String::new();
