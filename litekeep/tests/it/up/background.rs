@@ -56,5 +56,13 @@ fn the_log_of_the_background_is_rotated() {
     let log = || std::fs::read_to_string(place.path(".litekeep/up.log")).unwrap();
     eventually("the reload is told", LONG, || Ok(log().contains("reloaded app"))).unwrap();
     assert!(!log().contains("a line"));
+    // Somebody deletes it: it is begun anew, and what was rotated stays.
+    let rotated = std::fs::read(place.path(".litekeep/up.log.1.gz")).unwrap();
+    std::fs::remove_file(place.path(".litekeep/up.log")).unwrap();
+    eventually("there is a log again", LONG, || Ok(place.path(".litekeep/up.log").exists())).unwrap();
+    let status = std::process::Command::new("kill").arg("-HUP").arg(up["pid"].to_string()).status();
+    assert!(status.unwrap().success());
+    eventually("the next reload is told", LONG, || Ok(log().contains("reloaded app"))).unwrap();
+    assert_eq!(std::fs::read(place.path(".litekeep/up.log.1.gz")).unwrap(), rotated);
     place.run(&["down"]).succeeded();
 }
