@@ -363,18 +363,17 @@ impl Task {
     /// The run ended by itself; what it left behind ends too.
     async fn ended(&mut self, run: Box<Run>, exit: Exit) -> Phase {
         let (ran, first_line) = (run.begun.elapsed(), run.first_line);
-        let no_memory = match run.tree.group().ran_out_of_memory() {
-            true => "memory: the kernel killed a process at its limit; ",
-            false => "",
-        };
+        let no_memory = run.tree.group().ran_out_of_memory();
         if let (_, Err(error)) = run.stop(&self.name).await {
             tracing::error!("{error}");
         }
         self.forget_run(Some(exit));
-        let words = self.log.last_words(first_line).filter(|_| !exit.is_clean());
+        // A leader may end well whose child was killed, as a shell does after a pipe.
+        let clean = exit.is_clean() && no_memory.is_none();
+        let words = self.log.last_words(first_line).filter(|_| !clean);
         let words = words.map_or_else(String::new, |words| format!(": {words}"));
+        let no_memory = no_memory.map_or_else(String::new, |killed| format!("{killed}; "));
         let reason = format!("{no_memory}{exit} after {:.1} s{words}", ran.as_secs_f64());
-        let clean = exit.is_clean();
         self.after(policy::Event::Exited { clean, ran, chance: random_u64() }, reason)
     }
 
