@@ -320,7 +320,10 @@ async fn what_was_stopped_is_not_started_by_a_reload_and_has_the_new_settings_la
 async fn what_did_not_run_must_prove_itself_too() {
     let crashing = |code: u32| {
         let mut service = shell("crashing", &format!("sleep 0.2; echo out of luck >&2; exit {code}"));
-        (service.spec.settle, service.spec.policy.limit) = (Duration::from_secs(5), 1000);
+        service.spec.settle = Duration::from_secs(5);
+        // After the first restart, which comes at once, it waits until somebody asks.
+        (service.spec.policy.shortest, service.spec.policy.longest) =
+            (Duration::from_secs(100), Duration::from_secs(100));
         service
     };
     let failing = |code: u32| {
@@ -335,7 +338,10 @@ async fn what_did_not_run_must_prove_itself_too() {
     };
     let mut supervisor = supervise(vec![crashing(1), failing(3), once("true")]);
     supervisor.start().await.unwrap();
-    until(one(&supervisor, "crashing"), |status| status.state == State::BackingOff).await;
+    until(one(&supervisor, "crashing"), |status| {
+        status.state == State::BackingOff && status.restarts == 2
+    })
+    .await;
     reaches(one(&supervisor, "failing"), State::Failed).await;
     reaches(one(&supervisor, "once"), State::Completed).await;
     let bad = || vec![crashing(2), failing(4), once("exit 7")];
