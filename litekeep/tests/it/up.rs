@@ -5,6 +5,7 @@ mod asked;
 mod background;
 mod flood;
 mod held_socket;
+mod litestream;
 mod reloads;
 
 use std::io::{Read as _, Write as _};
