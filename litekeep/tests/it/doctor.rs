@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::scene::{LONG, Scene, Store};
-use crate::{Place, rails, shapes};
+use crate::{Place, Ran, rails, shapes};
 
 const DOCUMENT: &str = include_str!("../../../docs/doctor.md");
 
