@@ -37,9 +37,12 @@ pub(crate) fn leads_to(stream: &TcpStream, sockets: &[Socket]) -> bool {
     let (own, peer) = (plain(own), plain(peer));
     // Another machine may have the same port.
     let is_here = peer.ip().is_loopback() || peer.ip() == own.ip();
-    is_here && sockets.iter().filter_map(Socket::address).map(plain).any(|held| {
-        held.port() == peer.port() && (held.ip() == peer.ip() || held.ip().is_unspecified())
-    })
+    is_here
+        && sockets
+            .iter()
+            .filter_map(Socket::address)
+            .map(plain)
+            .any(|held| held.port() == peer.port() && (held.ip() == peer.ip() || held.ip().is_unspecified()))
 }
 
 /// Waits until somebody has accepted a connection to a socket of this machine, and says who. Dropped, it leaves the connection as it is.

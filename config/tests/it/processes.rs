@@ -524,9 +524,8 @@ fn a_check_behind_the_proxy_asks_at_the_instances_own_port() {
     assert_eq!(toml(text).unwrap().processes[0].health, Some(Check::new(probe)));
     // Another address, or another machine's, is another matter.
     for url in ["http://localhost:3001/up", "http://elsewhere:3000/up", "http://10.0.0.2:3000/up"] {
-        let text = format!(
-            "[process.a]\ncommand = \"x\"\nproxy = \"127.0.0.1:3000\"\nhealth = {{ url = {url:?} }}"
-        );
+        let text =
+            format!("[process.a]\ncommand = \"x\"\nproxy = \"127.0.0.1:3000\"\nhealth = {{ url = {url:?} }}");
         assert!(toml(&text).is_ok(), "{url}");
     }
 }
@@ -556,8 +555,7 @@ fn a_database_is_waited_for_however_its_path_is_spelled() {
         };
         let config = read(&text).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(config.processes[0].depends_on, [(path.to_owned(), Until::DbRestored)]);
-        let error =
-            read(&format!("{text}[[database]]\npath = {waited:?}\nbackup = \"c\"\n")).unwrap_err();
+        let error = read(&format!("{text}[[database]]\npath = {waited:?}\nbackup = \"c\"\n")).unwrap_err();
         assert!(error.to_string().contains("is already a database"), "{error}");
     }
 }

@@ -25,8 +25,9 @@ pub fn has_socket_open(pid: Pid, inode: u64) -> io::Result<bool> {
 }
 
 fn looks_at(pid: Pid, wanted: &OsStr) -> io::Result<bool> {
-    let has_gone =
-        |error: &io::Error| error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH);
+    let has_gone = |error: &io::Error| {
+        error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+    };
     let look = || -> io::Result<bool> {
         for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
             match std::fs::read_link(entry?.path()) {

@@ -189,12 +189,9 @@ fn real(source: &Source) -> Source {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| database::normal(path));
     match source {
         Source::File(path) => Source::File(real(path)),
-        Source::Folder { dir, pattern, recursive, watch } => Source::Folder {
-            dir: real(dir),
-            pattern: pattern.clone(),
-            recursive: *recursive,
-            watch: *watch,
-        },
+        Source::Folder { dir, pattern, recursive, watch } => {
+            Source::Folder { dir: real(dir), pattern: pattern.clone(), recursive: *recursive, watch: *watch }
+        }
     }
 }
 

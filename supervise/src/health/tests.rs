@@ -112,7 +112,10 @@ async fn at_a_held_socket_only_the_run_itself_is_believed() {
     let http = Probe::Http(Http::parse(&format!("http://{address}/")).unwrap());
     for probe in [Probe::Tcp(address.clone()), http.clone()] {
         let verdict = ask_with(probe, vec![held.clone()]).await;
-        assert!(matches!(&verdict, Verdict::Unfit(reason) if reason.contains("nobody accepted")), "{verdict:?}");
+        assert!(
+            matches!(&verdict, Verdict::Unfit(reason) if reason.contains("nobody accepted")),
+            "{verdict:?}"
+        );
     }
     listener.set_nonblocking(true).unwrap();
     let listener = TcpListener::from_std(listener).unwrap();
@@ -127,7 +130,10 @@ async fn at_a_held_socket_only_the_run_itself_is_believed() {
     });
     for probe in [Probe::Tcp(address), http] {
         let verdict = ask_with(probe.clone(), vec![held.clone()]).await;
-        assert!(matches!(&verdict, Verdict::Unclear(reason) if reason.contains("another run")), "{verdict:?}");
+        assert!(
+            matches!(&verdict, Verdict::Unclear(reason) if reason.contains("another run")),
+            "{verdict:?}"
+        );
         assert_eq!(ask(probe).await, Verdict::Fit, "a socket that is not held is nobody's business");
     }
 }

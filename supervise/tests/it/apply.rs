@@ -338,10 +338,8 @@ async fn what_did_not_run_must_prove_itself_too() {
     };
     let mut supervisor = supervise(vec![crashing(1), failing(3), once("true")]);
     supervisor.start().await.unwrap();
-    until(one(&supervisor, "crashing"), |status| {
-        status.state == State::BackingOff && status.restarts == 2
-    })
-    .await;
+    until(one(&supervisor, "crashing"), |status| status.state == State::BackingOff && status.restarts == 2)
+        .await;
     reaches(one(&supervisor, "failing"), State::Failed).await;
     reaches(one(&supervisor, "once"), State::Completed).await;
     let bad = || vec![crashing(2), failing(4), once("exit 7")];

@@ -119,7 +119,8 @@ async fn an_instance_that_hangs_is_ended() {
     let (socket, address) = listen();
     let [http, _] = probes(address);
     let mut hangs = server(&socket, address);
-    let code = "import socket, time\ns = socket.socket(fileno=3)\nkept = []\nwhile True: kept.append(s.accept())";
+    let code =
+        "import socket, time\ns = socket.socket(fileno=3)\nkept = []\nwhile True: kept.append(s.accept())";
     hangs.spec.spawn.command =
         Command::Program { name: "python3".into(), args: vec!["-c".into(), code.into()] };
     hangs.spec.readiness = None;

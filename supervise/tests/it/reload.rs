@@ -140,7 +140,8 @@ async fn the_new_run_is_cared_for_while_the_old_one_ends() {
     supervisor.start().await.unwrap();
     let web = one(&supervisor, "web").clone();
     let old = reaches(&web, State::Healthy).await.pid.unwrap().to_string();
-    let script = format!("echo $$ >>{0}; test $(wc -l <{0}) -gt 1 && exec sleep 100; sleep 1; exit 1", runs.display());
+    let script =
+        format!("echo $$ >>{0}; test $(wc -l <{0}) -gt 1 && exec sleep 100; sleep 1; exit 1", runs.display());
     slow.spec.spawn.command = Command::shell(script);
     let reloading = web.clone();
     let reload = tokio::spawn(async move { reloading.reload(slow.spec).await });

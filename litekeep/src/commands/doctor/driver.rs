@@ -404,7 +404,9 @@ async fn ask(mut command: tokio::process::Command, name: &str, patience: Duratio
         std::io::ErrorKind::NotFound => {
             let program = command.as_std().get_program().to_string_lossy();
             match &*program {
-                "go" => "the Go compiler, `go`, is not here: install it, or put its folder into PATH".to_owned(),
+                "go" => {
+                    "the Go compiler, `go`, is not here: install it, or put its folder into PATH".to_owned()
+                }
                 path if path.contains('/') => format!("`{path}` does not exist"),
                 name => format!("`{name}` is not here: install it, or put its folder into PATH"),
             }

@@ -177,13 +177,8 @@ fn the_budget_of_failures_ends_the_waves_and_the_journal_goes_on_behind_them() {
 #[test]
 fn what_is_for_all_databases_is_refused_for_one() {
     let place = fleet(1);
-    let flags = [
-        ["--canary", "2"],
-        ["--wave", "2"],
-        ["--workers", "2"],
-        ["--max-failures", "2"],
-        ["--journal", "j"],
-    ];
+    let flags =
+        [["--canary", "2"], ["--wave", "2"], ["--workers", "2"], ["--max-failures", "2"], ["--journal", "j"]];
     for flag in flags {
         for rest in [&["template.db"][..], &["--command", "true", "template.db"], &[]] {
             let ran = place.run(&[&["migrate", "up"], rest, &flag].concat());

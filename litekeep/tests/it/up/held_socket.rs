@@ -28,7 +28,8 @@ fn a_command_that_never_accepts_is_not_taken_for_ready() {
         configure(&place, "python3 server.py", &keys);
         let running = up(&place);
         let before = reaches(&place, "web", "healthy");
-        std::fs::write(place.path("broken.py"), "import time; time.sleep(0.3); import nothing_of_this_name").unwrap();
+        std::fs::write(place.path("broken.py"), "import time; time.sleep(0.3); import nothing_of_this_name")
+            .unwrap();
         let bad = [("sleep 1000", "answered by another run"), ("python3 broken.py", "it ended: exit code 1")];
         for (command, cause) in bad {
             configure(&place, command, &keys);

@@ -35,10 +35,16 @@ fn the_program_has_its_database_alone_however_it_is_spelled() {
     // Of a folder it cannot be left out.
     std::fs::write(
         place.path("litekeep.toml"),
-        format!("[[database]]\ndir = \".\"\npattern = \"*.db\"\nbackup = \"backup\"\n{PROGRAM}native = false\n"),
+        format!(
+            "[[database]]\ndir = \".\"\npattern = \"*.db\"\nbackup = \"backup\"\n{PROGRAM}native = false\n"
+        ),
     )
     .unwrap();
-    place.run(&["up"]).failed_with(&["among its databases", "the process `ls` replicates", "narrow the pattern"]);
+    place.run(&["up"]).failed_with(&[
+        "among its databases",
+        "the process `ls` replicates",
+        "narrow the pattern",
+    ]);
     write_yaml(&place, "elsewhere/app.db");
     assert_eq!(databases(&place).len(), 1);
 }
