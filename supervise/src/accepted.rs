@@ -9,8 +9,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use litekeep_env::process::has_socket_open;
-use tokio::net::TcpStream;
+use litekeep_env::process::{Pid, has_socket_open};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OnceCell;
 
 use crate::spawn::Socket;
 use crate::tree::Tree;
@@ -28,7 +29,35 @@ pub(crate) enum Acceptor {
     /// Nobody can say any more: it was closed at once.
     Closed,
     /// The kernel does not let us see what this process of the tree has open.
-    Hidden(i32),
+    Hidden(Pid),
+}
+
+/// Whether the kernel tells at all; sandboxes that stand in for it may not, and then any answer has to be believed.
+pub(crate) async fn is_told() -> bool {
+    static IS_TOLD: OnceCell<bool> = OnceCell::const_new();
+    let look = || async {
+        let is_told = own_is_told().await.unwrap_or(false);
+        if !is_told {
+            tracing::warn!(
+                "the kernel does not tell who accepts a connection: at a socket of `listen` a check believes whoever answers, also an \
+                 old run; names_instance = true, and an answer with LITEKEEP_INSTANCE, tell it"
+            );
+        }
+        is_told
+    };
+    *IS_TOLD.get_or_init(look).await
+}
+
+/// Whether it tells of a connection from this process to itself.
+async fn own_is_told() -> io::Result<bool> {
+    let anywhere = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    let listener = TcpListener::bind(&anywhere.map(|ip| SocketAddr::new(ip, 0))[..]).await?;
+    let stream = TcpStream::connect(listener.local_addr()?).await?;
+    let _accepted = listener.accept().await?;
+    match inode_of((plain(stream.peer_addr()?), plain(stream.local_addr()?))).await? {
+        Some(inode) => has_socket_open(std::process::id() as Pid, inode),
+        None => Ok(false),
+    }
 }
 
 /// Whether a connection goes to one of these sockets.

@@ -244,6 +244,7 @@ async fn try_to_reach(
     // An answer that names the run is proof enough.
     if http.is_none_or(|http| !http.names_instance)
         && accepted::leads_to(&stream, &subject.surroundings.sockets)
+        && accepted::is_told().await
     {
         let silent_until = http.map_or(time.end, |_| time.end.min(Instant::now() + SILENCE));
         let mut by = timeout_at(silent_until, accepted::by_whom(&stream, &subject.tree)).await.ok();

@@ -2,7 +2,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use litekeep_env::process::signal_number;
-use tokio::net::TcpListener;
 
 use super::*;
 use crate::cgroup::Group;
@@ -62,6 +61,11 @@ async fn who_accepts_is_told_and_nobody_is_told_of_what_only_waits() {
         end(idle).await;
         end(busy).await;
     }
+}
+
+#[tokio::test]
+async fn the_kernel_here_tells() {
+    assert!(own_is_told().await.unwrap());
 }
 
 #[tokio::test]
