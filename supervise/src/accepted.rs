@@ -77,7 +77,7 @@ pub(crate) fn leads_to(stream: &TcpStream, sockets: &[Socket]) -> bool {
 /// Waits until somebody has accepted a connection to a socket of this machine, and says who. Dropped, it leaves the connection as it is.
 pub(crate) async fn by_whom(stream: &TcpStream, tree: &Tree) -> io::Result<Acceptor> {
     let ends = (plain(stream.peer_addr()?), plain(stream.local_addr()?));
-    let (mut pause, mut may_close) = (PAUSES.0, true);
+    let (mut pause, mut has_spoken) = (PAUSES.0, false);
     loop {
         if let Some(inode) = inode_of(ends).await? {
             let first = holder(inode, tree).await;
@@ -91,13 +91,16 @@ pub(crate) async fn by_whom(stream: &TcpStream, tree: &Tree) -> io::Result<Accep
                 None => Acceptor::Closed,
             });
         }
+        if has_spoken {
+            return Ok(Acceptor::Closed);
+        }
         let mut byte = [0];
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            peeked = stream.peek(&mut byte), if may_close => match peeked {
+            peeked = stream.peek(&mut byte) => match peeked {
                 Ok(0) | Err(_) => return Ok(Acceptor::Closed),
-                // It has accepted, for it speaks; who it is shows as long as it does not close.
-                Ok(_) => may_close = false,
+                // It has been accepted, for it speaks: who it was shows now or never.
+                Ok(_) => has_spoken = true,
             },
         }
         pause = (pause * 2).min(PAUSES.1);

@@ -30,8 +30,6 @@ use crate::tree::Tree;
 const EAGER: Duration = Duration::from_millis(200);
 /// From one try to reach the run that is meant to the next, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
-/// How long nothing is said before somebody has accepted.
-const SILENCE: Duration = Duration::from_millis(500);
 /// What stands for a run's own port.
 const OWN_PORT: &str = "{port}";
 /// Bytes of an HTTP answer that are looked at.
@@ -240,23 +238,22 @@ async fn try_to_reach(
         Ok(stream) => stream,
         Err(error) => return Ok(Verdict::Unfit(format!("connect to {address}: {error}"))),
     };
-    let mut has_asked = false;
-    // An answer that names the run is proof enough.
-    if http.is_none_or(|http| !http.names_instance)
-        && accepted::leads_to(&stream, &subject.surroundings.sockets)
-        && accepted::is_told().await
-    {
-        let silent_until = http.map_or(time.end, |_| time.end.min(Instant::now() + SILENCE));
+    let (mut has_asked, names_itself) = (false, http.is_some_and(|http| http.names_instance));
+    if accepted::leads_to(&stream, &subject.surroundings.sockets) && accepted::is_told().await {
+        // Who has accepted waits for the question, so it shows before it can close; who accepts only what has said something
+        // (TCP_DEFER_ACCEPT) hears it when most of the time is over.
+        let silent_until = http.map_or(time.end, |_| time.end - time.allowed / 4);
         let mut by = timeout_at(silent_until, accepted::by_whom(&stream, &subject.tree)).await.ok();
         if let (None, Some(http)) = (&by, http) {
-            // It may accept only who has said something (TCP_DEFER_ACCEPT).
-            let sent = timeout_at(time.end, http.send(&mut stream, true)).await;
+            let sent = timeout_at(time.end, http.send(&mut stream, !names_itself)).await;
             has_asked = sent.map_err(|_| time.over())?.is_ok();
             by = timeout_at(time.end, accepted::by_whom(&stream, &subject.tree)).await.ok();
         }
         let nobody = || format!("nobody accepted the connection to {address} within {:?}", time.allowed);
         match by.ok_or_else(nobody)? {
             Ok(Acceptor::Tree) => {}
+            // The answer will tell.
+            Ok(Acceptor::Hidden(_)) | Err(_) if names_itself => {}
             Ok(other) => return Ok(Verdict::Unclear(not_by_it(address, &other))),
             Err(error) => {
                 return Ok(Verdict::Unclear(format!("who answers at {address} cannot be told: {error}")));

@@ -7,13 +7,13 @@ use super::{Up, free_port, get, process, reaches, up, write_server};
 use crate::Place;
 
 fn configure(place: &Place, command: &str, keys: &str) {
-    let web = format!("[process.web]\ncommand = {command:?}\nready_timeout = \"3s\"\n{keys}\n");
+    let web = format!("[process.web]\ncommand = {command:?}\n{keys}\n");
     super::configure(place, "", &web);
 }
 
 fn keys(port: u16, check: &str) -> String {
     format!(
-        "listen = \"127.0.0.1:{port}\"\nhealth = {{ {check}, timeout = \"1s\", interval = \"1s\", start_period = \"3s\" }}"
+        "ready_timeout = \"3s\"\nlisten = \"127.0.0.1:{port}\"\nhealth = {{ {check}, timeout = \"1s\", interval = \"1s\", start_period = \"3s\" }}"
     )
 }
 
@@ -39,7 +39,7 @@ fn a_command_that_never_accepts_is_not_taken_for_ready() {
             assert!(get(port).unwrap().starts_with("1 "));
         }
         write_server(&place, 2);
-        configure(&place, "python3 server.py", &keys);
+        configure(&place, "python3 server.py", &keys.replace("3s", "30s"));
         place.run(&["reload"]).succeeded();
         assert!(get(port).unwrap().starts_with("2 "));
         running.end();
