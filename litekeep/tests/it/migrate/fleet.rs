@@ -181,7 +181,7 @@ fn what_is_for_all_databases_is_refused_for_one() {
         [["--canary", "2"], ["--wave", "2"], ["--workers", "2"], ["--max-failures", "2"], ["--journal", "j"]];
     for flag in flags {
         for rest in [&["template.db"][..], &["--command", "true", "template.db"], &[]] {
-            let ran = place.run(&[&["migrate", "up"], rest, &flag].concat());
+            let ran = place.run(&[&["migrate", "up"][..], rest, &flag].concat());
             let named = ran.stderr.contains(flag[0]) || ran.stderr.contains("--all");
             assert!(ran.code == 2 && named, "{flag:?} {rest:?}: {} {}", ran.code, ran.stderr);
         }
