@@ -197,7 +197,7 @@ impl Reader<'_> {
                 let text = path.to_string_lossy();
                 let parts = ["", "-wal", "-shm", "-journal"].into_iter();
                 let mut files = parts.filter_map(|part| text.strip_suffix(part));
-                files.any(|file| database.source.covers(Path::new(file)))
+                files.any(|file| conflicts::covers(&database.source, Path::new(file)))
             };
             let other = if let Some(database) = config.databases.iter().find(is_of) {
                 Some(format!("it is of the database `{}`", database.source))

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use crate::conflicts::covers;
 use crate::diagnostic::Report;
 use crate::names;
 use crate::process::{Listen, ProcessConfig, Restart, Until};
@@ -109,15 +110,10 @@ fn database(
     others: &Others<'_>,
 ) -> Result<String, String> {
     let name = &dependency.name;
-    let wanted = lexical(path);
-    let found = others.databases.iter().find_map(|database| match &database.source {
-        Source::File(own) if lexical(own) == wanted => Some((database, own.clone())),
-        Source::Folder { dir, pattern, recursive, watch } => {
-            let (dir, pattern) = (lexical(dir), pattern.clone());
-            let folder = Source::Folder { dir, pattern, recursive: *recursive, watch: *watch };
-            folder.covers(&wanted).then(|| (database, path.to_owned()))
-        }
-        Source::File(_) => None,
+    let found = others.databases.iter().find(|database| covers(&database.source, path));
+    let found = found.map(|database| match &database.source {
+        Source::File(own) => (database, own.clone()),
+        Source::Folder { .. } => (database, path.to_owned()),
     });
     match found {
         Some((database, _)) if dependency.until == Until::Migrated && database.migrations.is_none() => {

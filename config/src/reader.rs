@@ -239,8 +239,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The path with `.` and `..` resolved by name only, for comparing.
+/// The whole path with `.` and `..` resolved by name only, for comparing.
 pub(crate) fn lexical(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut out = PathBuf::new();
     for part in path.components() {
         match part {

@@ -17,8 +17,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+mod descriptors;
 mod group;
 
+pub use descriptors::has_socket_open;
 pub use group::Group;
 
 /// A process id.

@@ -222,7 +222,7 @@ pub(crate) struct MigrateUp {
     #[arg(long, value_name = "CODE", requires = "command", value_parser = HARMS)]
     pub(crate) allow: Vec<String>,
     /// All databases of the configuration
-    #[arg(long, conflicts_with_all = ["database", "command"])]
+    #[arg(long, conflicts_with_all = OF_ONE)]
     pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) fleet: MigrateFleet,
@@ -237,23 +237,26 @@ pub(crate) struct MigrateStatus {
     pub(crate) all: bool,
 }
 
+/// What excludes `--all`, and so what needs it: clap demands nothing that something given excludes.
+const OF_ONE: [&str; 2] = ["database", "command"];
+
 /// How many at a time.
 #[derive(Debug, clap::Args)]
 pub(crate) struct MigrateFleet {
-    /// So many databases first; if one of them fails, no other is touched
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "all")]
+    /// So many databases first; if one of them fails, no other is touched. Those that the run before has done count
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "all", conflicts_with_all = OF_ONE)]
     pub(crate) canary: usize,
     /// Then so many at a time, with a look at the failures between
-    #[arg(long, value_name = "N", default_value_t = 200, requires = "all", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 200, requires = "all", conflicts_with_all = OF_ONE, value_parser = at_least_one)]
     pub(crate) wave: usize,
     /// Databases at the same time
-    #[arg(long, value_name = "N", default_value_t = 16, requires = "all", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 16, requires = "all", conflicts_with_all = OF_ONE, value_parser = at_least_one)]
     pub(crate) workers: usize,
     /// Stop when more than so many have failed
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "all")]
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "all", conflicts_with_all = OF_ONE)]
     pub(crate) max_failures: usize,
     /// Notes what is done, for the next run after one that stopped [default: beside the configuration]
-    #[arg(long, value_name = "FILE", requires = "all")]
+    #[arg(long, value_name = "FILE", requires = "all", conflicts_with_all = OF_ONE)]
     pub(crate) journal: Option<PathBuf>,
 }
 
@@ -467,7 +470,7 @@ pub(crate) struct Doctor {
     /// A database [default: all databases of the configuration]
     #[arg(value_name = "DB")]
     pub(crate) target: Option<PathBuf>,
-    /// Ask this driver: better-sqlite3, node:sqlite, python, rails, django [default: those of the project here]
+    /// Ask this driver: better-sqlite3, node:sqlite, python, rails, django, go [default: those of the project here]
     #[arg(long, value_name = "NAME", value_parser = driver)]
     pub(crate) driver: Option<Driver>,
     /// Ask the application itself: a command (by `sh -c`) that prints its pragmas as JSON; {db} is the database

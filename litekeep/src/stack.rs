@@ -279,9 +279,14 @@ impl Stack {
         }
     }
 
+    /// How everything ended, once it has; whoever holds this is waited for.
+    pub(crate) fn ended(&self) -> watch::Receiver<Option<Result<(), Report>>> {
+        self.ended.subscribe()
+    }
+
     /// Asks for the end and waits for it. Until what comes with the result is dropped, this process stays to be heard.
     pub(crate) async fn end(&self) -> (Result<(), Report>, watch::Receiver<Option<Result<(), Report>>>) {
-        let mut ended = self.ended.subscribe();
+        let mut ended = self.ended();
         self.down.notify_one();
         // The sender lives as long as `self`.
         let end = ended.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());

@@ -208,15 +208,16 @@ impl Group {
         set(&self.cpu_v1, "cpu.cfs_quota_us", quota.map_or("-1".into(), |quota| quota.to_string()));
     }
 
-    /// Whether the kernel killed a process of it for want of memory.
-    pub(crate) fn ran_out_of_memory(&self) -> bool {
+    /// That the kernel killed a process of it for want of memory, in words.
+    pub(crate) fn ran_out_of_memory(&self) -> Option<&'static str> {
         let files = [(&self.v2, "memory.events"), (&self.memory_v1, "memory.oom_control")];
-        files.into_iter().any(|(dir, name)| {
+        let was_killed = files.into_iter().any(|(dir, name)| {
             let text =
                 dir.as_ref().and_then(|dir| fs::read_to_string(dir.join(name)).ok()).unwrap_or_default();
             let kills = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse::<u64>().ok());
             kills.is_some_and(|kills| kills > 0)
-        })
+        });
+        was_killed.then_some("memory: the kernel killed a process at its limit")
     }
 
     fn dirs(&self) -> impl Iterator<Item = &PathBuf> {
@@ -291,9 +292,9 @@ mod tests {
         fs::write(own.join("memory.stat"), "inactive_file 1\ntotal_inactive_file 2000\n").unwrap();
         assert_eq!(group.memory(), Some(3000));
         assert_eq!(fs::read_to_string(own.join("memory.limit_in_bytes")).unwrap(), "5000");
-        assert!(!group.ran_out_of_memory());
+        assert_eq!(group.ran_out_of_memory(), None);
         fs::write(own.join("memory.oom_control"), "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n").unwrap();
-        assert!(group.ran_out_of_memory());
+        assert!(group.ran_out_of_memory().is_some());
     }
 
     #[test]

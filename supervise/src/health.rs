@@ -3,6 +3,10 @@
 //! Readiness says whether a run may be used and never ends it; liveness ends it. Each check has a task of its own, so a slow probe
 //! delays nothing but itself. Until the first success within the start period failures do not count and the next probe comes
 //! sooner.
+//!
+//! A socket that litekeep holds is shared by the old and the new run of a reload, and by all instances. What one of them answers says
+//! nothing about another, so it is found out who has accepted ([`accepted`]), and an answer of another run counts neither as a success
+//! nor as a failure.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,8 +17,9 @@ use litekeep_env::process::{Exit, signal_number};
 use litekeep_env::{Clock, SystemClock};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
+use crate::accepted::{self, Acceptor};
 use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::log::{self, Log};
@@ -23,6 +28,8 @@ use crate::tree::Tree;
 
 /// The longest pause between probes before the first success.
 const EAGER: Duration = Duration::from_millis(200);
+/// From one try to reach the run that is meant to the next, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 /// What stands for a run's own port.
 const OWN_PORT: &str = "{port}";
 /// Bytes of an HTTP answer that are looked at.
@@ -63,7 +70,8 @@ impl fmt::Debug for Probe {
 pub struct Http {
     address: String,
     path: String,
-    /// The answer must contain the run's `LITEKEEP_INSTANCE`: an old run that still answers is no proof of a new one.
+    /// The answer must contain the run's `LITEKEEP_INSTANCE`, for where another run may answer and the kernel does not tell: behind
+    /// what stands in front of the process.
     pub names_instance: bool,
 }
 
@@ -86,19 +94,23 @@ impl Http {
         Ok(Http { address, path: path.into(), names_instance: false })
     }
 
-    async fn get(&self, instance: &str) -> Result<(), String> {
-        let mut stream = connect(&self.address).await?;
+    /// Asks; a connection that is to stay open after the answer shows longer who accepted it.
+    async fn send(&self, stream: &mut TcpStream, stays: bool) -> std::io::Result<()> {
         let Http { address, path, .. } = self;
+        let connection = if stays { "" } else { "Connection: close\r\n" };
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: litekeep\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: litekeep\r\nAccept: */*\r\n{connection}\r\n"
         );
-        let failed = |e: std::io::Error| format!("GET http://{address}{path}: {e}");
-        stream.write_all(request.as_bytes()).await.map_err(failed)?;
+        stream.write_all(request.as_bytes()).await
+    }
+
+    async fn answer(&self, stream: TcpStream, instance: &str) -> std::io::Result<Verdict> {
+        let Http { address, path, .. } = self;
         let mut stream = stream.take(LONGEST_ANSWER);
         let mut answer = Vec::new();
         let names_it =
             |answer: &[u8]| answer.windows(instance.len()).any(|window| window == instance.as_bytes());
-        while stream.read_buf(&mut answer).await.map_err(failed)? > 0 {
+        while stream.read_buf(&mut answer).await? > 0 {
             let has_status = answer.contains(&b'\n');
             if has_status && (!self.names_instance || names_it(&answer)) {
                 break;
@@ -107,17 +119,15 @@ impl Http {
         let line = answer.split(|b| *b == b'\n').next().unwrap_or_default();
         let line = String::from_utf8_lossy(line);
         let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse::<u16>().ok());
-        match status {
-            Some(200..=399) if !self.names_instance || names_it(&answer) => Ok(()),
-            Some(200..=399) => Err(format!("http://{address}{path} was answered by another instance")),
-            Some(status) => Err(format!("GET http://{address}{path}: status {status}")),
-            None => Err(format!("GET http://{address}{path}: no HTTP answer")),
-        }
+        Ok(match status {
+            Some(200..=399) if !self.names_instance || names_it(&answer) => Verdict::Fit,
+            Some(200..=399) => {
+                Verdict::Unclear(format!("http://{address}{path} was answered by another instance"))
+            }
+            Some(status) => Verdict::Unfit(format!("GET http://{address}{path}: status {status}")),
+            None => Verdict::Unfit(format!("GET http://{address}{path}: no HTTP answer")),
+        })
     }
-}
-
-async fn connect(address: &str) -> Result<TcpStream, String> {
-    TcpStream::connect(address).await.map_err(|e| format!("connect to {address}: {e}"))
 }
 
 /// How the last probe went.
@@ -129,6 +139,44 @@ pub struct Answer {
     pub took: Duration,
     /// It is as it should be.
     pub is_good: bool,
+}
+
+/// What a probe says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Fit,
+    /// Why it is not.
+    Unfit(String),
+    /// Nothing about the run that is meant: another one answered, or nobody knows who.
+    Unclear(String),
+}
+
+impl From<Result<(), String>> for Verdict {
+    fn from(answer: Result<(), String>) -> Verdict {
+        answer.map_or_else(Verdict::Unfit, |()| Verdict::Fit)
+    }
+}
+
+/// Whom a probe is about.
+pub(crate) struct Subject {
+    pub(crate) instance: String,
+    pub(crate) surroundings: Arc<Spawn>,
+    pub(crate) tree: Arc<Tree>,
+    /// Its own port, if it has one.
+    pub(crate) port: Option<u16>,
+}
+
+/// How long a probe may take.
+#[derive(Clone, Copy)]
+struct Time {
+    allowed: Duration,
+    end: Instant,
+}
+
+impl Time {
+    fn over(self) -> String {
+        format!("no answer within {:?}", self.allowed)
+    }
 }
 
 /// A check with its times and thresholds.
@@ -145,49 +193,122 @@ impl Probe {
     }
 
     /// Asks once.
-    async fn ask(&self, surroundings: &Spawn, instance: &str, timeout: Duration) -> Result<(), String> {
-        let in_time = |answer: BoxFuture<'static, Result<(), String>>| async move {
-            let answer = tokio::time::timeout(timeout, answer).await;
-            answer.unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")))
-        };
+    async fn ask(&self, subject: &Subject, timeout: Duration) -> Verdict {
         match self {
-            Probe::Http(http) => {
-                let (http, instance) = (http.clone(), instance.to_owned());
-                in_time(Box::pin(async move { http.get(&instance).await })).await
+            Probe::Http(http) => reach(&http.address, Some(http), subject, timeout).await,
+            Probe::Tcp(address) => reach(address, None, subject, timeout).await,
+            Probe::Notify => Verdict::Unfit("it says itself when it is ready, and is not asked".into()),
+            Probe::Closure(closure) => {
+                let answer = tokio::time::timeout(timeout, closure()).await;
+                answer.unwrap_or_else(|_| Err(format!("no answer within {timeout:?}"))).into()
             }
-            Probe::Tcp(address) => {
-                let address = address.clone();
-                in_time(Box::pin(async move { connect(&address).await.map(drop) })).await
-            }
-            Probe::Notify => Err("it says itself when it is ready, and is not asked".into()),
-            Probe::Closure(closure) => in_time(closure()).await,
             // Its processes must end with the time, so it keeps the time itself.
-            Probe::Exec(command) => exec(command, surroundings, instance, timeout).await,
+            Probe::Exec(command) => {
+                exec(command, &subject.surroundings, &subject.instance, timeout).await.into()
+            }
         }
     }
 }
 
-/// Asks for ever; tells each answer, and each change of the verdict: fit, or why not. `port`: the run's own, if it has one.
+/// Asks by the network, again and again as long as others answer and there is time: who of those that share a socket accepts is
+/// chance.
+async fn reach(address: &str, http: Option<&Http>, subject: &Subject, timeout: Duration) -> Verdict {
+    let time = Time { allowed: timeout, end: Instant::now() + timeout };
+    let (mut pause, mut unclear) = (AGAIN.0, None);
+    loop {
+        match try_to_reach(address, http, subject, time).await {
+            Ok(Verdict::Unclear(reason)) => unclear = Some(reason),
+            Ok(clear) => return clear,
+            Err(late) => return unclear.map_or(Verdict::Unfit(late), Verdict::Unclear),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(AGAIN.1);
+    }
+}
+
+/// One try; the error says that the time was over before somebody was there to answer.
+async fn try_to_reach(
+    address: &str,
+    http: Option<&Http>,
+    subject: &Subject,
+    time: Time,
+) -> Result<Verdict, String> {
+    let connected = timeout_at(time.end, TcpStream::connect(address)).await;
+    let mut stream = match connected.map_err(|_| time.over())? {
+        Ok(stream) => stream,
+        Err(error) => return Ok(Verdict::Unfit(format!("connect to {address}: {error}"))),
+    };
+    let (mut has_asked, names_itself) = (false, http.is_some_and(|http| http.names_instance));
+    if accepted::leads_to(&stream, &subject.surroundings.sockets) && accepted::is_told().await {
+        // Who has accepted waits for the question, so it shows before it can close; who accepts only what has said something
+        // (TCP_DEFER_ACCEPT) hears it when most of the time is over.
+        let silent_until = http.map_or(time.end, |_| time.end - time.allowed / 4);
+        let mut by = timeout_at(silent_until, accepted::by_whom(&stream, &subject.tree)).await.ok();
+        if let (None, Some(http)) = (&by, http) {
+            let sent = timeout_at(time.end, http.send(&mut stream, !names_itself)).await;
+            has_asked = sent.map_err(|_| time.over())?.is_ok();
+            by = timeout_at(time.end, accepted::by_whom(&stream, &subject.tree)).await.ok();
+        }
+        let nobody = || format!("nobody accepted the connection to {address} within {:?}", time.allowed);
+        match by.ok_or_else(nobody)? {
+            Ok(Acceptor::Tree) => {}
+            // The answer will tell.
+            Ok(Acceptor::Hidden(_)) | Err(_) if names_itself => {}
+            Ok(other) => return Ok(Verdict::Unclear(not_by_it(address, &other))),
+            Err(error) => {
+                return Ok(Verdict::Unclear(format!("who answers at {address} cannot be told: {error}")));
+            }
+        }
+    }
+    let Some(http) = http else { return Ok(Verdict::Fit) };
+    let exchange = async {
+        if !has_asked {
+            http.send(&mut stream, false).await?;
+        }
+        http.answer(stream, &subject.instance).await
+    };
+    Ok(match timeout_at(time.end, exchange).await {
+        Ok(Ok(verdict)) => verdict,
+        Ok(Err(error)) => Verdict::Unfit(format!("GET http://{address}{}: {error}", http.path)),
+        Err(_) => Verdict::Unfit(time.over()),
+    })
+}
+
+/// Why an answer counts for nothing.
+fn not_by_it(address: &str, acceptor: &Acceptor) -> String {
+    match acceptor {
+        Acceptor::Closed => {
+            format!("who answers at {address} cannot be told: the connection was closed at once")
+        }
+        Acceptor::Hidden(pid) => format!(
+            "who answers at {address} cannot be told: nobody may see what process {pid} has open; write a `url` with \
+             names_instance = true, and answer with LITEKEEP_INSTANCE"
+        ),
+        Acceptor::Other | Acceptor::Tree => format!("{address} was answered by another run"),
+    }
+}
+
+/// Asks for ever; tells each answer, and each change of the verdict. What is unclear is told each time and changes nothing.
 pub(crate) async fn watch<F: Future<Output = ()>>(
     check: &Check,
-    port: Option<u16>,
-    surroundings: &Spawn,
-    instance: &str,
+    subject: &Subject,
     answered: impl Fn(Answer),
-    mut tell: impl FnMut(Result<(), String>) -> F,
+    mut tell: impl FnMut(Verdict) -> F,
 ) {
-    let (begun, probe) = (Instant::now(), check.probe.at_port(port));
+    let (begun, probe) = (Instant::now(), check.probe.at_port(subject.port));
     let mut tally = Tally::default();
     loop {
         let asked = Instant::now();
-        let answer = probe.ask(surroundings, instance, check.timeout).await;
-        let (at_ms, took) = (SystemClock.unix_ms(), asked.elapsed());
-        answered(Answer { at_ms, took, is_good: answer.is_ok() });
+        let verdict = probe.ask(subject, check.timeout).await;
         let is_starting = begun.elapsed() < check.start_period;
-        match (tally.step(check, answer.is_ok(), is_starting), answer) {
-            (Some(true), _) => tell(Ok(())).await,
-            (Some(false), Err(reason)) => tell(Err(reason)).await,
-            _ => {}
+        let is_fit = verdict == Verdict::Fit;
+        if matches!(verdict, Verdict::Unclear(_)) {
+            tell(verdict).await;
+        } else {
+            answered(Answer { at_ms: SystemClock.unix_ms(), took: asked.elapsed(), is_good: is_fit });
+            if tally.step(check, is_fit, is_starting).is_some() {
+                tell(verdict).await;
+            }
         }
         let eager = is_starting && tally.verdict.is_none();
         tokio::time::sleep(if eager { check.interval.min(EAGER) } else { check.interval }).await;

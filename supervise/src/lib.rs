@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accepted;
 pub mod cgroup;
 mod error;
 pub mod events;

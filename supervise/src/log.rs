@@ -3,8 +3,9 @@
 //! - The child never waits for the disk: its pipes are read whatever the file does. What the disk cannot take in time is dropped
 //!   by whole chunks of lines, and the file says how many lines are missing.
 //! - Memory is bounded: [`QUEUE`] bytes wait for the file (and as many are being written), the tail holds a number of lines of at most [`LONGEST_IN_TAIL`] each.
-//! - The file is opened once. It is rotated by size and age while the process runs: `app.log` becomes `app.log.1`, then
-//!   `app.log.1.gz`; a crash in between leaves the one or the other whole.
+//! - The file is rotated by size and age while the process runs: `app.log` becomes `app.log.1`, then `app.log.1.gz`; a crash in
+//!   between leaves the one or the other whole. One that somebody has deleted or moved away is begun anew with the next line, and
+//!   the rotated ones stay as they are.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -374,12 +375,23 @@ pub async fn rotate_own(settings: Settings, clock: Arc<dyn Clock>) -> Result<()>
     let Some(mut writer) = open_writer(&settings, &*clock)? else { return Ok(()) };
     loop {
         tokio::time::sleep(OWN_EVERY).await;
+        let now_ms = clock.unix_ms();
+        let begun_anew = match writer.begin_anew_if_gone(now_ms) {
+            Ok(begun_anew) => begun_anew,
+            Err(error) => {
+                tracing::warn!("could not open the log `{}`: {error}", writer.path.display());
+                continue;
+            }
+        };
         writer.bytes = writer.file.metadata().map_or(0, |metadata| metadata.len());
-        if !writer.must_rotate(0, &settings, clock.unix_ms()) || !writer.rotate(&settings, clock.unix_ms()) {
+        let rotated =
+            !begun_anew && writer.must_rotate(0, &settings, now_ms) && writer.rotate(&settings, now_ms);
+        if !begun_anew && !rotated {
             continue;
         }
         // Before the old file is compressed: nothing is written to it any more.
         match process::print_to(&writer.file) {
+            Ok(()) if begun_anew => {}
             Ok(()) => writer.compress(&settings),
             Err(error) => tracing::warn!("could not print to `{}`: {error}", writer.path.display()),
         }
@@ -447,7 +459,22 @@ impl Writer {
         self.is_failing = failed.is_some();
     }
 
+    /// Opens the file anew if somebody has deleted it or moved it away; whether that was so.
+    fn begin_anew_if_gone(&mut self, now_ms: i64) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt as _;
+        let own = self.file.metadata()?;
+        match fs::metadata(&self.path) {
+            Ok(there) if (there.dev(), there.ino()) == (own.dev(), own.ino()) => return Ok(false),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.file = open_file(&self.path)?;
+        (self.bytes, self.begun_ms) = (self.file.metadata()?.len(), now_ms);
+        Ok(true)
+    }
+
     fn try_write(&mut self, chunk: &[u8], settings: &Settings, now_ms: i64) -> io::Result<()> {
+        self.begin_anew_if_gone(now_ms)?;
         if self.must_rotate(chunk.len(), settings, now_ms) && self.rotate(settings, now_ms) {
             self.compress(settings);
         }

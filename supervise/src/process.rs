@@ -2,7 +2,7 @@
 //!
 //! A slow start, stop or check is awaited here and nowhere else, so it delays no other process. Each run has an instance name that
 //! no other run ever has. Everything that one run started has ended before the next one starts, except in a reload, where the
-//! new run must be ready before the old one is asked to end.
+//! new run must be ready before the old one is asked to end; it is cared for from then on, however long the old one takes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

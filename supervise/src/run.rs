@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::events::Kind;
 use crate::front::PORT;
-use crate::health::{self, Answer};
+use crate::health::{self, Answer, Subject, Verdict};
 use crate::log::{Log, Readers};
 use crate::notify::Ear;
 use crate::process::{Context, Spec};
@@ -26,6 +26,8 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 pub(crate) enum Event {
     Ready,
     Unready(String),
+    /// Why it cannot be told yet whether it is ready.
+    Unclear(String),
     Unfit(String),
     Exited(Exit),
     /// A check asked: of readiness, or of liveness.
@@ -240,10 +242,14 @@ impl Run {
 
     fn watch(&mut self, settle: Duration) {
         let tell = self.tell.clone();
-        let (spec, spawn, instance) = (self.spec.clone(), self.spawn.clone(), self.instance.clone());
-        let port = self.port;
-        let ready = tell.clone();
-        let told = (self.ear.clone(), self.tree.clone());
+        let spec = self.spec.clone();
+        let subject = Arc::new(Subject {
+            instance: self.instance.clone(),
+            surroundings: self.spawn.clone(),
+            tree: self.tree.clone(),
+            port: self.port,
+        });
+        let (ready, ear, asked) = (tell.clone(), self.ear.clone(), subject.clone());
         // Only shown: one that finds no room is left out.
         let answered = |of| {
             let tell = tell.clone();
@@ -251,11 +257,11 @@ impl Run {
         };
         let asked_for_readiness = answered(Of::Readiness);
         self.watchers.spawn(async move {
-            if let (Some(check), (Some(ear), tree)) = (&spec.readiness, told) {
-                if tokio::time::timeout(check.start_period, ear.ready(&tree)).await.is_err() {
+            if let (Some(check), Some(ear)) = (&spec.readiness, ear) {
+                if tokio::time::timeout(check.start_period, ear.ready(&asked.tree)).await.is_err() {
                     let reason = format!("it has not said READY=1 within {:?}", check.start_period);
                     _ = ready.send(Event::Unready(reason)).await;
-                    ear.ready(&tree).await;
+                    ear.ready(&asked.tree).await;
                 }
                 _ = ready.send(Event::Ready).await;
                 return ear.drain().await;
@@ -265,27 +271,30 @@ impl Run {
                 _ = ready.send(Event::Ready).await;
                 return;
             };
-            let tell = |verdict: Result<(), String>| {
-                let event = verdict.map_or_else(Event::Unready, |()| Event::Ready);
+            let tell = |verdict: Verdict| {
+                let event = match verdict {
+                    Verdict::Fit => Event::Ready,
+                    Verdict::Unfit(reason) => Event::Unready(reason),
+                    Verdict::Unclear(reason) => Event::Unclear(reason),
+                };
                 let ready = ready.clone();
                 async move { _ = ready.send(event).await }
             };
-            health::watch(check, port, &spawn, &instance, asked_for_readiness, tell).await;
+            health::watch(check, &asked, asked_for_readiness, tell).await;
         });
         if self.spec.liveness.is_some() {
-            let (spec, spawn, instance) = (self.spec.clone(), self.spawn.clone(), self.instance.clone());
-            let (unfit, asked) = (tell.clone(), answered(Of::Liveness));
+            let (spec, unfit, asked) = (self.spec.clone(), tell.clone(), answered(Of::Liveness));
             self.watchers.spawn(async move {
                 let Some(check) = &spec.liveness else { return };
-                let tell = |verdict: Result<(), String>| {
+                let tell = |verdict: Verdict| {
                     let unfit = unfit.clone();
                     async move {
-                        if let Err(reason) = verdict {
+                        if let Verdict::Unfit(reason) = verdict {
                             _ = unfit.send(Event::Unfit(format!("liveness: {reason}"))).await;
                         }
                     }
                 };
-                health::watch(check, port, &spawn, &instance, asked, tell).await;
+                health::watch(check, &subject, asked, tell).await;
             });
         }
         if let Some(memory) = self.spec.memory {

@@ -80,6 +80,11 @@ impl Socket {
             UnixListener::bind(path).map_err(Error::file(format!("listen on `{}`", path.display())))?;
         Ok(Socket { name: name.into(), fd: Arc::new(listener.into()) })
     }
+
+    /// Where it listens, if that is an address of TCP.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        std::net::TcpListener::from(self.fd.try_clone().ok()?).local_addr().ok()
+    }
 }
 
 /// A command and its surroundings.

@@ -332,4 +332,4 @@ pub(crate) fn proportional_memory(members: &[Member]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

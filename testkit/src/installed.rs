@@ -75,6 +75,15 @@ const { migrate } = require('drizzle-orm/libsql/migrator');
 })();
 ";
 
+/// For `node -e`.
+const MIGRATE_BY_DRIZZLE_AND_BETTER_SQLITE3: &str = r"
+const Database = require('better-sqlite3');
+const { drizzle } = require('drizzle-orm/better-sqlite3');
+const { migrate } = require('drizzle-orm/better-sqlite3/migrator');
+const [, database, migrationsFolder] = process.argv;
+migrate(drizzle(new Database(database)), { migrationsFolder });
+";
+
 /// How long a server may take to listen; Azurite takes seconds on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
@@ -172,6 +181,19 @@ pub fn drizzle() -> Result<PathBuf> {
         fs::write(program(folder), MIGRATE_BY_DRIZZLE).context("write a program for node")
     })?;
     Ok(program(&folder))
+}
+
+/// Drizzle's migrator over better-sqlite3; its arguments are the database and the folder.
+///
+/// # Errors
+/// When it is not installed and cannot be: no npm, no network.
+pub fn drizzle_by_better_sqlite3() -> Result<Command> {
+    let own = drizzle()?.with_file_name("node_modules");
+    let driver = better_sqlite3()?.join("node_modules");
+    let mut command = Command::new("node");
+    command.args(["-e", MIGRATE_BY_DRIZZLE_AND_BETTER_SQLITE3]);
+    command.env("NODE_PATH", std::env::join_paths([own, driver]).context("name both folders")?);
+    Ok(command)
 }
 
 /// The program of Alembic, which migrates by SQLAlchemy.

@@ -1,5 +1,6 @@
 //! `health` and `liveness`: how a process is asked, and how often.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::run::WAIT;
@@ -119,6 +120,35 @@ impl Reader<'_> {
     }
 }
 
+impl Reader<'_> {
+    /// Refuses a check of a process at its own proxy, which answers only when a run is ready.
+    pub(super) fn check_own_proxy(&mut self, found: &Entry, check: &Check<Probe>, proxy: SocketAddr) {
+        let (key, asked) = match &check.probe {
+            Probe::Http { url, .. } => ("url", authority(url)),
+            Probe::Tcp(address) => ("address", host_and_port(address)),
+            _ => return,
+        };
+        let is_own = |(host, port): (&str, u16)| {
+            let ip = host.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+            let is_here = host == "localhost" || ip.is_some_and(|ip| ip.is_loopback() || ip.is_unspecified());
+            port == proxy.port() && (ip == Some(proxy.ip()) || is_here)
+        };
+        if !asked.is_some_and(is_own) {
+            return;
+        }
+        let span = self.table(found).and_then(|entries| entry(entries, key)).map(|at| at.node.span.clone());
+        let example = match key {
+            "url" => "http://127.0.0.1:{port}/health",
+            _ => "127.0.0.1:{port}",
+        };
+        let message = format!(
+            "this is the address of the process's own `proxy`, which passes nothing on before a run is ready: write `{{port}}`, the \
+             port of the run itself, as in \"{example}\""
+        );
+        self.report.error(&span.unwrap_or_else(|| found.key_span.clone()), message);
+    }
+}
+
 /// The text with a number for `{port}`.
 fn with_port(text: &str, has_proxy: bool) -> Result<String, String> {
     if text.contains("{port}") && !has_proxy {
@@ -133,10 +163,22 @@ fn with_port(text: &str, has_proxy: bool) -> Result<String, String> {
 /// `HOST:PORT`.
 fn checked_address(text: &str, has_proxy: bool) -> Result<(), String> {
     let plain = with_port(text, has_proxy)?;
-    let is_address = plain.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && !host.contains([' ', '/']) && port.parse::<u16>().is_ok()
-    });
+    let is_address = host_and_port(&plain).is_some_and(|(host, _)| !host.contains([' ', '/']));
     is_address.then_some(()).ok_or_else(|| format!("`{text}` is not an address such as \"127.0.0.1:3000\""))
+}
+
+fn host_and_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    Some((host, port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
+}
+
+/// Host and port of a URL.
+fn authority(url: &str) -> Option<(&str, u16)> {
+    let authority = url.strip_prefix("http://")?.split('/').next().unwrap_or_default();
+    match authority.rsplit_once(':') {
+        Some((_, port)) if !port.ends_with(']') => host_and_port(authority),
+        _ => Some((authority, 80)).filter(|(host, _)| !host.is_empty()),
+    }
 }
 
 /// `http://HOST[:PORT][/PATH]`.
@@ -144,17 +186,10 @@ fn checked_url(url: &str, has_proxy: bool) -> Result<(), String> {
     if url.starts_with("https://") {
         return Err("a check speaks plain HTTP: ask the process itself with http://, or use command = \"curl -fsS ...\"".into());
     }
-    let example = || format!("`{url}` is not a URL such as \"http://127.0.0.1:3000/health\"");
     let plain = with_port(url, has_proxy)?;
-    let rest = plain.strip_prefix("http://").ok_or_else(example)?;
-    let authority = rest.split('/').next().unwrap_or_default();
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port),
-        _ => (authority, "80"),
-    };
     let has_space = plain.contains(|c: char| c.is_whitespace() || c.is_control());
-    if host.is_empty() || host.contains('@') || port.parse::<u16>().is_err() || has_space {
-        return Err(example());
-    }
-    Ok(())
+    let is_url = authority(&plain).is_some_and(|(host, _)| !host.contains('@') && !has_space);
+    is_url
+        .then_some(())
+        .ok_or_else(|| format!("`{url}` is not a URL such as \"http://127.0.0.1:3000/health\""))
 }

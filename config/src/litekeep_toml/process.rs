@@ -94,6 +94,11 @@ impl Reader<'_> {
         config.health = get("health").and_then(|found| self.health(found, has_proxy));
         config.liveness = get("liveness").and_then(|found| self.health(found, has_proxy));
         config.proxy = get("proxy").and_then(|found| self.listen_address(found));
+        for (key, check) in [("health", &config.health), ("liveness", &config.liveness)] {
+            if let (Some(found), Some(check), Some(proxy)) = (get(key), check, config.proxy) {
+                self.check_own_proxy(found, check, proxy);
+            }
+        }
         config.watch = get("watch").and_then(|found| self.watch(found));
         config.hooks = get("hooks").map(|found| self.hooks(found)).unwrap_or_default();
 

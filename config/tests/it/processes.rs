@@ -1,11 +1,11 @@
 //! `[process.NAME]` and `[job.NAME]`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use litekeep_config::{
-    Check, Command, Hook, JobConfig, Limits, Listen, Litestream, MigrationProgram, Migrations, Overlap,
-    Probe, ProcessConfig, ProcessLog, Restart, RunConfig, Schedule, Secret, Until, WatchConfig,
+    Check, Command, Config, Hook, Input, JobConfig, Limits, Listen, Litestream, MigrationProgram, Migrations,
+    Overlap, Probe, ProcessConfig, ProcessLog, Restart, RunConfig, Schedule, Secret, Until, WatchConfig,
 };
 use proptest::prelude::*;
 
@@ -408,6 +408,14 @@ fn messages() {
             "3:10 [metrics] has this address already: give each its own",
         ),
         (
+            "P\nproxy = \":3000\"\nhealth = { url = \"http://127.0.0.1:3000/health\" }",
+            "4:18 this is the address of the process's own `proxy`, which passes nothing on before a run is ready: write `{port}`, the port of the run itself, as in \"http://127.0.0.1:{port}/health\"",
+        ),
+        (
+            "P\nproxy = \"10.0.0.1:3000\"\nliveness = { address = \"10.0.0.1:3000\" }",
+            "4:24 this is the address of the process's own `proxy`, which passes nothing on before a run is ready: write `{port}`, the port of the run itself, as in \"127.0.0.1:{port}\"",
+        ),
+        (
             "P\nwatch = { ignore = [\"a\"] }",
             "3:9 `watch`: it needs `paths`: write watch = { paths = [\"src\"], ignore = [\"*.log\"] }",
         ),
@@ -514,6 +522,12 @@ fn a_check_behind_the_proxy_asks_at_the_instances_own_port() {
         "[process.a]\ncommand = \"x\"\nproxy = \":1\"\nhealth = { url = \"http://localhost:{port}/up\" }";
     let probe = Probe::Http { url: "http://localhost:{port}/up".into(), names_instance: false };
     assert_eq!(toml(text).unwrap().processes[0].health, Some(Check::new(probe)));
+    // Another address, or another machine's, is another matter.
+    for url in ["http://localhost:3001/up", "http://elsewhere:3000/up", "http://10.0.0.2:3000/up"] {
+        let text =
+            format!("[process.a]\ncommand = \"x\"\nproxy = \"127.0.0.1:3000\"\nhealth = {{ url = {url:?} }}");
+        assert!(toml(&text).is_ok(), "{url}");
+    }
 }
 
 #[test]
@@ -522,6 +536,28 @@ fn a_database_of_a_folder_or_of_litestream_can_be_waited_for() {
     assert_eq!(config.processes[0].depends_on, [("/etc/t/x.db".to_owned(), Until::DbRestored)]);
     let config = toml("[process.l]\ncommand = \"litestream replicate\"\n[process.a]\ncommand = \"x\"\ndepends_on = { \"x.db\" = \"replicating\" }").unwrap();
     assert_eq!(config.processes[1].depends_on, [("/etc/x.db".to_owned(), Until::Replicating)]);
+}
+
+/// A path below the folder that everything runs in, and the same one from the root.
+#[test]
+fn a_database_is_waited_for_however_its_path_is_spelled() {
+    let here = std::env::current_dir().unwrap();
+    let whole = here.join("app.db");
+    for (path, waited) in [("app.db", whole.to_str().unwrap()), (whole.to_str().unwrap(), "./app.db")] {
+        let text = format!(
+            "[[database]]\npath = {path:?}\nbackup = \"b\"\n\
+             [process.a]\ncommand = \"x\"\ndepends_on = {{ {waited:?} = \"db_restored\" }}\n"
+        );
+        let read = |text: &str| {
+            let read_file = |_: &Path| Err(String::new());
+            let path = Path::new("litekeep.toml");
+            Config::from_toml(&Input { path, text, env: &|_| None, read_file: &read_file })
+        };
+        let config = read(&text).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config.processes[0].depends_on, [(path.to_owned(), Until::DbRestored)]);
+        let error = read(&format!("{text}[[database]]\npath = {waited:?}\nbackup = \"c\"\n")).unwrap_err();
+        assert!(error.to_string().contains("is already a database"), "{error}");
+    }
 }
 
 #[test]

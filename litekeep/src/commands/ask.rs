@@ -31,9 +31,17 @@ pub(super) async fn logs(args: &args::Logs, format: Format) -> Result<Outcome> {
             width = width.max(line.process.len());
             report::line_out(format, &line, || line.text(width));
         }
+        tell_end(args.follow, format);
         Ok(Outcome::Done)
     };
     answer.await.context("show the logs")
+}
+
+/// Who follows sees why nothing more comes.
+fn tell_end(follows: bool, format: Format) {
+    if follows && format == Format::Text {
+        report::line(&"it has ended");
+    }
 }
 
 /// The ends of the files that the last `litekeep up` left: why it ended may stand there.
@@ -69,6 +77,7 @@ pub(super) async fn events(args: &args::Events, format: Format) -> Result<Outcom
             let event: Happened = serde_json::from_value(item)?;
             report::line_out(format, &event, || event.line());
         }
+        tell_end(args.follow, format);
         anyhow::Ok(Outcome::Done)
     };
     answer.await.context("show what happened")

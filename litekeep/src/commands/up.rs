@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use litekeep_env::SystemClock;
 use litekeep_env::notify::ServiceManager;
 use litekeep_supervise as supervise;
+use serde_json::Value;
 
 use super::replicate::{Beside, Run, Scope};
 use crate::args::{self, ConfigArgs};
@@ -21,6 +22,8 @@ use crate::stack::Stack;
 
 /// Between two looks at the background.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long a start may take to succeed or fail, once everything is up.
+const SETTLE: Duration = Duration::from_secs(3);
 /// What takes longer than this is worth being told.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -101,7 +104,7 @@ async fn detach(args: &args::Up, settings: &Settings, home: &Home, format: Forma
     }
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let mut child = command.spawn().context("start this program again")?;
-    let (started, mut shown) = (Instant::now(), begin);
+    let (started, mut shown, mut up_since) = (Instant::now(), begin, None);
     loop {
         if let Some(status) = child.try_wait()? {
             // What has been shown stands above.
@@ -113,7 +116,12 @@ async fn detach(args: &args::Up, settings: &Settings, home: &Home, format: Forma
             let failure = Failure::new(Kind::Invalid, format!("it ended with {status}{said}"));
             return Err(failure.hint(format!("`{}` has what it said", path.display())).into());
         }
-        if is_up(home).await {
+        let up = status_if_up(home).await.filter(|status| {
+            let since = *up_since.get_or_insert_with(Instant::now);
+            all_tried(status) || since.elapsed() > SETTLE
+        });
+        if let Some(status) = up {
+            troubles(&status).iter().for_each(|trouble| report::warning(trouble, format));
             let pid = child.id();
             report::result(format, &serde_json::json!({ "pid": pid, "log": path }), || {
                 format!("up, as process {pid}; `litekeep status` shows it, `litekeep down` ends it\n")
@@ -131,14 +139,39 @@ async fn detach(args: &args::Up, settings: &Settings, home: &Home, format: Forma
     }
 }
 
-/// Whether the processes have been started.
-async fn is_up(home: &Home) -> bool {
+/// How everything stands, once the databases are fit and the processes are being started.
+async fn status_if_up(home: &Home) -> Option<Value> {
     let answer = async {
         let mut client = Client::ask(home, &Ask::Status).await.ok()??;
         client.next().await.ok()?
     };
     let answer = tokio::time::timeout(Duration::from_secs(3), answer).await;
-    answer.ok().flatten().is_some_and(|status| status["up"] == true)
+    answer.ok().flatten().filter(|status| status["up"] == true)
+}
+
+fn processes(status: &Value) -> impl Iterator<Item = &Value> {
+    status["processes"].as_array().into_iter().flatten()
+}
+
+fn has_failed(process: &Value) -> bool {
+    process["restarts"] != 0 || ["failed", "backing_off"].iter().any(|state| process["state"] == *state)
+}
+
+/// Whether of each process that waits for nothing it is known whether it could be started.
+fn all_tried(status: &Value) -> bool {
+    processes(status)
+        .all(|process| process["state"] != "starting" || !process["pid"].is_null() || has_failed(process))
+}
+
+/// What could not be started, or ended at once.
+fn troubles(status: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let trouble = |process: &Value| {
+        let (name, reason) = (text(&process["name"]), text(&process["restart_reason"]));
+        let reason = if reason.is_empty() { text(&process["reason"]) } else { reason };
+        format!("`{name}` does not run: {reason}")
+    };
+    processes(status).filter(|process| has_failed(process)).map(trouble).collect()
 }
 
 /// What the log has from here on, and where it ends.

@@ -38,6 +38,8 @@ async fn connection(stream: UnixStream, stack: Arc<Stack>) {
     let (read, write) = stream.into_split();
     let mut out = Out { write };
     let mut read = BufReader::new(read.take(LONGEST));
+    // Held until the answer is written: the end waits a moment for those who are to hear it.
+    let mut end = None;
     let result = match is_allowed {
         // Hung up on while it still asks, it would not read the answer.
         false => question(&mut read).await.and_then(|_| Err(refused())),
@@ -46,9 +48,12 @@ async fn connection(stream: UnixStream, stack: Arc<Stack>) {
             Ok(ask) => {
                 // Who hangs up does not want the rest of an endless answer; what was asked to be done is done all the same.
                 let is_endless = matches!(ask, Ask::Logs { .. } | Ask::Events { .. });
+                let end = end.insert(stack.ended());
                 tokio::select! {
+                    biased;
                     result = stack.answer(ask, &mut out) => result,
                     () = hung_up(&mut read), if is_endless => return,
+                    _ = end.wait_for(Option::is_some), if is_endless => Ok(()),
                 }
             }
             Err(error) => Err(error),

@@ -278,7 +278,7 @@ pub(crate) fn databases(target: Option<&Path>, args: &ConfigArgs, format: Format
 
 /// The path with its folder resolved as far as it exists, so that two spellings of one file are equal. The file itself is
 /// not resolved: SQLite's `-wal` stands beside the name that was opened.
-fn normal(path: &Path) -> PathBuf {
+pub(super) fn normal(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path };
     match parent.canonicalize() {

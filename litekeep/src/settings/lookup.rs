@@ -7,7 +7,7 @@ use litekeep_config::{Config, DatabaseConfig, Destination, Input, Litestream, So
 
 use crate::args::ConfigArgs;
 use crate::report::{self, Failure, Format};
-use crate::settings::env;
+use crate::settings::{database, env};
 
 /// Where a configuration is looked for, in this order, when none is named.
 const PLACES: [&str; 5] =
@@ -113,27 +113,98 @@ fn none_of(places: &[&str]) -> anyhow::Error {
 }
 
 /// The databases of `litestream replicate` among the processes: litekeep replicates them itself, or, where the program is
-/// wanted, leaves them alone. There are never two replicators on a file; one that has its own `[[database]]` is as that says.
+/// wanted, leaves them alone. There are never two replicators on a file, however it is spelled; one that has its own `[[database]]` is
+/// as that says.
+///
+/// # Errors
+/// When a folder of databases has one of the other's among its own.
 fn take_over(config: &mut Config, literal: bool) -> Result<()> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for litestream in config.processes.iter_mut().filter_map(|process| process.litestream.as_mut()) {
+    for process in &mut config.processes {
+        let Some(litestream) = &mut process.litestream else { continue };
         let yaml = databases_of(litestream, literal)?;
         if litestream.foreign {
-            theirs.extend(yaml.databases);
+            theirs.extend(yaml.databases.into_iter().map(|database| (process.name.clone(), database.source)));
             continue;
         }
-        ours.extend(yaml.databases);
+        ours.extend(yaml.databases.into_iter().map(|database| (process.name.clone(), database)));
         config.warnings.extend(yaml.warnings);
         config.metrics = config.metrics.take().or(yaml.metrics);
         litestream.exec = litestream.exec.take().or(yaml.exec);
     }
-    for database in ours {
-        if config.databases.iter().all(|own| own.source != database.source) {
+    for (process, database) in ours {
+        let mut has_its_own = false;
+        for own in &config.databases {
+            match overlap(&own.source, &database.source) {
+                Overlap::None => {}
+                Overlap::Within => has_its_own = true,
+                Overlap::Around => {
+                    let failure = Failure::invalid(format!(
+                        "`{}`, which the process `{process}` replicates, has `{}` among its databases",
+                        database.source, own.source
+                    ));
+                    return Err(failure.hint("leave one of the two out, or narrow the pattern").into());
+                }
+            }
+        }
+        if !has_its_own {
             config.databases.push(database);
         }
     }
-    config.databases.retain(|own| theirs.iter().all(|database| database.source != own.source));
+    for (process, source) in theirs {
+        for own in &config.databases {
+            // Of a folder nothing can be left out.
+            if overlap(&source, &own.source) == Overlap::Around {
+                let failure = Failure::invalid(format!(
+                    "`{}` has `{source}` among its databases, which the process `{process}` replicates by the program (native = false)",
+                    own.source
+                ));
+                let hint = "narrow the pattern of this [[database]], or leave the file out there";
+                return Err(failure.hint(hint).into());
+            }
+        }
+        config.databases.retain(|own| overlap(&source, &own.source) == Overlap::None);
+    }
     Ok(())
+}
+
+/// What a source has of another one.
+#[derive(Debug, PartialEq)]
+enum Overlap {
+    None,
+    /// The other one is the same, or a part of it.
+    Within,
+    /// It is a part of the other one, or both have something that the other one has not.
+    Around,
+}
+
+fn overlap(source: &Source, other: &Source) -> Overlap {
+    let (source, other) = (real(source), real(other));
+    match (&source, &other) {
+        (_, Source::File(file)) if source.covers(file) => Overlap::Within,
+        (Source::File(file), Source::Folder { .. }) if other.covers(file) => Overlap::Around,
+        (
+            Source::Folder { dir, pattern, recursive, .. },
+            Source::Folder { dir: others, pattern: wanted, recursive: deep, .. },
+        ) if pattern == wanted => match () {
+            () if dir == others && (*recursive || !deep) => Overlap::Within,
+            () if *recursive && others.starts_with(dir) => Overlap::Within,
+            () if dir == others || *deep && dir.starts_with(others) => Overlap::Around,
+            () => Overlap::None,
+        },
+        _ => Overlap::None,
+    }
+}
+
+/// A source as the file system knows it.
+fn real(source: &Source) -> Source {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| database::normal(path));
+    match source {
+        Source::File(path) => Source::File(real(path)),
+        Source::Folder { dir, pattern, recursive, watch } => {
+            Source::Folder { dir: real(dir), pattern: pattern.clone(), recursive: *recursive, watch: *watch }
+        }
+    }
 }
 
 /// What a `litestream replicate` replicates.
@@ -216,6 +287,38 @@ mod tests {
         ] {
             assert_eq!(is_yaml(Path::new(name), text), yaml, "{name} {text:?}");
         }
+    }
+
+    #[test]
+    fn a_replicators_databases_are_known_however_they_are_spelled() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        std::fs::create_dir_all(at("real/deep")).unwrap();
+        std::os::unix::fs::symlink(at("real"), at("link")).unwrap();
+        std::fs::write(at("real/app.db"), "").unwrap();
+        let file = |path: PathBuf| Source::File(path);
+        let folder = |path: PathBuf, pattern: &str, recursive| Source::Folder {
+            dir: path,
+            pattern: litekeep_config::Pattern::parse(pattern).unwrap(),
+            recursive,
+            watch: true,
+        };
+        for spelled in ["link/app.db", "real/../real/./app.db"] {
+            assert_eq!(overlap(&file(at("real/app.db")), &file(at(spelled))), Overlap::Within);
+        }
+        let here = std::env::current_dir().unwrap().join("not-there.db");
+        assert_eq!(overlap(&file("not-there.db".into()), &file(here)), Overlap::Within);
+        assert_eq!(overlap(&file(at("real/app.db")), &file(at("real/b.db"))), Overlap::None);
+        let all = folder(at("link"), "*.db", false);
+        assert_eq!(overlap(&all, &file(at("real/app.db"))), Overlap::Within);
+        assert_eq!(overlap(&file(at("real/app.db")), &all), Overlap::Around);
+        assert_eq!(overlap(&file(at("real/deep/app.db")), &all), Overlap::None);
+        let deep = folder(at("real"), "*.db", true);
+        assert_eq!((overlap(&deep, &all), overlap(&all, &deep)), (Overlap::Within, Overlap::Around));
+        let below = folder(at("real/deep"), "*.db", false);
+        assert_eq!((overlap(&deep, &below), overlap(&below, &deep)), (Overlap::Within, Overlap::Around));
+        assert_eq!(overlap(&all, &below), Overlap::None);
+        assert_eq!(overlap(&all, &folder(at("real"), "*.sqlite", true)), Overlap::None);
     }
 
     #[test]

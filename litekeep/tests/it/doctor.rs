@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::scene::{LONG, Scene, Store};
-use crate::{Place, rails, shapes};
+use crate::{Place, Ran, rails, shapes};
 
 const DOCUMENT: &str = include_str!("../../../docs/doctor.md");
 
@@ -278,6 +278,23 @@ fn a_go_module_is_asked_with_the_dsn_of_its_source() {
     let absent = "module shop\n\ngo 1.19\n\nrequire modernc.org/sqlite v1.40.0\n";
     place.write_all(&[("go.mod", absent)]);
     diagnose().has("connection", "not_checked", &["modernc.org/sqlite", "--command"]);
+}
+
+/// "ask `go` for its settings: it does not exist" left open what does not.
+#[test]
+fn a_go_module_without_a_compiler_says_so() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    std::fs::create_dir(place.path("empty")).unwrap();
+    let doctor = || {
+        let mut command = place.command(&["doctor", "app.db", "--driver", "go"]);
+        command.env("PATH", place.path("empty"));
+        Ran::of(command)
+    };
+    doctor().failed_with(&["ask `go`", "go.mod`: it does not exist"]);
+    place.write_all(&[("go.mod", "module shop\n\ngo 1.19\n\nrequire modernc.org/sqlite v1.40.0\n")]);
+    doctor().failed_with(&["the Go compiler, `go`, is not here", "--command"]);
+    assert!(place.run(&["doctor", "--help"]).stdout.contains("django, go"));
 }
 
 /// What stands in for modernc.org/sqlite, which no package of Debian has: the same name for `database/sql` and the same

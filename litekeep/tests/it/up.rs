@@ -4,6 +4,8 @@
 mod asked;
 mod background;
 mod flood;
+mod held_socket;
+mod litestream;
 mod reloads;
 
 use std::io::{Read as _, Write as _};

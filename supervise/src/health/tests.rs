@@ -1,9 +1,34 @@
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::spawn::Socket;
+use crate::tree::tests::tree_of;
 
-async fn ask(probe: Probe) -> Result<(), String> {
-    probe.ask(&Spawn::new(Command::shell("true")), "web#7", Duration::from_millis(300)).await
+/// Asks about a run that does nothing and holds these sockets.
+async fn ask_with(probe: Probe, sockets: Vec<Socket>) -> Verdict {
+    let run = Spawn { sockets, ..Spawn::new(Command::shell("sleep 100")) };
+    let subject = Subject {
+        instance: "web#7".into(),
+        tree: Arc::new(tree_of(&run, "web#7", Group::default())),
+        surroundings: Arc::new(run),
+        port: None,
+    };
+    let verdict = probe.ask(&subject, Duration::from_millis(300)).await;
+    subject.tree.stop(signal_number("KILL").unwrap(), Duration::ZERO).await;
+    verdict
+}
+
+async fn ask(probe: Probe) -> Verdict {
+    ask_with(probe, vec![]).await
+}
+
+impl Verdict {
+    fn reason(&self) -> &str {
+        match self {
+            Verdict::Fit => "",
+            Verdict::Unfit(reason) | Verdict::Unclear(reason) => reason,
+        }
+    }
 }
 
 /// Answers every connection with these bytes and closes it.
@@ -54,11 +79,13 @@ async fn http_is_judged_by_its_status_and_by_who_answers() {
     let broken = server(b"HTTP/1.1 503 Busy\r\n\r\n").await;
     let noise = server(b"SSH-2.0-x\r\n").await;
     let named = |address| Probe::Http(Http { names_instance: true, ..http(address) });
-    assert_eq!(ask(Probe::Http(http(fine.clone()))).await, Ok(()));
-    assert_eq!(ask(named(fine)).await, Ok(()));
-    assert!(ask(named(old)).await.unwrap_err().contains("another instance"));
-    assert!(ask(Probe::Http(http(broken))).await.unwrap_err().contains("503"));
-    assert!(ask(Probe::Http(http(noise))).await.unwrap_err().contains("no HTTP"));
+    assert_eq!(ask(Probe::Http(http(fine.clone()))).await, Verdict::Fit);
+    assert_eq!(ask(named(fine)).await, Verdict::Fit);
+    let other = ask(named(old)).await;
+    assert!(matches!(&other, Verdict::Unclear(reason) if reason.contains("another instance")), "{other:?}");
+    let broken = ask(Probe::Http(http(broken))).await;
+    assert!(matches!(&broken, Verdict::Unfit(reason) if reason.contains("503")), "{broken:?}");
+    assert!(ask(Probe::Http(http(noise))).await.reason().contains("no HTTP"));
 }
 
 #[tokio::test]
@@ -66,14 +93,49 @@ async fn tcp_and_closures_are_asked() {
     // Nobody else listens at this address, also once the port is free.
     let listener = TcpListener::bind("127.0.73.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    assert_eq!(ask(Probe::Tcp(address.clone())).await, Ok(()));
+    assert_eq!(ask(Probe::Tcp(address.clone())).await, Verdict::Fit);
     // Accepts and never answers.
     let silent = Probe::Http(Http::parse(&format!("http://{address}/")).unwrap());
-    assert!(ask(silent).await.unwrap_err().contains("no answer within"));
+    assert!(ask(silent).await.reason().contains("no answer within"));
     drop(listener);
-    assert!(ask(Probe::Tcp(address)).await.is_err());
+    assert!(ask(Probe::Tcp(address)).await.reason().starts_with("connect to"));
     let closure: Closure = Arc::new(|| Box::pin(async { Err("lag 7 s".into()) }));
-    assert_eq!(ask(Probe::Closure(closure)).await, Err("lag 7 s".into()));
+    assert_eq!(ask(Probe::Closure(closure)).await, Verdict::Unfit("lag 7 s".into()));
+}
+
+/// The kernel completes connections to a socket that nobody accepts from, and the test accepts in the place of an old run.
+#[tokio::test]
+async fn at_a_held_socket_only_the_run_itself_is_believed() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let held = Socket { name: "web".into(), fd: Arc::new(listener.try_clone().unwrap().into()) };
+    let http = Probe::Http(Http::parse(&format!("http://{address}/")).unwrap());
+    for probe in [Probe::Tcp(address.clone()), http.clone()] {
+        let verdict = ask_with(probe, vec![held.clone()]).await;
+        assert!(
+            matches!(&verdict, Verdict::Unfit(reason) if reason.contains("nobody accepted")),
+            "{verdict:?}"
+        );
+    }
+    listener.set_nonblocking(true).unwrap();
+    let listener = TcpListener::from_std(listener).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 1024];
+                _ = stream.read(&mut request).await;
+                _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            });
+        }
+    });
+    for probe in [Probe::Tcp(address), http] {
+        let verdict = ask_with(probe.clone(), vec![held.clone()]).await;
+        assert!(
+            matches!(&verdict, Verdict::Unclear(reason) if reason.contains("another run")),
+            "{verdict:?}"
+        );
+        assert_eq!(ask(probe).await, Verdict::Fit, "a socket that is not held is nobody's business");
+    }
 }
 
 #[tokio::test]
@@ -83,7 +145,7 @@ async fn an_exec_probes_whole_tree_is_killed_on_timeout() {
     let child = format!("sh -c 'echo $$ >>{}; sleep 50; sleep 50' & ", file.display());
     let script = format!("trap '' TERM; {child} setsid {child} wait; wait");
     let answer = ask(Probe::Exec(Command::shell(script))).await;
-    assert!(answer.unwrap_err().contains("no answer within"));
+    assert!(answer.reason().contains("no answer within"));
     let pids = std::fs::read_to_string(file).unwrap();
     assert_eq!(pids.lines().count(), 2);
     for pid in pids.lines() {
@@ -94,7 +156,7 @@ async fn an_exec_probes_whole_tree_is_killed_on_timeout() {
 
 #[tokio::test]
 async fn an_exec_probe_tells_its_last_words() {
-    assert_eq!(ask(Probe::Exec(Command::shell("test $LITEKEEP_PROBED = 'web#7'"))).await, Ok(()));
+    assert_eq!(ask(Probe::Exec(Command::shell("test $LITEKEEP_PROBED = 'web#7'"))).await, Verdict::Fit);
     let answer = ask(Probe::Exec(Command::shell("echo no database >&2; exit 3"))).await;
-    assert_eq!(answer.unwrap_err(), "health check: exit code 3: no database");
+    assert_eq!(answer.reason(), "health check: exit code 3: no database");
 }

@@ -348,9 +348,17 @@ async fn attend(name: &str, mut run: Run, mut ended: oneshot::Receiver<()>, log:
     while outcome.is_none() {
         tokio::select! {
             event = run.next() => match event {
-                run::Event::Exited(exit) => outcome = Some(Outcome::Exited(exit)),
+                run::Event::Exited(exit) => {
+                    // The leader may end well whose child was killed, as a shell does after a pipe.
+                    let no_memory = run.tree.group().ran_out_of_memory();
+                    let unfit = no_memory.map(|killed| Outcome::Unfit(format!("{killed}; {exit}")));
+                    outcome = Some(unfit.unwrap_or(Outcome::Exited(exit)));
+                }
                 run::Event::Unfit(reason) => outcome = Some(Outcome::Unfit(reason)),
-                run::Event::Ready | run::Event::Unready(_) | run::Event::Asked(..) => {}
+                run::Event::Ready
+                | run::Event::Unready(_)
+                | run::Event::Unclear(_)
+                | run::Event::Asked(..) => {}
             },
             _ = &mut ended => break,
         }

@@ -161,3 +161,30 @@ async fn many_small_chunks_wait_in_few_buffers() {
     assert!(state.queue.len() <= 4 && capacity <= 2 * state.queued, "{} {capacity}", state.queue.len());
     assert!(writer.is_some());
 }
+
+/// At the next rotation the rotated files were shifted, one a try, until none was left, and what came went into a file that nobody saw.
+#[tokio::test]
+async fn a_file_that_somebody_deleted_or_moved_is_begun_anew_and_the_rotated_ones_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir, |settings| {
+        (settings.max_bytes, settings.keep, settings.gzip) = (1000, 3, false);
+    });
+    let path = dir.path().join("app.log");
+    let number = |path: PathBuf| fs::read_to_string(path).ok()?.trim().parse::<u32>().ok();
+    let all = || [number(path.clone()), number(numbered(&path, 1, "")), number(numbered(&path, 2, ""))];
+    let print = async |n: u32| run(&log, &format!("printf '%01500d\\n' {n}")).await;
+    for n in 0..4 {
+        print(n).await;
+    }
+    assert_eq!(all(), [Some(3), Some(2), Some(1)]);
+    fs::remove_file(&path).unwrap();
+    print(4).await;
+    assert_eq!(all(), [Some(4), Some(2), Some(1)]);
+    fs::rename(&path, dir.path().join("moved")).unwrap();
+    print(5).await;
+    assert_eq!(all(), [Some(5), Some(2), Some(1)]);
+    assert_eq!(number(dir.path().join("moved")), Some(4));
+    print(6).await;
+    assert_eq!(all(), [Some(6), Some(5), Some(2)]);
+    assert_eq!(number(numbered(&path, 3, "")), Some(1));
+}

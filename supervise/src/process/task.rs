@@ -6,6 +6,7 @@ use std::time::Duration;
 use litekeep_env::process::Exit;
 use litekeep_env::random_u64;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::{Condition, Context, Spec, State, Status};
@@ -59,6 +60,8 @@ pub(super) struct Task {
     requests: mpsc::Receiver<(Request, Reply)>,
     /// Whether the next start follows an end that nobody asked for.
     is_again: bool,
+    /// Runs that a new one has replaced, which end beside it.
+    leaving: JoinSet<Result<()>>,
 }
 
 impl Task {
@@ -72,7 +75,8 @@ impl Task {
     ) -> Task {
         let policy = Policy::new(spec.policy);
         let (name, log, spec) = (process.name().into(), process.log().clone(), Arc::new(spec));
-        Task { name, spec, conditions, log, context, status, policy, requests, is_again: false }
+        let leaving = JoinSet::new();
+        Task { name, spec, conditions, log, context, status, policy, requests, is_again: false, leaving }
     }
 
     pub(super) async fn run(mut self, survivor: Option<Survivor>) {
@@ -84,7 +88,7 @@ impl Task {
             phase = match phase {
                 Phase::Rest => {
                     let request = self.requests.recv().await;
-                    self.answer_without_run(request, Phase::Rest)
+                    self.answer_without_run(request, Phase::Rest).await
                 }
                 Phase::First => match self.first().await {
                     Ok(()) => Phase::Start(None),
@@ -92,11 +96,16 @@ impl Task {
                 },
                 Phase::Again(at) => tokio::select! {
                     () = tokio::time::sleep_until(at) => Phase::Start(None),
-                    request = self.requests.recv() => self.answer_without_run(request, Phase::Again(at)),
+                    request = self.requests.recv() => {
+                        self.answer_without_run(request, Phase::Again(at)).await
+                    }
                 },
                 Phase::Start(reply) => self.start(reply).await,
                 Phase::Running(run) => self.running(run).await,
-                Phase::End => return,
+                Phase::End => {
+                    self.left().await.unwrap_or_else(|error| tracing::error!("{error}"));
+                    return;
+                }
             };
         }
     }
@@ -142,16 +151,17 @@ impl Task {
 
     /// What a request means while nothing runs; `now` is where the process stands. What was never started, or was stopped, starts
     /// only when its conditions hold, whoever asks.
-    fn answer_without_run(&mut self, request: Option<(Request, Reply)>, now: Phase) -> Phase {
+    async fn answer_without_run(&mut self, request: Option<(Request, Reply)>, now: Phase) -> Phase {
         let Some((request, reply)) = request else { return Phase::End };
         let is_start = matches!(request, Request::Start);
         match request {
             Request::Stop => {
+                let left = self.left().await;
                 if self.status.borrow().state != State::Stopped {
                     self.tell(Kind::Stopped, "");
                 }
                 self.set(State::Stopped, "");
-                _ = reply.send(Ok(()));
+                _ = reply.send(left);
                 return Phase::Rest;
             }
             Request::Adjust(spec, conditions) => {
@@ -225,7 +235,7 @@ impl Task {
                     // Other conditions are waited for anew; so are those that could not hold, when somebody asks.
                     let has_failed = self.status.borrow().state == State::Failed;
                     let begins_anew = has_failed || matches!(request, Some((Request::Adjust(..), _)));
-                    match self.answer_without_run(request, Phase::First) {
+                    match self.answer_without_run(request, Phase::First).await {
                         Phase::First if !begins_anew => {}
                         other => return Err(other),
                     }
@@ -290,6 +300,12 @@ impl Task {
                     self.tell(Kind::Unready, reason);
                     Phase::Running(run)
                 }
+                Event::Unclear(reason) => {
+                    if self.status.borrow().state == State::Starting {
+                        self.set(State::Starting, reason);
+                    }
+                    Phase::Running(run)
+                }
                 Event::Unfit(reason) => self.end_unfit(run, reason).await,
                 Event::Asked(of, answer) => {
                     self.status.send_modify(|status| match of {
@@ -338,12 +354,36 @@ impl Task {
         }
     }
 
-    /// Ends a run because somebody wants it.
+    /// Ends a run because somebody wants it, and waits for those that end already.
     pub(super) async fn stop(&mut self, run: Box<Run>) -> (Option<Exit>, Result<()>) {
         self.set(State::Stopping, "");
         let (exit, result) = run.stop(&self.name).await;
         self.forget_run(exit);
-        (exit, result)
+        (exit, result.and(self.left().await))
+    }
+
+    /// Waits until the runs that were replaced have ended.
+    async fn left(&mut self) -> Result<()> {
+        let mut result = Ok(());
+        while let Some(left) = self.leaving.join_next().await {
+            result = result.and(left.expect("ending a run does not panic"));
+        }
+        result
+    }
+
+    /// Ends a run that was replaced, beside the one that took its place: it may take long, and meanwhile nobody else would look after
+    /// that. Whoever wanted this hears when it is over.
+    fn leave(&mut self, old: Box<Run>, reply: Reply) {
+        while self.leaving.try_join_next().is_some() {}
+        let name = self.name.clone();
+        self.leaving.spawn(async move {
+            let (_, left) = old.stop(&name).await;
+            if let Err(error) = &left {
+                tracing::error!("{error}");
+            }
+            _ = reply.send(Ok(()));
+            left
+        });
     }
 
     fn forget_run(&self, exit: Option<Exit>) {
@@ -354,22 +394,27 @@ impl Task {
         });
     }
 
-    /// The run ended by itself; what it left behind ends too.
+    /// The run ended by itself.
     async fn ended(&mut self, run: Box<Run>, exit: Exit) -> Phase {
+        let End { clean, ran, reason } = self.end(run, exit).await;
+        self.after(policy::Event::Exited { clean, ran, chance: random_u64() }, reason)
+    }
+
+    /// Ends what a run that ended by itself has left behind; how it ended.
+    async fn end(&mut self, run: Box<Run>, exit: Exit) -> End {
         let (ran, first_line) = (run.begun.elapsed(), run.first_line);
-        let no_memory = match run.tree.group().ran_out_of_memory() {
-            true => "memory: the kernel killed a process at its limit; ",
-            false => "",
-        };
+        let no_memory = run.tree.group().ran_out_of_memory();
         if let (_, Err(error)) = run.stop(&self.name).await {
             tracing::error!("{error}");
         }
         self.forget_run(Some(exit));
-        let words = self.log.last_words(first_line).filter(|_| !exit.is_clean());
+        // A leader may end well whose child was killed, as a shell does after a pipe.
+        let clean = exit.is_clean() && no_memory.is_none();
+        let words = self.log.last_words(first_line).filter(|_| !clean);
         let words = words.map_or_else(String::new, |words| format!(": {words}"));
+        let no_memory = no_memory.map_or_else(String::new, |killed| format!("{killed}; "));
         let reason = format!("{no_memory}{exit} after {:.1} s{words}", ran.as_secs_f64());
-        let clean = exit.is_clean();
-        self.after(policy::Event::Exited { clean, ran, chance: random_u64() }, reason)
+        End { clean, ran, reason }
     }
 
     /// The run is not to go on.
@@ -433,12 +478,10 @@ impl Task {
                 self.take_spec(spec);
                 self.publish(&new);
                 self.reloaded(&new);
-                if let Some(old) = old
-                    && let (_, Err(error)) = old.stop(&self.name).await
-                {
-                    tracing::error!("{error}");
+                match old {
+                    Some(old) => self.leave(old, reply),
+                    None => _ = reply.send(Ok(())),
                 }
-                _ = reply.send(Ok(()));
                 Phase::Running(new)
             }
             Verdict::Unfit(reason) => {
@@ -453,10 +496,8 @@ impl Task {
                     }
                     (None, end) => {
                         _ = reply.send(Err(cause));
-                        let (exit, ran) = end.expect("it ended or it is there");
-                        let event =
-                            policy::Event::Exited { clean: exit.is_clean(), ran, chance: random_u64() };
-                        self.after(event, format!("{exit} after {:.1} s", ran.as_secs_f64()))
+                        let End { clean, ran, reason } = end.expect("it ended or it is there");
+                        self.after(policy::Event::Exited { clean, ran, chance: random_u64() }, reason)
                     }
                 }
             }
@@ -464,7 +505,7 @@ impl Task {
                 let (_, new_stopped) = new.stop(&self.name).await;
                 let old_stopped = match old {
                     Some(old) => self.stop(old).await.1,
-                    None => Ok(()),
+                    None => self.left().await,
                 };
                 self.stopped_meanwhile(reply, asker, new_stopped.and(old_stopped))
             }
@@ -500,7 +541,7 @@ impl Task {
         &mut self,
         new: &mut Run,
         old: &mut Option<Box<Run>>,
-        old_end: &mut Option<(Exit, Duration)>,
+        old_end: &mut Option<End>,
     ) -> Verdict {
         let patience = new.spec.ready_timeout;
         let late = tokio::time::sleep(patience);
@@ -511,18 +552,14 @@ impl Task {
                 () = &mut late => return Verdict::Unfit(format!("not ready within {patience:?}{unready}")),
                 event = new.next() => match event {
                     Event::Ready => return Verdict::Ready,
-                    Event::Unready(reason) => unready = format!(": {reason}"),
+                    Event::Unready(reason) | Event::Unclear(reason) => unready = format!(": {reason}"),
                     Event::Unfit(reason) => return Verdict::Unfit(reason),
                     Event::Exited(exit) => return Verdict::Unfit(format!("it ended: {exit}")),
                     Event::Asked(..) => {}
                 },
                 exit = end_of(old) => {
                     if let Some(run) = old.take() {
-                        *old_end = Some((exit, run.begun.elapsed()));
-                        if let (_, Err(error)) = run.stop(&self.name).await {
-                            tracing::error!("{error}");
-                        }
-                        self.forget_run(Some(exit));
+                        *old_end = Some(self.end(run, exit).await);
                     }
                 }
                 request = self.requests.recv() => match request {
@@ -545,6 +582,13 @@ async fn end_of(run: &Option<Box<Run>>) -> Exit {
         Some(run) => run.tree.exited().await,
         None => std::future::pending().await,
     }
+}
+
+/// How a run ended by itself.
+struct End {
+    clean: bool,
+    ran: Duration,
+    reason: String,
 }
 
 /// What became of the new run of a reload.

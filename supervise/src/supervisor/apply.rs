@@ -16,7 +16,7 @@ use super::{Service, Supervisor, job_of, limit, process_of};
 use crate::error::{Error, Result};
 use crate::job::{Handle, Job};
 use crate::log::{self, Log};
-use crate::process::{Condition, Process, Spec};
+use crate::process::{Condition, Process, Spec, State};
 
 /// What is to be under care.
 #[derive(Clone)]
@@ -42,7 +42,8 @@ pub struct Applied {
     pub stopped: Vec<String>,
     /// Services that have new runs.
     pub reloaded: Vec<String>,
-    /// Services and jobs that go on as they were, with the reason: what was new is unfit.
+    /// Services and jobs of which what is new is unfit, with the reason. They go on as they were; where nothing ran, what is new is
+    /// in force, and tried again as its policy says.
     pub failed: Vec<(String, Error)>,
     /// Limits that are new and that nobody enforces, in words.
     pub not_enforced: Option<String>,
@@ -81,11 +82,12 @@ impl Supervisor {
             for (change, mut service) in join_all(changes).await {
                 let name = service.name.clone();
                 let processes = match change {
-                    Ok(Change { processes, is_reloaded }) => {
-                        match (self.services.contains_key(&name), is_reloaded) {
-                            (false, _) => applied.started.push(name.clone()),
-                            (true, true) => applied.reloaded.push(name.clone()),
-                            (true, false) => {}
+                    Ok(Change { processes, is_reloaded, unfit }) => {
+                        match (unfit, self.services.contains_key(&name), is_reloaded) {
+                            (Some(error), ..) => applied.failed.push((name.clone(), error)),
+                            (None, false, _) => applied.started.push(name.clone()),
+                            (None, true, true) => applied.reloaded.push(name.clone()),
+                            (None, true, false) => {}
                         }
                         processes
                     }
@@ -201,8 +203,9 @@ impl Supervisor {
             running.iter().partition(|process| names.iter().any(|name| name == process.name()));
         let needs_reload = old.is_some_and(|old| !old.spec.has_same_run(&new.spec))
             || stay.iter().any(|process| process.status().borrow().needs_reload);
+        let mut unfit = None;
         if let (true, Some(old)) = (needs_reload, old) {
-            reload_each(&stay, &new.spec, &old.spec).await?;
+            unfit = reload_each(&stay, new, &old.spec).await?;
         }
         let is_there = |name: &String| running.iter().any(|process| process.name() == name);
         let fresh = names.iter().filter(|name| !is_there(name));
@@ -223,13 +226,15 @@ impl Supervisor {
         let is_reloaded = old.is_some() && (needs_reload || !fresh.is_empty() || !go.is_empty());
         let mut processes: Vec<Process> = stay.into_iter().cloned().chain(fresh).collect();
         processes.sort_by_key(|process| names.iter().position(|name| name == process.name()));
-        Ok(Change { processes, is_reloaded })
+        Ok(Change { processes, is_reloaded, unfit })
     }
 }
 
 struct Change {
     processes: Vec<Process>,
     is_reloaded: bool,
+    /// What is wrong with one that has the new definition because it did not run before.
+    unfit: Option<Error>,
 }
 
 /// Whether output can go there, if it does not do so yet.
@@ -240,15 +245,32 @@ fn check_log(known: Option<&Log>, wanted: &log::Settings) -> Result<()> {
     }
 }
 
-/// Gives processes new runs, one after another; if one is unfit, those before it get their old settings back.
-async fn reload_each(processes: &[&Process], new: &Spec, old: &Spec) -> Result<()> {
+/// Gives processes new runs, one after another; if one is unfit, it goes on as it was, and those before it get their old settings back.
+/// Of one that did not run there is nothing that could go on: it has the new settings in any case, and what is wrong with it is given
+/// back.
+async fn reload_each(processes: &[&Process], new: &Service, old: &Spec) -> Result<Option<Error>> {
+    let mut unfit = None;
     for (i, process) in processes.iter().enumerate() {
-        if let Err(error) = process.reload(new.clone()).await {
-            for replaced in &processes[..i] {
-                replaced.reload(old.clone()).await?;
+        let (runs, state) = {
+            let status = process.status();
+            let status = status.borrow();
+            (status.pid.is_some(), status.state)
+        };
+        let mut reloaded = process.reload(new.spec.clone()).await;
+        // This says only that the program could be executed.
+        if reloaded.is_ok() && !runs && state != State::Stopped {
+            reloaded = proves_itself(new, process, Wait::IsFine).await;
+        }
+        match reloaded {
+            Err(error) if runs => {
+                for replaced in &processes[..i] {
+                    replaced.reload(old.clone()).await?;
+                }
+                return Err(error);
             }
-            return Err(error);
+            Err(error) => _ = unfit.get_or_insert(error),
+            Ok(()) => {}
         }
     }
-    Ok(())
+    Ok(unfit)
 }

@@ -75,13 +75,17 @@ pub(super) async fn proves_itself(service: &Service, process: &Process, wait: Wa
     let is_over =
         |now: &Status| matches!(now.state, State::Failed | State::Stopped) || now.restarts > restarts;
     let settled = status.wait_for(|now| is_good(now) || is_over(now));
-    let reason = match tokio::time::timeout(patience, settled).await {
+    let settled = tokio::time::timeout(patience, settled).await.map(|now| now.map(|now| now.clone()));
+    let reason = match settled {
         Ok(Ok(now)) if is_good(&now) => return Ok(()),
         Ok(Ok(now)) if now.restarts > restarts => now.restart_reason.clone(),
         Ok(Ok(now)) if now.state == State::Stopped => "it was stopped".into(),
         Ok(Ok(now)) => now.reason.clone(),
         Ok(Err(_)) => "its supervisor has ended".into(),
-        Err(_) => format!("not ready within {patience:?}"),
+        Err(_) => match &*process.status().borrow().reason {
+            "" => format!("not ready within {patience:?}"),
+            reason => format!("not ready within {patience:?}: {reason}"),
+        },
     };
     Err(Error::Unready { process: process.name().into(), reason })
 }

@@ -17,11 +17,14 @@ async fn start_limited(
     let dir = tempfile::tempdir().unwrap();
     let mut spawn = Spawn::new(Command::shell(script));
     spawn.env = vec![("OUT".into(), dir.path().join("pids").into())];
-    let group = cgroups.make(instance, limits);
+    (tree_of(&spawn, instance, cgroups.make(instance, limits)), dir)
+}
+
+pub(crate) fn tree_of(spawn: &Spawn, instance: &str, group: Group) -> Tree {
     let null = || fs::File::options().write(true).open("/dev/null").unwrap().into();
     let output = Output { stdout: null(), stderr: null() };
     let leader = spawn.start("test", instance, output, group.entrances().unwrap()).unwrap();
-    (Tree::new(leader, instance.into(), group).unwrap(), dir)
+    Tree::new(leader, instance.into(), group).unwrap()
 }
 
 /// The ids that the script wrote, once there are so many.

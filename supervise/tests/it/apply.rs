@@ -315,6 +315,56 @@ async fn what_was_stopped_is_not_started_by_a_reload_and_has_the_new_settings_la
     supervisor.stop().await.unwrap();
 }
 
+/// What did not run was told to be reloaded as soon as its program had been executed.
+#[tokio::test]
+async fn what_did_not_run_must_prove_itself_too() {
+    let crashing = |code: u32| {
+        let mut service = shell("crashing", &format!("sleep 0.2; echo out of luck >&2; exit {code}"));
+        service.spec.settle = Duration::from_secs(5);
+        // After the first restart, which comes at once, it waits until somebody asks.
+        (service.spec.policy.shortest, service.spec.policy.longest) =
+            (Duration::from_secs(100), Duration::from_secs(100));
+        service
+    };
+    let failing = |code: u32| {
+        let mut service = shell("failing", &format!("exit {code}"));
+        service.spec.policy.limit = 1;
+        service
+    };
+    let once = |script: &str| {
+        let mut service = shell("once", script);
+        service.spec.policy.restart = litekeep_supervise::policy::Restart::Never;
+        service
+    };
+    let mut supervisor = supervise(vec![crashing(1), failing(3), once("true")]);
+    supervisor.start().await.unwrap();
+    until(one(&supervisor, "crashing"), |status| status.state == State::BackingOff && status.restarts == 2)
+        .await;
+    reaches(one(&supervisor, "failing"), State::Failed).await;
+    reaches(one(&supervisor, "once"), State::Completed).await;
+    let bad = || vec![crashing(2), failing(4), once("exit 7")];
+    let applied = supervisor.apply(bad()).await.unwrap();
+    let mut errors: Vec<String> = applied.failed.iter().map(|(_, error)| error.to_string()).collect();
+    errors.sort();
+    for (error, wanted) in errors.iter().zip([
+        "start `crashing`: exit code 2",
+        "start `failing`: exit code 4",
+        "start `once`: exit code 7",
+    ]) {
+        assert!(error.starts_with(wanted), "{errors:?}");
+    }
+    assert!(errors.len() == 3 && applied.reloaded.is_empty(), "{applied:?}");
+    // It is in force, and tried as such: nothing has changed since.
+    let again = supervisor.apply(bad()).await.unwrap();
+    assert!(again.failed.is_empty() && again.reloaded.is_empty(), "{again:?}");
+    let mended = vec![shell("crashing", "sleep 100"), shell("failing", "sleep 100"), once("exit 0")];
+    let applied = supervisor.apply(mended).await.unwrap();
+    assert!(applied.failed.is_empty(), "{applied:?}");
+    assert_eq!(applied.reloaded, ["crashing", "failing", "once"]);
+    assert_eq!(one(&supervisor, "once").status().borrow().state, State::Completed);
+    supervisor.stop().await.unwrap();
+}
+
 /// A litekeep that has moved below its unit's group cannot be started again by systemd while survivors of a kill are there.
 #[tokio::test]
 async fn controllers_are_passed_on_only_when_something_has_a_limit() {

@@ -2,6 +2,7 @@
 
 mod adoption;
 mod apply;
+mod held_socket;
 mod init;
 mod jobs;
 mod lifecycle;

@@ -117,6 +117,40 @@ async fn the_memory_limit_sees_the_child_of_a_shell() {
     supervisor.stop().await.unwrap();
 }
 
+/// The shell reports the end of the last command of a pipe: the process was shown as completed, and a job as done.
+#[tokio::test]
+async fn who_ends_well_after_a_kill_at_the_memory_limit_has_not_ended_well() {
+    let cgroups = Cgroups::detect();
+    if !cgroups.limits_memory() {
+        eprintln!("skipped: no cgroup here that limits memory");
+        return;
+    }
+    let limited = |name: &str| {
+        let mut service = shell(name, "python3 -c 'x = bytearray(400 << 20)' | cat");
+        service.spec.memory = Some(Memory::new(40 << 20));
+        service
+    };
+    let job = litekeep_supervise::job::Schedule::Every(Duration::from_secs(3600));
+    let job = Job::new("job", limited("job").spec, job);
+    let mut once = limited("once");
+    once.spec.policy.restart = Restart::Never;
+    let setup = Setup::new(Arc::new(SystemClock), cgroups);
+    let services = vec![limited("web"), once];
+    let supervisor = Supervisor::set_up(Setup { services, jobs: vec![job], ..setup }).unwrap();
+    supervisor.start().await.unwrap();
+    let killed = "memory: the kernel killed a process at its limit; exit code 0";
+    let status = until(one(&supervisor, "web"), |status| status.restarts > 0).await;
+    assert!(status.restart_reason.starts_with(killed), "{status:?}");
+    let status = reaches(one(&supervisor, "once"), State::Failed).await;
+    assert!(status.reason.starts_with(killed), "{status:?}");
+    let job = supervisor.job("job").unwrap();
+    job.run().await.unwrap();
+    let status = job.status().wait_for(|status| !status.history.is_empty()).await.unwrap().clone();
+    let outcome = &status.history[0].outcome;
+    assert!(!outcome.is_good() && outcome.to_string().contains(killed), "{outcome}");
+    supervisor.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_processes_stop_in_parallel() {
     let services = (0..100).map(|i| {

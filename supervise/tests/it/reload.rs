@@ -29,7 +29,7 @@ while not ending:
     c.close()
 ";
 
-fn server(socket: &Socket, address: SocketAddr) -> Service {
+pub(super) fn server(socket: &Socket, address: SocketAddr) -> Service {
     let mut service = shell("web", "");
     service.spec.spawn.command =
         Command::Program { name: "python3".into(), args: vec!["-c".into(), SERVER.into()] };
@@ -42,7 +42,7 @@ fn server(socket: &Socket, address: SocketAddr) -> Service {
     service
 }
 
-fn get(address: SocketAddr) -> std::io::Result<String> {
+pub(super) fn get(address: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
     let mut answer = String::new();
@@ -126,6 +126,43 @@ async fn a_stop_in_the_middle_of_a_reload_ends_both() {
     web.stop().await.unwrap();
     assert!(reload.await.unwrap().unwrap_err().to_string().contains("it was stopped"));
     assert!(!is_alive(&new[0]));
+    assert_eq!(web.status().borrow().state, State::Stopped);
+}
+
+/// As long as the old one took to end, nobody saw what became of the new one.
+#[tokio::test]
+async fn the_new_run_is_cared_for_while_the_old_one_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = dir.path().join("runs");
+    let mut slow = shell("web", "trap '' TERM; while :; do sleep 0.1; done");
+    slow.spec.stop_timeout = Duration::from_secs(100);
+    let supervisor = supervise(vec![slow.clone()]);
+    supervisor.start().await.unwrap();
+    let web = one(&supervisor, "web").clone();
+    let old = reaches(&web, State::Healthy).await.pid.unwrap().to_string();
+    let script =
+        format!("echo $$ >>{0}; test $(wc -l <{0}) -gt 1 && exec sleep 100; sleep 1; exit 1", runs.display());
+    slow.spec.spawn.command = Command::shell(script);
+    let reloading = web.clone();
+    let reload = tokio::spawn(async move { reloading.reload(slow.spec).await });
+    let status = until(&web, |status| status.restarts > 0).await;
+    assert!(status.restart_reason.starts_with("exit code 1"), "{status:?}");
+    let new = reaches(&web, State::Healthy).await.pid.unwrap().to_string();
+    assert!(is_alive(&old) && is_alive(&new));
+    assert!(!reload.is_finished(), "the reload is over when the old one is");
+
+    // A stop ends both, and waits for both.
+    let stopping = web.clone();
+    let stop = tokio::spawn(async move { stopping.stop().await });
+    reaches(&web, State::Stopping).await;
+    while is_alive(&new) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(is_alive(&old) && !stop.is_finished());
+    assert!(std::process::Command::new("kill").args(["-KILL", &old]).status().unwrap().success());
+    stop.await.unwrap().unwrap();
+    reload.await.unwrap().unwrap();
+    assert!(!is_alive(&old));
     assert_eq!(web.status().borrow().state, State::Stopped);
 }
 

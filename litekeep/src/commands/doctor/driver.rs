@@ -400,7 +400,19 @@ async fn ask(mut command: tokio::process::Command, name: &str, patience: Duratio
     command.stdin(Stdio::null()).kill_on_drop(true);
     let ended = tokio::time::timeout(patience, command.output()).await;
     let ended = ended.map_err(|_| format!("`{name}` did not end within {} s", patience.as_secs()))?;
-    let output = ended.map_err(|error| format!("start `{name}`: {}", text::io_error(&error)))?;
+    let output = ended.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            let program = command.as_std().get_program().to_string_lossy();
+            match &*program {
+                "go" => {
+                    "the Go compiler, `go`, is not here: install it, or put its folder into PATH".to_owned()
+                }
+                path if path.contains('/') => format!("`{path}` does not exist"),
+                name => format!("`{name}` is not here: install it, or put its folder into PATH"),
+            }
+        }
+        _ => format!("start `{name}`: {}", text::io_error(&error)),
+    })?;
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     // Frameworks print what they like before it.
     let found = stdout.lines().rev().find_map(|line| serde_json::from_str::<Found>(line).ok());

@@ -64,7 +64,7 @@ pub(super) fn run(args: &args::MigrateUp, format: Format) -> Result<Outcome> {
         marks: Mutex::default(),
         ran: AtomicUsize::new(0),
     };
-    let tried = work.waves(&todo, &args.fleet);
+    let tried = work.waves(&todo, done.len(), &args.fleet);
     let migrated = work.ran.into_inner();
     let failed = work.failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     let fleet = Fleet {
@@ -174,9 +174,10 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Returns how many were tried.
-    fn waves(&self, todo: &[Database], fleet: &MigrateFleet) -> usize {
-        let canary = fleet.canary.min(todo.len());
+    /// Returns how many were tried. What is done already has proven the migrations as canaries do: else the one that failed in the run
+    /// before would be the first of the next one, and keep all others from being tried.
+    fn waves(&self, todo: &[Database], done_before: usize, fleet: &MigrateFleet) -> usize {
+        let canary = fleet.canary.saturating_sub(done_before).min(todo.len());
         let mut tried = self.wave(&todo[..canary], fleet.workers, 0);
         if self.failures() > 0 {
             return tried;

@@ -52,11 +52,13 @@ pub(super) fn run(args: &args::MigrateRewrite, format: Format) -> Result<Outcome
 }
 
 fn write(args: &args::MigrateRewrite) -> Result<Written> {
-    let folder = match &args.dir.dir {
-        Some(dir) => dir.clone(),
-        None => folder_of(&args.file),
+    let beside = folder_of(&args.file).filter(|_| args.dir.dir.is_none());
+    let path = beside.map_or_else(|| super::folder(&args.dir, None), Ok)?;
+    let folder = match path.exists() || args.dir.dir.is_some() {
+        true => Folder::read(&path, args.dir.convention, args.db.as_deref())?,
+        // Who has a database needs none.
+        false => Folder::missing(&path, args.dir.convention),
     };
-    let folder = Folder::read(&folder, args.dir.convention, args.db.as_deref())?;
     let rewritten = migrations::rewrite(&folder, &args.file, args.db.as_deref(), args.table.as_deref())?;
     if let Some(output) = &args.output {
         std::fs::write(output, &rewritten.text)
@@ -70,11 +72,13 @@ fn write(args: &args::MigrateRewrite) -> Result<Written> {
     })
 }
 
-/// The folder of migrations that a file stands in; Prisma's have one each.
-fn folder_of(file: &Path) -> PathBuf {
+/// The folder of migrations that a file stands in, if it is a migration by its name; Prisma's have one each.
+fn folder_of(file: &Path) -> Option<PathBuf> {
     let beside = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = file.file_name()?.to_string_lossy();
+    let numbered = name.strip_prefix(['V', 'U']).unwrap_or(&name);
     match beside.parent() {
-        Some(above) if file.file_name().is_some_and(|name| name == "migration.sql") => above.to_owned(),
-        _ => beside.to_owned(),
+        Some(above) if name == "migration.sql" => Some(above.to_owned()),
+        _ => numbered.starts_with(|c: char| c.is_ascii_digit()).then(|| beside.to_owned()),
     }
 }

@@ -158,15 +158,35 @@ fn the_budget_of_failures_ends_the_waves_and_the_journal_goes_on_behind_them() {
         ran.stdout
     );
     let ran = up("3");
-    assert_eq!(ran.code, 1, "one fails still, and the canary is one that failed before");
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    // None of those that failed before is a canary now, which would keep the others from being tried.
+    let ran = ran.json();
+    assert_eq!((&ran["migrated"], &ran["left"]), (&22.into(), &0.into()), "{ran:#}");
+    assert_eq!(ran["failed"].as_array().unwrap().len(), 3, "{ran:#}");
     [5, 6, 12].iter().for_each(|n| mend(&place, *n));
     let ran = up("0").succeeded().json();
     assert_eq!(
         (&ran["done_before"], &ran["migrated"], &ran["left"]),
-        (&5.into(), &25.into(), &0.into()),
+        (&27.into(), &3.into(), &0.into()),
         "{ran:#}"
     );
     assert!(!place.path(".litekeep-migrate.journal").exists());
+}
+
+/// They were taken without a word, and meant nothing.
+#[test]
+fn what_is_for_all_databases_is_refused_for_one() {
+    let place = fleet(1);
+    let flags =
+        [["--canary", "2"], ["--wave", "2"], ["--workers", "2"], ["--max-failures", "2"], ["--journal", "j"]];
+    for flag in flags {
+        for rest in [&["template.db"][..], &["--command", "true", "template.db"], &[]] {
+            let ran = place.run(&[&["migrate", "up"][..], rest, &flag].concat());
+            let named = ran.stderr.contains(flag[0]) || ran.stderr.contains("--all");
+            assert!(ran.code == 2 && named, "{flag:?} {rest:?}: {} {}", ran.code, ran.stderr);
+        }
+    }
+    assert_eq!(place.run(&["migrate", "status", "template.db"]).code, 1, "nothing has run");
 }
 
 /// The journal had it as done, and it stayed behind while the run was a success.

@@ -34,9 +34,9 @@ fn drizzle(place: &Place, folder: &str) -> serde_json::Value {
     Ran::of(command).succeeded().json()
 }
 
-/// The files are such as drizzle-kit writes them.
-#[test]
-fn drizzle_and_litekeep_go_on_where_the_other_stopped() {
+/// A place with the folders `one` and `both`, of which the second has a rebuild of the table `parent`, and a database in which `first` has
+/// run the first and that has rows. The files are such as drizzle-kit writes them.
+fn of_drizzle(first: impl Fn(&Place)) -> (Place, rusqlite::Connection) {
     let files = [
         "CREATE TABLE `parent` (`id` integer PRIMARY KEY NOT NULL, `name` text);
 --> statement-breakpoint
@@ -49,30 +49,34 @@ DROP TABLE `parent`;--> statement-breakpoint
 ALTER TABLE `__new_parent` RENAME TO `parent`;--> statement-breakpoint
 PRAGMA foreign_keys=ON;",
     ];
-    let begun = || {
-        let place = Place::new();
-        for (folder, count) in [("one", 1), ("both", 2)] {
-            std::fs::create_dir_all(place.path(folder).join("meta")).unwrap();
-            let entry = |n: usize| serde_json::json!({"idx": n, "when": 1_767_225_600_000_u64 + n as u64, "tag": format!("{n:04}_x")});
-            let entries: Vec<_> = (0..count).map(entry).collect();
-            let journal = serde_json::json!({"version": "7", "dialect": "sqlite", "entries": entries});
-            std::fs::write(place.path(folder).join("meta/_journal.json"), journal.to_string()).unwrap();
-            for (n, text) in files.iter().enumerate().take(count) {
-                std::fs::write(place.path(folder).join(format!("{n:04}_x.sql")), text).unwrap();
-            }
+    let place = Place::new();
+    for (folder, count) in [("one", 1), ("both", 2)] {
+        std::fs::create_dir_all(place.path(folder).join("meta")).unwrap();
+        let entry = |n: usize| serde_json::json!({"idx": n, "when": 1_767_225_600_000_u64 + n as u64, "tag": format!("{n:04}_x")});
+        let entries: Vec<_> = (0..count).map(entry).collect();
+        let journal = serde_json::json!({"version": "7", "dialect": "sqlite", "entries": entries});
+        std::fs::write(place.path(folder).join("meta/_journal.json"), journal.to_string()).unwrap();
+        for (n, text) in files.iter().enumerate().take(count) {
+            std::fs::write(place.path(folder).join(format!("{n:04}_x.sql")), text).unwrap();
         }
-        drizzle(&place, "one");
-        let app = rusqlite::Connection::open(place.path("app.db")).unwrap();
-        let rows = "INSERT INTO parent VALUES(1, 'a'); INSERT INTO child VALUES(1, 1), (2, 1), (3, 1)";
-        app.execute_batch(rows).unwrap();
-        (place, app)
-    };
-    let children = |app: &rusqlite::Connection| {
-        app.query_row("SELECT count(*) FROM child", [], |r| r.get::<_, i64>(0)).unwrap()
-    };
+    }
+    first(&place);
+    let app = rusqlite::Connection::open(place.path("app.db")).unwrap();
+    let rows = "INSERT INTO parent VALUES(1, 'a'); INSERT INTO child VALUES(1, 1), (2, 1), (3, 1)";
+    app.execute_batch(rows).unwrap();
+    (place, app)
+}
 
-    let (place, _) = begun();
+fn children(app: &rusqlite::Connection) -> i64 {
+    app.query_row("SELECT count(*) FROM child", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn drizzle_and_litekeep_go_on_where_the_other_stopped() {
+    let begun = || of_drizzle(|place| drop(drizzle(place, "one")));
+    let (place, app) = begun();
     let by_drizzle = drizzle(&place, "both");
+    assert_eq!(children(&app), 3, "its client has foreign keys off");
     let (place, app) = begun();
     assert_eq!(place.run(&["migrate", "status", "--dir", "both", "app.db"]).code, 1);
     place.run(&["migrate", "up", "--dir", "both", "app.db"]).succeeded();
@@ -82,6 +86,25 @@ PRAGMA foreign_keys=ON;",
         by_drizzle,
         "there is nothing to do for Drizzle, and the history is its own"
     );
+}
+
+/// Drizzle runs all in one transaction, in which `PRAGMA foreign_keys=OFF` of its own files does nothing, and better-sqlite3 has them on.
+#[test]
+fn children_that_drizzle_loses_with_better_sqlite3_stay() {
+    let drizzle = |place: &Place, folder: &str| {
+        let mut command = installed::drizzle_by_better_sqlite3().unwrap();
+        command.args(["app.db", folder]).current_dir(place.dir.path());
+        Ran::of(command).succeeded();
+    };
+    let begun = || of_drizzle(|place| drizzle(place, "one"));
+    let (place, app) = begun();
+    drizzle(&place, "both");
+    assert_eq!(children(&app), 0);
+    let (place, app) = begun();
+    place.run(&["migrate", "up", "--dir", "both", "app.db"]).succeeded();
+    assert_eq!(children(&app), 3);
+    drizzle(&place, "both");
+    assert_eq!(children(&app), 3, "there is nothing to do for Drizzle");
 }
 
 /// The real sqlx or refinery on `app.db` of a place.
@@ -213,7 +236,7 @@ DROP TABLE parent;
 ALTER TABLE new RENAME TO parent;
 PRAGMA foreign_keys=ON;
 ";
-    let children = |file: &str, text: &str, by: &dyn Fn(&Place)| {
+    let left = |file: &str, text: &str, by: &dyn Fn(&Place)| {
         let place = folder(&[(file, text)]);
         let app = rusqlite::Connection::open(place.path("app.db")).unwrap();
         app.execute_batch(
@@ -223,7 +246,7 @@ PRAGMA foreign_keys=ON;
         )
         .unwrap();
         by(&place);
-        app.query_row("SELECT count(*) FROM child", [], |row| row.get::<_, i64>(0)).unwrap()
+        children(&app)
     };
     let by_litekeep = |convention: &'static str| {
         move |place: &Place| {
@@ -232,12 +255,12 @@ PRAGMA foreign_keys=ON;
     };
     let marked = format!("-- migrate:up\n{REBUILD}-- migrate:down\n");
     let by_dbmate = |place: &Place| drop(dbmate(place, &["-u", "sqlite:app.db?_fk=1", "up"]));
-    assert_eq!(children("1_rebuild.sql", &marked, &by_dbmate), 0);
-    assert_eq!(children("1_rebuild.sql", &marked, &by_litekeep("dbmate")), 3);
+    assert_eq!(left("1_rebuild.sql", &marked, &by_dbmate), 0);
+    assert_eq!(left("1_rebuild.sql", &marked, &by_litekeep("dbmate")), 3);
     let by_sqlx = |place: &Place| drop(native(place, &["sqlx"]).succeeded());
-    assert_eq!(children("1_rebuild.sql", REBUILD, &by_sqlx), 0);
-    assert_eq!(children("1_rebuild.sql", REBUILD, &by_litekeep("sqlx")), 3);
+    assert_eq!(left("1_rebuild.sql", REBUILD, &by_sqlx), 0);
+    assert_eq!(left("1_rebuild.sql", REBUILD, &by_litekeep("sqlx")), 3);
     let by_refinery = |place: &Place| drop(native(place, &["refinery"]).succeeded());
-    assert_eq!(children("V1__rebuild.sql", REBUILD, &by_refinery), 0);
-    assert_eq!(children("V1__rebuild.sql", REBUILD, &by_litekeep("refinery")), 3);
+    assert_eq!(left("V1__rebuild.sql", REBUILD, &by_refinery), 0);
+    assert_eq!(left("V1__rebuild.sql", REBUILD, &by_litekeep("refinery")), 3);
 }

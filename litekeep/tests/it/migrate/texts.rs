@@ -57,3 +57,27 @@ fn a_refused_rebuild_is_rewritten_and_runs() {
     assert_eq!(children, 3);
     place.run(&["migrate", "rewrite", file, "--db", "app.db"]).failed_with(&["has run in the database"]);
 }
+
+/// The second line of docs/migrations.md, as it stands there: the file was taken for a migration, of which it has not the name.
+#[test]
+fn a_table_as_it_shall_be_is_no_migration_and_becomes_one() {
+    let place = Place::new();
+    let app = rusqlite::Connection::open(place.path("app.db")).unwrap();
+    let schema = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT); CREATE INDEX users_name ON users(name); \
+                  INSERT INTO users VALUES(1, 'a')";
+    app.execute_batch(schema).unwrap();
+    let wanted = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL);\n";
+    std::fs::write(place.path("wanted.sql"), wanted).unwrap();
+    let line = ["migrate", "rewrite", "wanted.sql", "--table", "users", "--db", "app.db"];
+    // There need not be a folder of migrations; if there is one, it says how they are written.
+    place.run(&line).succeeded();
+    std::fs::create_dir(place.path("migrations")).unwrap();
+    std::fs::write(place.path("migrations/1_more.sql"), "-- migrate:up\nCREATE TABLE more(x);\n").unwrap();
+    let text = place.run(&line).succeeded().stdout;
+    assert!(text.contains("-- migrate:up") && text.contains("CREATE INDEX users_name"), "{text}");
+    std::fs::write(place.path("migrations/2_users.sql"), text).unwrap();
+    place.run(&["migrate", "up", "app.db"]).succeeded();
+    let sql: String =
+        app.query_row("SELECT sql FROM sqlite_schema WHERE name = 'users'", [], |row| row.get(0)).unwrap();
+    assert!(sql.contains("NOT NULL"), "{sql}");
+}

@@ -51,6 +51,31 @@ fn another_user_is_refused_also_where_the_socket_is_open_to_all() {
     running.end();
 }
 
+/// An ordinary end was an error for who followed: "ended before it had answered".
+#[test]
+fn who_follows_is_told_of_the_end() {
+    let place = Place::new();
+    configure(&place, "", "[process.app]\ncommand = \"echo hello; exec sleep 1000\"\n");
+    let running = up(&place);
+    reaches(&place, "app", "healthy");
+    let follow = |what: &str| {
+        let (out, err) = (place.path(&format!("{what}.out")), place.path(&format!("{what}.err")));
+        let mut command = place.command(&[what, "-f"]);
+        command.stdout(std::fs::File::create(&out).unwrap()).stderr(std::fs::File::create(&err).unwrap());
+        let child = command.spawn().unwrap();
+        let follows = || Ok(std::fs::metadata(&out).unwrap().len() > 0);
+        eventually("it follows", LONG, follows).unwrap();
+        (child, err)
+    };
+    let followers = ["logs", "events"].map(follow);
+    place.run(&["down"]).succeeded();
+    for (mut child, err) in followers {
+        let (status, said) = (child.wait().unwrap(), std::fs::read_to_string(err).unwrap());
+        assert!(status.success() && said == "it has ended\n", "{status}: {said}");
+    }
+    drop(running);
+}
+
 /// `litekeep replicate` was to be started, beside the `up` that replicates.
 #[test]
 fn a_database_that_the_application_has_not_made_yet_is_waited_for() {

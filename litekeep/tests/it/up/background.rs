@@ -31,6 +31,29 @@ fn in_the_background() {
     assert!(!place.path(".litekeep/control.sock").exists());
 }
 
+/// "up", and not a word of it.
+#[test]
+fn what_the_background_cannot_start_is_named() {
+    let place = Place::new();
+    let bad = [
+        ("program", "command = \"./no-such-program\"", "no-such-program"),
+        ("once", "command = \"./no-such-tool\"\nrestart = \"never\"", "no-such-tool"),
+        ("folder", "command = \"sleep 1000\"\ncwd = \"no-such-folder\"", "no-such-folder"),
+        ("user", "command = \"sleep 1000\"\nuser = \"no-such-user\"", "no-such-user"),
+        ("variables", "command = \"sleep 1000\"\nenv_file = \"no-such.env\"", "no-such.env"),
+    ];
+    let all: String = bad.iter().map(|(name, keys, _)| format!("[process.{name}]\n{keys}\n")).collect();
+    configure(&place, "", &format!("{all}[process.app]\ncommand = \"sleep 1000\"\n"));
+    let ran = place.run(&["up", "--detach"]).succeeded();
+    for (name, _, cause) in bad {
+        let line = ran.stderr.lines().find(|line| line.contains(&format!("`{name}` does not run: ")));
+        assert!(line.is_some_and(|line| line.contains(cause)), "{name}:\n{}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("`app`"), "{}", ran.stderr);
+    reaches(&place, "app", "healthy");
+    place.run(&["down"]).succeeded();
+}
+
 #[test]
 fn who_waits_for_the_background_hears_for_what() {
     let place = Place::new();
@@ -56,5 +79,13 @@ fn the_log_of_the_background_is_rotated() {
     let log = || std::fs::read_to_string(place.path(".litekeep/up.log")).unwrap();
     eventually("the reload is told", LONG, || Ok(log().contains("reloaded app"))).unwrap();
     assert!(!log().contains("a line"));
+    // Somebody deletes it: it is begun anew, and what was rotated stays.
+    let rotated = std::fs::read(place.path(".litekeep/up.log.1.gz")).unwrap();
+    std::fs::remove_file(place.path(".litekeep/up.log")).unwrap();
+    eventually("there is a log again", LONG, || Ok(place.path(".litekeep/up.log").exists())).unwrap();
+    let status = std::process::Command::new("kill").arg("-HUP").arg(up["pid"].to_string()).status();
+    assert!(status.unwrap().success());
+    eventually("the next reload is told", LONG, || Ok(log().contains("reloaded app"))).unwrap();
+    assert_eq!(std::fs::read(place.path(".litekeep/up.log.1.gz")).unwrap(), rotated);
     place.run(&["down"]).succeeded();
 }

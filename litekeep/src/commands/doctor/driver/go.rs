@@ -76,7 +76,9 @@ pub(super) const OFFLINE: [(&str, &str); 3] =
 
 /// Writes the program for a module in `dir`.
 pub(super) fn prepare(dir: &Path, database: &Path) -> Result<Probe, String> {
-    let go_mod = fs::read_to_string(dir.join("go.mod")).map_err(|error| text::io_error(&error))?;
+    let path = dir.join("go.mod");
+    let go_mod = fs::read_to_string(&path)
+        .map_err(|error| format!("read `{}`: {}", path.display(), text::io_error(&error)))?;
     let (module, name) = required(&go_mod).ok_or_else(|| {
         let known: Vec<&str> = DRIVERS.iter().map(|(module, _)| *module).collect();
         format!("go.mod requires neither {}", known.join(" nor "))
