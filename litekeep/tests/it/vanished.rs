@@ -423,6 +423,23 @@ fn a_database_in_a_bad_state_is_shown_and_does_not_keep_the_others_from_replicat
     assert_eq!(log.matches("ERROR").count(), 2, "each is told once: {log}");
 }
 
+/// The folder of a disk that was not mounted was made anew, to note there that nothing could be restored.
+#[test]
+fn a_verification_of_no_backup_is_an_error_and_makes_none() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    let toml = "[[database]]\npath = \"app.db\"\nbackup = \"app.db-backup\"\n";
+    std::fs::write(place.path("litekeep.toml"), toml).unwrap();
+    let verify = || place.run(&["verify"]);
+    verify().failed_with(&["there is no backup at", "app.db-backup` yet", "`litekeep replicate` makes it"]);
+    assert!(!place.path("app.db-backup").exists());
+    place.run(&["replicate", "-once"]).succeeded();
+    verify().succeeded();
+    std::fs::rename(place.path("app.db-backup"), place.path("away")).unwrap();
+    verify().failed_with(&["nothing is left of the log at", "mount it"]);
+    assert!(!place.path("app.db-backup").exists());
+}
+
 /// A backup that had everything was red until the next commit.
 #[test]
 fn what_an_outage_left_waits_no_more_once_it_is_put() {
