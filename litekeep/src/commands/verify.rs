@@ -16,6 +16,7 @@ use litekeep_store::Store;
 use serde::Serialize;
 
 use crate::args;
+use crate::child::Signals;
 use crate::proof::{self, Proof};
 use crate::report::progress::Shown;
 use crate::report::{self, Failure, Format, Outcome, text};
@@ -57,7 +58,8 @@ impl Verification {
 pub(super) async fn run(args: &args::Verify, format: Format) -> Result<Outcome> {
     let what =
         args.target.as_deref().map_or("verify the backups".to_owned(), |target| format!("verify `{target}`"));
-    let (verified, failed) = verify(args, format).await.context(what.clone())?;
+    let mut signals = Signals::catch_unignored().context("catch signals")?;
+    let (verified, failed) = signals.unless_ended(verify(args, format)).await.context(what.clone())?;
     // What was found of the others is told all the same.
     if failed.is_none() || !verified.backups.is_empty() {
         report::result(format, &verified, || verified.backups.iter().map(Verification::text).collect());
@@ -105,7 +107,7 @@ async fn one(
     refuse_other_modes(&database.path)?;
     let beside = database.path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = args.scratch.as_deref().or(beside).unwrap_or(Path::new("."));
-    let scratch = Scratch::new(parent, ".litekeep-verify-")
+    let scratch = Scratch::beside(parent, ".litekeep-verify-")
         .map_err(|failure| failure.hint("name a writable folder with --scratch"))?;
     let clock = SystemClock;
     let begin = clock.boottime();
