@@ -103,6 +103,19 @@ pub fn claim(file: &File) -> io::Result<bool> {
     if e.raw_os_error() == Some(libc::EWOULDBLOCK) { Ok(false) } else { Err(e) }
 }
 
+/// Claims a file or folder of a name that nobody else uses, which this process has just made and will remove: until `file` is
+/// closed it is no leftover. `false`: somebody was faster and took it for one; make another. Where the file system has no
+/// such locks, nobody can take it for one.
+pub fn claim_own(path: &Path, file: &File) -> bool {
+    claim(file).map_or(true, |is_claimed| is_claimed && path.symlink_metadata().is_ok())
+}
+
+/// Claims what a killed process has left; `None` while whoever made it is at work, or where that cannot be told.
+pub fn claim_leftover(path: &Path) -> Option<File> {
+    let file = File::open(path).ok()?;
+    claim(&file).is_ok_and(|is_claimed| is_claimed).then_some(file)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,5 +158,23 @@ mod tests {
         assert!(!claim(&b).unwrap());
         drop(a);
         assert!(claim(&b).unwrap());
+    }
+
+    #[test]
+    fn a_leftover_is_what_nobody_is_at_work_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("folder");
+        std::fs::create_dir(&path).unwrap();
+        let own = File::open(&path).unwrap();
+        assert!(claim_own(&path, &own));
+        assert!(claim_leftover(&path).is_none());
+        drop(own);
+        let late = File::open(&path).unwrap();
+        let leftover = claim_leftover(&path).unwrap();
+        assert!(!claim_own(&path, &late), "somebody is about to remove it");
+        std::fs::remove_dir(&path).unwrap();
+        drop(leftover);
+        assert!(!claim_own(&path, &late), "it was removed");
+        assert!(claim_leftover(&path).is_none());
     }
 }

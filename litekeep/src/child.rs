@@ -3,7 +3,7 @@
 //! Promises: it gets every signal that would end litekeep, once; its exit code is passed on, a signal as 128 and its
 //! number, as a shell does. Should litekeep be killed, it goes on.
 
-#![allow(unsafe_code)] // kill(2) has no safe form in std
+#![allow(unsafe_code)] // kill(2) and sigaction(2) have no safe form in std
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -14,7 +14,7 @@ use anyhow::Result;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::report::{Failure, text};
+use crate::report::{Failure, Kind, text};
 
 /// The signals that end litekeep, or are a command's own business.
 const FORWARDED: [i32; 6] =
@@ -31,8 +31,20 @@ impl Signals {
     /// # Errors
     /// When the system refuses.
     pub(crate) fn catch() -> Result<Signals> {
+        Signals::catch_those(|_| true)
+    }
+
+    /// The same but for those that litekeep was started to ignore, as by `nohup`.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) fn catch_unignored() -> Result<Signals> {
+        Signals::catch_those(|number| !is_ignored(number))
+    }
+
+    fn catch_those(is_wanted: impl Fn(i32) -> bool) -> Result<Signals> {
         let mut kinds = Vec::new();
-        for number in FORWARDED {
+        for number in FORWARDED.into_iter().filter(|number| is_wanted(*number)) {
             kinds.push((number, signal(SignalKind::from_raw(number))?));
         }
         Ok(Signals { kinds })
@@ -54,6 +66,25 @@ impl Signals {
     /// Waits for a signal that ends litekeep.
     pub(crate) async fn end(&mut self) {
         while !matches!(self.next().await, libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT) {}
+    }
+
+    /// Work that a signal ends: what is under way is dropped then, with what it has made.
+    ///
+    /// # Errors
+    /// The work's own, and `Unavailable` when a signal has ended it.
+    pub(crate) async fn unless_ended<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            done = work => done,
+            () = self.end() => Err(Failure::new(Kind::Unavailable, "it was interrupted").into()),
+        }
+    }
+}
+
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: sigaction is plain data for which all-zero bytes are a valid value, and is only filled here.
+    unsafe {
+        let mut found: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut found) == 0 && found.sa_sigaction == libc::SIG_IGN
     }
 }
 

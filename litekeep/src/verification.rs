@@ -1,7 +1,8 @@
 //! `verify.every`: proofs on a schedule, made by processes of this very binary.
 //!
 //! Promises: one at a time; after a restart the schedule goes on from the newest proof in the store; many replicators
-//! that start together do not verify together. Killed with the replicator, a verification leaves a scratch folder behind.
+//! that start together do not verify together. One that is under way when the replicator ends is asked to end, too, and
+//! takes its scratch folder away; what a killed one leaves goes with the next.
 //! A verification that fails does not touch the replication: it is logged, in the metrics, and in the status by its
 //! record in the store.
 
@@ -16,8 +17,11 @@ use anyhow::{Context as _, Result};
 use litekeep_config::DatabaseConfig;
 use litekeep_env::{Clock, SystemClock};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::Child;
 
 use crate::args::ConfigArgs;
+use crate::child;
 use crate::replication::Replication;
 use crate::settings::Database;
 use crate::{program, proof};
@@ -166,15 +170,35 @@ impl Schedule {
         self.config.pass_on(&mut command);
         // After `--` a path may begin with a dash.
         command.arg("--").arg(path);
-        command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = command.output().await.context("start `litekeep verify`")?;
-        let json: Option<Value> = serde_json::from_slice(&output.stdout).ok();
-        match (output.status.code(), json) {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut verifying = Asked(command.spawn().context("start `litekeep verify`")?);
+        let (stdout, stderr) = (verifying.0.stdout.take(), verifying.0.stderr.take());
+        let (status, stdout, stderr) = tokio::try_join!(verifying.0.wait(), all_of(stdout), all_of(stderr))
+            .context("wait for `litekeep verify`")?;
+        let json: Option<Value> = serde_json::from_slice(&stdout).ok();
+        match (status.code(), json) {
             (Some(0), _) => Ok(None),
             (Some(1), Some(json)) => Ok(Some(reasons(&json))),
-            (_, _) => anyhow::bail!("{}", complaint(&String::from_utf8_lossy(&output.stderr), output.status)),
+            (_, _) => anyhow::bail!("{}", complaint(&String::from_utf8_lossy(&stderr), status)),
         }
     }
+}
+
+/// A process that is asked to end when nobody waits for it any more, so that it can clear up.
+struct Asked(Child);
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        child::terminate(&self.0);
+    }
+}
+
+async fn all_of(pipe: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![];
+    if let Some(mut pipe) = pipe {
+        pipe.read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
 }
 
 /// Whether a database is one of a folder's, both spelled as the replicator does.

@@ -148,14 +148,18 @@ pub(crate) async fn packs(store: &Store, log: &Log) -> Result<Vec<PackRef>, Erro
 pub async fn commits_of(store: &Store, txid: Txid) -> Result<u32, Error> {
     let log = store.list().await?;
     for pack in packs(store, &log).await?.into_iter().filter(|pack| pack.has(txid)) {
-        let bytes = store.get_pack(&pack).await?;
-        let found = Pack::scan(&bytes).ok();
-        let mut entries = found.iter().flat_map(|pack| &pack.entries);
-        if let Some((entry, _)) = entries.find(|(entry, _)| entry.txid == txid) {
+        if let Some(entry) = entries(store, &pack).await?.into_iter().find(|entry| entry.txid == txid) {
             return Ok(entry.parts);
         }
     }
     Ok(1)
+}
+
+/// The transactions that a pack tells apart; of one that is damaged, those before the damage.
+pub(crate) async fn entries(store: &Store, pack: &PackRef) -> Result<Vec<PackEntry>, Error> {
+    let bytes = store.get_pack(pack).await?;
+    let entries = Pack::scan(&bytes).map(|pack| pack.entries).unwrap_or_default();
+    Ok(entries.into_iter().map(|(entry, _)| entry).collect())
 }
 
 fn rest_of(file: &File, from: u64) -> io::Result<Vec<u8>> {

@@ -55,7 +55,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// state that the snapshot sees.
 ///
 /// # Errors
-/// `Unavailable` when the log does not come as far in time; `Corrupt` when it cannot be restored at all.
+/// `Unavailable` when the log does not come as far in time; `Corrupt` when it cannot be restored at all;
+/// [`Empty`](litekeep_store::Error::Empty) when there is none.
 pub async fn verify(
     database: &Path,
     store: &Store,
@@ -136,9 +137,7 @@ async fn meet(
     before: Option<Ends>,
 ) -> Result<(Capture, Meeting), Error> {
     let log = store.list().await?;
-    let Some(last) = log.last() else {
-        return Err(Error::new(Kind::Corrupt, format!("there is no log at {}", store.place())));
-    };
+    let last = log.last().ok_or(litekeep_store::Error::Empty)?;
     let header = match log.newest_l0().filter(|f| f.max() == last) {
         Some(file) => Some(store.header(file).await?),
         None => None,

@@ -63,16 +63,7 @@ impl Store {
     pub async fn damaged_inputs(&self, merge: &Merge) -> Result<Vec<FileRef>> {
         let mut damaged = vec![];
         for file in &merge.inputs {
-            let alone = Merge { inputs: vec![file.clone()], ..merge.clone() };
-            let readers = self.open_inputs(&alone).await?;
-            let read = tokio::task::spawn_blocking(move || {
-                let decoders = readers.into_iter().map(Decoder::new).collect::<Result<Vec<_>, _>>()?;
-                ltx::merge(decoders, std::io::sink()).map(drop)
-            });
-            let action = format!("read `{}`", self.place_of_file(file.level, file.name));
-            let internal =
-                |e: tokio::task::JoinError| Error::Internal { action: action.clone(), cause: e.to_string() };
-            match read.await.map_err(internal)?.map_err(|e| codec_error(action.clone(), e)) {
+            match self.verify(file).await {
                 Ok(()) => {}
                 Err(Error::Corrupt { .. }) => damaged.push(file.clone()),
                 Err(e) => return Err(e),
@@ -116,7 +107,15 @@ impl Store {
     }
 }
 
-fn codec_error(action: String, error: ltx::Error) -> Error {
+pub(crate) fn codec_error(action: String, error: ltx::Error) -> Error {
+    let error = match error {
+        // A reader's own words say whether the file is gone.
+        ltx::Error::Io { doing, source } => match source.downcast::<Error>() {
+            Ok(of_store) => return of_store,
+            Err(source) => ltx::Error::Io { doing, source },
+        },
+        error => error,
+    };
     let cause = error.to_string();
     match error.kind() {
         ltx::ErrorKind::Corrupt => Error::Corrupt { action, cause },

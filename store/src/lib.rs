@@ -21,6 +21,7 @@ mod store;
 mod stream;
 mod target;
 mod upload;
+mod verify;
 
 pub use counters::{Counters, Counts, Request};
 pub use error::{Error, ErrorKind, Origin, Result};

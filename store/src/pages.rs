@@ -1,8 +1,8 @@
 //! Single pages of a file of the log, without reading all of it.
 //!
 //! A small file is read whole and verified; those that follow one another can be read together. Of a large one, pages come
-//! by range requests through the page index, and the file's checksum cannot be verified: the format has none for a page.
-//! What is decoded has the right length and number.
+//! by range requests through the page index, and what is decoded has the right length and number; the file's checksum is
+//! verified only where that is asked for ([`Store::verifying_pages`]), since it takes all of its bytes.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -198,6 +198,7 @@ impl Store {
     }
 
     async fn open_large(&self, file: &FileRef) -> std::result::Result<PageFile, Failure> {
+        self.verify_if_wanted(file).await?;
         let header = self.header(file).await?;
         // An index takes about one byte for 300 of the file, so that one request is mostly enough.
         let mut len = (file.size / 256).clamp(TAIL.start, TAIL.end).min(file.size);

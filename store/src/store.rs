@@ -30,6 +30,7 @@ use crate::folder::publish::Published;
 use crate::folder::{self, Folder};
 use crate::log::{FileRef, Layout, Log, Times, parse_name};
 use crate::target::{Opened, Stamp, Target};
+use crate::verify::Verified;
 
 /// How long a request may take with the client's own retries: a base for the round trips, and the body at no less than
 /// 100 KB/s.
@@ -72,6 +73,8 @@ pub struct Store {
     pub(crate) has_begun: bool,
     /// The folder with packs that are not in the store yet, where this is the machine of the database.
     pub(crate) packs_here: Option<Arc<std::path::Path>>,
+    /// Large files that were read to their end, where every one has to be before a page of it is given.
+    pub(crate) verified: Option<Arc<Verified>>,
 }
 
 pub(crate) struct Client {
@@ -136,6 +139,7 @@ impl Store {
             assumed_unfenced: false,
             has_begun: false,
             packs_here: None,
+            verified: None,
         })
     }
 

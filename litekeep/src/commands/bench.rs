@@ -110,7 +110,7 @@ pub(super) async fn run(args: &args::Bench, format: Format) -> Result<Outcome> {
 }
 
 fn measure(dir: &Path, time: Duration, postgres: Option<Pace>, format: Format) -> Result<Figures> {
-    let scratch = Scratch::new(dir, ".litekeep-bench-");
+    let scratch = Scratch::beside(dir, ".litekeep-bench-");
     let scratch = scratch.map_err(|failure| failure.or_hint("name the folder of the database with --dir"))?;
     let each = time / PHASES;
     let steps = Steps::new(format, u64::from(PHASES) + 1);

@@ -25,7 +25,7 @@ use tokio::process::Child;
 use crate::args;
 use crate::child::Signals;
 use crate::program;
-use crate::report::{self, Failure, Format, Kind, Outcome, text};
+use crate::report::{self, Format, Outcome, text};
 use crate::scratch::Scratch;
 use crate::settings::Stores;
 
@@ -59,10 +59,7 @@ async fn demo(args: &args::Demo, format: Format) -> Result<Outcome> {
     let begin = SystemClock.boottime();
     let played = {
         let stage = Stage::build(scratch.path(), format)?;
-        tokio::select! {
-            played = stage.play(Duration::from_secs(args.seconds)) => played,
-            () = signals.end() => Err(Failure::new(Kind::Unavailable, "it was interrupted").into()),
-        }
+        signals.unless_ended(stage.play(Duration::from_secs(args.seconds))).await
     };
     let mut measured = played?;
     measured.seconds = (SystemClock.boottime() - begin).as_secs_f64();

@@ -19,6 +19,7 @@ use litekeep_store::Store;
 use serde::Serialize;
 
 use crate::args::{self, IntegrityCheck};
+use crate::child::Signals;
 use crate::point_in_time;
 use crate::report::progress::Shown;
 use crate::report::{self, Failure, Format, Outcome, text};
@@ -106,14 +107,16 @@ pub(super) async fn run(args: &args::Restore, format: Format) -> Result<Outcome>
         (None, Some(when)) => format!("restore `{}` to {when}", args.target),
         (None, None) => format!("restore `{}`", args.target),
     };
-    restore(args, format).await.context(what)
+    let goal = goal(args, &SystemClock, format).context(what.clone())?;
+    if !args.table.is_empty() {
+        // It may ask, and a signal ends it while it does: SQLite takes back what was begun.
+        return super::undo::restore_rows(args, goal, format).await.context(what);
+    }
+    let mut signals = Signals::catch_unignored().context("catch signals")?;
+    signals.unless_ended(restore(args, goal, format)).await.context(what)
 }
 
-async fn restore(args: &args::Restore, format: Format) -> Result<Outcome> {
-    let goal = goal(args, &SystemClock, format)?;
-    if !args.table.is_empty() {
-        return super::undo::restore_rows(args, goal, format).await;
-    }
+async fn restore(args: &args::Restore, goal: Goal, format: Format) -> Result<Outcome> {
     let path = output(args)?;
     if args.if_db_not_exists && path.symlink_metadata().is_ok() {
         return Ok(nothing(format, "the database exists", &path));

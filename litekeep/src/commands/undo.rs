@@ -9,7 +9,7 @@ use litekeep_ltx::{Point, Txid};
 use litekeep_replicate::commits_of;
 use litekeep_replicate::restore::Goal;
 use litekeep_rows::undo::{Conflict, Done, Options, Undo};
-use litekeep_rows::{Comparison, Error, Selection, json};
+use litekeep_rows::{Comparison, Error, Kind, Selection, json};
 use litekeep_sql::RowEditor;
 use serde::Serialize;
 
@@ -145,7 +145,7 @@ impl TakeBack<'_> {
     async fn run(self, format: Format) -> Result<Outcome> {
         let name = self.database.to_string_lossy();
         let (_, store) = best_backup(Some(&name), self.config, &[self.from, self.to], format).await?;
-        let comparison = Comparison::open(&store, self.from, self.to).await?;
+        let comparison = Comparison::open_verified(&store, self.from, self.to).await.map_err(or_restore)?;
         let (from, to) = (comparison.from(), comparison.to());
         let selection = self.selection;
         let keep_new = self.keep_new;
@@ -179,6 +179,16 @@ impl TakeBack<'_> {
         report::result(format, &report, || report.text(if is_applied { "were" } else { "would be" }));
         Ok(outcome(&done))
     }
+}
+
+/// What can be done about a file of the backup that is damaged.
+fn or_restore(error: Error) -> Error {
+    if error.kind() != Kind::Corrupt || error.hint().is_some() {
+        return error;
+    }
+    let hint = "nothing was changed; `litekeep restore -o FILE` goes around a damaged file where others have the same transactions, and \
+                tells where none has";
+    Error::with_hint(Kind::Corrupt, error.to_string(), hint)
 }
 
 /// Exit code 1: something was left alone.

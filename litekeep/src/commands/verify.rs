@@ -9,12 +9,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use litekeep_config::StoreUrl;
 use litekeep_env::{Clock, SystemClock};
-use litekeep_replicate::Kind;
+use litekeep_replicate::local::Places;
 use litekeep_replicate::verify::{self, Proof as Outcomes};
+use litekeep_replicate::{Error, Kind};
 use litekeep_store::Store;
 use serde::Serialize;
 
 use crate::args;
+use crate::child::Signals;
 use crate::proof::{self, Proof};
 use crate::report::progress::Shown;
 use crate::report::{self, Failure, Format, Outcome, text};
@@ -56,7 +58,8 @@ impl Verification {
 pub(super) async fn run(args: &args::Verify, format: Format) -> Result<Outcome> {
     let what =
         args.target.as_deref().map_or("verify the backups".to_owned(), |target| format!("verify `{target}`"));
-    let (verified, failed) = verify(args, format).await.context(what.clone())?;
+    let mut signals = Signals::catch_unignored().context("catch signals")?;
+    let (verified, failed) = signals.unless_ended(verify(args, format)).await.context(what.clone())?;
     // What was found of the others is told all the same.
     if failed.is_none() || !verified.backups.is_empty() {
         report::result(format, &verified, || verified.backups.iter().map(Verification::text).collect());
@@ -104,7 +107,7 @@ async fn one(
     refuse_other_modes(&database.path)?;
     let beside = database.path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = args.scratch.as_deref().or(beside).unwrap_or(Path::new("."));
-    let scratch = Scratch::new(parent, ".litekeep-verify-")
+    let scratch = Scratch::beside(parent, ".litekeep-verify-")
         .map_err(|failure| failure.hint("name a writable folder with --scratch"))?;
     let clock = SystemClock;
     let begin = clock.boottime();
@@ -121,9 +124,11 @@ async fn one(
             let (txid, pages) = (found.txid.to_string(), found.page_count.into());
             (Proof { txid, at, proven: found.holds(), pages, reason: reason(&found) }, found.bytes)
         }
+        Err(Error::Store(litekeep_store::Error::Empty)) => return Err(no_backup(database, url, store)),
         // A backup that cannot be restored is known from now on as one.
         Err(error) if error.kind() == Kind::Corrupt => {
-            let txid = store.list().await?.last().map_or(String::new(), |last| last.to_string());
+            let Some(last) = store.list().await?.last() else { return Err(no_backup(database, url, store)) };
+            let txid = last.to_string();
             let reason = match error.hint() {
                 Some(hint) => format!("it cannot be restored: {error}; {hint}"),
                 None => format!("it cannot be restored: {error}"),
@@ -135,6 +140,15 @@ async fn one(
     proof::record(store, &proof, clock.unix_ms()).await?;
     let seconds = (clock.boottime() - begin).as_secs_f64();
     Ok(Verification { database: database.path.clone(), url: url.clone(), read_bytes, seconds, proof })
+}
+
+/// Where there is nothing, nothing was proven or not, and there is nothing to record it beside.
+fn no_backup(database: &Database, url: &StoreUrl, store: &Store) -> anyhow::Error {
+    if Places::read(&database.meta_dir).has_held(&store.identity()) {
+        return store.vanished().into();
+    }
+    let failure = Failure::invalid(format!("there is no backup at `{url}` yet"));
+    failure.hint("`litekeep replicate` makes it, and `litekeep status` shows how far it is").into()
 }
 
 /// Looking must not change the database: replication switches it to WAL mode, and nobody else does.

@@ -36,6 +36,12 @@ impl Shown {
     }
 }
 
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// The steps of something whose number is known.
 pub(crate) enum Steps {
     /// With JSON.

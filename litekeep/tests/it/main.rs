@@ -14,6 +14,7 @@ mod examples;
 mod feeds;
 mod import;
 mod interop;
+mod interrupted;
 mod kills;
 mod lifecycle;
 mod migrate;

@@ -600,3 +600,68 @@ fn a_database_in_a_bad_state_is_shown_and_does_not_keep_the_others_from_replicat
     assert!(log.contains("not confirmed:") && log.contains("emptied.db` is empty"), "{log}");
     assert_eq!(log.matches("ERROR").count(), 2, "each is told once: {log}");
 }
+
+/// The folder of a disk that was not mounted was made anew, to note there that nothing could be restored.
+#[test]
+fn a_verification_of_no_backup_is_an_error_and_makes_none() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    let toml = "[[database]]\npath = \"app.db\"\nbackup = \"app.db-backup\"\n";
+    std::fs::write(place.path("litekeep.toml"), toml).unwrap();
+    let verify = || place.run(&["verify"]);
+    verify().failed_with(&["there is no backup at", "app.db-backup` yet", "`litekeep replicate` makes it"]);
+    assert!(!place.path("app.db-backup").exists());
+    place.run(&["replicate", "-once"]).succeeded();
+    verify().succeeded();
+    std::fs::rename(place.path("app.db-backup"), place.path("away")).unwrap();
+    verify().failed_with(&["nothing is left of the log at", "mount it"]);
+    assert!(!place.path("app.db-backup").exists());
+}
+
+/// A backup that had everything was red until the next commit.
+#[test]
+fn what_an_outage_left_waits_no_more_once_it_is_put() {
+    let place = Place::new();
+    let (replicator, _) = replicated_with(&place, "shutdown_timeout = \"1s\"");
+    let app = Connection::open(place.path("app.db")).unwrap();
+    std::fs::rename(place.path("backup"), place.path("away")).unwrap();
+    for _ in 0..2 {
+        app.execute("INSERT INTO t (x) VALUES ('more')", ()).unwrap();
+    }
+    let spool = place.path(".app.db-litekeep/spool");
+    eventually("it waits on the disk", SOON, || {
+        Ok(std::fs::read_dir(&spool).is_ok_and(|mut all| all.next().is_some()))
+    })
+    .unwrap();
+    assert_eq!(replicator.terminate(SOON).unwrap().code(), Some(2));
+    std::fs::rename(place.path("away"), place.path("backup")).unwrap();
+    place.run(&["replicate", "-once"]).succeeded();
+    let replicator = Process::start(place.command(&["replicate"]), &place.path("log")).unwrap();
+    eventually("the status is green", SOON, || Ok(place.run(&["status"]).code == 0)).unwrap();
+    assert_eq!(pending(&place), Some(0));
+    replicator.terminate(SOON).unwrap();
+    assert_eq!(pending(&place), Some(0));
+}
+
+/// The place in the WAL that a comparison found was forgotten with the process.
+#[test]
+fn what_was_compared_and_is_the_same_does_not_wait() {
+    let place = Place::new();
+    place.database("app.db", 3);
+    let app = Connection::open(place.path("app.db")).unwrap();
+    place.run(&["replicate", "-once", "app.db"]).succeeded();
+    // Two generations of the WAL later nothing leads on from where litekeep was, and the pages are what they were.
+    let was: String = app.query_row("SELECT x FROM t WHERE n = 1", (), |row| row.get(0)).unwrap();
+    for _ in 0..3 {
+        app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(())).unwrap();
+        for x in [&"x".repeat(was.len()), &was] {
+            app.execute("UPDATE t SET x = ?1 WHERE n = 1", [x]).unwrap();
+        }
+    }
+    place.run(&["replicate", "-once", "app.db"]).succeeded();
+    assert_eq!(pending(&place), Some(0));
+}
+
+fn pending(place: &Place) -> Option<u64> {
+    place.run(&["status", "app.db", "--json"]).json()["databases"][0]["pending_frames"].as_u64()
+}

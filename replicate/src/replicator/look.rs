@@ -213,6 +213,10 @@ impl Database {
             }
             None => {
                 capture.tell_in_log(drained)?;
+                if drained {
+                    // A comparison has found the end of the log in the WAL, and no confirmation will tell of it.
+                    local.note_place(capture.place())?;
+                }
                 Ok(Step::Quiet { more_coming: *must_put || capture.has_frames_beyond()? })
             }
         }

@@ -141,13 +141,14 @@ impl Database {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commits::entries;
     use crate::log_state;
     use crate::replicator::PACKS;
     use crate::replicator::database::tests::{begun, rested};
     use crate::replicator::start;
     use crate::restore::{Goal, Options, to_path};
     use litekeep_format::PageSource;
-    use litekeep_ltx::{Pgno, Pos};
+    use litekeep_ltx::{PackEntry, Pgno, Pos};
     use litekeep_store::plan::{Merge, Policy};
     use rusqlite::Connection;
 
@@ -211,6 +212,14 @@ mod tests {
     }
 
     impl Story {
+        /// Merges all files of level 0, of which the last one stays.
+        async fn merge(&self) {
+            let files = self.store.list().await.unwrap().level(0).to_vec();
+            let name = FileName { min: files[0].min(), max: files.last().unwrap().max() };
+            self.store.compact(&Merge { level: 2, inputs: files.clone(), name }).await.unwrap();
+            self.store.delete(files[..files.len() - 1].to_vec()).await.unwrap();
+        }
+
         async fn is_told(&self, store: &Store) {
             for (pos, image) in &self.images {
                 let to = self._dir.path().join(format!("{}.{}", pos.txid, pos.seq));
@@ -248,17 +257,40 @@ mod tests {
             assert_eq!(story.store.list_packs().await.unwrap().len(), 1);
             story.is_told(&story.store).await;
             // Also when files have been merged.
-            let files = story.store.list().await.unwrap().level(0).to_vec();
-            let name = FileName { min: files[0].min(), max: files.last().unwrap().max() };
-            let merge = Merge { level: 2, inputs: files.clone(), name };
-            story.store.compact(&merge).await.unwrap();
-            story.store.delete(files[..files.len() - 1].to_vec()).await.unwrap();
+            story.merge().await;
             story.is_told(&story.store).await;
             let (first, _) = &story.images[0];
             let to = story._dir.path().join("whole");
             let goal = Goal::Txid(first.txid);
             to_path(&story.store, goal, &to, &Options::default(), &()).await.unwrap().unwrap();
         }
+    }
+
+    /// Where uploads come more often than once a second, files of a second were all that instants were told by.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_instant_is_exact_where_files_are_merged() {
+        let story = story("").await;
+        story.db.ship_packs(true).await.unwrap();
+        let pack = story.store.list_packs().await.unwrap().remove(0);
+        let entries: Vec<PackEntry> = entries(&story.store, &pack).await.unwrap();
+        story.merge().await;
+        let mut told = 0;
+        for at_ms in entries.iter().map(|entry| entry.timestamp_ms) {
+            let last = entries.iter().rfind(|entry| entry.timestamp_ms <= at_ms).unwrap();
+            let plan = crate::restore::plan(&story.store, Goal::Time(at_ms)).await.unwrap();
+            assert_eq!((plan.point(), plan.time_ms), (last.txid.into(), last.timestamp_ms));
+            let Some((_, image)) = story.images.iter().rfind(|(pos, _)| pos.txid == last.txid) else {
+                continue;
+            };
+            let to = story._dir.path().join(format!("at-{}", last.txid));
+            let options = Options { force: true, ..Options::default() };
+            let restored =
+                to_path(&story.store, Goal::Time(at_ms), &to, &options, &()).await.unwrap().unwrap();
+            assert_eq!((restored.txid, restored.time_ms), (last.txid, last.timestamp_ms));
+            assert!(Connection::open(&to).unwrap().serialize("main").unwrap().to_vec() == *image, "{at_ms}");
+            told += 1;
+        }
+        assert!(told > 3, "{told} of {}", entries.len());
     }
 
     #[tokio::test(flavor = "multi_thread")]

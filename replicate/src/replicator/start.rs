@@ -481,18 +481,24 @@ async fn settle(
         }
         let ours = is_ours(known, newest, head);
         let in_log = if ours { Some(head) } else { known.map(|s| s.txid).filter(|t| *t < head) };
-        let pending = spooled(&this, &local, head, in_log)?;
+        let mut pending = spooled(&this, &local, head, in_log)?;
         let mut work = this.work();
         work.last = Some(pending.last().map_or(head, |s| s.txid()));
         let known_to_packs = work.last.filter(|_| ours);
         this.take_up_packs(&mut work, &local, known_to_packs);
-        if let Some(last) = pending.last() {
-            let sums: HashMap<Pgno, Checksum> = pending.iter().flat_map(|s| s.sums.iter().copied()).collect();
-            match capture.locate_all(&last.header, &sums, &mut frames)? {
+        if let Some(mut last) = pending.pop() {
+            let rest = pending.iter().flat_map(|s| s.sums.iter().copied());
+            let sums: HashMap<Pgno, Checksum> = rest.chain(last.sums.iter().copied()).collect();
+            let place = capture.locate_all(&last.header, &sums, &mut frames)?;
+            match place {
                 Some(place) => capture.set_position(Some(place), last.header.commit),
                 None => capture.forget_position(Broken::Unknown),
             }
+            // Once it is confirmed, local state is to say so of these frames.
+            last.place = place;
+            pending.push(last);
         }
+        let pending: Vec<Arc<Segment>> = pending.into_iter().map(Arc::new).collect();
         for d in this.destinations().iter_mut() {
             d.queue.clear();
             d.queue.extend(pending.iter().cloned());
@@ -520,13 +526,8 @@ pub(super) fn locate(
 
 /// What waits in the spool beyond the log; anything that does not continue it is kept aside. When another replicator has
 /// written to the log, that is everything after `in_log`, the last transaction of ours there.
-fn spooled(
-    db: &Database,
-    local: &Local,
-    head: Txid,
-    in_log: Option<Txid>,
-) -> Result<Vec<Arc<Segment>>, Error> {
-    let mut pending: Vec<Arc<Segment>> = vec![];
+fn spooled(db: &Database, local: &Local, head: Txid, in_log: Option<Txid>) -> Result<Vec<Segment>, Error> {
+    let mut pending: Vec<Segment> = vec![];
     for file in local.spool.list()? {
         if Some(file.name.max) <= in_log {
             local.spool.remove(file.name)?;
@@ -538,7 +539,7 @@ fn spooled(
             return Ok(vec![]);
         }
         match Segment::from_spool(&local.spool, &file) {
-            Ok(segment) => pending.push(Arc::new(segment)),
+            Ok(segment) => pending.push(segment),
             // What a disk that lost synced writes has left of it; the database has what was in it.
             Err(e) if e.kind() == Kind::Corrupt => {
                 set_aside(db, local, &e.to_string())?;
@@ -560,6 +561,20 @@ fn set_aside(db: &Database, local: &Local, why: &str) -> Result<(), Error> {
 }
 
 impl Local {
+    /// Notes how far into the WAL the log has come, where that was found out after the confirmation.
+    pub(super) fn note_place(&self, place: Option<Place>) -> Result<(), Error> {
+        let mut guard = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (file, state) = &mut *guard;
+        if let (Some(state), Some(_)) = (state, place)
+            && state.place != place
+        {
+            let new = State { place, ..*state };
+            file.save(&new)?;
+            *state = new;
+        }
+        Ok(())
+    }
+
     fn sum_of(&self, pgno: Pgno) -> Result<Checksum, Error> {
         let mut one = [Checksum::default()];
         self.sums.get(pgno, &mut one)?;

@@ -15,7 +15,6 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
 /// How much SQLite is asked about the restored database before it gets its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +39,7 @@ pub struct Options {
     pub integrity: Integrity,
     /// Requests at the same time.
     pub parallelism: usize,
-    /// Dates the database that is kept aside, and tells old leftovers from new.
+    /// Dates the database that is kept aside.
     pub clock: Arc<dyn Clock>,
     /// litekeep's own state of the database, where it is not beside it.
     pub meta_dir: Option<PathBuf>,
@@ -98,7 +97,7 @@ pub async fn to_path(
 ) -> Result<Option<Restored>, Error> {
     let Some(target) = Target::prepare(path, options)? else { return Ok(None) };
     let plan = plan(store, goal).await?;
-    let temporary = target.begin(plan.database_bytes(), options.clock.unix_ms())?;
+    let temporary = target.begin(plan.database_bytes())?;
     let file = temporary.file.clone();
     let done = fetch(store, plan, file, &temporary.path, options.parallelism, progress).await?;
     let kept_aside = temporary.finish(target, options, progress).await?;
@@ -181,10 +180,10 @@ impl Target {
         })
     }
 
-    /// A temporary file beside the target, after old leftovers were removed and the disk was found large enough.
-    pub(super) fn begin(&self, bytes: u64, now_ms: i64) -> Result<Temporary, Error> {
+    /// A temporary file beside the target, after leftovers were removed and the disk was found large enough.
+    pub(super) fn begin(&self, bytes: u64) -> Result<Temporary, Error> {
         std::fs::create_dir_all(&self.folder).map_err(Error::file("create", &self.folder))?;
-        self.remove_leftovers(now_ms);
+        self.remove_leftovers();
         let (free, _) =
             disk::space(&self.folder).map_err(Error::file("read the free space of", &self.folder))?;
         if free < bytes {
@@ -195,31 +194,29 @@ impl Target {
                 "make room there, or restore to another file system with -o",
             ));
         }
-        let path = sibling(&self.path, &format!("{RESTORING}{:016x}", litekeep_env::random_u64()));
-        let mut options = File::options();
-        let file = options.read(true).write(true).create_new(true).open(&path);
-        let file = file.map_err(Error::file("create", &path))?;
-        let temporary = Temporary { path, file: Arc::new(file) };
-        // Tells a restore at work from a leftover; without locks on this file system age alone must do.
-        let _ = lock::claim(&temporary.file);
-        Ok(temporary)
+        loop {
+            let path = sibling(&self.path, &format!("{RESTORING}{:016x}", litekeep_env::random_u64()));
+            let mut options = File::options();
+            let file = options.read(true).write(true).create_new(true).open(&path);
+            let file = file.map_err(Error::file("create", &path))?;
+            if lock::claim_own(&path, &file) {
+                return Ok(Temporary { path, file: Arc::new(file) });
+            }
+        }
     }
 
-    /// Removes what crashed restores left in the folder. Failing to costs space only.
-    fn remove_leftovers(&self, now_ms: i64) {
+    /// Removes what restores that were killed left in the folder. Failing to costs space only.
+    fn remove_leftovers(&self) {
         for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            if !is_leftover(&name.to_string_lossy()) {
+            let Some(restored) = restored_beside(&name.to_string_lossy()).map(|name| self.folder.join(name))
+            else {
                 continue;
-            }
-            let changed = entry.metadata().and_then(|m| m.modified());
-            let changed_ms =
-                changed.ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map(|d| d.as_millis() as i64);
-            let old =
-                changed_ms.is_some_and(|ms| now_ms.saturating_sub(ms) > LEFTOVER_AGE.as_millis() as i64);
-            let idle = || File::open(entry.path()).and_then(|f| lock::claim(&f)).unwrap_or(false);
-            if old && idle() {
-                tracing::info!(path = %entry.path().display(), "removing what a crashed restore left behind");
+            };
+            // What SQLite puts beside it is locked by nobody.
+            let claimed = lock::claim_leftover(&restored);
+            if claimed.is_some() || restored.symlink_metadata().is_err() {
+                tracing::info!(path = %entry.path().display(), "removing what a restore that was killed left behind");
                 let _ = std::fs::remove_file(entry.path());
             }
         }
@@ -281,14 +278,14 @@ impl Target {
 const RESTORING: &str = ".restoring-";
 /// Between the target's name and the time of the restore (UTC).
 const KEPT: &str = ".before-restore-";
-/// How long a temporary file may stand untouched before it counts as a leftover.
-const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 
-/// `NAME.restoring-<16 hexadecimal digits>`, or what SQLite put beside it during a check.
-fn is_leftover(name: &str) -> bool {
-    let Some((_, end)) = name.rsplit_once(RESTORING) else { return false };
-    let digits = SIDECARS.iter().find_map(|s| end.strip_suffix(s)).unwrap_or(end);
-    digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit())
+/// `NAME.restoring-<16 hexadecimal digits>`, of this name or of what SQLite puts beside it during a check.
+fn restored_beside(name: &str) -> Option<&str> {
+    let (_, end) = name.rsplit_once(RESTORING)?;
+    let suffix = SIDECARS.iter().find(|suffix| end.ends_with(**suffix)).map_or(0, |suffix| suffix.len());
+    let digits = &end[..end.len() - suffix];
+    let is_one = digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    is_one.then(|| &name[..name.len() - suffix])
 }
 
 /// The file that is being restored; removed unless it was installed.

@@ -9,7 +9,7 @@
 //! - [`to_path`] writes into a temporary file beside the target, which takes the target's name only when it is complete
 //!   and on disk. An existing database is refused, or kept aside with its WAL; never while anybody has it open.
 //!
-//! A crash leaves the temporary file (`NAME.restoring-*`) behind, which a later restore into the folder removes. A
+//! A crash leaves the temporary file (`NAME.restoring-*`) behind, which the next restore into the folder removes. A
 //! crash between keeping the old database aside and giving the new one its name leaves no database at the target, and
 //! the old one whole under its kept name.
 
@@ -104,6 +104,8 @@ async fn add_commits(
     path: &Path,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
+    // Whatever goes into the result was verified whole.
+    let store = &store.clone().verifying_pages();
     let goal = plan.point();
     let mut reached = plan.whole().expect("a chain has a base");
     let mut listings = 0;

@@ -1,7 +1,7 @@
 //! Which files bring a goal back, and what the result will be.
 
 use crate::{Error, Instead, Kind, commits};
-use litekeep_ltx::{PageSize, Point, Pos, Txid};
+use litekeep_ltx::{PackEntry, PageSize, Point, Pos, Txid};
 use litekeep_store::plan::Step;
 use litekeep_store::{self as store, FileRef, Log, Store, plan as log_plan};
 
@@ -101,7 +101,7 @@ impl RestorePlan {
     }
 }
 
-/// Plans a restore; reads listings and a few headers only.
+/// Plans a restore; reads listings and a few headers only, and for an instant whose files were merged a pack or two.
 ///
 /// # Errors
 /// `Invalid` for a goal outside the log, `Corrupt` for a hole; both name the nearest point that can be restored.
@@ -124,6 +124,9 @@ async fn plan_instant(store: &Store, log: &Log, at_ms: i64) -> Result<RestorePla
         return Err(before_begin(store, log, at_ms).await);
     };
     let after_end = txid == last && at_ms > time_of_txid(store, log, last).await?;
+    if let Some(plan) = plan_among_merged(store, log, txid, at_ms).await? {
+        return Ok(plan);
+    }
     // Compaction has merged the transaction with later ones, so the one before it is the last that was whole by then.
     let txid = match log_plan::restore(log, log_plan::Goal::Txid(txid)) {
         Err(store::Error::Merged { before: Some(before), .. }) => before,
@@ -131,6 +134,35 @@ async fn plan_instant(store: &Store, log: &Log, at_ms: i64) -> Result<RestorePla
         _ => txid,
     };
     lead_to(store, log, txid, after_end, vec![]).await
+}
+
+/// A plan for the last transaction by an instant where no file ends with it: compaction has merged it with others, and packs tell
+/// it apart. `txid`: the last one by then that ends a file. `None`: that one it is, as far as anybody can tell.
+async fn plan_among_merged(
+    store: &Store,
+    log: &Log,
+    txid: Txid,
+    at_ms: i64,
+) -> Result<Option<RestorePlan>, Error> {
+    let next = log.files().map(FileRef::max).filter(|end| *end > txid).min();
+    let is_whole = log_plan::restore(log, log_plan::Goal::Txid(txid)).is_ok();
+    if is_whole && next.is_none_or(|next| next == txid.next()) {
+        return Ok(None);
+    }
+    let is_before_next = |txid: Txid| next.is_none_or(|next| txid < next);
+    let packs = commits::packs(store, log).await?;
+    let mut last: Option<PackEntry> = None;
+    for pack in packs.iter().filter(|pack| pack.name.max >= txid && is_before_next(pack.name.min)) {
+        let entries = commits::entries(store, pack).await?.into_iter();
+        let by_then = entries.filter(|entry| entry.timestamp_ms <= at_ms && is_before_next(entry.txid));
+        last = last.into_iter().chain(by_then).max_by_key(|entry| entry.txid);
+    }
+    let leads = |entry: &PackEntry| {
+        entry.txid >= txid && log_plan::steps_to(log, &packs, None, entry.txid.into()).is_ok()
+    };
+    let Some(last) = last.filter(leads) else { return Ok(None) };
+    let plan = by_commits(store, log, last.txid.into(), vec![]).await?;
+    Ok(Some(RestorePlan { time_ms: last.timestamp_ms, ..plan }))
 }
 
 async fn lead_to(

@@ -223,7 +223,7 @@ pub async fn to_path(
 ) -> Result<Option<Restored>, Error> {
     let Some(target) = Target::prepare(path, options)? else { return Ok(None) };
     // How large the database is, nobody knows before its last frame.
-    let temporary = target.begin(backup.bytes, options.clock.unix_ms())?;
+    let temporary = target.begin(backup.bytes)?;
     let (chunks, queue) = mpsc::channel(1);
     let rebuild = Rebuild {
         store: store.clone(),

@@ -106,7 +106,7 @@ pub(super) fn migrate(
 
 fn rehearse(database: &Path, program: &MigrationProgram) -> Result<()> {
     let beside = database.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let scratch = Scratch::new(beside.unwrap_or(Path::new(".")), ".litekeep-rehearsal-")?;
+    let scratch = Scratch::beside(beside.unwrap_or(Path::new(".")), ".litekeep-rehearsal-")?;
     // Some tools go by the name.
     let copy = scratch.path().join(database.file_name().unwrap_or_default());
     let real = survey(database)?;

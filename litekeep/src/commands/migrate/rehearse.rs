@@ -76,7 +76,7 @@ async fn rehearse(args: &args::MigrateTarget, format: Format) -> Result<Rehearse
         report::warning(behind, format);
     }
     let beside = database.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let scratch = Scratch::new(beside.unwrap_or(Path::new(".")), ".litekeep-rehearsal-")?;
+    let scratch = Scratch::beside(beside.unwrap_or(Path::new(".")), ".litekeep-rehearsal-")?;
     let copy = scratch.path().join("copy.db");
     let shown = Shown::new(format);
     let store = Stores::default().open(destination)?;
