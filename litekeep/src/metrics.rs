@@ -90,7 +90,7 @@ type OfDestination = (&'static str, &'static str, fn(&DestinationStatus) -> usiz
 const OF_DESTINATIONS: [OfDestination; 3] = [
     (
         "destination_up",
-        "1 while the destination takes what comes, 0 when somebody has to look.",
+        "1 while the destination takes what comes, 0 while it is away or has to catch up.",
         |destination| usize::from(destination.is_up),
     ),
     ("waiting_files", "Files that wait for a destination.", |destination| destination.waiting),
@@ -382,7 +382,8 @@ mod tests {
 
     #[test]
     fn the_text_format() {
-        let status = Status { path: "/a\"b.db".into(), behind_since_ms: Some(1000), ..Status::default() };
+        let (phase, behind_since_ms) = (Phase::Following, Some(1000));
+        let status = Status { path: "/a\"b.db".into(), phase, behind_since_ms, ..Status::default() };
         let counts = Counts { put: 7, errors: 1, ..Counts::default() };
         let verified = |_: &Path| Some(Verified { proven: true, at_ms: 2500 });
         let text = render(&[status], &[("s3://b".to_owned(), counts)], &verified, 3500);

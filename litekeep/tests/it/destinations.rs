@@ -141,11 +141,11 @@ fn the_metrics_of_two_buckets_of_one_name_are_told_apart() {
     let replicator = replicate(&place);
     is_green(&place, &replicator);
     let page = page(port);
-    let samples: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
+    let samples: Vec<&str> = page.lines().filter(|line| line.starts_with("litekeep_")).collect();
     let names: BTreeSet<&str> = samples.iter().map(|line| line.rsplit_once(' ').unwrap().0).collect();
     assert_eq!(names.len(), samples.len(), "each has a name of its own:\n{page}");
     for server in &servers {
-        let puts = value(port, &["litekeep_requests_total{", &server.endpoint(), "kind=\"put\""]).unwrap();
+        let puts = value(port, &["litekeep_requests_total{", &server.endpoint(), "kind=\"put\""]).expect(&page);
         assert_ne!(puts, "0", "{page}");
         assert!(
             value(port, &["litekeep_waiting_files{", &server.endpoint(), "/app at "]).is_some(),

@@ -201,7 +201,7 @@ impl Database {
                 is_listed: d.standing != Standing::Unlisted,
                 waiting: d.queue.len(),
                 error: d.error.clone(),
-                is_up: d.error.is_none() && d.answers(),
+                is_up: !d.lags && d.error.is_none() && d.answers(),
                 unfenced: d.unfenced,
             })
             .collect();

@@ -64,7 +64,7 @@ pub struct DestinationStatus {
     pub waiting: usize,
     /// Why the last try failed, when it did.
     pub error: Option<String>,
-    /// It takes what comes: nothing has failed since the last that succeeded, and nothing hangs.
+    /// It takes what comes: nothing has failed since the last that succeeded, nothing hangs, and it need not catch up.
     pub is_up: bool,
     /// The store does not honour conditional writes, so a second writer cannot be told apart.
     pub unfenced: bool,
