@@ -100,7 +100,7 @@ async fn instances_are_not_ended_for_the_answers_of_others() {
         for process in supervisor.processes() {
             reaches(process, State::Healthy).await;
             let mut answers = BTreeSet::new();
-            while answers.len() < 5 {
+            while answers.len() < 2 {
                 let status = until(process, |status| {
                     status.restarts > 0 || status.liveness.is_some_and(|last| !answers.contains(&last.at_ms))
                 });
