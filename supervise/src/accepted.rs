@@ -108,14 +108,23 @@ pub(crate) async fn by_whom(stream: &TcpStream, tree: &Tree) -> io::Result<Accep
 }
 
 async fn holder(inode: u64, tree: &Tree) -> Acceptor {
+    // Mostly it is the leader, for which nobody has to look through all processes.
+    if who_of(vec![tree.pid()], inode).await == Acceptor::Tree {
+        return Acceptor::Tree;
+    }
     let members = tree.members_now().await;
+    who_of(members.into_iter().map(|member| member.pid).collect(), inode).await
+}
+
+/// Whether one of these processes of a tree has it open.
+async fn who_of(pids: Vec<Pid>, inode: u64) -> Acceptor {
     let look = move || {
         let mut hidden = None;
-        for member in members {
-            match has_socket_open(member.pid, inode) {
+        for pid in pids {
+            match has_socket_open(pid, inode) {
                 Ok(true) => return Acceptor::Tree,
                 Ok(false) => {}
-                Err(_) => hidden = Some(member.pid),
+                Err(_) => hidden = Some(pid),
             }
         }
         hidden.map_or(Acceptor::Other, Acceptor::Hidden)

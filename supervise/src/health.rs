@@ -174,6 +174,11 @@ struct Time {
 }
 
 impl Time {
+    /// Until when nothing is said before somebody has accepted, and another try is begun.
+    fn of_silence(self) -> Instant {
+        self.end - self.allowed / 4
+    }
+
     fn over(self) -> String {
         format!("no answer within {:?}", self.allowed)
     }
@@ -217,6 +222,9 @@ async fn reach(address: &str, http: Option<&Http>, subject: &Subject, timeout: D
     let (mut pause, mut unclear) = (AGAIN.0, None);
     loop {
         match try_to_reach(address, http, subject, time).await {
+            Ok(Verdict::Unclear(reason)) if Instant::now() + pause >= time.of_silence() => {
+                return Verdict::Unclear(reason);
+            }
             Ok(Verdict::Unclear(reason)) => unclear = Some(reason),
             Ok(clear) => return clear,
             Err(late) => return unclear.map_or(Verdict::Unfit(late), Verdict::Unclear),
@@ -242,7 +250,7 @@ async fn try_to_reach(
     if accepted::leads_to(&stream, &subject.surroundings.sockets) && accepted::is_told().await {
         // Who has accepted waits for the question, so it shows before it can close; who accepts only what has said something
         // (TCP_DEFER_ACCEPT) hears it when most of the time is over.
-        let silent_until = http.map_or(time.end, |_| time.end - time.allowed / 4);
+        let silent_until = http.map_or(time.end, |_| time.of_silence());
         let mut by = timeout_at(silent_until, accepted::by_whom(&stream, &subject.tree)).await.ok();
         if let (None, Some(http)) = (&by, http) {
             let sent = timeout_at(time.end, http.send(&mut stream, !names_itself)).await;

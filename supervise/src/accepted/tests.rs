@@ -11,9 +11,9 @@ use crate::tree::tests::tree_of;
 /// Takes one connection and holds it.
 const ACCEPTS: &str = "import socket, time; c, _ = socket.socket(fileno=3).accept(); time.sleep(100)";
 
-fn tree(code: &str, sockets: Vec<Socket>) -> Tree {
+fn tree(code: &str, instance: &str, sockets: Vec<Socket>) -> Tree {
     let command = Command::Program { name: "python3".into(), args: vec!["-c".into(), code.into()] };
-    tree_of(&Spawn { sockets, ..Spawn::new(command) }, "web#1", Group::default())
+    tree_of(&Spawn { sockets, ..Spawn::new(command) }, instance, Group::default())
 }
 
 async fn end(tree: Tree) {
@@ -43,7 +43,7 @@ async fn who_accepts_is_told_and_nobody_is_told_of_what_only_waits() {
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
-        let idle = tree("import time; time.sleep(100)", vec![socket.clone()]);
+        let idle = tree("import time; time.sleep(100)", "web#1", vec![socket.clone()]);
 
         let stream = TcpStream::connect(address).await.unwrap();
         assert!(leads_to(&stream, std::slice::from_ref(&socket)));
@@ -55,7 +55,7 @@ async fn who_accepts_is_told_and_nobody_is_told_of_what_only_waits() {
         assert_eq!(by_whom(&stream, &idle).await.unwrap(), Acceptor::Closed);
 
         let stream = TcpStream::connect(address).await.unwrap();
-        let busy = tree(ACCEPTS, vec![socket]);
+        let busy = tree(ACCEPTS, "web#2", vec![socket]);
         assert_eq!(by_whom(&stream, &busy).await.unwrap(), Acceptor::Tree);
         assert_eq!(by_whom(&stream, &idle).await.unwrap(), Acceptor::Other);
         end(idle).await;

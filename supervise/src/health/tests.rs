@@ -5,7 +5,7 @@ use crate::spawn::Socket;
 use crate::tree::tests::tree_of;
 
 /// Asks about a run that does nothing and holds these sockets.
-async fn ask_with(probe: Probe, sockets: Vec<Socket>) -> Verdict {
+async fn ask_with(probe: Probe, sockets: Vec<Socket>, timeout: Duration) -> Verdict {
     let run = Spawn { sockets, ..Spawn::new(Command::shell("sleep 100")) };
     let subject = Subject {
         instance: "web#7".into(),
@@ -13,13 +13,13 @@ async fn ask_with(probe: Probe, sockets: Vec<Socket>) -> Verdict {
         surroundings: Arc::new(run),
         port: None,
     };
-    let verdict = probe.ask(&subject, Duration::from_millis(300)).await;
+    let verdict = probe.ask(&subject, timeout).await;
     subject.tree.stop(signal_number("KILL").unwrap(), Duration::ZERO).await;
     verdict
 }
 
 async fn ask(probe: Probe) -> Verdict {
-    ask_with(probe, vec![]).await
+    ask_with(probe, vec![], Duration::from_millis(300)).await
 }
 
 impl Verdict {
@@ -111,7 +111,7 @@ async fn at_a_held_socket_only_the_run_itself_is_believed() {
     let held = Socket { name: "web".into(), fd: Arc::new(listener.try_clone().unwrap().into()) };
     let http = Probe::Http(Http::parse(&format!("http://{address}/")).unwrap());
     for probe in [Probe::Tcp(address.clone()), http.clone()] {
-        let verdict = ask_with(probe, vec![held.clone()]).await;
+        let verdict = ask_with(probe, vec![held.clone()], Duration::from_secs(3)).await;
         assert!(
             matches!(&verdict, Verdict::Unfit(reason) if reason.contains("nobody accepted")),
             "{verdict:?}"
@@ -129,7 +129,7 @@ async fn at_a_held_socket_only_the_run_itself_is_believed() {
         }
     });
     for probe in [Probe::Tcp(address), http] {
-        let verdict = ask_with(probe.clone(), vec![held.clone()]).await;
+        let verdict = ask_with(probe.clone(), vec![held.clone()], Duration::from_secs(3)).await;
         assert!(
             matches!(&verdict, Verdict::Unclear(reason) if reason.contains("another run")),
             "{verdict:?}"

@@ -25,7 +25,7 @@ fn strict(probe: Probe) -> Check {
     Check {
         start_period: Duration::ZERO,
         interval: Duration::from_millis(50),
-        timeout: Duration::from_millis(500),
+        timeout: Duration::from_secs(5),
         failures: 1,
         ..Check::new(probe)
     }
@@ -37,9 +37,9 @@ async fn a_new_run_that_does_not_accept_leaves_the_one_that_does() {
     let (socket, address) = listen();
     for probe in probes(address) {
         let mut web = server(&socket, address);
-        let readiness = Check { timeout: Duration::from_millis(500), ..Check::new(probe) };
+        let readiness = Check { timeout: Duration::from_secs(2), ..Check::new(probe) };
         web.spec.readiness = Some(readiness);
-        web.spec.ready_timeout = Duration::from_secs(2);
+        web.spec.ready_timeout = Duration::from_secs(6);
         let mut supervisor = supervise(vec![web.clone()]);
         supervisor.start().await.unwrap();
         let old = reaches(one(&supervisor, "web"), State::Healthy).await;
@@ -74,7 +74,7 @@ async fn a_process_that_never_accepts_is_not_ready() {
     for probe in probes(address) {
         let mut deaf = shell("deaf", "sleep 100");
         deaf.spec.spawn.sockets = vec![socket.clone()];
-        deaf.spec.readiness = Some(strict(probe));
+        deaf.spec.readiness = Some(Check { timeout: Duration::from_secs(1), ..strict(probe) });
         let supervisor = supervise(vec![deaf]);
         supervisor.start().await.unwrap();
         let status = reaches(one(&supervisor, "deaf"), State::Unhealthy).await;
@@ -93,14 +93,14 @@ async fn instances_are_not_ended_for_the_answers_of_others() {
     for probe in [Probe::Http(naming), http, tcp] {
         let mut web = server(&socket, address);
         web.instances = 4;
-        web.spec.readiness = Some(Check { timeout: Duration::from_secs(2), ..Check::new(probe.clone()) });
+        web.spec.readiness = Some(Check::new(probe.clone()));
         web.spec.liveness = Some(Check { start_period: Duration::from_secs(30), ..strict(probe) });
         let supervisor = supervise(vec![web]);
         supervisor.start().await.unwrap();
         for process in supervisor.processes() {
             reaches(process, State::Healthy).await;
             let mut answers = BTreeSet::new();
-            while answers.len() < 5 {
+            while answers.len() < 2 {
                 let status = until(process, |status| {
                     status.restarts > 0 || status.liveness.is_some_and(|last| !answers.contains(&last.at_ms))
                 });

@@ -13,7 +13,7 @@ fn configure(place: &Place, command: &str, keys: &str) {
 
 fn keys(port: u16, check: &str) -> String {
     format!(
-        "ready_timeout = \"3s\"\nlisten = \"127.0.0.1:{port}\"\nhealth = {{ {check}, timeout = \"1s\", interval = \"1s\", start_period = \"3s\" }}"
+        "ready_timeout = \"6s\"\nlisten = \"127.0.0.1:{port}\"\nhealth = {{ {check}, timeout = \"2s\", interval = \"1s\", start_period = \"3s\" }}"
     )
 }
 
@@ -39,7 +39,7 @@ fn a_command_that_never_accepts_is_not_taken_for_ready() {
             assert!(get(port).unwrap().starts_with("1 "));
         }
         write_server(&place, 2);
-        configure(&place, "python3 server.py", &keys.replace("3s", "30s"));
+        configure(&place, "python3 server.py", &keys.replace("6s", "60s"));
         place.run(&["reload"]).succeeded();
         assert!(get(port).unwrap().starts_with("2 "));
         running.end();
