@@ -323,8 +323,8 @@ impl<S: Source> Pull<S> {
         // Where all rows are seen again, those that are refused are listed again.
         self.commit(stage, move |mirror| {
             let listed = if sweeps { mirror.items()? } else { BTreeMap::new() };
-            let listed = listed.into_keys().filter(|item| item.starts_with(REFUSED));
-            listed.map(|item| Ok(mirror.set(&item, None).map(drop)?)).collect::<Result<(), Error>>()
+            let mut listed = listed.into_keys().filter(|item| item.starts_with(REFUSED));
+            listed.try_for_each(|item| Ok(mirror.set(&item, None).map(drop)?))
         })
         .await?;
         if let Some(kept) = self.kept.as_mut().filter(|_| sweeps) {

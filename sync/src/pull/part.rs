@@ -11,7 +11,7 @@ use crate::{Error, Value};
 impl<S: Source> Pull<S> {
     /// A row that was refused is not here as it was, so a part of it is not enough: it comes whole, as it is now. What comes after leads to
     /// the same.
-    pub(super) async fn complete(&mut self, changes: &mut Vec<(usize, Incoming)>) -> Result<(), Error> {
+    pub(super) async fn complete(&mut self, changes: &mut [(usize, Incoming)]) -> Result<(), Error> {
         let Some(kept) = &self.kept else { return Ok(()) };
         let is_unfit = |(_, change): &(usize, Incoming)| matches!(change, Incoming::Unfit(_));
         let has_parts = changes.iter().any(|(_, change)| key_of_part(change).is_some());
