@@ -269,7 +269,7 @@ async fn looked_up(
 
 fn is_partial(event: &Document) -> bool {
     event.get_str("operationType").is_ok_and(|what| what == "update")
-        && !event.get("fullDocument").is_some_and(|full| full.as_document().is_some())
+        && event.get_document("fullDocument").is_err()
         && whole_fields(event).is_none()
 }
 
