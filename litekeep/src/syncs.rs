@@ -132,7 +132,7 @@ impl DatabaseSync {
         durable: Option<Durable>,
     ) -> Result<TwoWay<PostgresSource>> {
         let OtherSide::Postgres(url) = &self.config.other else {
-            return Err(Failure::invalid("MySQL and MariaDB are not kept in step in both directions").into());
+            return Err(Failure::invalid("only PostgreSQL is kept in step in both directions").into());
         };
         let address = litekeep_sync_postgres::Address::parse(url.expose())?;
         let options = options(&self.config, PgType::named, &PgType::names())?;
@@ -439,12 +439,22 @@ pub(crate) fn side(config: &SyncConfig) -> Result<Side> {
             Side::Mongodb(Box::new(litekeep_sync_mongodb::Mongo::new(address, name, options)))
         }
         #[cfg(not(feature = "mongodb"))]
-        OtherSide::Mongodb(_) => {
-            return Err(Failure::invalid("this build has no client for MongoDB")
-                .hint("`cargo build --release --features mongodb` makes one that has")
-                .into());
-        }
+        OtherSide::Mongodb(_) => return Err(no_client().into()),
     })
+}
+
+#[cfg(not(feature = "mongodb"))]
+fn no_client() -> Failure {
+    Failure::invalid("this build has no client for MongoDB")
+        .hint("`cargo build --release --features mongodb` makes one that has")
+}
+
+/// Refuses a schema where there is none.
+fn no_schema(config: &SyncConfig, server: &str) -> Result<()> {
+    let Some(schema) = &config.schema else { return Ok(()) };
+    let message =
+        format!("`schema` is `{schema}`; {server} has none beside the database, which is in the URL");
+    Err(Failure::invalid(message).hint("take `schema` out").into())
 }
 
 /// What it is asked for.
@@ -482,20 +492,21 @@ pub(crate) fn source(config: &SyncConfig) -> Result<Box<dyn Source>> {
         }
         OtherSide::Mysql(url) => {
             let address = litekeep_sync_mysql::Address::parse(url.expose())?;
-            if let Some(schema) = &config.schema {
-                let message = format!(
-                    "`schema` is `{schema}`; MySQL has none beside the database, which is in the URL"
-                );
-                return Err(Failure::invalid(message).hint("take `schema` out").into());
-            }
+            no_schema(config, "MySQL")?;
             let (tables, names) = (config.tables.clone(), config.names.clone());
             let wanted = litekeep_sync_mysql::source::Wanted { tables, names };
             Box::new(MysqlSource::new(address, wanted))
         }
-        OtherSide::Mongodb(_) => {
-            let hint = "rows come from postgres://, mysql:// and mariadb://";
-            return Err(Failure::invalid("no rows come from MongoDB, they only go there").hint(hint).into());
+        #[cfg(feature = "mongodb")]
+        OtherSide::Mongodb(url) => {
+            let address = litekeep_sync_mongodb::Address::parse(url.expose())?;
+            no_schema(config, "MongoDB")?;
+            let (tables, names) = (config.tables.clone(), config.names.clone());
+            let wanted = litekeep_sync_mongodb::source::Wanted { tables, names };
+            Box::new(litekeep_sync_mongodb::MongoSource::new(address, wanted))
         }
+        #[cfg(not(feature = "mongodb"))]
+        OtherSide::Mongodb(_) => return Err(no_client().into()),
     })
 }
 

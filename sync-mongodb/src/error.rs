@@ -13,20 +13,34 @@ pub(crate) mod code {
     pub(crate) const NAMESPACE_EXISTS: i32 = 48;
     pub(crate) const TOO_SLOW: i32 = 50;
     pub(crate) const WRITE_CONFLICT: i32 = 112;
+    pub(crate) const CAPPED_POSITION_LOST: i32 = 136;
     pub(crate) const SNAPSHOT_TOO_OLD: i32 = 239;
     pub(crate) const NO_SUCH_TRANSACTION: i32 = 251;
+    pub(crate) const INVALID_RESUME_TOKEN: i32 = 260;
+    pub(crate) const CHANGE_STREAM_FATAL: i32 = 280;
+    pub(crate) const HISTORY_LOST: i32 = 286;
     pub(crate) const TRANSACTION_TOO_LONG: i32 = 290;
     pub(crate) const TRANSACTION_TOO_LARGE: i32 = 409;
+    pub(crate) const DOCUMENT_TOO_LARGE: i32 = 10334;
     pub(crate) const DUPLICATE: [i32; 2] = [11000, 11001];
     /// No answer, no primary, starting or stopping, locks, limits of time, a full disk, a cursor or a transaction that is gone.
     pub(super) const LATER: &[i32] = &[
-        6, 7, 24, 43, 46, 50, 64, 89, 91, 100, 112, 134, 175, 189, 202, 225, 237, 246, 251, 262, 267, 290,
-        317, 384, 391, 9001, 10107, 11600, 11601, 11602, 13435, 13436, 14031,
+        6, 7, 24, 43, 46, 50, 64, 89, 91, 100, 112, 134, 175, 189, 202, 225, 234, 237, 246, 251, 262, 267,
+        290, 317, 384, 391, 9001, 10107, 11600, 11601, 11602, 13435, 13436, 14031,
     ];
 }
 
+/// What a user needs to write, and to read.
+pub(crate) const WRITES: &str = "readWrite";
+pub(crate) const READS: &str = "read";
+
 /// With what was being done.
 pub(crate) fn server(address: &Address, doing: &str, error: &Cause) -> Error {
+    server_as(address, WRITES, doing, error)
+}
+
+/// The same of a user who needs another role.
+pub(crate) fn server_as(address: &Address, role: &str, doing: &str, error: &Cause) -> Error {
     let message = format!("{doing} in {}: {}", address.name(), cause(error));
     if is_about_trust(&message) {
         return Error::with_hint(Kind::Invalid, message, TRUST);
@@ -40,7 +54,7 @@ pub(crate) fn server(address: &Address, doing: &str, error: &Cause) -> Error {
         _ if is_for_later(error) => Kind::Unavailable,
         _ => Kind::Invalid,
     };
-    match hint(address, error) {
+    match hint(address, role, error) {
         Some(hint) => Error::with_hint(kind, message, hint),
         None if kind == Kind::Unavailable => litekeep_sync::unreachable(message, &cause(error)),
         None => Error::new(kind, message),
@@ -50,7 +64,7 @@ pub(crate) fn server(address: &Address, doing: &str, error: &Cause) -> Error {
 const TRUST: &str = "`tlsCAFile=FILE` in the URL names the authority that signed the server's certificate; `tls=false` does without TLS";
 
 /// What makes a replica set of a server that is none.
-pub(crate) const REPLICA_SET: &str = "transactions need a replica set, of one server at least: start mongod with `--replSet rs0`, and once run in mongosh: rs.initiate()";
+pub(crate) const REPLICA_SET: &str = "transactions and change streams need a replica set, of one server at least: start mongod with `--replSet rs0`, and once run in mongosh: rs.initiate()";
 
 fn is_about_trust(message: &str) -> bool {
     [
@@ -77,7 +91,7 @@ pub(crate) fn cause(error: &Cause) -> String {
     }
 }
 
-fn hint(address: &Address, error: &Cause) -> Option<String> {
+fn hint(address: &Address, role: &str, error: &Cause) -> Option<String> {
     let (user, source) = address.user();
     let is_login = matches!(&*error.kind, ErrorKind::Authentication { .. });
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
@@ -89,7 +103,7 @@ fn hint(address: &Address, error: &Cause) -> Option<String> {
         }
         Some(code::UNAUTHORIZED) => {
             return Some(format!(
-                "as an administrator, in the database `{source}`: db.grantRolesToUser({}, [{{ role: \"readWrite\", db: {} }}])",
+                "as an administrator, in the database `{source}`: db.grantRolesToUser({}, [{{ role: \"{role}\", db: {} }}])",
                 quoted(user),
                 quoted(address.database())
             ));

@@ -1,6 +1,6 @@
 //! A connection, and what travels over it.
 
-use bson::{Document, RawDocumentBuf, doc};
+use bson::{Document, RawDocumentBuf, Timestamp, doc};
 use litekeep_sync::{Error, Kind};
 use mongodb::error::{Error as Cause, ErrorKind};
 use mongodb::options::{ReadConcern, TransactionOptions};
@@ -15,6 +15,8 @@ const OLDEST: i32 = 13;
 /// A connection. Ends when it is dropped, and what is not committed with it.
 pub(crate) struct Session {
     address: Address,
+    /// What its user needs.
+    role: &'static str,
     client: Client,
     db: Database,
     /// The one whose transactions write.
@@ -28,7 +30,20 @@ pub(crate) struct Session {
 impl Session {
     /// `database`: another than the address's.
     pub(crate) async fn open(address: &Address, database: Option<&str>) -> Result<Session, Error> {
-        let failed = |e: &Cause| error::server(address, "connect", e);
+        Session::open_as(address, error::WRITES, database).await.map(|(session, _)| session)
+    }
+
+    /// The same of a user who only reads; with what the server says of itself.
+    pub(crate) async fn open_to_read(address: &Address) -> Result<(Session, Document), Error> {
+        Session::open_as(address, error::READS, None).await
+    }
+
+    async fn open_as(
+        address: &Address,
+        role: &'static str,
+        database: Option<&str>,
+    ) -> Result<(Session, Document), Error> {
+        let failed = |e: &Cause| error::server_as(address, role, "connect", e);
         let client = Client::with_options(address.options().await?).map_err(|e| failed(&e))?;
         let said = match client.database("admin").run_command(doc! { "hello": 1 }).await {
             Ok(said) => said,
@@ -39,18 +54,18 @@ impl Session {
         }
         let writing = client.start_session().await.map_err(|e| failed(&e))?;
         let db = client.database(database.unwrap_or(address.database()));
-        let session =
-            Session { address: address.clone(), client, db, writing, is_noted: false, before: None };
+        let (address, is_noted, before) = (address.clone(), false, None);
+        let session = Session { address, role, client, db, writing, is_noted, before };
         // Who it is and whether it may is known only now.
         session
             .run("connect", doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true })
             .await?;
-        Ok(session)
+        Ok((session, said))
     }
 
     /// An error of the server's, with what was being done.
     pub(crate) fn failed(&self, doing: &str, error: &Cause) -> Error {
-        error::server(&self.address, doing, error)
+        error::server_as(&self.address, self.role, doing, error)
     }
 
     pub(crate) fn db(&self) -> &Database {
@@ -67,6 +82,26 @@ impl Session {
         self.db.run_command(command).await
     }
 
+    /// What a command lists.
+    pub(crate) async fn all_of(&self, command: Document) -> Result<Vec<Document>, Cause> {
+        let mut cursor = self.db.run_cursor_command(command).await?;
+        let mut all = vec![];
+        while cursor.advance().await? {
+            all.push(Document::try_from(cursor.current())?);
+        }
+        Ok(all)
+    }
+
+    /// The time of the server, up to which everything that is there is.
+    pub(crate) async fn now(&self) -> Result<Timestamp, Error> {
+        let said = self.run("ask where the server is", doc! { "ping": 1 }).await?;
+        let none = |_| {
+            let message = format!("ask where the server is in {}: it does not say", self.address.name());
+            Error::new(Kind::Invalid, message)
+        };
+        said.get_timestamp("operationTime").map_err(none)
+    }
+
     /// Runs a command of the server itself.
     pub(crate) async fn try_admin(&self, command: Document) -> Result<Document, Cause> {
         self.client.database("admin").run_command(command).await
@@ -76,6 +111,16 @@ impl Session {
     pub(crate) async fn snapshot(&self) -> Result<ClientSession, Error> {
         let begun = self.client.start_session().snapshot(true).await;
         begun.map_err(|e| self.failed("begin to read one state", &e))
+    }
+
+    /// A session whose reads see everything up to a moment, at least.
+    pub(crate) async fn after(&self, at: Option<Timestamp>) -> Result<ClientSession, Error> {
+        let begun = self.client.start_session().causal_consistency(true).await;
+        let mut session = begun.map_err(|e| self.failed("begin to read", &e))?;
+        if let Some(at) = at {
+            session.advance_operation_time(at);
+        }
+        Ok(session)
     }
 
     /// Begins a transaction that writes. It reads what is there when it begins, and nobody's writes are lost by it: who was before is a conflict.

@@ -81,7 +81,10 @@ impl Found {
                 self.different += 1;
                 let differ =
                     columns.iter().zip(should.iter().zip(is)).filter(|(_, (should, is))| should != is);
-                differ.map(|(column, _)| *column).collect::<Vec<_>>().join(", ")
+                match differ.map(|(column, _)| *column).collect::<Vec<_>>().join(", ") {
+                    columns if columns.is_empty() => "what cannot be held".to_owned(),
+                    columns => columns,
+                }
             }
         };
         if self.told.len() < TOLD {

@@ -7,6 +7,7 @@
 mod apply;
 pub(crate) mod compare;
 mod once;
+mod part;
 pub(crate) mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,7 @@ use std::time::Duration;
 use litekeep_env::{Clock as _, SystemClock};
 use litekeep_sql::{Mirror, MirrorTable, Written};
 
-use self::apply::{apply, key_of, list, size};
+use self::apply::{apply, key_of, list, list_unfit, size};
 use self::state::{Kept, Plan, Stage, changed, damaged, found, kept, make, slot, with_more};
 use crate::batch::Refused;
 use crate::ledger::{PAUSED, PLAN, REFUSED, STAGE, read_listed, text as json};
@@ -212,7 +213,15 @@ impl<S: Source> Pull<S> {
         };
         let (slot, paused) = (kept.plan.slot.clone(), kept.paused.clone());
         let known = kept.plan.tables.clone();
+        let here = known.clone();
+        let here = self.local.on(move |mirror| {
+            let is_here = here.into_iter().map(|table| Ok((mirror.has(&table.mirror)?, table)));
+            is_here.collect::<Result<Vec<_>, Error>>()
+        });
+        let here: Vec<SourceTable> =
+            here.await?.into_iter().filter(|(is_here, _)| *is_here).map(|(_, table)| table).collect();
         self.source.connect().await?;
+        self.source.keep_to(&here);
         let tables = found(self.source.survey().await?)?;
         if let Some((old, new)) = known
             .iter()
@@ -223,8 +232,7 @@ impl<S: Source> Pull<S> {
             let hint =
                 format!("if its rows here can go: DROP TABLE {};", litekeep_sql::quoted(&old.mirror.name));
             // One that was dropped here is made anew.
-            let name = old.mirror.clone();
-            if self.local.on(move |mirror| Ok(mirror.has(&name)?)).await? {
+            if here.iter().any(|table| table.source == old.source) {
                 return Err(Error::with_hint(Kind::Invalid, message, hint));
             }
         }
@@ -308,20 +316,30 @@ impl<S: Source> Pull<S> {
     async fn prepare(&mut self, sweeps: bool) -> Result<(), Error> {
         let Some(Kept { plan, .. }) = &self.kept else { return Ok(()) };
         let position = self.source.prepare(&plan.slot, &plan.tables).await?;
-        let tables = (0..plan.tables.len()).collect();
+        // Nothing of a table that stands still is changed here.
+        let tables = (0..plan.tables.len()).filter(|nth| !self.stands_still(*nth)).collect();
         let server = self.server.clone().unwrap_or_default();
         let stage = Stage::Copying { position, server, tables, after: None, rows: 0, sweeps };
-        self.commit(stage, |_| Ok(())).await
+        // Where all rows are seen again, those that are refused are listed again.
+        self.commit(stage, move |mirror| {
+            let listed = if sweeps { mirror.items()? } else { BTreeMap::new() };
+            let mut listed = listed.into_keys().filter(|item| item.starts_with(REFUSED));
+            listed.try_for_each(|item| Ok(mirror.set(&item, None).map(drop)?))
+        })
+        .await?;
+        if let Some(kept) = self.kept.as_mut().filter(|_| sweeps) {
+            kept.refused = 0;
+        }
+        Ok(())
     }
 
     /// Copies the next rows, or ends a table.
     async fn copy_some(&mut self) -> Result<(), Error> {
-        let Some(Kept {
-            plan, stage: Stage::Copying { position, server, tables, after, rows, sweeps }, ..
-        }) = &self.kept
-        else {
+        let Some(Kept { plan, stage, refused, .. }) = &self.kept else { return Ok(()) };
+        let Stage::Copying { position, server, tables, after, rows, sweeps } = stage else {
             return Ok(());
         };
+        let (begun, any_refused) = (stage.clone(), *refused > 0);
         let (position, server, sweeps) = (position.clone(), server.clone(), *sweeps);
         let (mut tables, mut after, mut rows) = (tables.clone(), after.clone(), *rows);
         let Some(nth) = tables.first().copied() else {
@@ -350,28 +368,50 @@ impl<S: Source> Pull<S> {
             self.is_copying = true;
         }
         let found = self.source.fetch().await?;
+        let unfit = self.source.unfit();
+        let grown = self.source.grown().and_then(|now| with_more(&table, &now));
         if found.is_empty() {
             self.is_copying = false;
             tables.remove(0);
             let stage = Stage::Copying { position, server, tables, after: None, rows, sweeps };
+            if !unfit.is_empty() {
+                let mirrored = table.mirror.clone();
+                let listed = self.commit(begun, move |mirror| list_unfit(mirror, &mirrored, sweeps, unfit));
+                let listed = listed.await?;
+                self.count(listed);
+            }
             while sweeps && self.sweep(&table.mirror).await? > 0 {}
             return self.commit(stage, |_| Ok(())).await;
         }
+        let table = grown.clone().unwrap_or(table);
+        let plan = self.kept.as_mut().filter(|_| grown.is_some()).map(|kept| {
+            kept.plan.tables[nth] = table.clone();
+            json(&kept.plan)
+        });
         rows += found.len() as u64;
         after = found.last().map(|row| key_of(&table.mirror, row).iter().map(key_text).collect());
         let stage = Stage::Copying { position, server, tables, after, rows, sweeps };
         let mirrored = table.mirror.clone();
         let written = self.commit(stage, move |mirror| {
-            let mut refused = vec![];
+            if plan.is_some() {
+                mirror.add_columns(&mirrored)?;
+                mirror.set(PLAN, plan.as_deref())?;
+            }
+            let (mut refused, mut fine) = (vec![], vec![]);
             for row in &found {
                 if sweeps {
                     mirror.keep(&key_of(&mirrored, row))?;
                 }
-                if let Written::Forbidden(reason) = mirror.put(&mirrored, row)? {
-                    refused.push(Refused { table: nth, key: key_of(&mirrored, row), reason });
+                match mirror.put(&mirrored, row)? {
+                    Written::Forbidden(reason) => {
+                        refused.push(Refused { table: nth, key: key_of(&mirrored, row), reason });
+                    }
+                    Written::Rows(_) if any_refused => fine.push(key_of(&mirrored, row)),
+                    Written::Rows(_) => {}
                 }
             }
-            list(mirror, &mirrored.name, &refused, &[])
+            let listed = list(mirror, &mirrored.name, &refused, &fine)?;
+            Ok(listed + list_unfit(mirror, &mirrored, sweeps, unfit)?)
         });
         let listed = written.await?;
         self.count(listed);
@@ -480,10 +520,16 @@ impl<S: Source> Pull<S> {
                         self.source.confirm(&confirmed, false).await?;
                     }
                 }
-                Event::Table { table, .. } | Event::Gone { table, .. } if self.stands_still(table) => {}
+                Event::Table { table, .. } | Event::Grows { table, .. } | Event::Gone { table, .. }
+                    if self.stands_still(table) => {}
                 Event::Table { table, now, position } => {
                     self.leave_off().await?;
                     self.table_changed(table, now, position).await?;
+                    return Ok(Step::More);
+                }
+                Event::Grows { table, now } => {
+                    self.leave_off().await?;
+                    self.table_grows(table, now).await?;
                     return Ok(Step::More);
                 }
                 Event::Gone { table, reason } => {
@@ -560,10 +606,11 @@ impl<S: Source> Pull<S> {
         let Some(following) = &mut self.following else { return Ok(()) };
         let Some((count, position, time_ms)) = following.ended.take() else { return Ok(()) };
         let rest = following.changes.split_off(count);
-        let changes = std::mem::replace(&mut following.changes, rest);
+        let mut changes = std::mem::replace(&mut following.changes, rest);
         following.bytes = following.changes.iter().map(|(_, change)| size(change)).sum();
         following.reached.clone_from(&position);
         following.marked_ms = SystemClock.unix_ms();
+        self.complete(&mut changes).await?;
         let with = self.applied();
         let Some(stage) = self.advanced(position.clone(), Some(time_ms)) else { return Ok(()) };
         let listed = self.commit(stage, move |mirror| apply(mirror, &with, changes)).await?;
@@ -574,9 +621,10 @@ impl<S: Source> Pull<S> {
     /// Applies a part of a transaction that is too big to be held.
     async fn apply_open(&mut self) -> Result<(), Error> {
         let Some(following) = &mut self.following else { return Ok(()) };
-        let changes = std::mem::take(&mut following.changes);
+        let mut changes = std::mem::take(&mut following.changes);
         following.bytes = 0;
         let was_open = std::mem::replace(&mut following.is_open, true);
+        self.complete(&mut changes).await?;
         let with = self.applied();
         let listed = self.local.on(move |mirror| {
             if !was_open {
@@ -631,20 +679,32 @@ impl<S: Source> Pull<S> {
         now: SourceTable,
         after: Option<String>,
     ) -> Result<(), Error> {
-        let Some(kept) = &mut self.kept else { return Ok(()) };
-        let Stage::Following { position, server, .. } = &kept.stage else { return Ok(()) };
+        let Some(Kept { stage: Stage::Following { position, server, .. }, .. }) = &self.kept else {
+            return Ok(());
+        };
         let (position, server) = (after.unwrap_or_else(|| position.clone()), server.clone());
+        // Rows that are there may have values in the further columns, which did not come.
+        let stage =
+            Stage::Copying { position, server, tables: vec![nth], after: None, rows: 0, sweeps: false };
+        self.widen(nth, &now, stage).await
+    }
+
+    /// Further columns follow, in which rows that are here have nothing.
+    async fn table_grows(&mut self, nth: usize, now: SourceTable) -> Result<(), Error> {
+        let Some(stage) = self.kept.as_ref().map(|kept| kept.stage.clone()) else { return Ok(()) };
+        self.widen(nth, &now, stage).await
+    }
+
+    async fn widen(&mut self, nth: usize, now: &SourceTable, stage: Stage) -> Result<(), Error> {
+        let Some(kept) = &mut self.kept else { return Ok(()) };
         let known = &kept.plan.tables[nth];
-        let Some(longer) = with_more(known, &now) else {
-            let reason = changed(known, &now);
+        let Some(longer) = with_more(known, now) else {
+            let reason = changed(known, now);
             return self.pause(nth, reason).await;
         };
         let mirrored = longer.mirror.clone();
         kept.plan.tables[nth] = longer;
         let plan = json(&kept.plan);
-        // Rows that are there may have values in the further columns, which did not come.
-        let stage =
-            Stage::Copying { position, server, tables: vec![nth], after: None, rows: 0, sweeps: false };
         self.commit(stage, move |mirror| {
             mirror.add_columns(&mirrored)?;
             mirror.set(PLAN, Some(&plan)).map(drop).map_err(Error::from)

@@ -54,8 +54,24 @@ pub enum Incoming {
         /// `None`: it is gone.
         after: Option<Vec<Value>>,
     },
+    /// A row is so now that it cannot be here exactly.
+    Unfit(Unfit),
+    /// One that could not be here is gone there.
+    NoLonger {
+        /// What it was listed under.
+        key: Vec<Value>,
+    },
     /// All rows are gone.
     Clear,
+}
+
+/// A row that cannot be here exactly.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unfit {
+    /// Its key; or what it is known by, where its very key cannot be here.
+    pub key: Vec<Value>,
+    /// Why not.
+    pub reason: String,
 }
 
 /// What comes next.
@@ -76,6 +92,13 @@ pub enum Event {
         now: SourceTable,
         /// Where it goes on after that; `None`: what has told of it comes again, and tells nothing of a table that is known so.
         position: Option<String>,
+    },
+    /// A table has further columns from now on, of which rows that have come have nothing. What has told of it comes again.
+    Grows {
+        /// The table, by its place in the plan.
+        table: usize,
+        /// How it is now.
+        now: SourceTable,
     },
     /// A table is not there any more.
     Gone {
@@ -148,6 +171,9 @@ pub trait Source: Send {
     /// As [`connect`](Self::connect).
     async fn connect_to_copy(&mut self) -> Result<String, Error>;
 
+    /// What tables are in SQLite already. Where rows alone tell what a column is, the next [survey](Self::survey) keeps to it.
+    fn keep_to(&mut self, _known: &[SourceTable]) {}
+
     /// The tables that are wanted, and what of them does not come as it is there.
     ///
     /// # Errors
@@ -178,6 +204,16 @@ pub trait Source: Send {
     /// # Errors
     /// When there is no answer.
     async fn fetch(&mut self) -> Result<Vec<Vec<Value>>, Error>;
+
+    /// Of the rows that were last [fetched](Self::fetch) those that cannot be here exactly, which are not among them.
+    fn unfit(&mut self) -> Vec<Unfit> {
+        vec![]
+    }
+
+    /// The table that is read as it is now, where the rows that were last [fetched](Self::fetch) have further columns; those before have nothing in them.
+    fn grown(&mut self) -> Option<SourceTable> {
+        None
+    }
 
     /// Where the server is now.
     ///
@@ -232,6 +268,10 @@ impl Source for Box<dyn Source> {
         (**self).connect_to_copy().await
     }
 
+    fn keep_to(&mut self, known: &[SourceTable]) {
+        (**self).keep_to(known);
+    }
+
     async fn survey(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error> {
         (**self).survey().await
     }
@@ -250,6 +290,14 @@ impl Source for Box<dyn Source> {
 
     async fn fetch(&mut self) -> Result<Vec<Vec<Value>>, Error> {
         (**self).fetch().await
+    }
+
+    fn unfit(&mut self) -> Vec<Unfit> {
+        (**self).unfit()
+    }
+
+    fn grown(&mut self) -> Option<SourceTable> {
+        (**self).grown()
     }
 
     async fn position(&mut self) -> Result<String, Error> {

@@ -160,6 +160,35 @@ impl Mongodb {
         Ok(said)
     }
 
+    /// Runs commands in one transaction of a database, and commits it or not.
+    ///
+    /// # Errors
+    /// What the server says, of one of several writes, too.
+    pub fn transaction(&self, database: &str, commands: Vec<Document>, commits: bool) -> Result<()> {
+        let once = async {
+            let client = self.client(self.admin())?;
+            let mut session = client.start_session().await?;
+            session.start_transaction().await?;
+            for command in commands.clone() {
+                let said = client.database(database).run_command(command).session(&mut session).await?;
+                ensure!(!said.contains_key("writeErrors"), "{said}");
+            }
+            match commits {
+                true => session.commit_transaction().await?,
+                false => session.abort_transaction().await?,
+            }
+            Ok(())
+        };
+        match self.runtime.block_on(once) {
+            // Its cache may be full of what others have done: then it asks for another try.
+            Err(error) if is_transient(&error) => {
+                std::thread::sleep(Duration::from_millis(100));
+                self.transaction(database, commands, commits)
+            }
+            ended => ended,
+        }
+    }
+
     /// The documents of a collection, by their keys.
     ///
     /// # Errors
@@ -240,6 +269,11 @@ impl Mongodb {
             Ok(said.is_ok_and(|said| said.get("isWritablePrimary") == Some(&Bson::Boolean(true))))
         })
     }
+}
+
+fn is_transient(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<mongodb::error::Error>();
+    cause.is_some_and(|cause| cause.contains_label(mongodb::error::TRANSIENT_TRANSACTION_ERROR))
 }
 
 fn program() -> Result<PathBuf> {

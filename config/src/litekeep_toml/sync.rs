@@ -179,12 +179,6 @@ impl Reader<'_> {
                 self.refuse(found, message);
                 None
             }
-            (Some(OtherSide::Mongodb(_)), _) if direction == Direction::Pull => {
-                let message =
-                    "there is no sync from MongoDB yet, only to it; from postgres:// and mysql:// there is";
-                self.refuse(found, message);
-                None
-            }
             (Some(other), _) => Some(other),
             (None, Some((scheme, _))) => {
                 let message = format!(

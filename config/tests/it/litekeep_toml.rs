@@ -479,9 +479,14 @@ fn syncs() {
 #[test]
 fn a_sync_from_a_url_pulls() {
     let database = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\n";
-    for (scheme, direction) in
-        [("postgres", ""), ("postgres", "direction = \"pull\"\n"), ("mysql", ""), ("mariadb", "")]
-    {
+    for (scheme, direction) in [
+        ("postgres", ""),
+        ("postgres", "direction = \"pull\"\n"),
+        ("mysql", ""),
+        ("mariadb", ""),
+        ("mongodb", ""),
+        ("mongodb+srv", "direction = \"pull\"\n"),
+    ] {
         let sync = format!(
             "[[sync]]\nname = \"pg\"\nfrom = \"{scheme}://me:${{SECRET}}@host/app\"\nto = \"app.db\"\n"
         );
@@ -521,7 +526,10 @@ fn mistakes_in_syncs_are_told_with_what_would_be_right() {
         ("name = \"a\"", "this sync has no `to`"),
         ("name = \"a\"\nto = \"oracle://h/d\"", "`to`: there is no sync with `oracle://`"),
         ("name = \"a\"\nto = \"hunter2\"", "`to`: it is no URL such as"),
-        ("name = \"a\"\nfrom = \"mongodb://h/d\"", "`from`: there is no sync from MongoDB yet"),
+        (
+            "name = \"a\"\nfrom = \"mongodb://h/d\"\ndirection = \"both\"",
+            "`from`: there is no sync in both directions with MySQL, MariaDB or MongoDB",
+        ),
         (
             "name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"sideways\"",
             "`direction`: `sideways` is not there",

@@ -158,8 +158,12 @@ fn told(plan: Plan, format: Format) -> Outcome {
 
 impl Plan {
     fn text(&self) -> String {
-        // As the other side's shell has comments.
-        let comment = if self.other.starts_with("mongodb") { "//" } else { "--" };
+        // As the shell has comments that takes the statements.
+        let is_mongosh = |statement: &String| statement.starts_with("db.");
+        let comment = match self.tables.iter().flat_map(|table| &table.sql).any(is_mongosh) {
+            true => "//",
+            false => "--",
+        };
         let mut out = format!("{comment} {}, {}\n", self.name, self.other);
         for table in &self.tables {
             out.push('\n');

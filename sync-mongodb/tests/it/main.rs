@@ -1,4 +1,4 @@
-//! Goal: MongoDB has what SQLite has, row by row and value by value, whatever is killed; what it cannot have is said. Method: real
+//! Goal: MongoDB has what SQLite has, and SQLite what it has, row by row and value by value, whatever is killed; what cannot be is said. Method: real
 //! logs, a real server, and every value read back and compared. What every server must do is in `sync/tests/conformance`.
 
 #[path = "../../../sync/tests/conformance/comparing.rs"]
@@ -7,7 +7,14 @@ mod comparing;
 mod copying;
 #[path = "../../../sync/tests/conformance/following.rs"]
 mod following;
+mod inward;
+mod inward_changes;
 mod once;
+#[path = "../../../sync/tests/conformance/pull_scene.rs"]
+mod pull_scene;
+mod pulled;
+#[path = "../../../sync/tests/conformance/pulling.rs"]
+mod pulling;
 #[path = "../../../sync/tests/conformance/pushers.rs"]
 mod pushers;
 mod refusing;

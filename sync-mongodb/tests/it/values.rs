@@ -11,7 +11,7 @@ use crate::scene::Scene;
 use crate::server::{self, server};
 
 /// Types as applications declare them, with what they hold.
-const ODD: &str = r#"
+pub(crate) const ODD: &str = r#"
     CREATE TABLE "Odd ""`Types" (
         id INTEGER PRIMARY KEY AUTOINCREMENT, big BIGINT NOT NULL, small TINYINT DEFAULT 7, name VARCHAR(20) NOT NULL DEFAULT 'it''s',
         price DECIMAL(10,2), ratio REAL, photo BLOB, is_on BOOLEAN DEFAULT 1, born DATE, made DATETIME DEFAULT CURRENT_TIMESTAMP,

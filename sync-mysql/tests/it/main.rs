@@ -13,8 +13,12 @@ mod in_sql;
 #[path = "../../../sync/tests/conformance/pull_scene.rs"]
 mod pull_scene;
 mod pulled;
+#[path = "../../../sync/tests/conformance/pulled_in_sql.rs"]
+mod pulled_in_sql;
 #[path = "../../../sync/tests/conformance/pulling.rs"]
 mod pulling;
+#[path = "../../../sync/tests/conformance/pulling_columns.rs"]
+mod pulling_columns;
 #[path = "../../../sync/tests/conformance/pushers.rs"]
 mod pushers;
 mod refusing;

@@ -7,10 +7,15 @@ use litekeep_testkit::process::eventually;
 use rusqlite::Connection;
 use std::time::Duration;
 
-use crate::pull_scene::{Scene, churn};
+use crate::pull_scene::Scene;
 use crate::server::{server, start};
 
 pub(crate) use litekeep_sync_mysql::MysqlSource as Source;
+
+pub(crate) use crate::pulled_in_sql::{
+    ID, add_orders, add_parts, add_states, churn, make, make_notes, make_tables, name_orders, rename_order,
+    there,
+};
 
 pub(crate) fn source(url: &str, tables: &[&str]) -> Source {
     let tables = tables.iter().map(|table| (*table).to_owned()).collect();

@@ -12,8 +12,12 @@ mod in_sql;
 mod pull_scene;
 #[path = "../it/pulled.rs"]
 mod pulled;
+#[path = "../../../sync/tests/conformance/pulled_in_sql.rs"]
+mod pulled_in_sql;
 #[path = "../../../sync/tests/conformance/pulling.rs"]
 mod pulling;
+#[path = "../../../sync/tests/conformance/pulling_columns.rs"]
+mod pulling_columns;
 #[path = "../../../sync/tests/conformance/pushers.rs"]
 mod pushers;
 #[path = "../it/refusing.rs"]

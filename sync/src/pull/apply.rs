@@ -6,7 +6,7 @@ use litekeep_sql::{Mirror, MirrorTable, Written};
 
 use crate::batch::Refused;
 use crate::ledger::{listed, refused_item};
-use crate::source::Incoming;
+use crate::source::{Incoming, Unfit};
 use crate::{Error, Value};
 
 /// Applies changes in their order; how many rows more are refused.
@@ -21,6 +21,9 @@ pub(super) fn apply(
             continue;
         }
         let table = &tables[nth];
+        if (*any_refused || listed > 0) && is_part_of_refused(mirror, table, &change)? {
+            continue;
+        }
         let (key, written) = match change {
             Incoming::Put { row } => (key_of(table, &row), mirror.put(table, &row)?),
             Incoming::Update { key, row } => {
@@ -42,17 +45,33 @@ pub(super) fn apply(
                 let written = mirror.delete(table, &key)?;
                 (key, written)
             }
+            Incoming::Unfit(Unfit { key, reason }) => (key, Written::Forbidden(reason)),
+            Incoming::NoLonger { key } => (key, Written::Rows(0)),
             Incoming::Clear => (vec![], mirror.clear(table)?),
         };
         listed += match written {
             Written::Forbidden(reason) => {
                 list(mirror, &table.name, &[Refused { table: nth, key, reason }], &[])?
             }
-            Written::Rows(_) if *any_refused => list(mirror, &table.name, &[], &[key])?,
+            Written::Rows(_) if *any_refused || listed > 0 => list(mirror, &table.name, &[], &[key])?,
             Written::Rows(_) => 0,
         };
     }
     Ok(listed)
+}
+
+/// The key of a row of which only a part comes.
+pub(super) fn key_of_part(change: &Incoming) -> Option<&[Value]> {
+    match change {
+        Incoming::Update { key, row } if row.iter().any(Option::is_none) => Some(key),
+        _ => None,
+    }
+}
+
+/// What the row was before is not here, so a part of it would make another row: it stays refused.
+fn is_part_of_refused(mirror: &Mirror, table: &MirrorTable, change: &Incoming) -> Result<bool, Error> {
+    let Some(key) = key_of_part(change) else { return Ok(false) };
+    Ok(mirror.item(&refused_item(&table.name, key))?.is_some())
 }
 
 pub(super) fn key_of(table: &MirrorTable, row: &[Value]) -> Vec<Value> {
@@ -100,6 +119,23 @@ pub(super) fn list(
     Ok(more)
 }
 
+/// Lists rows that cannot be here, which are not gone for that; how many rows more are listed.
+pub(super) fn list_unfit(
+    mirror: &Mirror,
+    table: &MirrorTable,
+    sweeps: bool,
+    unfit: Vec<Unfit>,
+) -> Result<i64, Error> {
+    let mut more = 0;
+    for Unfit { key, reason } in unfit {
+        if sweeps && key.len() == table.key.len() {
+            mirror.keep(&key)?;
+        }
+        more += list(mirror, &table.name, &[Refused { table: 0, key, reason }], &[])?;
+    }
+    Ok(more)
+}
+
 pub(super) fn size(change: &Incoming) -> usize {
     let value = |value: &Value| match value {
         Value::Text(bytes) | Value::Blob(bytes) => 32 + bytes.len(),
@@ -108,7 +144,8 @@ pub(super) fn size(change: &Incoming) -> usize {
     match change {
         Incoming::Put { row } => row.iter().map(value).sum(),
         Incoming::Update { key, row } => key.iter().chain(row.iter().flatten()).map(value).sum(),
-        Incoming::Delete { key } => key.iter().map(value).sum(),
+        Incoming::Delete { key } | Incoming::NoLonger { key } => key.iter().map(value).sum(),
+        Incoming::Unfit(Unfit { key, reason }) => key.iter().map(value).sum::<usize>() + reason.len(),
         Incoming::Images { before, after } => {
             [before, after].into_iter().flatten().flatten().map(value).sum()
         }

@@ -11,7 +11,7 @@ use super::Pull;
 use super::state::{Kept, kept};
 use crate::compare::Found;
 use crate::local::Local;
-use crate::source::{Rows, Source, SourceTable};
+use crate::source::{Rows, Source, SourceTable, Unfit};
 use crate::worker::Flow as _;
 use crate::{Error, Kind, Value};
 
@@ -75,26 +75,57 @@ impl<S: Source> Sides<'_, S> {
         let mirrored = table.mirror.clone();
         self.local.on(move |mirror| Ok(mirror.begin_sweep(&mirrored)?)).await?;
         self.source.open(table, Rows::All).await?;
+        let columns: Vec<&str> = table.mirror.columns.iter().map(|column| column.name.as_str()).collect();
         let mut doubtful = vec![];
         loop {
-            let rows = self.source.fetch().await?;
-            if rows.is_empty() {
+            let mut rows = self.source.fetch().await?;
+            let (unfit, is_last) = (self.source.unfit(), rows.is_empty());
+            for (key, here) in self.here(table, unfit).await? {
+                found.rows += 1;
+                found.count(&table.mirror.name, &columns, &key, (Some(&vec![]), here.as_ref()));
+            }
+            if is_last {
                 break;
             }
             found.rows += rows.len() as u64;
+            // A further column is none of the table yet.
+            rows.iter_mut().for_each(|row| row.truncate(columns.len()));
             let mirrored = table.mirror.clone();
             let differ = self.local.on(move |mirror| others(mirror, &mirrored, &rows));
             doubtful.extend(differ.await?);
         }
         let mirrored = table.mirror.clone();
         doubtful.extend(self.local.on(move |mirror| Ok(mirror.unseen(&mirrored, usize::MAX)?)).await?);
-        let columns: Vec<&str> = table.mirror.columns.iter().map(|column| column.name.as_str()).collect();
         for keys in doubtful.chunks(AGAIN) {
             for (key, Both { here, there }) in self.look_again(table, keys).await? {
                 found.count(&table.mirror.name, &columns, &key, (there.as_ref(), here.as_ref()));
             }
         }
         Ok(())
+    }
+
+    /// What is here of rows that cannot be here as they are there; they are not gone.
+    async fn here(
+        &mut self,
+        table: &SourceTable,
+        unfit: Vec<Unfit>,
+    ) -> Result<Vec<(Vec<Value>, Option<Vec<Value>>)>, Error> {
+        if unfit.is_empty() {
+            return Ok(vec![]);
+        }
+        let mirrored = table.mirror.clone();
+        let of = move |mirror: &Mirror| {
+            let here = unfit.into_iter().map(|Unfit { key, .. }| {
+                if key.len() != mirrored.key.len() {
+                    return Ok::<_, Error>((key, None));
+                }
+                mirror.keep(&key)?;
+                let here = mirror.row(&mirrored, &key)?;
+                Ok((key, here))
+            });
+            here.collect()
+        };
+        self.local.on(of).await
     }
 
     /// Rows that stay different.
@@ -132,10 +163,11 @@ impl<S: Source> Sides<'_, S> {
         self.source.open(table, Rows::With(keys)).await?;
         let mut there = vec![];
         loop {
-            let rows = self.source.fetch().await?;
+            let mut rows = self.source.fetch().await?;
             if rows.is_empty() {
                 break;
             }
+            rows.iter_mut().for_each(|row| row.truncate(table.mirror.columns.len()));
             there.extend(rows);
         }
         let (mirrored, asked) = (table.mirror.clone(), keys.to_vec());

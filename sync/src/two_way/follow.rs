@@ -140,7 +140,7 @@ impl<H: Hub> TwoWay<H> {
                         self.confirm(false).await?;
                     }
                 }
-                Event::Table { table, .. } => {
+                Event::Table { table, .. } | Event::Grows { table, .. } => {
                     self.stand_still(table, "its columns were changed there".to_owned()).await?;
                 }
                 Event::Gone { table, reason } => self.stand_still(table, reason).await?,

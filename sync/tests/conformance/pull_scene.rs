@@ -22,11 +22,10 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// A new database of the shared server, from these statements.
-    pub(crate) fn new(name: &str, sql: &str) -> Scene {
+    /// A new database of the shared server, with these tables.
+    pub(crate) fn new(name: &str, tables: &str) -> Scene {
         let server = server();
-        server.query(&format!("CREATE DATABASE {name}")).unwrap();
-        server.query_in(name, sql).unwrap();
+        pulled::make(&server, name, tables);
         Scene::with_url(server.url(name))
     }
 
@@ -111,14 +110,11 @@ impl Scene {
     }
 
     pub(crate) fn difference(&self, server: &Server) -> Option<String> {
-        for (table, columns, here) in [
-            ("orders", pulled::ORDERS, "CAST(id AS TEXT), name, lower(hex(body)), amount"),
-            ("parts", pulled::PARTS, "CAST(a AS TEXT), b, long"),
-        ] {
-            // hex() makes an empty text of NULL.
-            let here = here.replace("lower(hex(body))", "iif(body IS NULL, NULL, lower(hex(body)))");
-            let mut there = server.query_in(self.name(), &format!("SELECT {columns} FROM {table}")).unwrap();
-            let mut here = self.rows(&format!("SELECT {here} FROM {table}"));
+        let orders =
+            format!("CAST({} AS TEXT), name, iif(body IS NULL, NULL, lower(hex(body))), amount", pulled::ID);
+        let columns = [("orders", orders.as_str()), ("parts", "CAST(a AS TEXT), b, long")];
+        for ((table, columns), mut there) in columns.into_iter().zip(pulled::there(server, self.name())) {
+            let mut here = self.rows(&format!("SELECT {columns} FROM {table}"));
             there.sort();
             here.sort();
             let missing: Vec<_> = there.iter().filter(|row| !here.contains(row)).take(3).collect();
@@ -134,13 +130,5 @@ impl Scene {
 impl Drop for Scene {
     fn drop(&mut self) {
         pulled::end(self.name());
-    }
-}
-
-/// Some transactions of all kinds.
-pub(crate) fn churn(server: &Server, name: &str, random: &mut fastrand::Rng) {
-    for _ in 0..random.u32(1..6) {
-        let statements: String = (0..random.u32(1..20)).map(|_| pulled::statement(random)).collect();
-        server.query_in(name, &pulled::transaction(&statements)).unwrap();
     }
 }
