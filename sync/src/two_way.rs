@@ -281,14 +281,13 @@ impl<H: Hub> TwoWay<H> {
         self.paired().await
     }
 
-    /// The first of the tables that has rows on both sides.
+    /// The first of these [pairs](Self::pairs) that has rows on both sides.
     ///
     /// # Errors
     /// Those of both sides.
-    pub async fn overlap(&mut self) -> Result<Option<String>, Error> {
+    pub async fn overlap(&mut self, pairs: &[Paired]) -> Result<Option<String>, Error> {
         self.open().await?;
-        let pairs = self.pairs().await?;
-        let found = self.with_rows_on_both(&pairs).await;
+        let found = self.with_rows_on_both(pairs).await;
         self.begin_anew();
         found
     }

@@ -27,8 +27,8 @@ use litekeep_sync::compare::{self, Found};
 use litekeep_sync::cut::Cut;
 use litekeep_sync::push::is_wanted;
 use litekeep_sync::target::Target;
-use litekeep_sync::worker::{Rhythm, Worker};
-use litekeep_sync::{copy, two_way};
+use litekeep_sync::worker::{Rhythm, State, Worker};
+use litekeep_sync::{Source as _, copy, two_way};
 use serde::{Deserialize, Serialize};
 
 use self::moment::{Held, durable, reach};
@@ -40,7 +40,7 @@ use crate::followers::Followers;
 use crate::report::progress::Rows;
 use crate::report::{self, Failure, Format, Kind, Outcome, text};
 use crate::settings::{Database, Settings, Stores, database};
-use crate::syncs::{DatabaseSync, Side, with_side};
+use crate::syncs::{DatabaseSync, Side, source, with_side};
 
 /// How long rows without a parent are looked for.
 const LONG: Duration = Duration::from_secs(3600);
@@ -98,6 +98,8 @@ struct Kept {
     types: BTreeMap<String, String>,
     /// Foreign keys were made there.
     has_keys: bool,
+    /// When the last transaction was made that had come from the server as the switch began, milliseconds since the epoch.
+    came_ms: Option<i64>,
 }
 
 struct Graduation {
@@ -165,6 +167,7 @@ impl Graduation {
             names: args.rename.iter().cloned().collect(),
             types: args.types.iter().cloned().collect(),
             has_keys: false,
+            came_ms: None,
         };
         let mut graduation = Graduation { database, other, url: args.to.clone(), kept, format };
         let asked = graduation.kept.clone();
@@ -302,27 +305,20 @@ impl Graduation {
 
     /// What cannot go there as it is.
     async fn lint(&self) -> Result<Vec<Note>> {
-        let (path, tables) = (self.database.path.clone(), self.kept.tables.clone());
-        let surveyed = tokio::task::spawn_blocking(move || -> Result<_> {
-            let mut examiner = Examiner::open(&path)?;
-            let surveyed =
-                copy::survey(&examiner, |table| is_wanted(&tables, table), &Cut::default())?;
-            Ok((surveyed, examiner.foreign_key_violations(LONG)?.unwrap_or_default()))
-        });
-        let (surveyed, dangling) = surveyed.await??;
-        let is_there = |name: &&String| {
-            surveyed.iter().any(|(table, _)| table.name.eq_ignore_ascii_case(name))
-        };
+        let declared = self.declared()?;
+        let is_there =
+            |name: &&String| declared.iter().any(|table| table.name.eq_ignore_ascii_case(name));
         if let Some(missing) = self.kept.tables.iter().find(|name| !is_there(name)) {
             let message = format!("there is no table `{missing}` in `{}`", self.database.path.display());
             return Err(Failure::invalid(message).into());
         }
-        let mut notes: Vec<Note> = match self.sync().is_two_way() {
-            true => self.two_way()?.pairs().await?.into_iter().flat_map(|pair| pair.notes).collect(),
-            false => with_side!(self.sync().side()?, target => {
-                surveyed.iter().flat_map(|(table, profiles)| target.map(table, profiles).1).collect()
-            }),
+        let mut notes = match self.sync().is_two_way() {
+            true => self.lint_pairs().await?,
+            false => self.lint_target().await?,
         };
+        let path = self.database.path.clone();
+        let dangling = move || Examiner::open(&path)?.foreign_key_violations(LONG);
+        let dangling = tokio::task::spawn_blocking(dangling).await??.unwrap_or_default();
         for (table, rows) in dangling {
             let rows = text::count(usize::try_from(rows).unwrap_or(usize::MAX), "row");
             let message = format!("{rows} refer to rows that are not there: its foreign keys cannot be made");
@@ -332,17 +328,33 @@ impl Graduation {
         Ok(notes)
     }
 
+    async fn lint_pairs(&self) -> Result<Vec<Note>> {
+        let mut flow = self.two_way()?;
+        let pairs = flow.pairs().await?;
+        if let Some(table) = flow.overlap(&pairs).await? {
+            let message =
+                format!("the table `{table}` has rows in {}, which are not overwritten", self.kept.to);
+            return Err(Failure::invalid(message).hint("empty it there, or drop it").into());
+        }
+        Ok(pairs.into_iter().flat_map(|pair| pair.notes).collect())
+    }
+
+    async fn lint_target(&self) -> Result<Vec<Note>> {
+        let (path, tables) = (self.database.path.clone(), self.kept.tables.clone());
+        let survey = move || {
+            copy::survey(&Examiner::open(&path)?, |table| is_wanted(&tables, table), &Cut::default())
+        };
+        let surveyed = tokio::task::spawn_blocking(survey).await??;
+        Ok(with_side!(self.sync().side()?, target => {
+            surveyed.iter().flat_map(|(table, profiles)| target.map(table, profiles).1).collect()
+        }))
+    }
+
     /// Up to where the application uses the server.
     async fn go(mut self, args: &Args, switch: Option<Switch>, is_begun: bool) -> Result<Outcome> {
         if !is_begun {
             self.step("looking at what cannot go there as it is");
             let notes = self.lint().await?;
-            let both = if self.sync().is_two_way() { self.two_way()?.overlap().await? } else { None };
-            if let Some(table) = both {
-                let message =
-                    format!("the table `{table}` has rows in {}, which are not overwritten", self.kept.to);
-                return Err(Failure::invalid(message).hint("empty it there, or drop it").into());
-            }
             notes.iter().for_each(|note| self.step(&format!("{}: {note}", note.level.word())));
             if let Some(worst) = notes.iter().find(|note| note.level >= Level::Values) {
                 let hint = format!(
@@ -358,8 +370,8 @@ impl Graduation {
         self.step("copying, and bringing what has changed since");
         let mut worker = self.worker()?;
         let shown = Rows::new(self.format);
-        let reached = reach(&mut worker, (durable(&self.database.meta_dir), false), |rows| shown.at(rows));
-        let reached = reached.await;
+        let goal = durable(&self.database.meta_dir);
+        let reached = reach(&mut worker, goal, |_| true, |rows| shown.at(rows)).await;
         shown.end();
         worker.tell().await;
         reached?;
@@ -376,8 +388,8 @@ impl Graduation {
             let report = Report { failed, ..self.compared(self.report("ready"), found) };
             return Ok(self.told(&report));
         };
-        let moment = self.moment(args.within, &switch, (found, took)).await?;
-        let report = Report { failed, ..moment };
+        let mut report = self.moment(args.within, &switch, (found, took)).await?;
+        report.failed.extend(failed);
         let outcome = self.told(&report);
         match args.once || !self.sync().is_two_way() {
             true => Ok(outcome),
@@ -393,14 +405,19 @@ impl Graduation {
         (found, took): (Found, Duration),
     ) -> Result<Report> {
         let mut worker = self.worker()?;
-        reach(&mut worker, (durable(&self.database.meta_dir), false), |_| ()).await?;
-        let has_come = worker.state().progress.as_ref().is_some_and(|progress| progress.time_ms.is_some());
-        if self.kept.stage == Stage::Switching && self.sync().is_two_way() && has_come {
-            // An earlier try was killed while it switched, and rows have come from the server: it may use that already.
+        let goal = durable(&self.database.meta_dir);
+        let was_switching = self.kept.stage == Stage::Switching && self.sync().is_two_way();
+        match was_switching {
+            true => reach(&mut worker, goal, self.what_is_there_has_come().await?, |_| ()).await?,
+            false => reach(&mut worker, goal, |_| true, |_| ()).await?,
+        }
+        let came_ms = worker.state().progress.as_ref().and_then(|progress| progress.time_ms);
+        if was_switching && came_ms != self.kept.came_ms {
+            // An earlier try was killed while it switched, and rows have come from the server since: it may use that already.
             self.step("letting the application use the server, once more");
             switch.to(&self.url).await.context("switch the application")?;
             self.keep(Stage::Switched)?;
-            return Ok(self.compared(self.report("switched"), found));
+            return Ok(self.report("switched"));
         }
         self.step("holding writes until the server has everything");
         let goes_on = "the application goes on with SQLite as before";
@@ -413,7 +430,7 @@ impl Graduation {
         let left = within.saturating_sub(took * 2);
         let drained = async {
             let goal = held.in_backup(&self.database.meta_dir).await?;
-            reach(&mut worker, (Some(goal), true), |_| ()).await?;
+            reach(&mut worker, Some(goal), |_| false, |_| ()).await?;
             self.is_whole(&worker).await?;
             self.has_the_same_tables()?;
             let again = match found.is_equal() && held.lasts() > left {
@@ -436,6 +453,7 @@ impl Graduation {
             let hint = format!("{goes_on}; when somebody else writes there, stop that, and try again");
             return Err(Failure::invalid(message).hint(hint).into());
         }
+        self.kept.came_ms = came_ms;
         self.keep(Stage::Switching)?;
         self.step("letting the application use the server");
         if let Err(error) = switch.to(&self.url).await {
@@ -463,11 +481,23 @@ impl Graduation {
         if !args.once {
             return self.follow().await;
         }
+        let has_come = self.what_is_there_has_come().await?;
         let mut worker = self.worker()?;
-        let reached = reach(&mut worker, (durable(&self.database.meta_dir), true), |_| ()).await;
+        let reached = reach(&mut worker, durable(&self.database.meta_dir), has_come, |_| ()).await;
         worker.tell().await;
         reached?;
         Ok(self.told(&self.report("switched")))
+    }
+
+    /// Whether SQLite has what the server has now. It may never rest.
+    async fn what_is_there_has_come(&self) -> Result<impl Fn(&State) -> bool + use<>> {
+        let config = SyncConfig { types: BTreeMap::new(), ..self.sync().config };
+        let mut source = source(&config)?;
+        source.connect_to_copy().await?;
+        let goal = source.position().await?;
+        source.disconnect();
+        let position = |state: &State| state.progress.as_ref()?.position.clone();
+        Ok(move |state: &State| position(state).is_some_and(|at| source.is_at(&at, &goal)))
     }
 
     fn no_way_back(&self) -> Failure {
@@ -497,7 +527,7 @@ impl Graduation {
         let meta_dir = self.database.meta_dir.clone();
         self.step("bringing what was written to the server");
         let mut worker = self.worker()?;
-        reach(&mut worker, (durable(&meta_dir), true), |_| ()).await?;
+        reach(&mut worker, durable(&meta_dir), |_| false, |_| ()).await?;
         self.is_whole(&worker).await?;
         self.step("comparing every value");
         let found = self.compare().await?;
@@ -508,7 +538,7 @@ impl Graduation {
             let hint = "stop the application, or let it only read, and try again: what it writes there comes later";
             return Err(Failure::invalid(message).hint(hint).into());
         }
-        reach(&mut worker, (durable(&meta_dir), true), |_| ()).await?;
+        reach(&mut worker, durable(&meta_dir), |_| false, |_| ()).await?;
         worker.tell().await;
         self.step("letting the application use SQLite");
         let path = std::path::absolute(&self.database.path)?;

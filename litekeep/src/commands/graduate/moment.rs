@@ -12,7 +12,7 @@ use litekeep_replicate::local::StateFile;
 use litekeep_sql::{Application, Observer, Snapshot};
 use litekeep_sync::Kind;
 use litekeep_sync::push::Step;
-use litekeep_sync::worker::Worker;
+use litekeep_sync::worker::{State, Worker};
 
 use crate::report::Failure;
 
@@ -27,32 +27,37 @@ pub(super) fn durable(meta_dir: &Path) -> Option<Txid> {
 }
 
 /// Up to where the server has everything.
-fn at(worker: &Worker) -> Option<Txid> {
-    let progress = worker.state().progress.as_ref()?;
+fn at(state: &State) -> Option<Txid> {
+    let progress = state.progress.as_ref()?;
     progress.outward.as_ref().or(progress.position.as_ref())?.parse().ok()
 }
 
-/// Goes on until the server has everything up to a transaction, or something at least where none is given; at rest only when nothing more is on
-/// its way in either direction, too. What may pass by itself is tried again.
+/// Goes on until the server has everything up to a transaction, or something at least where none is given, and nothing more is on its way in either
+/// direction, or what there is is enough. What may pass by itself is tried again.
 pub(super) async fn reach(
     worker: &mut Worker,
-    (goal, at_rest): (Option<Txid>, bool),
+    goal: Option<Txid>,
+    is_enough: impl Fn(&State) -> bool,
     copied: impl Fn(u64),
 ) -> Result<()> {
     loop {
         let stepped = worker.step().await;
-        let progress = worker.state().progress.as_ref();
-        if let Some(rows) = progress.and_then(|progress| progress.copied_rows) {
+        let state = worker.state();
+        if let Some(rows) = state.progress.as_ref().and_then(|progress| progress.copied_rows) {
             copied(rows);
         }
-        let is_there = at(worker).is_some_and(|at| goal.is_none_or(|goal| at >= goal));
+        let is_there = at(state).is_some_and(|at| goal.is_none_or(|goal| at >= goal));
         match stepped {
             Err(error) if error.kind() != Kind::Unavailable => return Err(error.into()),
             Err(_) => tokio::time::sleep(AGAIN).await,
             Ok(Step::Current) if is_there => return Ok(()),
-            Ok(Step::More) if is_there && !at_rest => return Ok(()),
-            Ok(Step::Current) if !worker.reads_another_log().await => tokio::time::sleep(LOOK).await,
-            Ok(_) => {}
+            Ok(Step::More) if is_there && is_enough(state) => return Ok(()),
+            Ok(Step::More) => {}
+            Ok(Step::Current) => {
+                if !worker.reads_another_log().await {
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
         }
     }
 }
