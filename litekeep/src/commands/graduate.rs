@@ -194,9 +194,8 @@ impl Graduation {
     fn is_the_same(&self, asked: &Kept, to: &str) -> Result<()> {
         let kept = &self.kept;
         let options = |kept: &Kept| (kept.schema.clone(), kept.names.clone(), kept.types.clone());
-        let says_other =
-            options(asked) != Default::default() && options(asked) != options(kept)
-                || !asked.has_all && asked.tables != kept.tables;
+        let says_other = options(asked) != Default::default() && options(asked) != options(kept)
+            || !asked.has_all && asked.tables != kept.tables;
         let message = match kept.to.is_empty() || kept.to == to {
             true if !says_other => return Ok(()),
             true => "it was begun with other tables, names or types".to_owned(),
@@ -306,8 +305,7 @@ impl Graduation {
     /// What cannot go there as it is.
     async fn lint(&self) -> Result<Vec<Note>> {
         let declared = self.declared()?;
-        let is_there =
-            |name: &&String| declared.iter().any(|table| table.name.eq_ignore_ascii_case(name));
+        let is_there = |name: &&String| declared.iter().any(|table| table.name.eq_ignore_ascii_case(name));
         if let Some(missing) = self.kept.tables.iter().find(|name| !is_there(name)) {
             let message = format!("there is no table `{missing}` in `{}`", self.database.path.display());
             return Err(Failure::invalid(message).into());
@@ -341,9 +339,8 @@ impl Graduation {
 
     async fn lint_target(&self) -> Result<Vec<Note>> {
         let (path, tables) = (self.database.path.clone(), self.kept.tables.clone());
-        let survey = move || {
-            copy::survey(&Examiner::open(&path)?, |table| is_wanted(&tables, table), &Cut::default())
-        };
+        let survey =
+            move || copy::survey(&Examiner::open(&path)?, |table| is_wanted(&tables, table), &Cut::default());
         let surveyed = tokio::task::spawn_blocking(survey).await??;
         Ok(with_side!(self.sync().side()?, target => {
             surveyed.iter().flat_map(|(table, profiles)| target.map(table, profiles).1).collect()
@@ -465,12 +462,7 @@ impl Graduation {
         let seconds = held.lasts().as_secs_f64();
         held.release()?;
         let report = self.compared(self.report("switched"), found);
-        Ok(Report {
-            failed,
-            held_seconds: Some(seconds),
-            compared_while_held: Some(while_held),
-            ..report
-        })
+        Ok(Report { failed, held_seconds: Some(seconds), compared_while_held: Some(while_held), ..report })
     }
 
     /// The application uses the server: SQLite is kept as that is.
@@ -502,7 +494,8 @@ impl Graduation {
 
     fn no_way_back(&self) -> Failure {
         let message = format!("nothing comes back by itself from {}", self.kept.to);
-        Failure::invalid(message).hint("`litekeep copy URL new.db` takes everything into a new file; --done ends this")
+        Failure::invalid(message)
+            .hint("`litekeep copy URL new.db` takes everything into a new file; --done ends this")
     }
 
     /// Keeps both sides in step until a signal comes.
@@ -510,7 +503,8 @@ impl Graduation {
         let mut signals = Signals::catch()?;
         let mut followers = Followers::default();
         let worker = self.worker()?;
-        followers.start(|stop| worker.follow(stop, Rhythm::Continuous, async |_| tokio::time::sleep(LOOK).await));
+        followers
+            .start(|stop| worker.follow(stop, Rhythm::Continuous, async |_| tokio::time::sleep(LOOK).await));
         signals.end().await;
         followers.stop().await;
         Ok(Outcome::Done)
@@ -535,7 +529,8 @@ impl Graduation {
             let report = self.compared(self.report("switched"), found);
             let first = report.differences.first().map_or(String::new(), Difference::line);
             let message = format!("SQLite has not the same as {}: {}", self.kept.to, first.trim_end());
-            let hint = "stop the application, or let it only read, and try again: what it writes there comes later";
+            let hint =
+                "stop the application, or let it only read, and try again: what it writes there comes later";
             return Err(Failure::invalid(message).hint(hint).into());
         }
         reach(&mut worker, durable(&meta_dir), |_| false, |_| ()).await?;
@@ -599,15 +594,16 @@ impl Graduation {
         let first = rows.first().map_or(String::new(), |row| row.line().trim_end().to_owned());
         let count = text::count(usize::try_from(progress.refused).unwrap_or(usize::MAX), "row");
         let message = format!("{count} cannot be on the other side: {first}");
-        Err(Failure::invalid(message).hint(format!("change them; or {anew}, and other types (--type)")).into())
+        Err(Failure::invalid(message)
+            .hint(format!("change them; or {anew}, and other types (--type)"))
+            .into())
     }
 
     /// Tables that came since it was begun are not there.
     fn has_the_same_tables(&self) -> Result<()> {
         let declared = Examiner::open(&self.database.path)?.declarations()?;
-        let is_new = |table: &&Declaration| {
-            table.name != SYNC_TABLE && !is_wanted(&self.kept.tables, &table.name)
-        };
+        let is_new =
+            |table: &&Declaration| table.name != SYNC_TABLE && !is_wanted(&self.kept.tables, &table.name);
         match declared.iter().find(is_new).filter(|_| self.kept.has_all) {
             None => Ok(()),
             Some(Declaration { name, .. }) => {
@@ -664,7 +660,8 @@ impl Graduation {
         if let Some(rows) = report.compared_rows {
             let rows = text::count(usize::try_from(rows).unwrap_or(usize::MAX), "row");
             let same = if report.differences.is_empty() { "every value the same" } else { "not the same" };
-            let held = if report.compared_while_held == Some(true) { ", while nobody could write" } else { "" };
+            let held =
+                if report.compared_while_held == Some(true) { ", while nobody could write" } else { "" };
             out.push_str(&format!("{rows} compared: {same}{held}\n"));
         }
         if let Some(seconds) = report.held_seconds {
@@ -697,7 +694,9 @@ impl Graduation {
         };
         let mut out = format!("tables = {tables:?}\n");
         out.extend(schema.iter().map(|schema| format!("schema = {schema:?}\n")));
-        for (key, pairs) in [("rename", names), ("types", types)].iter().filter(|(_, pairs)| !pairs.is_empty()) {
+        for (key, pairs) in
+            [("rename", names), ("types", types)].iter().filter(|(_, pairs)| !pairs.is_empty())
+        {
             out.push_str(&format!("{key} = {{ {} }}\n", table(pairs)));
         }
         out

@@ -11,10 +11,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use litekeep_testkit::campaign;
 use litekeep_testkit::mysql::{Flavor, Mysql};
 use litekeep_testkit::postgres::Postgres;
 use litekeep_testkit::process::eventually;
-use litekeep_testkit::{Process, campaign};
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -203,7 +203,9 @@ fn an_application_goes_to_postgres_and_comes_back() {
     // What changes all the time may not be the same at any one look.
     assert!(ready.code < 2, "{}", ready.stderr);
     shapes::matches("graduate", &ready.json());
-    assert!(server.query("INSERT INTO operations(name, giver, taker, amount) VALUES ('x', 1, 9999, 1)").is_err());
+    assert!(
+        server.query("INSERT INTO operations(name, giver, taker, amount) VALUES ('x', 1, 9999, 1)").is_err()
+    );
 
     // A switch that fails leaves everything as it was.
     let failed = run(&["--switch", "echo this is said; exit 3", "--once"]);
@@ -224,11 +226,14 @@ fn an_application_goes_to_postgres_and_comes_back() {
     application.stop();
     let acknowledged: BTreeSet<String> = application.acknowledged.lock().unwrap().iter().cloned().collect();
     is_whole_there(&server, &acknowledged).unwrap();
-    let same = || Ok(here(&scene, &NAMES.replace("name FROM", "name AS v FROM"))? == texts(server.query(NAMES)?));
+    let same =
+        || Ok(here(&scene, &NAMES.replace("name FROM", "name AS v FROM"))? == texts(server.query(NAMES)?));
     eventually("SQLite follows", LONG, same).unwrap_or_else(|error| panic!("{error}\n{}", graduate.output()));
     is_whole_here(&scene, &acknowledged).unwrap();
     let said = graduate.output();
-    for words in ["every value the same", "nobody could write to app.db for", "name = \"graduate-app\"", "--back"] {
+    for words in
+        ["every value the same", "nobody could write to app.db for", "name = \"graduate-app\"", "--back"]
+    {
         assert!(said.contains(words), "{words} is not in\n{said}");
     }
     assert!(graduate.terminate(LONG).unwrap().success());
@@ -257,7 +262,9 @@ fn an_application_goes_to_postgres_and_comes_back() {
     ] {
         assert_eq!(server.query(&format!("SELECT 1 FROM {left}")).unwrap().len(), 0, "{left}");
     }
-    assert!(here(&scene, "SELECT name AS v FROM sqlite_schema WHERE name = '_litekeep_sync'").unwrap().is_empty());
+    assert!(
+        here(&scene, "SELECT name AS v FROM sqlite_schema WHERE name = '_litekeep_sync'").unwrap().is_empty()
+    );
     assert!(!scene.place.path(".app.db-litekeep/graduate.json").exists());
     run(&[]).failed_with(&["has rows in postgres://", "drop it"]);
     scene.stop(litekeep).unwrap();
@@ -274,8 +281,10 @@ fn killed_in_the_middle_it_goes_on() {
         let litekeep = scene.replicate()?;
         eventually("it replicates", LONG, || Ok(scene.status()?["replicator_pid"].is_number()))?;
         let application = Application::start(&scene, &server);
-        let graduate =
-            || scene.start(&["graduate", "app.db", "--to", &url, "--switch", SWITCH, "--within", "30s", "--once"]);
+        let graduate = || {
+            scene
+                .start(&["graduate", "app.db", "--to", &url, "--switch", SWITCH, "--within", "30s", "--once"])
+        };
         for _ in 0..6 {
             let process = graduate()?;
             std::thread::sleep(Duration::from_millis(random.u64(20..2500)));
@@ -323,13 +332,17 @@ fn a_process_of_up_is_started_anew() {
     let failed = scene.place.run(&["graduate", "--to", &other, "--process", "app", "--once"]);
     failed.failed_with(&["`app` is failed with the new DATABASE_URL", "goes on with SQLite as before"]);
     assert_eq!(file(), "A=1\nDATABASE_URL=sqlite:app.db\n");
-    eventually("it uses SQLite again", LONG, || Ok(logs()?.matches("uses sqlite:app.db").count() == 2)).unwrap();
+    eventually("it uses SQLite again", LONG, || Ok(logs()?.matches("uses sqlite:app.db").count() == 2))
+        .unwrap();
     run(&[]).failed_with(&["it was begun with postgres://", "--done"]);
     scene.litekeep(&["graduate", "--to", &other, "--done"]).unwrap();
 
     let switched = run(&["--process", "app", "--json"]).succeeded().json();
     shapes::matches("graduate", &switched);
-    assert_eq!((&switched["stage"], &switched["compared_while_held"]), (&"switched".into(), &Value::Bool(true)));
+    assert_eq!(
+        (&switched["stage"], &switched["compared_while_held"]),
+        (&"switched".into(), &Value::Bool(true))
+    );
     assert_eq!(file(), format!("A=1\nDATABASE_URL='{url}'\n"));
     assert!(logs().unwrap().contains(&format!("uses {url}")));
 }
@@ -351,7 +364,10 @@ fn an_application_goes_to_mariadb_from_where_nothing_comes_back() {
     let run = |more: &[&str]| scene.place.run(&[&["graduate", "app.db", "--to", &url], more].concat());
     let litekeep = scene.replicate().unwrap();
     eventually("it replicates", LONG, || Ok(scene.status().unwrap()["replicator_pid"].is_number())).unwrap();
-    assert!(on_sqlite(&scene.db(), "INSERT INTO operations(name, giver, taker, amount) VALUES ('x', 1, 2, 0)"));
+    assert!(on_sqlite(
+        &scene.db(),
+        "INSERT INTO operations(name, giver, taker, amount) VALUES ('x', 1, 2, 0)"
+    ));
     let switched = run(&["--switch", "printf %s \"$DATABASE_URL\" > url", "--json"]).succeeded().json();
     shapes::matches("graduate", &switched);
     assert_eq!(uses(&scene), url);

@@ -473,8 +473,14 @@ fn rows_come_and_go_as_foreign_keys_admit_it() {
     server().query_in(name, keys).unwrap();
     let all = "SELECT (SELECT count(*) FROM a) || ' ' || (SELECT count(*) FROM b) || ' ' || (SELECT count(*) FROM c) || ' ' || (SELECT count(*) FROM part)";
     for (sql, expected) in [
-        ("INSERT INTO c VALUES (1), (2); INSERT INTO b VALUES (1, 1), (2, 2); INSERT INTO a VALUES (1, 1), (2, 2); INSERT INTO part VALUES (1, 1), (2, 2)", "3 2 2 2"),
-        ("DELETE FROM part WHERE whole = 1; DELETE FROM a WHERE b = 1; DELETE FROM b WHERE c = 1; DELETE FROM c WHERE id = 1", "2 1 1 1"),
+        (
+            "INSERT INTO c VALUES (1), (2); INSERT INTO b VALUES (1, 1), (2, 2); INSERT INTO a VALUES (1, 1), (2, 2); INSERT INTO part VALUES (1, 1), (2, 2)",
+            "3 2 2 2",
+        ),
+        (
+            "DELETE FROM part WHERE whole = 1; DELETE FROM a WHERE b = 1; DELETE FROM b WHERE c = 1; DELETE FROM c WHERE id = 1",
+            "2 1 1 1",
+        ),
         ("DELETE FROM part; DELETE FROM a; DELETE FROM b; DELETE FROM c", "0 0 0 0"),
     ] {
         node.run(sql);

@@ -52,9 +52,8 @@ impl Switch {
         let mut files = vec![];
         for name in &args.processes {
             let process = settings.config.processes.iter().find(|process| process.name == *name);
-            let none = || {
-                Failure::invalid(format!("there is no [process.{name}] in `{}`", settings.path.display()))
-            };
+            let none =
+                || Failure::invalid(format!("there is no [process.{name}] in `{}`", settings.path.display()));
             let file = env_file(process.ok_or_else(none)?, &settings.path)?;
             if !files.contains(&file) {
                 files.push(file);
@@ -233,7 +232,8 @@ mod tests {
     #[test]
     fn only_the_line_of_the_variable_changes() {
         let text = "A=1\n # DATABASE_URL=x\nexport DATABASE_URL = sqlite:app.db\nDATABASE_URL_OLD=y\n";
-        let changed = "A=1\n # DATABASE_URL=x\nexport DATABASE_URL ='postgres://a@b/c?d=e&f'\nDATABASE_URL_OLD=y\n";
+        let changed =
+            "A=1\n # DATABASE_URL=x\nexport DATABASE_URL ='postgres://a@b/c?d=e&f'\nDATABASE_URL_OLD=y\n";
         assert_eq!(with_url(text, "postgres://a@b/c?d=e&f"), changed);
         assert_eq!(with_url("DATABASE_URL=", "it's"), "DATABASE_URL=it's");
         let read = litekeep_supervise::spawn::env_file(changed.as_bytes()).unwrap();
