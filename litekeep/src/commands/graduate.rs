@@ -44,8 +44,9 @@ use crate::syncs::{DatabaseSync, Side, source, with_side};
 
 /// How long rows without a parent are looked for.
 const LONG: Duration = Duration::from_secs(3600);
-/// Between two looks at a log that had nothing more.
+/// Between two looks at a log that had nothing more, or for a replicator, and how many of these there are.
 const LOOK: Duration = Duration::from_millis(50);
+const LOOKS: u32 = 10;
 
 pub(super) async fn run(args: &Args, format: Format) -> Result<Outcome> {
     graduate(args, format).await.context("move the application to a server")
@@ -53,7 +54,7 @@ pub(super) async fn run(args: &Args, format: Format) -> Result<Outcome> {
 
 async fn graduate(args: &Args, format: Format) -> Result<Outcome> {
     let switch = Switch::of(args, format).await?;
-    let (graduation, is_begun) = Graduation::read(args, format)?;
+    let (graduation, is_begun) = Graduation::read(args, format).await?;
     if args.dry_run {
         return plan_of(&graduation.sync(), format).await;
     }
@@ -133,7 +134,7 @@ struct Report {
 
 impl Graduation {
     /// By what was begun before, if anything was; and whether it was.
-    fn read(args: &Args, format: Format) -> Result<(Graduation, bool)> {
+    async fn read(args: &Args, format: Format) -> Result<(Graduation, bool)> {
         let other = other(&args.to)?;
         let settings = Settings::find(&args.config, format)?;
         let mut databases = match (&settings, args.target.as_deref()) {
@@ -149,9 +150,7 @@ impl Graduation {
         if !database.path.exists() {
             return Err(Failure::invalid(format!("there is no `{name}`")).into());
         }
-        // It opens the file, which must be done before SQLite has.
-        let replicator = MetaDir::claimed_by(&database.meta_dir, &database.path);
-        if replicator.is_none() && !args.dry_run && !args.done {
+        if !args.dry_run && !args.done && !is_replicated(&database).await {
             let message = format!("nothing replicates `{name}`, and what is committed comes from its backup");
             let hint = format!("start `litekeep up`, or `litekeep replicate {name}`, and leave it running");
             return Err(Failure::invalid(message).hint(hint).into());
@@ -721,6 +720,18 @@ impl Kept {
         let written = file::replace(path, &serde_json::to_vec(self)?);
         Ok(written.map_err(|error| Failure::io(format!("write `{}`", path.display()), &error))?)
     }
+}
+
+/// Whether a replicator has the database. Opens the file, which must be done before SQLite has.
+async fn is_replicated(database: &Database) -> bool {
+    for _ in 0..LOOKS {
+        if MetaDir::claimed_by(&database.meta_dir, &database.path).is_some() {
+            return true;
+        }
+        // It may be between its two ways to have it.
+        tokio::time::sleep(LOOK).await;
+    }
+    false
 }
 
 /// A server that an application of SQL can use.
