@@ -4,6 +4,7 @@
 //! before clap sees them.
 
 pub(crate) mod copy;
+pub(crate) mod graduate;
 mod single_dash;
 pub(crate) mod sync;
 
@@ -54,6 +55,8 @@ pub(crate) enum Command {
     Changes(Changes),
     /// Copy a whole database to a server, or from one into SQLite, and compare every value
     Copy(copy::Copy),
+    /// Move an application from SQLite to PostgreSQL, MySQL or MariaDB while it runs, without losing a row; from PostgreSQL also back
+    Graduate(graduate::Graduate),
     /// Keep SQLite and another database in step: PostgreSQL, MySQL, MariaDB or MongoDB
     Sync(sync::Sync),
     /// Say what of a database cannot be as it is on another server: types, values, rules; exit code 1 when rows cannot go there

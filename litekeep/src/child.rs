@@ -3,7 +3,7 @@
 //! Promises: it gets every signal that would end litekeep, once; its exit code is passed on, a signal as 128 and its
 //! number, as a shell does. Should litekeep be killed, it goes on.
 
-#![allow(unsafe_code)] // kill(2) and sigaction(2) have no safe form in std
+#![allow(unsafe_code)] // kill(2), sigaction(2) and prctl(2) have no safe form in std
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -99,6 +99,24 @@ pub(crate) fn start(command: &[OsString]) -> Result<Child, Failure> {
         };
         Failure::invalid(format!("start `{program}`: {}", text::io_error(&error))).hint(hint)
     })
+}
+
+/// Has a command killed when litekeep ends, however it does. For one that the main thread starts: it is that thread whose end counts.
+pub(crate) fn ends_with_litekeep(command: &mut Command) {
+    let parent = std::process::id();
+    let ask = move || {
+        // SAFETY: prctl with this option takes a number; getppid takes nothing.
+        let now = unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            libc::getppid()
+        };
+        match now.cast_unsigned() == parent {
+            true => Ok(()),
+            false => Err(std::io::Error::other("litekeep has ended")),
+        }
+    };
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// Waits until the command ends, handing signals on to it.

@@ -8,6 +8,7 @@ mod databases;
 mod demo;
 mod diff;
 mod doctor;
+mod graduate;
 pub(crate) mod history;
 mod import;
 mod init;
@@ -57,6 +58,7 @@ pub(crate) async fn run(args: Args) -> Result<Outcome> {
         Command::Undo(args) => undo::run(&args, format).await,
         Command::Changes(args) => changes::run(&args, format).await,
         Command::Copy(args) => copy::run(&args, format).await,
+        Command::Graduate(args) => graduate::run(&args, format).await,
         Command::Sync(args) => sync::run(&args, format).await,
         Command::Lint(args) => portability::lint(&args, format).await,
         Command::Schema(args) => portability::schema(&args, format).await,

@@ -601,7 +601,7 @@ impl Stack {
 }
 
 /// Whether a process has this name, or is an instance of the service of this name.
-fn belongs(process: &str, name: &str) -> bool {
+pub(crate) fn belongs(process: &str, name: &str) -> bool {
     let rest = process.strip_prefix(name);
     rest.is_some_and(|rest| {
         rest.is_empty() || rest.strip_prefix('.').is_some_and(|n| n.parse::<u32>().is_ok())

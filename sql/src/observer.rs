@@ -101,6 +101,16 @@ impl Observer {
         }
     }
 
+    /// Keeps everybody else from writing until [`end`](Self::end), or until the connection goes; writes nothing itself.
+    ///
+    /// # Errors
+    /// `Busy` when somebody else writes for longer than this connection [waits](Self::wait_for_locks).
+    pub fn hold_writes(&self) -> Result<(), Error> {
+        self.connection
+            .execute_batch("BEGIN IMMEDIATE")
+            .map_err(|e| Error::new("keep others from writing", e))
+    }
+
     /// The state that the open transaction sees.
     #[allow(unsafe_code)]
     fn snapshot(&self) -> Option<Snapshot> {
@@ -218,6 +228,21 @@ mod tests {
         let _app = Connection::open(&path).unwrap();
         let o = Observer::open(&path).unwrap();
         assert!(o.checkpoint_passive().unwrap().is_complete());
+    }
+
+    #[test]
+    fn nobody_writes_while_writes_are_held_and_the_state_can_be_told() {
+        let (_dir, path, app) = database();
+        let (held, reader) = (Observer::open(&path).unwrap(), Observer::open(&path).unwrap());
+        held.hold_writes().unwrap();
+        app.busy_timeout(Duration::ZERO).unwrap();
+        assert!(app.execute_batch("INSERT INTO t VALUES(1)").is_err());
+        assert!(Observer::open(&path).unwrap().hold_writes().is_err_and(|e| e.is_busy()));
+        let before = reader.begin_read().unwrap().unwrap();
+        reader.end().unwrap();
+        drop(held);
+        app.execute_batch("INSERT INTO t VALUES(1)").unwrap();
+        assert_eq!(reader.begin_read().unwrap().unwrap().max_frame, before.max_frame + 1);
     }
 
     #[test]

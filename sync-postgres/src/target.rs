@@ -190,6 +190,64 @@ impl Postgres {
         Ok(rows.first().is_some_and(|row| row.get(0)))
     }
 
+    /// Makes tables fit for an application, which are there and have rows: it goes on numbering after the greatest number, and with `keys` the
+    /// foreign keys are made that are not there. Those that the server refuses are told.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn settle(&mut self, declared: &[Declaration], keys: bool) -> Result<Vec<String>, Error> {
+        let tables = self.declared(declared);
+        self.session = Some(Session::open(&self.address).await?);
+        self.begin().await?;
+        let numbers: Vec<String> =
+            tables.iter().filter_map(|table| table.restart_identity(&self.options)).collect();
+        let mut failed = self.try_all("go on numbering", numbers.into_iter()).await?;
+        for table in tables.iter().filter(|_| keys) {
+            let sql =
+                "SELECT conname::text FROM pg_constraint WHERE conrelid = to_regclass($1) AND contype = 'f'";
+            let found =
+                self.session()?.rows("read the foreign keys", sql, &[&table.path(&self.options)]).await?;
+            let found: Vec<String> =
+                found.iter().map(|row| format!(" ADD CONSTRAINT {} ", quoted(row.get(0)))).collect();
+            let is_there = |statement: &&String| found.iter().any(|made| statement.contains(made));
+            let missing = table.foreign_keys.iter().filter(|statement| !is_there(statement)).cloned();
+            failed.extend(self.try_all("make a foreign key", missing).await?);
+        }
+        self.session()?.run("commit the foreign keys", "COMMIT").await?;
+        Ok(failed)
+    }
+
+    /// Ends what a sync in both directions needed of tables: changes come by their keys again, and not with the whole row as it was. Tables that
+    /// somebody else follows stay as they are.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn let_go(&mut self, declared: &[Declaration]) -> Result<Vec<String>, Error> {
+        let paths: Vec<String> =
+            self.declared(declared).iter().map(|table| table.path(&self.options)).collect();
+        self.session = Some(Session::open(&self.address).await?);
+        let mut statements = vec![];
+        for path in paths {
+            let sql = "SELECT 1 FROM pg_class c WHERE c.oid = to_regclass($1) AND c.relreplident = 'f' \
+                       AND NOT EXISTS (SELECT 1 FROM pg_publication_rel p WHERE p.prrelid = c.oid)";
+            if !self.session()?.rows("read a table's replica identity", sql, &[&path]).await?.is_empty() {
+                statements.push(format!("ALTER TABLE {path} REPLICA IDENTITY DEFAULT"));
+            }
+        }
+        self.begin().await?;
+        let failed = self.try_all("set a table's replica identity", statements.into_iter()).await?;
+        self.session()?.run("commit", "COMMIT").await?;
+        Ok(failed)
+    }
+
+    /// Tables by their names, keys and what they refer to: what their columns hold does not matter.
+    fn declared(&self, declared: &[Declaration]) -> Vec<Table> {
+        let one = |declared: &Declaration| {
+            map(declared, &vec![Profile::default(); declared.columns.len()], &self.options).0
+        };
+        declared.iter().map(one).collect()
+    }
+
     /// Runs statements within a transaction, and tells those that the server refuses.
     async fn try_all(
         &self,

@@ -281,6 +281,28 @@ impl<H: Hub> TwoWay<H> {
         self.paired().await
     }
 
+    /// The first of these [pairs](Self::pairs) that has rows on both sides.
+    ///
+    /// # Errors
+    /// Those of both sides.
+    pub async fn overlap(&mut self, pairs: &[Paired]) -> Result<Option<String>, Error> {
+        self.open().await?;
+        let found = self.with_rows_on_both(pairs).await;
+        self.begin_anew();
+        found
+    }
+
+    async fn with_rows_on_both(&mut self, pairs: &[Paired]) -> Result<Option<String>, Error> {
+        for pair in pairs.iter().filter(|pair| pair.is_here && pair.is_there) {
+            let table = pair.table.mirror.clone();
+            let has_rows = self.local.on(move |mirror| Ok(mirror.has_rows(&table)?)).await?;
+            if has_rows && !self.hub.is_empty(&pair.table).await? {
+                return Ok(Some(pair.table.mirror.name.clone()));
+            }
+        }
+        Ok(None)
+    }
+
     async fn paired(&mut self) -> Result<Vec<Paired>, Error> {
         let (path, wanted) = (self.settings.database.clone(), self.settings.push.tables.clone());
         let survey =
@@ -310,17 +332,14 @@ impl<H: Hub> TwoWay<H> {
         if pairs.is_empty() {
             return Err(Error::new(Kind::Invalid, "there is no table on either side"));
         }
-        for pair in pairs.iter().filter(|pair| pair.is_here && pair.is_there && !self.consents) {
-            let table = pair.table.mirror.clone();
-            let has_rows = self.local.on(move |mirror| Ok(mirror.has_rows(&table)?)).await?;
-            if has_rows && !self.hub.is_empty(&pair.table).await? {
-                let message = format!("the table `{}` has rows on both sides", pair.table.mirror.name);
-                let hint = format!(
-                    "`litekeep sync resync {name}` brings them together: a row of one side goes to the other, and of one that both have otherwise \
-                     `conflict` says who wins; the other is listed"
-                );
-                return Err(Error::with_hint(Kind::Invalid, message, hint));
-            }
+        let both = if self.consents { None } else { self.with_rows_on_both(&pairs).await? };
+        if let Some(table) = both {
+            let message = format!("the table `{table}` has rows on both sides");
+            let hint = format!(
+                "`litekeep sync resync {name}` brings them together: a row of one side goes to the other, and of one that both have otherwise \
+                 `conflict` says who wins; the other is listed"
+            );
+            return Err(Error::with_hint(Kind::Invalid, message, hint));
         }
         self.hub.make(&pairs).await?;
         let missing: Vec<MirrorTable> =

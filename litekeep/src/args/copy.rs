@@ -34,7 +34,7 @@ pub(crate) struct Copy {
     pub(crate) dry_run: bool,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     let (first, second) = text.split_once('=').ok_or("it has no `=`")?;
     match first.is_empty() || second.is_empty() {
         true => Err("one side of the `=` is empty".to_owned()),

@@ -77,13 +77,17 @@ impl PlannedNote {
 }
 
 async fn plan(named: &Named, format: Format) -> Result<Outcome> {
-    let sync = found(named, format)?;
+    plan_of(&found(named, format)?, format).await
+}
+
+/// What a sync would make.
+pub(super) async fn plan_of(sync: &DatabaseSync, format: Format) -> Result<Outcome> {
     let name = &sync.config.name;
     if sync.is_pull() {
         return plan_pull(name, sync.source()?, false, format).await;
     }
     if sync.is_two_way() {
-        return plan_two_way(&sync, format).await;
+        return plan_two_way(sync, format).await;
     }
     let of = (sync.database.path.as_path(), name.as_str());
     with_side!(sync.side()?, target => planned(of, (&sync.config.tables, sync.cut()), &target, format).await)
@@ -533,14 +537,18 @@ async fn of_target<T: Target>(mut target: T) -> Result<Option<Vec<Listed>>> {
     })
 }
 
-async fn refused(named: &Named, format: Format) -> Result<Outcome> {
-    let sync = found(named, format)?;
-    let listed = match sync.is_pull() {
+/// The rows that one of the sides refuses; `None`: the sync has not begun.
+pub(super) async fn listed(sync: &DatabaseSync) -> Result<Option<Vec<Listed>>> {
+    Ok(match sync.is_pull() {
         true => sync.pull(false)?.listed().await?,
         false if sync.is_two_way() => sync.two_way(sync.stores(&Stores::default())?, None)?.listed().await?,
         false => with_side!(sync.side()?, target => of_target(target).await)?,
-    };
-    let Some(listed) = listed else {
+    })
+}
+
+async fn refused(named: &Named, format: Format) -> Result<Outcome> {
+    let sync = found(named, format)?;
+    let Some(listed) = listed(&sync).await? else {
         let message = format!("the sync `{}` has not begun", sync.config.name);
         let hint = format!("`litekeep sync run {}` makes the first copy", sync.config.name);
         return Err(Failure::invalid(message).hint(hint).into());

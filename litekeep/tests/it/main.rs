@@ -12,6 +12,7 @@ mod doctor;
 mod documents;
 mod examples;
 mod feeds;
+mod graduate;
 mod import;
 mod interop;
 mod interrupted;

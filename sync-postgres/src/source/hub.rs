@@ -231,6 +231,11 @@ impl PostgresSource {
                 session.run(&doing, "RELEASE SAVEPOINT rows").await?;
                 return Ok(Ok(()));
             }
+            // A foreign key may have taken them along with the row that they refer to.
+            Ok(_) if act == Act::Delete && !self.has_any(table, &columns).await? => {
+                session.run(&doing, "RELEASE SAVEPOINT rows").await?;
+                return Ok(Ok(()));
+            }
             Ok(_) => {
                 session.run("take rows back", "ROLLBACK TO SAVEPOINT rows").await?;
                 let reason = match act {
@@ -263,6 +268,15 @@ impl PostgresSource {
         }
         let is_about_uniqueness = error::is_about_uniqueness(&failed);
         Ok(Err(Blame { reason: error::words(&failed), is_about_uniqueness }))
+    }
+
+    /// Whether there is a row with one of these keys, which come column by column.
+    async fn has_any(&self, table: &SourceTable, keys: &[Vec<Text>]) -> Result<bool, Error> {
+        let key = &table.mirror.key;
+        let (path, keys_of) = (self.path(table), unnested(table, key));
+        let sql = format!("SELECT 1 FROM {path} t JOIN {keys_of} ON {} LIMIT 1", is_key(table, key));
+        let doing = format!("look for rows of `{}`", table.source);
+        Ok(!self.writer()?.rows_of(&doing, &sql, keys).await?.is_empty())
     }
 
     fn sql(&self, table: &SourceTable, act: Act) -> String {
@@ -614,9 +628,21 @@ impl Hub for PostgresSource {
     }
 
     async fn forget_node(&mut self, node: &str) -> Result<(), Error> {
-        if self.has_state().await? {
-            let sql = format!("DELETE FROM {} WHERE name = $1", self.state());
-            self.writer()?.rows("forget the sync", &sql, &[node]).await?;
+        if !self.has_state().await? {
+            return Ok(());
+        }
+        let (session, state) = (self.writer()?, self.state());
+        let sql = format!("DELETE FROM {state} WHERE name = $1");
+        session.rows("forget the sync", &sql, &[node]).await?;
+        if session.rows("forget the sync", &format!("SELECT 1 FROM {state} LIMIT 1"), &[]).await?.is_empty() {
+            // Somebody else's may be beginning, or own the table: then it stays.
+            let drop = format!(
+                "BEGIN; LOCK TABLE {state} IN ACCESS EXCLUSIVE MODE; DO $$ BEGIN IF NOT EXISTS (SELECT 1 FROM {state}) THEN DROP TABLE {state}; \
+                 END IF; END $$; COMMIT"
+            );
+            if session.try_run(&drop).await.is_err() {
+                session.run("forget the sync", "ROLLBACK").await?;
+            }
         }
         Ok(())
     }

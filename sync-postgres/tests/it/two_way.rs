@@ -444,8 +444,51 @@ fn what_cannot_go_both_ways_is_refused_with_what_to_do() {
     let mut flow = node.new_flow();
     node.flow = None;
     node.runtime.block_on(flow.forget()).unwrap();
-    for left in ["pg_replication_slots WHERE database = 'two_refused'", "pg_publication", "_litekeep_sync"] {
+    for left in [
+        "pg_replication_slots WHERE database = 'two_refused'",
+        "pg_publication",
+        "pg_class WHERE relname = '_litekeep_sync'",
+    ] {
         assert_eq!(server().query_in(name, &format!("SELECT 1 FROM {left}")).unwrap().len(), 0, "{left}");
     }
     assert_eq!(node.rows("SELECT name FROM sqlite_schema WHERE name = '_litekeep_sync'").len(), 0);
+}
+
+/// The server may have foreign keys that the order of the tables knows nothing of: rows come and go all the same, and those that a key takes along
+/// are as gone as they should be.
+#[test]
+fn rows_come_and_go_as_foreign_keys_admit_it() {
+    let (name, _slots) = ("two_keys", Slots("two_keys"));
+    let url = database(name, "");
+    let mut node = Node::new(
+        &url,
+        Policy::Server,
+        "CREATE TABLE a(id INTEGER PRIMARY KEY, b INT); CREATE TABLE b(id INTEGER PRIMARY KEY, c INT); CREATE TABLE c(id INTEGER PRIMARY KEY);
+         CREATE TABLE part(id INTEGER PRIMARY KEY, whole INT); INSERT INTO a VALUES (9, NULL)",
+    );
+    node.settle();
+    let keys = "ALTER TABLE a ADD FOREIGN KEY (b) REFERENCES b DEFERRABLE INITIALLY DEFERRED;
+         ALTER TABLE b ADD FOREIGN KEY (c) REFERENCES c ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED;
+         ALTER TABLE part ADD FOREIGN KEY (whole) REFERENCES c ON DELETE CASCADE";
+    server().query_in(name, keys).unwrap();
+    let all = "SELECT (SELECT count(*) FROM a) || ' ' || (SELECT count(*) FROM b) || ' ' || (SELECT count(*) FROM c) || ' ' || (SELECT count(*) FROM part)";
+    for (sql, expected) in [
+        (
+            "INSERT INTO c VALUES (1), (2); INSERT INTO b VALUES (1, 1), (2, 2); INSERT INTO a VALUES (1, 1), (2, 2); INSERT INTO part VALUES (1, 1), (2, 2)",
+            "3 2 2 2",
+        ),
+        (
+            "DELETE FROM part WHERE whole = 1; DELETE FROM a WHERE b = 1; DELETE FROM b WHERE c = 1; DELETE FROM c WHERE id = 1",
+            "2 1 1 1",
+        ),
+        ("DELETE FROM part; DELETE FROM a; DELETE FROM b; DELETE FROM c", "0 0 0 0"),
+    ] {
+        node.run(sql);
+        node.settle();
+        let progress = node.flow.as_ref().unwrap().progress().unwrap();
+        assert_eq!((progress.refused, progress.conflicts), (0, 0), "{sql}: {progress:?}");
+        for rows in [node.rows(all), server().query_in(name, all).unwrap()] {
+            assert_eq!(shown(&rows), expected, "{sql}");
+        }
+    }
 }

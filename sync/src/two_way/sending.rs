@@ -192,14 +192,23 @@ impl<H: Hub> TwoWay<H> {
             let left = self.write_table(&plan.tables[nth], works, &there, &until, &mut outcome).await?;
             refused.push((nth, left));
         }
-        // Those of one table may have been in the way of another's.
-        for (nth, works) in refused.into_iter().filter(|(_, works)| !works.is_empty()) {
-            for (id, mut work) in
-                self.write_table(&plan.tables[nth], works, &there, &until, &mut outcome).await?
-            {
-                work.waits = outcome.reasons.remove(&id).map_or(Waits::Due, Waits::Refused);
-                outcome.left.push((id, work));
+        // Those of one table may have been in the way of another's: as long as that helps, they are tried again.
+        let count = |refused: &[(usize, Vec<(String, Work)>)]| -> usize {
+            refused.iter().map(|(_, works)| works.len()).sum()
+        };
+        loop {
+            let before = count(&refused);
+            for (nth, works) in refused.iter_mut().filter(|(_, works)| !works.is_empty()) {
+                let again = std::mem::take(works);
+                *works = self.write_table(&plan.tables[*nth], again, &there, &until, &mut outcome).await?;
             }
+            if count(&refused) == before {
+                break;
+            }
+        }
+        for (id, mut work) in refused.into_iter().flat_map(|(_, works)| works) {
+            work.waits = outcome.reasons.remove(&id).map_or(Waits::Due, Waits::Refused);
+            outcome.left.push((id, work));
         }
         let Some(way) = &mut self.way else { return Ok(false) };
         for (id, _) in &outcome.written {
