@@ -10,6 +10,7 @@ use litekeep_sql::Examiner;
 use litekeep_sync::compare::{self, Found};
 use litekeep_sync::cut::Cut;
 use litekeep_sync::push::{Step, is_wanted};
+use litekeep_sync::source::surveyed;
 use litekeep_sync::target::Listed;
 use litekeep_sync::two_way::Conflict;
 use litekeep_sync::{Source, Target, copy};
@@ -80,7 +81,7 @@ async fn plan(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
     let name = &sync.config.name;
     if sync.is_pull() {
-        return plan_pull(name, sync.source()?, false, format).await;
+        return plan_pull(name, (sync.source()?, &sync.cut()), false, format).await;
     }
     if sync.is_two_way() {
         return plan_two_way(&sync, format).await;
@@ -114,7 +115,7 @@ pub(super) async fn planned<T: Target>(
 /// The tables that are made in SQLite, once or to be kept in step.
 pub(super) async fn plan_pull(
     name: &str,
-    mut source: impl Source,
+    (mut source, cut): (impl Source, &Cut),
     once: bool,
     format: Format,
 ) -> Result<Outcome> {
@@ -124,7 +125,7 @@ pub(super) async fn plan_pull(
     };
     let mut tables = vec![];
     let mut ok = true;
-    for (table, notes) in source.survey().await? {
+    for (table, notes) in surveyed(&mut source, cut).await? {
         ok &= notes.iter().all(|note| note.level < Level::Table);
         let sql = std::iter::once(table.mirror.create()).chain(table.mirror.create_indexes()).collect();
         let notes = notes.into_iter().map(PlannedNote::of).collect();

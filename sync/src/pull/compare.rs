@@ -8,6 +8,7 @@ use std::time::Duration;
 use litekeep_sql::{Mirror, MirrorTable};
 
 use super::Pull;
+use super::sieve::Sieve;
 use super::state::{Kept, kept};
 use crate::compare::Found;
 use crate::local::Local;
@@ -42,6 +43,7 @@ impl<S: Source> Pull<S> {
             let hint = format!("`litekeep sync run {name}` makes the first copy");
             return Err(Error::with_hint(Kind::Invalid, message, hint));
         };
+        self.settings.cut.is_same(&name, &plan.tables)?;
         self.source.connect().await?;
         let goes_on = |table: &SourceTable| !paused.iter().any(|(paused, _)| *paused == table.source);
         let tables: Vec<SourceTable> = plan.tables.into_iter().filter(goes_on).collect();
@@ -72,6 +74,7 @@ pub(crate) struct Sides<'a, S> {
 impl<S: Source> Sides<'_, S> {
     /// Counts the rows of a table that differ.
     pub(crate) async fn compare(&mut self, table: &SourceTable, found: &mut Found) -> Result<(), Error> {
+        let sieve = Sieve::of(table)?;
         let mirrored = table.mirror.clone();
         self.local.on(move |mirror| Ok(mirror.begin_sweep(&mirrored)?)).await?;
         self.source.open(table, Rows::All).await?;
@@ -81,6 +84,7 @@ impl<S: Source> Sides<'_, S> {
             if rows.is_empty() {
                 break;
             }
+            let rows = sieve.rows(rows).await?;
             found.rows += rows.len() as u64;
             let mirrored = table.mirror.clone();
             let differ = self.local.on(move |mirror| others(mirror, &mirrored, &rows));
@@ -90,7 +94,7 @@ impl<S: Source> Sides<'_, S> {
         doubtful.extend(self.local.on(move |mirror| Ok(mirror.unseen(&mirrored, usize::MAX)?)).await?);
         let columns: Vec<&str> = table.mirror.columns.iter().map(|column| column.name.as_str()).collect();
         for keys in doubtful.chunks(AGAIN) {
-            for (key, Both { here, there }) in self.look_again(table, keys).await? {
+            for (key, Both { here, there }) in self.look_again((table, &sieve), keys).await? {
                 found.count(&table.mirror.name, &columns, &key, (there.as_ref(), here.as_ref()));
             }
         }
@@ -100,7 +104,7 @@ impl<S: Source> Sides<'_, S> {
     /// Rows that stay different.
     async fn look_again(
         &mut self,
-        table: &SourceTable,
+        of: (&SourceTable, &Sieve),
         keys: &[Vec<Value>],
     ) -> Result<Vec<(Vec<Value>, Both)>, Error> {
         let mut open: Vec<(Vec<Value>, Option<Both>)> = keys.iter().map(|key| (key.clone(), None)).collect();
@@ -113,7 +117,7 @@ impl<S: Source> Sides<'_, S> {
                 tokio::time::sleep(PAUSE).await;
             }
             let keys: Vec<Vec<Value>> = open.iter().map(|(key, _)| key.clone()).collect();
-            let both = self.look(table, &keys).await?;
+            let both = self.look(of, &keys).await?;
             let before = std::mem::take(&mut open);
             for ((key, before), now) in before.into_iter().zip(both) {
                 if now.here == now.there {
@@ -128,7 +132,11 @@ impl<S: Source> Sides<'_, S> {
         Ok(stay)
     }
 
-    async fn look(&mut self, table: &SourceTable, keys: &[Vec<Value>]) -> Result<Vec<Both>, Error> {
+    async fn look(
+        &mut self,
+        (table, sieve): (&SourceTable, &Sieve),
+        keys: &[Vec<Value>],
+    ) -> Result<Vec<Both>, Error> {
         self.source.open(table, Rows::With(keys)).await?;
         let mut there = vec![];
         loop {
@@ -136,7 +144,7 @@ impl<S: Source> Sides<'_, S> {
             if rows.is_empty() {
                 break;
             }
-            there.extend(rows);
+            there.extend(sieve.rows(rows).await?);
         }
         let (mirrored, asked) = (table.mirror.clone(), keys.to_vec());
         let here = self.local.on(move |mirror| {

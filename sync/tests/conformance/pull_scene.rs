@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use litekeep_sync::cut::Cut;
 use litekeep_sync::pull::Settings;
 use litekeep_sync::push::Step;
 use litekeep_sync::{Error, Flow as _, Kind, Pull};
@@ -44,7 +45,16 @@ impl Scene {
 
     /// These tables of a database, or all.
     pub(crate) fn pulling_from(&self, url: &str, tables: &[&str]) -> Pull<Source> {
-        let settings = Settings { name: "orders".into(), database: self.database(), creates: true };
+        self.pull_of(url, tables, Cut::default())
+    }
+
+    /// A part of the tables.
+    pub(crate) fn pulling_cut(&self, cut: &Cut) -> Pull<Source> {
+        self.pull_of(&self.url, &[], cut.clone())
+    }
+
+    fn pull_of(&self, url: &str, tables: &[&str], cut: Cut) -> Pull<Source> {
+        let settings = Settings { name: "orders".into(), database: self.database(), creates: true, cut };
         Pull::new(settings, pulled::source(url, tables))
     }
 
@@ -117,17 +127,24 @@ impl Scene {
         ] {
             // hex() makes an empty text of NULL.
             let here = here.replace("lower(hex(body))", "iif(body IS NULL, NULL, lower(hex(body)))");
-            let mut there = server.query_in(self.name(), &format!("SELECT {columns} FROM {table}")).unwrap();
-            let mut here = self.rows(&format!("SELECT {here} FROM {table}"));
-            there.sort();
-            here.sort();
-            let missing: Vec<_> = there.iter().filter(|row| !here.contains(row)).take(3).collect();
-            let extra: Vec<_> = here.iter().filter(|row| !there.contains(row)).take(3).collect();
-            if here != there {
-                return Some(format!("{table}: missing {missing:?}, too many {extra:?}"));
+            let (there, here) =
+                (format!("SELECT {columns} FROM {table}"), format!("SELECT {here} FROM {table}"));
+            if let Some(difference) = self.difference_of(server, &there, &here) {
+                return Some(format!("{table}: {difference}"));
             }
         }
         None
+    }
+
+    /// Holds what one statement finds there against what another one finds here.
+    pub(crate) fn difference_of(&self, server: &Server, there: &str, here: &str) -> Option<String> {
+        let mut there = server.query_in(self.name(), there).unwrap();
+        let mut here = self.rows(here);
+        there.sort();
+        here.sort();
+        let missing: Vec<_> = there.iter().filter(|row| !here.contains(row)).take(3).collect();
+        let extra: Vec<_> = here.iter().filter(|row| !there.contains(row)).take(3).collect();
+        (here != there).then(|| format!("missing {missing:?}, too many {extra:?}"))
     }
 }
 
