@@ -154,7 +154,7 @@ impl DatabaseSync {
     /// As [`source`](Self::source).
     pub(crate) fn pull(&self, creates: bool) -> Result<Pull<Box<dyn Source>>> {
         let (name, database) = (self.config.name.clone(), self.database.path.clone());
-        Ok(Pull::new(pull::Settings { name, database, creates }, self.source()?))
+        Ok(Pull::new(pull::Settings { name, database, creates, cut: self.cut() }, self.source()?))
     }
 
     /// Whether a pull may make the database: not where the backup has one.
@@ -184,7 +184,7 @@ impl DatabaseSync {
         followers::opened(&self.database, stores)
     }
 
-    /// What of the tables is pushed.
+    /// What of the tables goes or comes.
     pub(crate) fn cut(&self) -> Cut {
         Cut { columns: self.config.columns.clone(), rows: self.config.rows.clone() }
     }

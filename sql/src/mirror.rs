@@ -117,6 +117,33 @@ impl MirrorTable {
         })
     }
 
+    /// The table with these of its columns, the key among them, and with the indexes that need no other.
+    pub fn only(&self, places: &[usize]) -> MirrorTable {
+        let place = |nth: &usize| places.iter().position(|place| place == nth);
+        let all = |columns: &[usize]| columns.iter().map(place).collect::<Option<Vec<usize>>>();
+        let indexes = self.indexes.iter().enumerate();
+        let (stay, indexes): (Vec<usize>, _) =
+            indexes.filter_map(|(nth, (name, columns))| Some((nth, (name.clone(), all(columns)?)))).unzip();
+        let unique = stay.iter().enumerate().filter(|(_, nth)| self.rules.unique.contains(nth));
+        let foreign_keys = self.rules.foreign_keys.iter();
+        let rules = MirrorRules {
+            defaults: (self.rules.defaults.iter())
+                .filter_map(|(nth, text)| Some((place(nth)?, text.clone())))
+                .collect(),
+            unique: unique.map(|(place, _)| place).collect(),
+            foreign_keys: foreign_keys
+                .filter_map(|key| Some(MirrorForeignKey { columns: all(&key.columns)?, ..key.clone() }))
+                .collect(),
+        };
+        MirrorTable {
+            name: self.name.clone(),
+            columns: places.iter().map(|nth| self.columns[*nth].clone()).collect(),
+            key: self.key.iter().filter_map(place).collect(),
+            indexes,
+            rules,
+        }
+    }
+
     fn names(&self, columns: &[usize]) -> String {
         columns.iter().map(|nth| quoted(&self.columns[*nth].name)).collect::<Vec<_>>().join(", ")
     }
@@ -446,6 +473,30 @@ impl Mirror {
         add().map_err(|e| Error::new("add columns to a table", e))
     }
 
+    /// Takes the columns out of a table that it is not to have any more, with their indexes, within a transaction.
+    ///
+    /// # Errors
+    /// What SQLite refuses: something of somebody else's may need them.
+    pub fn drop_columns(&self, before: &MirrorTable, table: &MirrorTable) -> Result<(), Error> {
+        let stays = |name: &str| table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+        let goes = |nth: &usize| !stays(&before.columns[*nth].name);
+        let take_out = || {
+            for (index, _) in before.indexes.iter().filter(|(_, columns)| columns.iter().any(goes)) {
+                self.connection.execute_batch(&format!("DROP INDEX IF EXISTS {}", quoted(index)))?;
+            }
+            let (found, _) = self.columns_of(&table.name)?;
+            for (name, _) in &found {
+                let is_ours = before.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+                if is_ours && !stays(name) {
+                    let sql = format!("ALTER TABLE {} DROP COLUMN {}", quoted(&table.name), quoted(name));
+                    self.connection.execute_batch(&sql)?;
+                }
+            }
+            Ok(())
+        };
+        take_out().map_err(|e| Error::new("drop columns of a table", e))
+    }
+
     /// Makes the indexes of a table that are not there.
     ///
     /// # Errors
@@ -665,6 +716,33 @@ mod tests {
         assert_eq!(mirror.row(&table, &key(&row(2, "x", ""))).unwrap(), Some(row(2, "x", "new")));
         mirror.make_indexes(&table).unwrap();
         mirror.make_indexes(&table).unwrap();
+    }
+
+    #[test]
+    fn a_table_can_be_with_some_of_its_columns() {
+        let mut whole = table();
+        whole.indexes.push(("t_a".to_owned(), vec![0]));
+        whole.rules.unique = vec![1];
+        whole.rules.defaults = BTreeMap::from([(0, "0".to_owned()), (2, "''".to_owned())]);
+        let cut = whole.only(&[0, 1]);
+        let names: Vec<&str> = cut.columns.iter().map(|column| column.name.as_str()).collect();
+        assert_eq!((names.as_slice(), cut.key.as_slice()), (&["a", "b"][..], &[1, 0][..]));
+        assert_eq!(cut.indexes, [("t_a".to_owned(), vec![0])]);
+        assert_eq!((cut.rules.unique.as_slice(), cut.rules.defaults.len()), (&[0][..], 1));
+        // What was there with all of them loses the others.
+        let (_dir, mirror) = mirror("");
+        mirror.begin(true).unwrap();
+        mirror.make(&whole).unwrap().unwrap();
+        mirror.make_indexes(&whole).unwrap();
+        mirror
+            .connection
+            .execute_batch("ALTER TABLE t ADD COLUMN mine; INSERT INTO t VALUES(1, 'x', 'v', 7)")
+            .unwrap();
+        mirror.drop_columns(&whole, &cut).unwrap();
+        mirror.commit().unwrap();
+        let left = mirror.columns_of("t").unwrap().0;
+        assert_eq!(left.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a", "b", "mine"]);
+        assert_eq!(mirror.row(&cut, &key(&row(1, "x", ""))).unwrap(), Some(row(1, "x", "")[..2].to_vec()));
     }
 
     #[test]

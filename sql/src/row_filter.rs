@@ -1,10 +1,12 @@
 //! Conditions on rows that are in no database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use litekeep_format::{TableLayout, Value};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
 
 use crate::parameter::Parameter;
@@ -20,6 +22,9 @@ pub struct RowFilter {
     condition: String,
     insert: String,
     select: String,
+    /// The table in which a row is while it is looked at, and its columns.
+    table: String,
+    columns: Vec<String>,
     takes_rowid: bool,
     hides_rowid: bool,
 }
@@ -44,6 +49,8 @@ impl RowFilter {
             condition,
             insert: String::new(),
             select: String::new(),
+            table: String::new(),
+            columns: vec![],
             takes_rowid: false,
             hides_rowid: false,
         })
@@ -103,7 +110,34 @@ impl RowFilter {
             self.connection.execute(&format!("CREATE TEMP TABLE {name}({columns})"), ())?;
             self.connection.prepare_cached(&self.select).map(drop)
         };
-        create().map_err(failed)
+        create().map_err(failed)?;
+        self.table = format!("temp.{name}");
+        self.columns = layout.columns.iter().map(|c| c.name.clone()).collect();
+        Ok(())
+    }
+
+    /// The columns that the condition looks at, by their places in the table.
+    ///
+    /// # Errors
+    /// What SQLite says to the condition.
+    pub fn columns(&mut self) -> Result<Vec<usize>, Error> {
+        let seen = Arc::new(Mutex::new(BTreeSet::new()));
+        let noted = seen.clone();
+        let note = move |context: AuthContext<'_>| {
+            if let AuthAction::Read { column_name, .. } = context.action {
+                noted.lock().unwrap_or_else(PoisonError::into_inner).insert(column_name.to_owned());
+            }
+            Authorization::Allow
+        };
+        // Of the table itself: a subselect of all columns looks at all of them.
+        let select = format!("SELECT 1 FROM {} WHERE ({}\n)", self.table, self.condition);
+        self.connection.authorizer(Some(note)).map_err(failed)?;
+        let looked = self.connection.prepare(&select).map(drop);
+        self.connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>).map_err(failed)?;
+        looked.map_err(failed)?;
+        let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = self.columns.iter().enumerate().filter(|(_, name)| seen.contains(*name));
+        Ok(places.map(|(nth, _)| nth).collect())
     }
 
     /// Whether a row fulfils the condition. `values`: in the order of the table's columns.
@@ -190,6 +224,26 @@ mod tests {
             let mut by_rowid = RowFilter::of_values(&format!("{name} = 1")).unwrap();
             assert!(by_rowid.begin("t", &layout).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_columns_that_it_looks_at_are_known() {
+        for (condition, columns) in [
+            ("1", &[][..]),
+            ("id = 1", &[0]),
+            ("\"a b\".NAME LIKE 'x%' AND n IS NOT NULL", &[1, 2]),
+            ("0 AND n", &[2]),
+            ("(SELECT max(name) FROM \"a b\") > 'n' -- id", &[1]),
+            ("CASE WHEN 1 THEN id ELSE n END", &[0, 2]),
+        ] {
+            assert_eq!(filter(condition).unwrap().columns().unwrap(), columns, "{condition}");
+        }
+        let layout = TableReader::new().unwrap().read("t", "CREATE TABLE t(a TEXT, b)", true).unwrap();
+        let mut by_values = RowFilter::of_values("b = 'x'").unwrap();
+        by_values.begin("t", &layout).unwrap();
+        assert_eq!(by_values.columns().unwrap(), [1]);
+        let row = [Value::Null, Value::Text(b"x".to_vec())];
+        assert!(by_values.matches(0, &row).unwrap(), "it goes on to look at rows");
     }
 
     #[test]

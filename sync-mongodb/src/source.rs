@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use async_trait::async_trait;
 use bson::{Document, Timestamp};
-use litekeep_schema::portable::Note;
+use litekeep_schema::portable::{Level, Note};
 use litekeep_sync::source::{Event, Rows, Source, SourceTable, Standing, Unfit};
 use litekeep_sync::{Error, Kind, Value};
 
@@ -167,6 +167,13 @@ impl Source for MongoSource {
         let reader = self.reader.as_mut().ok_or_else(unconnected)?;
         let (address, wanted, known) = (&self.address, &self.wanted, &self.known[..]);
         Surveyor { session, reader, address, wanted, is_once: self.is_once, known }.survey().await
+    }
+
+    async fn partial(&mut self, table: &SourceTable) -> Result<Option<Note>, Error> {
+        // A change of a document comes with the fields that were changed.
+        let name = &table.source;
+        let message = "comes from MongoDB, of which all documents and fields come: `columns` and `where` are for other servers";
+        Ok(Some(Note { table: name.clone(), column: None, level: Level::Table, message: message.to_owned() }))
     }
 
     async fn prepare(&mut self, _: &str, _: &[SourceTable]) -> Result<String, Error> {

@@ -151,6 +151,11 @@ impl Source for MysqlSource {
         self.catalog().await?.survey().await
     }
 
+    /// Its log has all values of each row, since `binlog_row_image` must be `FULL`.
+    async fn partial(&mut self, _: &SourceTable) -> Result<Option<Note>, Error> {
+        Ok(None)
+    }
+
     async fn prepare(&mut self, slot: &str, _: &[SourceTable]) -> Result<String, Error> {
         let mut catalog = self.catalog().await?;
         let position = catalog.visible().await?;

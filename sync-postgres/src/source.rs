@@ -3,6 +3,7 @@
 //! The server keeps changes in a replication slot, of the tables in a publication; both have one name, which is the sync's own. It needs
 //! the server itself: a pooler passes no replication on.
 
+mod catalog;
 mod hub;
 
 use std::borrow::Cow;
@@ -16,7 +17,9 @@ use futures::StreamExt as _;
 use litekeep_schema::portable::postgres::{Inward, quoted};
 use litekeep_schema::portable::{Level, Note};
 use litekeep_sql::{MirrorColumn, MirrorRules, MirrorTable};
-use litekeep_sync::source::{Event, Incoming, Rows as Which, Source, SourceTable, SourceType, Standing};
+use litekeep_sync::source::{
+    Event, Incoming, Part, Rows as Which, Source, SourceTable, SourceType, Standing,
+};
 use litekeep_sync::{Error, Kind, Value};
 use tokio_postgres::CopyOutStream;
 
@@ -138,59 +141,6 @@ impl PostgresSource {
         (is_wanted && there != litekeep_sql::SYNC_TABLE).then(|| here.to_owned())
     }
 
-    async fn columns(&self) -> Result<Vec<FoundColumn>, Error> {
-        let sql = "SELECT c.relname::text, a.attname::text, a.attnotnull, format_type(a.atttypid, a.atttypmod), \
-                   coalesce(b.typname, t.typname)::text, a.attgenerated <> '' \
-                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-                   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
-                   JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type b ON t.typtype = 'd' AND b.oid = t.typbasetype \
-                   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY c.relname, a.attnum";
-        let rows = self.session()?.rows("read the tables", sql, &[&self.schema]).await?;
-        let found = |row: &tokio_postgres::Row| {
-            let (name, base): (String, String) = (row.get(3), row.get(4));
-            FoundColumn {
-                table: row.get(0),
-                name: row.get(1),
-                is_not_null: row.get(2),
-                kind: kind(name, &base),
-                is_generated: row.get(5),
-            }
-        };
-        Ok(rows.iter().map(found).collect())
-    }
-
-    /// The columns by which a changed row is known, by table.
-    async fn keys(&self) -> Result<HashMap<String, Vec<String>>, Error> {
-        let sql = "SELECT c.relname::text, a.attname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid \
-                   JOIN pg_namespace n ON n.oid = c.relnamespace \
-                   CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place) \
-                   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum \
-                   WHERE n.nspname = $1 AND i.indimmediate AND k.place <= i.indnkeyatts \
-                   AND (i.indisprimary AND c.relreplident IN ('d', 'f') OR i.indisreplident AND c.relreplident = 'i') \
-                   ORDER BY c.relname, k.place";
-        let rows = self.session()?.rows("read the keys of tables", sql, &[&self.schema]).await?;
-        let mut keys: HashMap<String, Vec<String>> = HashMap::new();
-        rows.iter().for_each(|row| keys.entry(row.get(0)).or_default().push(row.get(1)));
-        Ok(keys)
-    }
-
-    /// The indexes on columns, by table.
-    async fn indexes(&self) -> Result<HashMap<String, Vec<(String, Vec<String>)>>, Error> {
-        let sql = "SELECT c.relname::text, o.relname::text, array_agg(a.attname::text ORDER BY k.place) \
-                   FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_class o ON o.oid = i.indexrelid \
-                   JOIN pg_namespace n ON n.oid = c.relnamespace \
-                   CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place) \
-                   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum \
-                   WHERE n.nspname = $1 AND NOT i.indisprimary AND i.indpred IS NULL AND i.indexprs IS NULL \
-                   AND k.place <= i.indnkeyatts GROUP BY c.relname, o.relname ORDER BY o.relname";
-        let rows = self.session()?.rows("read the indexes of tables", sql, &[&self.schema]).await?;
-        let mut indexes: HashMap<String, Vec<(String, Vec<String>)>> = HashMap::new();
-        for row in &rows {
-            indexes.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
-        }
-        Ok(indexes)
-    }
-
     /// What the server must be set to, and what the user must be allowed.
     async fn check_rights(&self) -> Result<(), Error> {
         let session = self.session()?;
@@ -300,13 +250,15 @@ impl PostgresSource {
             self.ready.push_back(Event::Gone { table: nth, reason });
             return Ok(());
         }
-        let columns: Option<Vec<(usize, Codec)>> = (known.mirror.columns.iter().zip(&known.types))
+        let columns: Option<Vec<(usize, Codec)>> = known
+            .coming()
             .map(|(column, kind)| {
                 let at = place(&column.name).filter(|at| kinds[*at].name == kind.name)?;
                 Some((at, Codec::of(kind)?))
             })
             .collect();
-        let Some(columns) = columns.filter(|columns| columns.len() == relation.columns.len()) else {
+        let are_all = |columns: &Vec<_>| columns.len() == relation.columns.len();
+        let Some(columns) = columns.filter(|columns| known.part.is_some_columns || are_all(columns)) else {
             // What is not in the plan: the columns that come now, with the key that is there now.
             let surveyed = self.survey().await?;
             let there =
@@ -407,14 +359,20 @@ impl PostgresSource {
             }
             let (old, row) = change;
             let old = match old {
-                Some(cells) => Some(key(&values(&cells)?)?),
+                Some(cells) => Some(values(&cells)?),
                 None => None,
             };
-            let Some(row) = row else { return Some(Incoming::Delete { key: old? }) };
-            let row = values(&row)?;
+            let Some(row) = row else { return Some(Incoming::Delete { key: key(&old?)? }) };
+            let mut row = values(&row)?;
+            // What is as it was stands in the row as it was, where that came whole; else there is NULL, which no such value is.
+            for (new, old) in row.iter_mut().zip(old.iter().flatten()) {
+                if new.is_none() && *old != Some(Value::Null) {
+                    new.clone_from(old);
+                }
+            }
             let whole: Option<Vec<Value>> = row.iter().cloned().collect();
             let key = match old {
-                Some(old) => old,
+                Some(old) => key(&old)?,
                 None => key(&row)?,
             };
             let stays = key_columns
@@ -426,21 +384,25 @@ impl PostgresSource {
                 _ => Incoming::Update { key, row },
             })
         })();
-        let name = &self.tables[*table].source;
+        let known = &self.tables[*table];
+        let name = &known.source;
         let damaged =
             || Error::new(Kind::Corrupt, format!("read changes of `{name}`: a row without its key"));
         let change = change.ok_or_else(damaged)?;
+        if let (Incoming::Update { row, .. }, Some(_)) = (&change, &known.part.condition)
+            && row.iter().any(Option::is_none)
+        {
+            let reason = format!(
+                "a long value that stayed as it was did not come with a changed row, and `where` cannot be decided without it: \
+                 ALTER TABLE {} REPLICA IDENTITY FULL; and then `litekeep sync resync`",
+                self.path(known)
+            );
+            self.ready.push_back(Event::Gone { table: *table, reason });
+            return Ok(());
+        }
         self.ready.push_back(Event::Change { table: *table, change });
         Ok(())
     }
-}
-
-pub(crate) struct FoundColumn {
-    pub(crate) table: String,
-    pub(crate) name: String,
-    is_not_null: bool,
-    kind: SourceType,
-    is_generated: bool,
 }
 
 /// Whether somebody takes the changes.
@@ -482,7 +444,7 @@ fn of_relation(
         indexes: known.mirror.indexes.clone(),
         rules: known.mirror.rules.clone(),
     };
-    SourceTable { source: known.source.clone(), types, mirror }
+    SourceTable { source: known.source.clone(), types, mirror, part: Part::default() }
 }
 
 #[async_trait]
@@ -583,7 +545,8 @@ impl Source for PostgresSource {
                 mirror.rules =
                     rules.of((table.as_str(), &types), &mirror, |there| self.wanted(there), &mut note);
             }
-            found.push((SourceTable { source: table.clone(), types, mirror }, notes));
+            let (source, part) = (table.clone(), Part::default());
+            found.push((SourceTable { source, types, mirror, part }, notes));
         }
         let is_there = |name: &&String| found.iter().any(|(table, _)| table.mirror.name == **name);
         if let Some(missing) = self.wanted.tables.iter().find(|name| !is_there(name)) {
@@ -599,6 +562,19 @@ impl Source for PostgresSource {
             return Err(Error::with_hint(Kind::Invalid, message, "`schema` names another one"));
         }
         Ok(found)
+    }
+
+    async fn partial(&mut self, table: &SourceTable) -> Result<Option<Note>, Error> {
+        let statements = self.whole_rows(table).await?;
+        Ok((!statements.is_empty()).then(|| Note {
+            table: table.source.clone(),
+            column: None,
+            level: Level::Table,
+            message: format!(
+                "its changes come without long values that stay as they are, so that `where` cannot be decided: {}",
+                statements.join(" ")
+            ),
+        }))
     }
 
     async fn prepare(&mut self, slot: &str, tables: &[SourceTable]) -> Result<String, Error> {
@@ -636,11 +612,10 @@ impl Source for PostgresSource {
     }
 
     async fn open(&mut self, table: &SourceTable, rows: Which<'_>) -> Result<(), Error> {
-        let all: Vec<usize> = (0..table.mirror.columns.len()).collect();
-        let joined = |columns: &[usize]| {
-            names(table, columns).iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
-        };
-        let key = joined(&table.mirror.key);
+        let joined =
+            |names: Vec<String>| names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
+        let all = joined(table.coming().map(|(column, _)| column.name.clone()).collect());
+        let key = joined(names(table, &table.mirror.key));
         let row = |key: &[Value]| key.iter().map(written).collect::<Vec<_>>().join(", ");
         let condition = match rows {
             Which::All => String::new(),
@@ -650,11 +625,8 @@ impl Source for PostgresSource {
                 format!(" WHERE ({key}) IN ({})", rows.join(", "))
             }
         };
-        let sql = format!(
-            "COPY (SELECT {} FROM {}{condition} ORDER BY {key}) TO STDOUT",
-            joined(&all),
-            self.path(table)
-        );
+        let sql =
+            format!("COPY (SELECT {all} FROM {}{condition} ORDER BY {key}) TO STDOUT", self.path(table));
         let forms: Option<Vec<Codec>> = table.types.iter().map(Codec::of).collect();
         let damaged =
             || Error::new(Kind::Corrupt, format!("read the plan of `{}`: a type is none", table.source));

@@ -8,6 +8,7 @@ mod apply;
 pub(crate) mod compare;
 mod once;
 mod part;
+pub(crate) mod sieve;
 pub(crate) mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,13 +18,15 @@ use std::time::Duration;
 use litekeep_env::{Clock as _, SystemClock};
 use litekeep_sql::{Mirror, MirrorTable, Written};
 
-use self::apply::{apply, key_of, list, list_unfit, size};
+use self::apply::{Applied, apply, key_of, list, list_unfit, size};
+use self::sieve::Sieve;
 use self::state::{Kept, Plan, Stage, changed, damaged, found, kept, make, slot, with_more};
 use crate::batch::Refused;
+use crate::cut::Cut;
 use crate::ledger::{PAUSED, PLAN, REFUSED, STAGE, read_listed, text as json};
 use crate::local::Local;
 use crate::push::Step;
-use crate::source::{Event, Incoming, Rows, Source, SourceTable, Standing};
+use crate::source::{Event, Incoming, Part, Rows, Source, SourceTable, Standing, surveyed};
 use crate::target::{Listed, key_text, key_value};
 use crate::worker::{Flow, Progress};
 use crate::{Error, Kind, Value};
@@ -52,6 +55,8 @@ pub struct Settings {
     pub database: PathBuf,
     /// It is made where it is not there.
     pub creates: bool,
+    /// What of the tables comes.
+    pub cut: Cut,
 }
 
 /// A pull on its way.
@@ -64,12 +69,15 @@ pub struct Pull<S: Source> {
     server: Option<String>,
     /// The last step was not awaited to its end.
     is_under_way: bool,
-    is_copying: bool,
+    /// The table whose rows are on their way lets these through.
+    copying: Option<Sieve>,
     following: Option<Following>,
 }
 
 /// Changes on their way.
 struct Following {
+    /// What is let through of the tables, by their places in the plan.
+    sieves: Vec<Sieve>,
     /// Where the source was when it began: there it is current for the first time.
     goal: String,
     /// Up to where everything has come.
@@ -107,7 +115,7 @@ impl<S: Source> Pull<S> {
             kept: None,
             server: None,
             is_under_way: false,
-            is_copying: false,
+            copying: None,
             following: None,
         }
     }
@@ -154,7 +162,7 @@ impl<S: Source> Pull<S> {
 
     /// Opens the database; what it keeps.
     async fn open(&mut self) -> Result<BTreeMap<String, String>, Error> {
-        let Settings { name, database, creates } = self.settings.clone();
+        let Settings { name, database, creates, .. } = self.settings.clone();
         if !creates && !database.exists() {
             let message = format!(
                 "there is no `{}` yet, in which the rows of the sync `{name}` come",
@@ -171,6 +179,9 @@ impl<S: Source> Pull<S> {
         // One that is made is made when it is known what comes into it.
         let is_new = self.settings.creates && !self.settings.database.exists();
         self.kept = if is_new { None } else { kept(&self.open().await?)? };
+        if let Some(kept) = &self.kept {
+            self.settings.cut.is_same(&self.settings.name, &kept.plan.tables)?;
+        }
         let server = self.source.connect().await?;
         if let Some(Kept { plan, stage, .. }) = &self.kept
             && let Stage::Copying { position, server: known, .. }
@@ -222,13 +233,15 @@ impl<S: Source> Pull<S> {
             here.await?.into_iter().filter(|(is_here, _)| *is_here).map(|(_, table)| table).collect();
         self.source.connect().await?;
         self.source.keep_to(&here);
-        let tables = found(self.source.survey().await?)?;
+        let tables = found(surveyed(&mut self.source, &self.settings.cut).await?)?;
+        // What came for a condition only need not come any more.
+        let kept_of = |old: &SourceTable| SourceTable { part: Part::default(), ..old.clone() };
         if let Some((old, new)) = known
             .iter()
-            .filter_map(|old| Some((old, tables.iter().find(|new| new.source == old.source)?)))
+            .filter_map(|old| Some((kept_of(old), tables.iter().find(|new| new.source == old.source)?)))
             .find(|(old, new)| old.mirror.name == new.mirror.name && with_more(old, new).is_none())
         {
-            let message = format!("the table `{}` is not as it was: {}", new.source, changed(old, new));
+            let message = format!("the table `{}` is not as it was: {}", new.source, changed(&old, new));
             let hint =
                 format!("if its rows here can go: DROP TABLE {};", litekeep_sql::quoted(&old.mirror.name));
             // One that was dropped here is made anew.
@@ -243,10 +256,12 @@ impl<S: Source> Pull<S> {
         self.commit(stage, move |mirror| {
             for table in &made {
                 // One of the same name that is not of this sync is the application's.
-                let is_known = known.iter().any(|old| old.mirror.name == table.mirror.name);
-                match is_known && mirror.has(&table.mirror)? {
-                    true => mirror.add_columns(&table.mirror)?,
-                    false => make(mirror, table)?,
+                match known.iter().find(|old| old.mirror.name == table.mirror.name) {
+                    Some(old) if mirror.has(&table.mirror)? => {
+                        mirror.drop_columns(&old.mirror, &table.mirror)?;
+                        mirror.add_columns(&table.mirror)?;
+                    }
+                    _ => make(mirror, table)?,
                 }
             }
             for (table, _) in &paused {
@@ -297,7 +312,7 @@ impl<S: Source> Pull<S> {
     }
 
     async fn set_up(&mut self) -> Result<(), Error> {
-        let tables = found(self.source.survey().await?)?;
+        let tables = found(surveyed(&mut self.source, &self.settings.cut).await?)?;
         if !self.local.is_open() {
             self.open().await?;
         }
@@ -351,7 +366,9 @@ impl<S: Source> Pull<S> {
             return Ok(());
         };
         let table = plan.tables[nth].clone();
-        if !self.is_copying {
+        let sieve = if let Some(sieve) = &self.copying {
+            sieve.clone()
+        } else {
             // What was seen is forgotten with the connection: then all of it is seen again.
             after = after.filter(|_| !sweeps);
             let key = after.as_ref().map(|key| key.iter().map(|text| key_value(text)).collect());
@@ -365,13 +382,13 @@ impl<S: Source> Pull<S> {
                 let mirrored = table.mirror.clone();
                 self.local.on(move |mirror| Ok(mirror.begin_sweep(&mirrored)?)).await?;
             }
-            self.is_copying = true;
-        }
+            self.copying.insert(Sieve::of(&table)?).clone()
+        };
         let found = self.source.fetch().await?;
         let unfit = self.source.unfit();
         let grown = self.source.grown().and_then(|now| with_more(&table, &now));
         if found.is_empty() {
-            self.is_copying = false;
+            self.copying = None;
             tables.remove(0);
             let stage = Stage::Copying { position, server, tables, after: None, rows, sweeps };
             if !unfit.is_empty() {
@@ -384,12 +401,15 @@ impl<S: Source> Pull<S> {
             return self.commit(stage, |_| Ok(())).await;
         }
         let table = grown.clone().unwrap_or(table);
+        // Of one that has grown more is kept.
+        let sieve = if grown.is_some() { self.copying.insert(Sieve::of(&table)?).clone() } else { sieve };
         let plan = self.kept.as_mut().filter(|_| grown.is_some()).map(|kept| {
             kept.plan.tables[nth] = table.clone();
             json(&kept.plan)
         });
-        rows += found.len() as u64;
         after = found.last().map(|row| key_of(&table.mirror, row).iter().map(key_text).collect());
+        let found = sieve.rows(found).await?;
+        rows += found.len() as u64;
         let stage = Stage::Copying { position, server, tables, after, rows, sweeps };
         let mirrored = table.mirror.clone();
         let written = self.commit(stage, move |mirror| {
@@ -460,9 +480,11 @@ impl<S: Source> Pull<S> {
         };
         let confirmed = position.clone();
         if self.following.is_none() {
+            let sieves = plan.tables.iter().map(Sieve::of).collect::<Result<_, _>>()?;
             self.source.follow(&plan.slot, &plan.tables, position).await?;
             let goal = self.source.position().await?;
             self.following = Some(Following {
+                sieves,
                 goal,
                 reached: position.clone(),
                 changes: vec![],
@@ -524,7 +546,7 @@ impl<S: Source> Pull<S> {
                     if self.stands_still(table) => {}
                 Event::Table { table, now, position } => {
                     self.leave_off().await?;
-                    self.table_changed(table, now, position).await?;
+                    self.table_changed(table, &now, position).await?;
                     return Ok(Step::More);
                 }
                 Event::Grows { table, now } => {
@@ -590,15 +612,16 @@ impl<S: Source> Pull<S> {
         Some(Stage::Following { position, server, time_ms: at_ms.or(*time_ms), consistent_at })
     }
 
-    /// What the changes are applied with: the tables, and those of them that stand still.
-    fn applied(&self) -> (Vec<MirrorTable>, BTreeSet<usize>, bool) {
-        let Some(Kept { plan, paused, refused, .. }) = &self.kept else {
-            return (vec![], BTreeSet::new(), false);
+    /// What has come is applied with this.
+    fn applied(&self) -> Applied {
+        let (Some(Kept { plan, paused, refused, .. }), Some(following)) = (&self.kept, &self.following)
+        else {
+            return Applied { tables: vec![], paused: BTreeSet::new(), any_refused: false };
         };
-        let tables: Vec<MirrorTable> = plan.tables.iter().map(|table| table.mirror.clone()).collect();
+        let tables = plan.tables.iter().map(|table| table.mirror.clone()).zip(following.sieves.clone());
         let stands = |table: &SourceTable| paused.iter().any(|(paused, _)| *paused == table.source);
         let paused = plan.tables.iter().enumerate().filter(|(_, table)| stands(table)).map(|(nth, _)| nth);
-        (tables, paused.collect(), *refused > 0)
+        Applied { tables: tables.collect(), paused: paused.collect(), any_refused: *refused > 0 }
     }
 
     /// Commits the transactions that have ended.
@@ -676,17 +699,18 @@ impl<S: Source> Pull<S> {
     async fn table_changed(
         &mut self,
         nth: usize,
-        now: SourceTable,
+        now: &SourceTable,
         after: Option<String>,
     ) -> Result<(), Error> {
         let Some(Kept { stage: Stage::Following { position, server, .. }, .. }) = &self.kept else {
             return Ok(());
         };
         let (position, server) = (after.unwrap_or_else(|| position.clone()), server.clone());
+        // Where values have changed with the columns, rows may fulfil a condition no more.
+        let sweeps = self.kept.as_ref().is_some_and(|kept| kept.plan.tables[nth].part.condition.is_some());
         // Rows that are there may have values in the further columns, which did not come.
-        let stage =
-            Stage::Copying { position, server, tables: vec![nth], after: None, rows: 0, sweeps: false };
-        self.widen(nth, &now, stage).await
+        let stage = Stage::Copying { position, server, tables: vec![nth], after: None, rows: 0, sweeps };
+        self.widen(nth, now, stage).await
     }
 
     /// Further columns follow, in which rows that are here have nothing.
@@ -744,7 +768,7 @@ impl<S: Source> Flow for Pull<S> {
     fn begin_anew(&mut self) {
         self.source.disconnect();
         self.local.close();
-        (self.server, self.following, self.is_copying) = (None, None, false);
+        (self.server, self.following, self.copying) = (None, None, None);
     }
 
     fn is_under_way(&mut self) -> &mut bool {

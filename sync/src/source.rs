@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 use litekeep_schema::portable::Note;
-use litekeep_sql::MirrorTable;
+use litekeep_sql::{MirrorColumn, MirrorTable};
 use serde::{Deserialize, Serialize};
 
+use crate::cut::Cut;
 use crate::{Error, Value};
 
 /// A table of a source, and what it is in SQLite.
@@ -12,10 +13,31 @@ use crate::{Error, Value};
 pub struct SourceTable {
     /// Its name there, for the source.
     pub source: String,
-    /// The types of its columns there.
+    /// The types there of the columns that [come](Self::coming).
     pub types: Vec<SourceType>,
     /// What it is in SQLite, column by column the same.
     pub mirror: MirrorTable,
+    /// What of it is there to come.
+    #[serde(default)]
+    pub part: Part,
+}
+
+/// What of a table comes; by default all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Columns that it has beside those that come are as if they were not there.
+    pub is_some_columns: bool,
+    /// The condition of SQL that rows must fulfil. Sources tell of all rows: it is looked at here, and so means the same for each of them.
+    pub condition: Option<String>,
+    /// Columns that come for the condition only, after those of the mirror, and are not kept.
+    pub unkept: Vec<MirrorColumn>,
+}
+
+impl SourceTable {
+    /// The columns that come, in the order of the values of a row.
+    pub fn coming(&self) -> impl Iterator<Item = (&MirrorColumn, &SourceType)> {
+        self.mirror.columns.iter().chain(&self.part.unkept).zip(&self.types)
+    }
 }
 
 /// A type of a column, as the source has it.
@@ -180,6 +202,13 @@ pub trait Source: Send {
     /// `Invalid` when one is not there.
     async fn survey(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error>;
 
+    /// What is in the way of telling of every change whether the row fulfils the condition of a [part](SourceTable::part): for that
+    /// each changed row must come with all of its values.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    async fn partial(&mut self, table: &SourceTable) -> Result<Option<Note>, Error>;
+
     /// Makes the server keep the changes of tables from now on, under a name of the sync's own, and tells from which position; where it
     /// keeps them already, as it does.
     ///
@@ -250,6 +279,20 @@ pub trait Source: Send {
     async fn forget(&mut self, slot: &str) -> Result<(), Error>;
 }
 
+/// The tables of a source with what of them comes, and what of that does not come as it is there, or not at all.
+///
+/// # Errors
+/// Those of the source; `Invalid` when something that is named is not there.
+pub async fn surveyed(source: &mut impl Source, cut: &Cut) -> Result<Vec<(SourceTable, Vec<Note>)>, Error> {
+    let mut surveyed = cut.of_source(source.survey().await?)?;
+    for (table, notes) in &mut surveyed {
+        if table.part.condition.is_some() {
+            notes.extend(source.partial(table).await?);
+        }
+    }
+    Ok(surveyed)
+}
+
 #[async_trait]
 impl Source for Box<dyn Source> {
     fn name(&self) -> String {
@@ -274,6 +317,10 @@ impl Source for Box<dyn Source> {
 
     async fn survey(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error> {
         (**self).survey().await
+    }
+
+    async fn partial(&mut self, table: &SourceTable) -> Result<Option<Note>, Error> {
+        (**self).partial(table).await
     }
 
     async fn prepare(&mut self, slot: &str, tables: &[SourceTable]) -> Result<String, Error> {

@@ -57,10 +57,18 @@ impl Reader<'_> {
         let names = get("rename").map_or(Some(BTreeMap::new()), |found| self.texts(found));
         let types = get("types").map_or(Some(BTreeMap::new()), |found| self.texts(found));
         if let Some(found) =
-            ["columns", "where"].into_iter().find_map(get).filter(|_| direction != Direction::Push)
+            ["columns", "where"].into_iter().find_map(get).filter(|_| direction == Direction::Both)
         {
-            let message =
-                "all columns and rows of a table come from the server; it is for a sync that only goes there";
+            let message = "all columns and rows of a table go both ways; it is for a sync in one direction, `push` or `pull`";
+            self.refuse(found, message);
+            return None;
+        }
+        if let Some(found) = ["columns", "where"]
+            .into_iter()
+            .find_map(get)
+            .filter(|_| direction == Direction::Pull && matches!(other, OtherSide::Mongodb(_)))
+        {
+            let message = "all documents and fields of a collection come from MongoDB; `columns` and `where` of a pull are for PostgreSQL, MySQL and MariaDB";
             self.refuse(found, message);
             return None;
         }
@@ -204,7 +212,7 @@ impl Reader<'_> {
         let list = |this: &mut Self, one: &Entry| -> Option<Vec<String>> {
             let all = each(one);
             if all.is_empty() {
-                this.refuse(one, "no column is named: name those that go, or leave the table out");
+                this.refuse(one, "no column is named: name those that are wanted, or leave the table out");
                 return None;
             }
             all.iter().map(|text| this.non_empty(text)).collect()

@@ -461,6 +461,14 @@ fn syncs() {
         (&["id".into(), "note".into()][..], "id > 7")
     );
     assert_eq!(sync.schedule, Some(Schedule::Every(Duration::from_secs(900))));
+    for url in ["postgres://h/d", "mysql://h/d", "mariadb://h/d"] {
+        let database = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\n";
+        let cut = "columns = { t = [\"id\"] }\nwhere = { t = \"id > 7\" }";
+        let config = toml(&format!("{database}[[sync]]\nname = \"in\"\nfrom = {url:?}\n{cut}\n")).unwrap();
+        let sync = &config.syncs[0];
+        assert_eq!((sync.direction, sync.columns["t"].len()), (Direction::Pull, 1));
+        assert_eq!(sync.rows["t"], "id > 7");
+    }
     for url in ["mysql://me@host/app", "mariadb://me@host/app"] {
         let database = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\n";
         let config = toml(&format!("{database}[[sync]]\nname = \"my\"\nto = {url:?}\n")).unwrap();
@@ -568,9 +576,15 @@ fn mistakes_in_syncs_are_told_with_what_would_be_right() {
         ),
         ("name = \"a\"\nto = \"postgres://h/d\"\ntypes = 7", "`types`"),
         (
-            "name = \"a\"\nfrom = \"postgres://h/d\"\nwhere = { t = \"a\" }",
-            "`where`: all columns and rows of a table come from the server",
+            "name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"both\"\nwhere = { t = \"a\" }",
+            "`where`: all columns and rows of a table go both ways; it is for a sync in one direction",
         ),
+        (
+            "name = \"a\"\nfrom = \"postgres://h/d\"\ndirection = \"both\"\ncolumns = { t = [\"a\"] }",
+            "`columns`: all columns and rows of a table go both ways",
+        ),
+        ("name = \"a\"\nfrom = \"postgres://h/d\"\ncolumns = { t = [] }", "no column is named"),
+        ("name = \"a\"\nfrom = \"mysql://h/d\"\nwhere = { t = \"\" }", "`t`: it is empty"),
         ("name = \"a\"\nto = \"postgres://h/d\"\ncolumns = { t = [] }", "no column is named"),
         ("name = \"a\"\nto = \"postgres://h/d\"\nschedule = \"1h\"", "here it is `every`, or `cron`"),
         (

@@ -101,11 +101,12 @@ async fn to_server<T: Target>(
 async fn into_sqlite(config: &SyncConfig, parts: Parts, dry_run: bool, format: Format) -> Result<Outcome> {
     let source = source(config)?;
     if dry_run {
-        return plan_pull("copy", source, true, format).await;
+        return plan_pull("copy", (source, &Cut::default()), true, format).await;
     }
     let (name, database) = (config.name.clone(), config.database.clone());
     let to = database.display().to_string();
-    let mut pull = Pull::new(pull::Settings { name, database, creates: true }, source);
+    let settings = pull::Settings { name, database, creates: true, cut: Cut::default() };
+    let mut pull = Pull::new(settings, source);
     let shown = Rows::new(format);
     let copied = pull.copy_once(parts, |rows| shown.at(rows)).await;
     shown.end();

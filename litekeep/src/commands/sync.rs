@@ -10,6 +10,7 @@ use litekeep_sql::Examiner;
 use litekeep_sync::compare::{self, Found};
 use litekeep_sync::cut::Cut;
 use litekeep_sync::push::{Step, is_wanted};
+use litekeep_sync::source::surveyed;
 use litekeep_sync::target::Listed;
 use litekeep_sync::two_way::Conflict;
 use litekeep_sync::{Source, Target, copy};
@@ -84,7 +85,7 @@ async fn plan(named: &Named, format: Format) -> Result<Outcome> {
 pub(super) async fn plan_of(sync: &DatabaseSync, format: Format) -> Result<Outcome> {
     let name = &sync.config.name;
     if sync.is_pull() {
-        return plan_pull(name, sync.source()?, false, format).await;
+        return plan_pull(name, (sync.source()?, &sync.cut()), false, format).await;
     }
     if sync.is_two_way() {
         return plan_two_way(sync, format).await;
@@ -118,7 +119,7 @@ pub(super) async fn planned<T: Target>(
 /// The tables that are made in SQLite, once or to be kept in step.
 pub(super) async fn plan_pull(
     name: &str,
-    mut source: impl Source,
+    (mut source, cut): (impl Source, &Cut),
     once: bool,
     format: Format,
 ) -> Result<Outcome> {
@@ -128,7 +129,7 @@ pub(super) async fn plan_pull(
     };
     let mut tables = vec![];
     let mut ok = true;
-    for (table, notes) in source.survey().await? {
+    for (table, notes) in surveyed(&mut source, cut).await? {
         ok &= notes.iter().all(|note| note.level < Level::Table);
         let sql = std::iter::once(table.mirror.create()).chain(table.mirror.create_indexes()).collect();
         let notes = notes.into_iter().map(PlannedNote::of).collect();

@@ -438,6 +438,51 @@ fn rows_of_a_server_come_into_the_database() {
     run(&["sync", "run"]).failed_with(&["the table `t` is there and has rows", "DROP TABLE \"t\""]);
 }
 
+/// Rows come and go here as they begin and cease to fulfil the condition, whose columns need not come.
+#[test]
+fn some_columns_and_some_rows_come() {
+    let server = Postgres::start().unwrap();
+    let notes = "CREATE TABLE note(id int PRIMARY KEY, state text, text text, secret text);
+        INSERT INTO note VALUES (1, 'PUBLIC', 'a', 's'), (2, 'draft', 'b', 's'), (3, 'public', 'c', 's')";
+    let scene = pulling_from(&server, &format!("{PULLED}; {notes}"));
+    let cut = "columns = { note = [\"id\", \"text\"] }\nwhere = { note = \"state = 'PUBLIC'\" }\n";
+    let file = scene.place.path("litekeep.toml");
+    std::fs::write(&file, std::fs::read_to_string(&file).unwrap() + cut).unwrap();
+    let run = |args: &[&str]| scene.place.run(args);
+    let needs = "ALTER TABLE \"public\".\"note\" REPLICA IDENTITY FULL;";
+    let plan = run(&["sync", "plan"]);
+    assert!(plan.code == 1 && plan.stdout.contains(needs), "{}", plan.stdout);
+    run(&["sync", "run"]).failed_with(&["`note` cannot be pulled", needs]);
+    server.query(needs).unwrap();
+    let plan = run(&["sync", "plan"]).succeeded();
+    assert!(!plan.stdout.contains("secret") && !plan.stdout.contains("state"), "{}", plan.stdout);
+    run(&["sync", "run"]).succeeded();
+    let here = || -> String {
+        let sql = "SELECT coalesce(group_concat(id || text, ' '), '') FROM (SELECT * FROM note ORDER BY id)";
+        Connection::open(scene.db()).unwrap().query_row(sql, (), |row| row.get(0)).unwrap()
+    };
+    assert_eq!(here(), "1a", "text is compared by its bytes");
+    for (sql, expected) in [
+        ("UPDATE note SET state = 'PUBLIC' WHERE id = 2", "1a 2b"),
+        ("UPDATE note SET state = 'draft' WHERE id = 1", "2b"),
+        ("UPDATE note SET id = 20 WHERE id = 2", "20b"),
+        ("ALTER TABLE note ADD COLUMN more text DEFAULT 'm'", "20b"),
+    ] {
+        server.query(sql).unwrap();
+        run(&["sync", "run"]).succeeded();
+        assert_eq!(here(), expected, "{sql}");
+        run(&["sync", "verify"]).succeeded();
+    }
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("= 'PUBLIC'", "= 'draft'")).unwrap();
+    for command in ["run", "verify"] {
+        run(&["sync", command]).failed_with(&["begun with the rows of `note`", "litekeep sync resync pg"]);
+    }
+    run(&["sync", "resync"]).succeeded();
+    run(&["sync", "run"]).succeeded();
+    assert_eq!(here(), "1a");
+}
+
 /// Kills litekeep, the server or the connection while the server changes and the application writes; in the end both have the same, and
 /// the backup has all of it. `change` makes a random statement of this kind, 0 to 3, for a key and a value.
 pub(crate) fn pulls_whatever_is_killed<S: Server>(

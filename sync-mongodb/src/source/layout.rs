@@ -202,6 +202,7 @@ mod tests {
     use bson::oid::ObjectId;
     use bson::{bson, doc};
     use litekeep_sql::MirrorRules;
+    use litekeep_sync::source::Part;
 
     fn layout(columns: &[(&str, Inward)], key: &[usize]) -> Layout {
         let mirror = MirrorTable {
@@ -212,7 +213,7 @@ mod tests {
             rules: MirrorRules::default(),
         };
         let types = columns.iter().map(|(_, inward)| kind(*inward)).collect();
-        Layout::of(&SourceTable { source: "t".to_owned(), types, mirror }).unwrap()
+        Layout::of(&SourceTable { source: "t".to_owned(), types, mirror, part: Part::default() }).unwrap()
     }
 
     fn text(text: &str) -> Value {

@@ -11,7 +11,7 @@ use litekeep_schema::portable::mongodb::{MongoType, Table};
 use litekeep_schema::portable::{Level, Note};
 use litekeep_sql::{MirrorRules, MirrorTable};
 use litekeep_sync::ledger;
-use litekeep_sync::source::{SourceTable, SourceType};
+use litekeep_sync::source::{Part, SourceTable, SourceType};
 use litekeep_sync::{Error, Kind};
 
 use super::Wanted;
@@ -230,7 +230,12 @@ impl Surveyor<'_> {
         }
         table.mirror.name = here.to_owned();
         table.mirror.indexes = self.indexes(name, here, &table.mirror).await?;
-        Ok(SourceTable { source: name.clone(), types: table.types, mirror: table.mirror })
+        Ok(SourceTable {
+            source: name.clone(),
+            types: table.types,
+            mirror: table.mirror,
+            part: Part::default(),
+        })
     }
 
     /// The fields of all documents.
@@ -385,7 +390,7 @@ pub(super) async fn names(session: &Session) -> Result<Vec<String>, Error> {
 fn unread(there: &str, here: &str) -> SourceTable {
     let mut table = Columns::default();
     table.mirror.name = here.to_owned();
-    SourceTable { source: there.to_owned(), types: vec![], mirror: table.mirror }
+    SourceTable { source: there.to_owned(), types: vec![], mirror: table.mirror, part: Part::default() }
 }
 
 /// A table that is here, with the fields that it has more.

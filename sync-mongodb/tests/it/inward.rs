@@ -479,7 +479,12 @@ fn a_copy_has_one_moment_and_keeps_nothing() {
         .unwrap()
         .execute_batch("CREATE TABLE t(_id INTEGER PRIMARY KEY, x TEXT, new INT, mine TEXT)")
         .unwrap();
-    let settings = pull::Settings { name: "copy".into(), database: other.database(), creates: true };
+    let settings = pull::Settings {
+        name: "copy".into(),
+        database: other.database(),
+        creates: true,
+        cut: litekeep_sync::cut::Cut::default(),
+    };
     let copied = other
         .runtime
         .block_on(Pull::new(settings, pulled::source(&other.url, &[])).copy_once(Parts::Rows, |_| ()))

@@ -1,5 +1,6 @@
 //! Changes on their way: what of the log is of the tables that are wanted.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use litekeep_schema::portable::mysql::{Flavor, Inward, Raw};
@@ -64,7 +65,7 @@ pub(super) enum Answer {
         body: Vec<u8>,
         map: TableMap,
         table: usize,
-        columns: Vec<Option<(usize, Inward, Charset)>>,
+        columns: Vec<ComingColumn>,
         now: Option<Box<SourceTable>>,
     },
 }
@@ -76,8 +77,7 @@ pub(super) enum Coming {
     As {
         table: usize,
         map: TableMap,
-        /// Where each of its columns is there, and what its values are; `None`: it does not come so.
-        columns: Vec<Option<(usize, Inward, Charset)>>,
+        columns: Vec<ComingColumn>,
     },
 }
 
@@ -215,10 +215,10 @@ impl MysqlSource {
             }
             Answer::Layout { body, map, table, columns, now } => {
                 let known = &self.tables[table];
-                let fits = columns.iter().all(Option::is_some) && columns.len() == map.columns.len();
+                let fits = fits(known, &columns, &map);
                 let is_told = |name: &str| map.columns.iter().any(|column| column.name == name);
-                let is_missing = (known.mirror.columns.iter().zip(&columns))
-                    .all(|(known, column)| column.is_some() || !is_told(&known.name));
+                let is_missing = (known.coming().zip(&columns))
+                    .all(|((known, _), column)| column.is_some() || !is_told(&known.name));
                 let (id, coming) = (map.id, Coming::As { table, map, columns });
                 // Some columns may be computed, or not be there any more; or the rows are older than the copy of a table that has changed since.
                 let coming = match now {
@@ -287,7 +287,7 @@ impl MysqlSource {
         self.asked = Some(Asked::of(async move {
             let (mut catalog, mut map) = (catalog.lock().await, map);
             let mut columns = vec![];
-            for (column, known_kind) in known.mirror.columns.iter().zip(&known.types) {
+            for (column, known_kind) in known.coming() {
                 let at = map.columns.iter().position(|other| other.name == column.name);
                 let found = match at {
                     Some(at) => form_of(&mut catalog, &mut map.columns[at])
@@ -297,8 +297,11 @@ impl MysqlSource {
                 };
                 columns.push(found.filter(|(_, is, _)| form(known_kind) == Some(*is)));
             }
-            let fits = columns.iter().all(Option::is_some) && columns.len() == map.columns.len();
-            let now = if fits { None } else { catalog.table_now(&known.source).await?.map(Box::new) };
+            let now = if fits(&known, &columns, &map) {
+                None
+            } else {
+                catalog.table_now(&known.source).await?.map(Box::new)
+            };
             Ok(Answer::Layout { body, map, table, columns, now })
         }));
         Ok(())
@@ -316,9 +319,10 @@ impl MysqlSource {
             None => return Err(damaged(&format!("a row of table {id}, which was not told before"))),
         };
         let rows = row::rows(kind, body, has_extra, map).map_err(|what| damaged(&what))?;
-        let key = &self.tables[table].mirror.key;
+        let known = &self.tables[table];
+        let (key, asks) = (&known.mirror.key, known.part.condition.is_some());
         for row in rows {
-            let Some(change) = change(row, columns, key) else {
+            let Some(change) = change(row, columns, key, asks) else {
                 let what = format!("a row of `{}` without all of its columns", map.table);
                 let set = "as an administrator: SET GLOBAL binlog_row_image = FULL;";
                 return Err(cannot_follow(&self.address, &what, set));
@@ -383,22 +387,32 @@ fn gone(table: usize, reason: &str) -> Event {
     Event::Gone { table, reason: reason.to_owned() }
 }
 
-/// Whether a table has the same columns in the same forms, and the same key.
-fn is_alike(known: &SourceTable, now: &SourceTable) -> bool {
-    let forms = |table: &SourceTable| {
-        let pairs = table.mirror.columns.iter().zip(&table.types);
-        pairs
-            .map(|(column, kind)| (column.name.clone(), kind.form.clone()))
-            .collect::<std::collections::BTreeMap<_, _>>()
-    };
-    forms(known) == forms(now) && names(known, &known.mirror.key) == names(now, &now.mirror.key)
+/// How values of a column come: where it is there, and what its values are; `None`: it does not come so.
+type ComingColumn = Option<(usize, Inward, Charset)>;
+
+/// Whether rows come with the columns that are wanted, and no others are.
+fn fits(known: &SourceTable, columns: &[ComingColumn], map: &TableMap) -> bool {
+    columns.iter().all(Option::is_some) && (known.part.is_some_columns || columns.len() == map.columns.len())
 }
 
-/// What happened to a row. `None`: its key is not told, or not all of a new one.
-fn change(row: Row, columns: &[Option<(usize, Inward, Charset)>], key: &[usize]) -> Option<Incoming> {
+/// Whether a table has the same columns in the same forms, as far as they are wanted, and the same key.
+fn is_alike(known: &SourceTable, now: &SourceTable) -> bool {
+    let forms = |table: &SourceTable| {
+        let pairs = table.coming();
+        pairs.map(|(column, kind)| (column.name.clone(), kind.form.clone())).collect::<BTreeMap<_, _>>()
+    };
+    let (forms_known, mut forms_now) = (forms(known), forms(now));
+    if known.part.is_some_columns {
+        forms_now.retain(|column, _| forms_known.contains_key(column));
+    }
+    forms_known == forms_now && names(known, &known.mirror.key) == names(now, &now.mirror.key)
+}
+
+/// What happened to a row. `None`: its key is not told, or not all of a new one; or where a condition `asks` for it, of any.
+fn change(row: Row, columns: &[ComingColumn], key: &[usize], asks: bool) -> Option<Incoming> {
     let values = |cells: Vec<Option<Cell>>| -> Vec<Option<Value>> {
         let mut cells = cells;
-        let value = |column: &Option<(usize, Inward, Charset)>| {
+        let value = |column: &ComingColumn| {
             let (at, form, charset) = column.as_ref()?;
             Some(match cells.get_mut(*at)?.take()? {
                 None => Value::Null,
@@ -412,18 +426,20 @@ fn change(row: Row, columns: &[Option<(usize, Inward, Charset)>], key: &[usize])
         key.iter().map(|nth| row.get(*nth)?.clone()).collect()
     };
     let (before, after) = (row.before.map(values), row.after.map(values));
+    // A column that is not there so any more comes with the copy of the table.
+    let is_told = |row: &[Option<Value>]| {
+        row.iter().zip(columns).all(|(value, column)| value.is_some() || column.is_none())
+    };
     match (before, after) {
         (before, None) => Some(Incoming::Delete { key: key_of(&before?)? }),
         (None, Some(after)) => {
-            // A column that is not there so any more comes with the copy of the table.
-            let is_told =
-                after.iter().zip(columns).all(|(value, column)| value.is_some() || column.is_none());
-            let key = key_of(&after).filter(|_| is_told)?;
+            let key = key_of(&after).filter(|_| is_told(&after))?;
             Some(match after.iter().cloned().collect() {
                 Some(row) => Incoming::Put { row },
                 None => Incoming::Update { key, row: after },
             })
         }
+        (Some(_), Some(after)) if asks && !is_told(&after) => None,
         (Some(before), Some(after)) => {
             let key_before = key_of(&before)?;
             let stays = key

@@ -4,7 +4,7 @@ use litekeep_schema::portable::mysql::{Inward, Raw, quoted};
 use litekeep_sync::source::{Rows, SourceTable};
 use litekeep_sync::{Error, Kind, Value};
 
-use super::{form, names};
+use super::form;
 use crate::session::Session;
 use crate::target::statements::is_after;
 
@@ -72,8 +72,7 @@ impl Reading {
     }
 
     fn statement(&self) -> Vec<u8> {
-        let all: Vec<usize> = (0..self.table.mirror.columns.len()).collect();
-        let columns: Vec<String> = names(&self.table, &all).iter().map(|name| quoted(name)).collect();
+        let columns: Vec<String> = self.table.coming().map(|(column, _)| quoted(&column.name)).collect();
         let mut sql =
             format!("SELECT {} FROM {}", columns.join(", "), quoted(&self.table.source)).into_bytes();
         if let Some(keys) = &self.with {
@@ -148,7 +147,7 @@ fn literal(form: Inward, value: &Value) -> Vec<u8> {
 mod tests {
     use super::*;
     use litekeep_sql::{MirrorColumn, MirrorTable};
-    use litekeep_sync::source::SourceType;
+    use litekeep_sync::source::{Part, SourceType};
 
     fn table(columns: &[(&str, &str, Inward)]) -> SourceTable {
         let kind = |(_, name, form): &(&str, &str, Inward)| SourceType {
@@ -167,7 +166,8 @@ mod tests {
             indexes: vec![],
             rules: Default::default(),
         };
-        SourceTable { source: "t".to_owned(), types: columns.iter().map(kind).collect(), mirror }
+        let (source, part) = ("t".to_owned(), Part::default());
+        SourceTable { source, types: columns.iter().map(kind).collect(), mirror, part }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use litekeep_schema::portable::mysql::{Flavor, Inward, quoted};
 use litekeep_schema::portable::{Level, Note};
 use litekeep_sql::{MirrorColumn, MirrorRules, MirrorTable};
-use litekeep_sync::source::{SourceTable, SourceType};
+use litekeep_sync::source::{Part, SourceTable, SourceType};
 use litekeep_sync::{Error, Kind};
 
 use super::Refused;
@@ -371,7 +371,8 @@ impl Catalog {
                 rules: MirrorRules::default(),
             };
             let notes = notes.notes;
-            found.push((SourceTable { source: table.clone(), types, mirror }, notes));
+            let (source, part) = (table.clone(), Part::default());
+            found.push((SourceTable { source, types, mirror, part }, notes));
         }
         Ok(found)
     }
@@ -398,12 +399,14 @@ impl Catalog {
         let form =
             Inward::of(&column.type_name, &column.whole_type, column.digits).filter(|_| !is_compressed);
         let Some(form) = form else {
+            // Of the table, for nobody can read past such a value in the log, whether it is wanted or not.
             let message = format!(
-                "is {}, which is not known here: ALTER TABLE {path} MODIFY {} longtext",
+                "has the column {}, which is {}, not known here: ALTER TABLE {path} MODIFY {} longtext",
+                quoted(name),
                 column.whole_type,
                 quoted(name)
             );
-            notes.no_table(Some(name), message);
+            notes.no_table(None, message);
             return Ok(Some((Inward::Text, "TEXT".to_owned())));
         };
         if let (Inward::Text, Some(charset)) = (form, &column.charset)

@@ -1,5 +1,6 @@
 //! What of a pull is MySQL's and MariaDB's own: their types, their log, and their rights.
 
+use litekeep_sync::cut::Cut;
 use litekeep_sync::{Flow as _, Kind};
 use litekeep_sync_mysql::source::Wanted;
 use litekeep_sync_mysql::{Address, MysqlSource};
@@ -30,6 +31,10 @@ pub(crate) const TABLES: &str =
 /// Their columns as text.
 pub(crate) const ORDERS: &str = "CAST(id AS CHAR), name, lower(hex(body)), CAST(amount AS CHAR)";
 pub(crate) const PARTS: &str = "CAST(a AS CHAR), b, `long`";
+pub(crate) const NAMES: &str = "CAST(id AS CHAR), name";
+pub(crate) const LONG: &str = "`long`";
+/// So that their changes come with all values.
+pub(crate) const WHOLE: &str = "";
 pub(crate) const BYTES: &str = "blob";
 
 /// Nothing is left of a sync on the server.
@@ -672,4 +677,32 @@ fn settings_are_told() {
         scene.runtime.block_on(scene.pulling().resync()).unwrap();
         drop(scene.pulled());
     }
+}
+
+/// Values that change with a column change which rows fulfil a condition, though no row of the log says so.
+#[test]
+fn a_condition_is_looked_at_again_when_columns_change() {
+    let scene = Scene::new(
+        "inward_narrowed",
+        "CREATE TABLE t(id int PRIMARY KEY, n int, note varchar(9)); INSERT INTO t VALUES(1, 5, 'a'), (2, 500, 'b'), (3, 127, 'c')",
+    );
+    let rows = [("t".to_owned(), "n > 127".to_owned())].into();
+    let cut = Cut { columns: [("t".to_owned(), vec!["id".to_owned(), "note".to_owned()])].into(), rows };
+    let mut pull = scene.pulling_cut(&cut);
+    scene.pull_in_the_end(&mut pull);
+    let here = || scene.rows("SELECT id || note FROM t ORDER BY id");
+    assert_eq!(here(), [[Some("2b".to_owned())]]);
+    let sql = "SET sql_mode = ''; ALTER TABLE t MODIFY n tinyint";
+    server().query_in("inward_narrowed", sql).unwrap();
+    scene.pull(&mut pull).unwrap();
+    assert_eq!((here().len(), pull.progress().unwrap().paused), (0, vec![]));
+    // A session that logs a part of each row leaves out what the condition asks for.
+    let sql =
+        "ALTER TABLE t MODIFY n int; SET binlog_row_image = MINIMAL; UPDATE t SET note = 'x' WHERE id = 2";
+    server().query_in("inward_narrowed", sql).unwrap();
+    let error = scene.pull(&mut pull).unwrap_err();
+    assert!(error.to_string().contains("a row of `t` without all of its columns"), "{error}");
+    scene.runtime.block_on(pull.resync()).unwrap();
+    scene.pull(&mut pull).unwrap();
+    assert!(scene.runtime.block_on(pull.compare()).unwrap().is_equal());
 }

@@ -4,6 +4,8 @@
 mod comparing;
 #[path = "../../../sync/tests/conformance/copying.rs"]
 mod copying;
+#[path = "../../../sync/tests/conformance/cutting.rs"]
+mod cutting;
 #[path = "../../../sync/tests/conformance/following.rs"]
 mod following;
 #[path = "../../../sync/tests/conformance/in_sql.rs"]

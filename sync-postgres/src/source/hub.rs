@@ -11,10 +11,11 @@ use litekeep_schema::portable::{Affinity, Level, Note};
 use litekeep_sql::{Declaration, MirrorColumn, MirrorRules, MirrorTable, Profile, SYNC_TABLE};
 use litekeep_sync::halves::{Blame, Halves};
 use litekeep_sync::hub::{Hub, Paired, Writing};
-use litekeep_sync::source::{Source as _, SourceTable};
+use litekeep_sync::source::{Part, Source as _, SourceTable};
 use litekeep_sync::{Error, Kind, Value, ledger};
 
-use super::{FoundColumn, PostgresSource, Wanted};
+use super::catalog::FoundColumn;
+use super::{PostgresSource, Wanted};
 use crate::codec::Codec;
 use crate::session::{Session, Text};
 use crate::target::full_name;
@@ -164,7 +165,7 @@ impl PostgresSource {
         let key = key.iter().filter_map(place).collect();
         let (name_here, rules) = (declared.name.clone(), MirrorRules::default());
         let mirror = MirrorTable { name: name_here, columns, key, indexes: vec![], rules };
-        SourceTable { source: name, types, mirror }
+        SourceTable { source: name, types, mirror, part: Part::default() }
     }
 
     /// A table that is only here, as it is made there.
@@ -189,7 +190,8 @@ impl PostgresSource {
             .columns
             .iter()
             .map(|column| Codec::Ours(column.kind).kind(full_name(column.kind).to_owned()));
-        SourceTable { source: ours.name.clone(), types: types.collect(), mirror }
+        let (source, part) = (ours.name.clone(), Part::default());
+        SourceTable { source, types: types.collect(), mirror, part }
     }
 
     /// Values of columns as the server reads them; `Err`: why it cannot have them.

@@ -4,15 +4,26 @@ use std::collections::BTreeSet;
 
 use litekeep_sql::{Mirror, MirrorTable, Written};
 
+use super::sieve::Sieve;
 use crate::batch::Refused;
 use crate::ledger::{listed, refused_item};
 use crate::source::{Incoming, Unfit};
 use crate::{Error, Value};
 
+/// What changes are applied with.
+pub(super) struct Applied {
+    /// The tables, by their places in the plan, each with what lets through what is kept of it.
+    pub(super) tables: Vec<(MirrorTable, Sieve)>,
+    /// Those that stand still.
+    pub(super) paused: BTreeSet<usize>,
+    /// Some rows are refused, of which one may be fine now.
+    pub(super) any_refused: bool,
+}
+
 /// Applies changes in their order; how many rows more are refused.
 pub(super) fn apply(
     mirror: &Mirror,
-    (tables, paused, any_refused): &(Vec<MirrorTable>, BTreeSet<usize>, bool),
+    Applied { tables, paused, any_refused }: &Applied,
     changes: Vec<(usize, Incoming)>,
 ) -> Result<i64, Error> {
     let mut listed = 0;
@@ -20,44 +31,53 @@ pub(super) fn apply(
         if paused.contains(&nth) {
             continue;
         }
-        let table = &tables[nth];
-        if (*any_refused || listed > 0) && is_part_of_refused(mirror, table, &change)? {
-            continue;
+        let (table, sieve) = &tables[nth];
+        for change in sieve.change(mirror, table, change)?.into_iter().flatten() {
+            let any_refused = *any_refused || listed > 0;
+            if !(any_refused && is_part_of_refused(mirror, table, &change)?) {
+                listed += apply_one(mirror, (nth, table), change, any_refused)?;
+            }
         }
-        let (key, written) = match change {
-            Incoming::Put { row } => (key_of(table, &row), mirror.put(table, &row)?),
-            Incoming::Update { key, row } => {
-                let written = update(mirror, table, &key, &row)?;
-                (key, written)
-            }
-            Incoming::Delete { key } => {
-                let written = mirror.delete(table, &key)?;
-                (key, written)
-            }
-            Incoming::Images { after: Some(row), before } => {
-                let key = key_of(table, before.as_ref().unwrap_or(&row));
-                let row: Vec<Option<Value>> = row.into_iter().map(Some).collect();
-                let written = update(mirror, table, &key, &row)?;
-                (key, written)
-            }
-            Incoming::Images { after: None, before } => {
-                let key = before.map_or(vec![], |row| key_of(table, &row));
-                let written = mirror.delete(table, &key)?;
-                (key, written)
-            }
-            Incoming::Unfit(Unfit { key, reason }) => (key, Written::Forbidden(reason)),
-            Incoming::NoLonger { key } => (key, Written::Rows(0)),
-            Incoming::Clear => (vec![], mirror.clear(table)?),
-        };
-        listed += match written {
-            Written::Forbidden(reason) => {
-                list(mirror, &table.name, &[Refused { table: nth, key, reason }], &[])?
-            }
-            Written::Rows(_) if *any_refused || listed > 0 => list(mirror, &table.name, &[], &[key])?,
-            Written::Rows(_) => 0,
-        };
     }
     Ok(listed)
+}
+
+fn apply_one(
+    mirror: &Mirror,
+    (nth, table): (usize, &MirrorTable),
+    change: Incoming,
+    any_refused: bool,
+) -> Result<i64, Error> {
+    let (key, written) = match change {
+        Incoming::Put { row } => (key_of(table, &row), mirror.put(table, &row)?),
+        Incoming::Update { key, row } => {
+            let written = update(mirror, table, &key, &row)?;
+            (key, written)
+        }
+        Incoming::Delete { key } => {
+            let written = mirror.delete(table, &key)?;
+            (key, written)
+        }
+        Incoming::Images { after: Some(row), before } => {
+            let key = key_of(table, before.as_ref().unwrap_or(&row));
+            let row: Vec<Option<Value>> = row.into_iter().map(Some).collect();
+            let written = update(mirror, table, &key, &row)?;
+            (key, written)
+        }
+        Incoming::Images { after: None, before } => {
+            let key = before.map_or(vec![], |row| key_of(table, &row));
+            let written = mirror.delete(table, &key)?;
+            (key, written)
+        }
+        Incoming::Unfit(Unfit { key, reason }) => (key, Written::Forbidden(reason)),
+        Incoming::NoLonger { key } => (key, Written::Rows(0)),
+        Incoming::Clear => (vec![], mirror.clear(table)?),
+    };
+    match written {
+        Written::Forbidden(reason) => list(mirror, &table.name, &[Refused { table: nth, key, reason }], &[]),
+        Written::Rows(_) if any_refused => list(mirror, &table.name, &[], &[key]),
+        Written::Rows(_) => Ok(0),
+    }
 }
 
 /// The key of a row of which only a part comes.

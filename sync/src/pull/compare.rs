@@ -8,6 +8,7 @@ use std::time::Duration;
 use litekeep_sql::{Mirror, MirrorTable};
 
 use super::Pull;
+use super::sieve::Sieve;
 use super::state::{Kept, kept};
 use crate::compare::Found;
 use crate::local::Local;
@@ -42,6 +43,7 @@ impl<S: Source> Pull<S> {
             let hint = format!("`litekeep sync run {name}` makes the first copy");
             return Err(Error::with_hint(Kind::Invalid, message, hint));
         };
+        self.settings.cut.is_same(&name, &plan.tables)?;
         self.source.connect().await?;
         let goes_on = |table: &SourceTable| !paused.iter().any(|(paused, _)| *paused == table.source);
         let tables: Vec<SourceTable> = plan.tables.into_iter().filter(goes_on).collect();
@@ -72,13 +74,14 @@ pub(crate) struct Sides<'a, S> {
 impl<S: Source> Sides<'_, S> {
     /// Counts the rows of a table that differ.
     pub(crate) async fn compare(&mut self, table: &SourceTable, found: &mut Found) -> Result<(), Error> {
+        let sieve = Sieve::of(table)?;
         let mirrored = table.mirror.clone();
         self.local.on(move |mirror| Ok(mirror.begin_sweep(&mirrored)?)).await?;
         self.source.open(table, Rows::All).await?;
         let columns: Vec<&str> = table.mirror.columns.iter().map(|column| column.name.as_str()).collect();
         let mut doubtful = vec![];
         loop {
-            let mut rows = self.source.fetch().await?;
+            let rows = self.source.fetch().await?;
             let (unfit, is_last) = (self.source.unfit(), rows.is_empty());
             for (key, here) in self.here(table, unfit).await? {
                 found.rows += 1;
@@ -87,9 +90,8 @@ impl<S: Source> Sides<'_, S> {
             if is_last {
                 break;
             }
+            let rows = sieve.rows(rows).await?;
             found.rows += rows.len() as u64;
-            // A further column is none of the table yet.
-            rows.iter_mut().for_each(|row| row.truncate(columns.len()));
             let mirrored = table.mirror.clone();
             let differ = self.local.on(move |mirror| others(mirror, &mirrored, &rows));
             doubtful.extend(differ.await?);
@@ -97,7 +99,7 @@ impl<S: Source> Sides<'_, S> {
         let mirrored = table.mirror.clone();
         doubtful.extend(self.local.on(move |mirror| Ok(mirror.unseen(&mirrored, usize::MAX)?)).await?);
         for keys in doubtful.chunks(AGAIN) {
-            for (key, Both { here, there }) in self.look_again(table, keys).await? {
+            for (key, Both { here, there }) in self.look_again((table, &sieve), keys).await? {
                 found.count(&table.mirror.name, &columns, &key, (there.as_ref(), here.as_ref()));
             }
         }
@@ -131,7 +133,7 @@ impl<S: Source> Sides<'_, S> {
     /// Rows that stay different.
     async fn look_again(
         &mut self,
-        table: &SourceTable,
+        of: (&SourceTable, &Sieve),
         keys: &[Vec<Value>],
     ) -> Result<Vec<(Vec<Value>, Both)>, Error> {
         let mut open: Vec<(Vec<Value>, Option<Both>)> = keys.iter().map(|key| (key.clone(), None)).collect();
@@ -144,7 +146,7 @@ impl<S: Source> Sides<'_, S> {
                 tokio::time::sleep(PAUSE).await;
             }
             let keys: Vec<Vec<Value>> = open.iter().map(|(key, _)| key.clone()).collect();
-            let both = self.look(table, &keys).await?;
+            let both = self.look(of, &keys).await?;
             let before = std::mem::take(&mut open);
             for ((key, before), now) in before.into_iter().zip(both) {
                 if now.here == now.there {
@@ -159,16 +161,19 @@ impl<S: Source> Sides<'_, S> {
         Ok(stay)
     }
 
-    async fn look(&mut self, table: &SourceTable, keys: &[Vec<Value>]) -> Result<Vec<Both>, Error> {
+    async fn look(
+        &mut self,
+        (table, sieve): (&SourceTable, &Sieve),
+        keys: &[Vec<Value>],
+    ) -> Result<Vec<Both>, Error> {
         self.source.open(table, Rows::With(keys)).await?;
         let mut there = vec![];
         loop {
-            let mut rows = self.source.fetch().await?;
+            let rows = self.source.fetch().await?;
             if rows.is_empty() {
                 break;
             }
-            rows.iter_mut().for_each(|row| row.truncate(table.mirror.columns.len()));
-            there.extend(rows);
+            there.extend(sieve.rows(rows).await?);
         }
         let (mirrored, asked) = (table.mirror.clone(), keys.to_vec());
         let here = self.local.on(move |mirror| {

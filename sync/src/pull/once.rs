@@ -7,7 +7,7 @@ use litekeep_schema::portable::Note;
 
 use super::Pull;
 use super::state::{Stage, kept};
-use crate::source::{Source, SourceTable};
+use crate::source::{Source, SourceTable, surveyed};
 use crate::target::Listed;
 use crate::transfer::{Copied, Parts};
 use crate::worker::Flow as _;
@@ -23,7 +23,7 @@ impl<S: Source> Pull<S> {
         let is_new = self.settings.creates && !self.settings.database.exists();
         self.kept = if is_new { None } else { kept(&self.open().await?)? };
         self.server = Some(self.source.connect_to_copy().await?);
-        let surveyed = self.source.survey().await?;
+        let surveyed = surveyed(&mut self.source, &self.settings.cut).await?;
         let notes: Vec<Note> = surveyed.iter().flat_map(|(_, notes)| notes.clone()).collect();
         let mut copied = Copied { notes, resumed: self.kept.is_some(), ..Copied::default() };
         if self.kept.is_none() {

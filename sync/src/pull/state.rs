@@ -8,7 +8,7 @@ use litekeep_sql::Mirror;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::{PAUSED, PLAN, REFUSED, STAGE};
-use crate::source::SourceTable;
+use crate::source::{SourceTable, SourceType};
 use crate::{Error, Kind};
 
 /// How far a pull is. Kept in the database, beside its rows.
@@ -86,16 +86,15 @@ pub(super) fn found(surveyed: Vec<(SourceTable, Vec<Note>)>) -> Result<Vec<Sourc
     Ok(surveyed.into_iter().map(|(table, _)| table).collect())
 }
 
-/// The table with the columns that it has more now; `None`: it is changed otherwise.
+/// The table with the columns that it has more now; `None`: it is changed otherwise. What is not wanted of a table is as if it were not there.
 pub(super) fn with_more(known: &SourceTable, now: &SourceTable) -> Option<SourceTable> {
-    let place = |name: &str| now.mirror.columns.iter().position(|column| column.name == name);
     let mut longer = known.clone();
-    for ((column, kind), new) in known.mirror.columns.iter().zip(&known.types).zip(&mut longer.types) {
-        let nth = place(&column.name)?;
-        if now.types[nth].form != kind.form {
-            return None;
+    for ((column, kind), new) in known.coming().zip(&mut longer.types) {
+        match found_in(now, &column.name) {
+            Some(found) if found.form == kind.form => new.clone_from(found),
+            None if now.part.is_some_columns => {}
+            _ => return None,
         }
-        new.clone_from(&now.types[nth]);
     }
     let names = |table: &SourceTable| -> Vec<String> {
         table.mirror.key.iter().map(|nth| table.mirror.columns[*nth].name.clone()).collect()
@@ -103,23 +102,31 @@ pub(super) fn with_more(known: &SourceTable, now: &SourceTable) -> Option<Source
     if names(known) != names(now) {
         return None;
     }
-    for (column, kind) in now.mirror.columns.iter().zip(&now.types) {
-        if !known.mirror.columns.iter().any(|old| old.name == column.name) {
-            longer.mirror.columns.push(column.clone());
-            longer.types.push(kind.clone());
+    if !known.part.is_some_columns {
+        for (column, kind) in now.coming() {
+            if found_in(known, &column.name).is_none() {
+                longer.mirror.columns.push(column.clone());
+                longer.types.push(kind.clone());
+            }
         }
     }
     Some(longer)
 }
 
+/// The type of a column that comes.
+fn found_in<'a>(table: &'a SourceTable, column: &str) -> Option<&'a SourceType> {
+    table.coming().find(|(other, _)| other.name == column).map(|(_, kind)| kind)
+}
+
 /// What is otherwise now, in words.
 pub(super) fn changed(known: &SourceTable, now: &SourceTable) -> String {
-    for (column, kind) in known.mirror.columns.iter().zip(&known.types) {
+    for (column, kind) in known.coming() {
         let name = &column.name;
-        match now.mirror.columns.iter().position(|other| other.name == *name) {
+        match found_in(now, name) {
+            None if now.part.is_some_columns => {}
             None => return format!("its column `{name}` is gone or has another name"),
-            Some(nth) if now.types[nth].form != kind.form => {
-                return format!("its column `{name}` is {} now, and was {}", now.types[nth].name, kind.name);
+            Some(found) if found.form != kind.form => {
+                return format!("its column `{name}` is {} now, and was {}", found.name, kind.name);
             }
             Some(_) => {}
         }
@@ -155,4 +162,55 @@ pub(super) fn parsed<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, Erro
 pub(super) fn damaged(what: &str) -> Error {
     let message = format!("read how far the sync is: `{}` is damaged: {what}", litekeep_sql::SYNC_TABLE);
     Error::new(Kind::Corrupt, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use litekeep_sql::{MirrorColumn, MirrorRules, MirrorTable};
+
+    use super::*;
+    use crate::source::Part;
+
+    /// A table with these columns, the first of which is its key; one with a capital is of another type.
+    fn table(columns: &[&str], is_some_columns: bool) -> SourceTable {
+        let column = |name: &&str| MirrorColumn {
+            name: name.to_lowercase(),
+            declared: "TEXT".to_owned(),
+            is_not_null: false,
+        };
+        let kind = |name: &&str| SourceType { name: (*name).to_owned(), form: name[..1].to_owned() };
+        let mirror = MirrorTable {
+            name: "t".to_owned(),
+            columns: columns.iter().map(column).collect(),
+            key: vec![0],
+            indexes: vec![],
+            rules: MirrorRules::default(),
+        };
+        let part = Part { is_some_columns, ..Part::default() };
+        SourceTable { source: "t".to_owned(), types: columns.iter().map(kind).collect(), mirror, part }
+    }
+
+    fn names(table: &SourceTable) -> Vec<&str> {
+        table.coming().map(|(column, _)| column.name.as_str()).collect()
+    }
+
+    #[test]
+    fn further_columns_follow_where_all_are_wanted() {
+        let now = table(&["id", "new", "a"], false);
+        assert_eq!(names(&with_more(&table(&["id", "a"], false), &now).unwrap()), ["id", "a", "new"]);
+        assert_eq!(names(&with_more(&table(&["id", "a"], true), &now).unwrap()), ["id", "a"]);
+        for (known, why) in [
+            (&["id", "b"], "its column `b` is gone or has another name"),
+            (&["id", "A"], "its column `a` is a now, and was A"),
+            (&["a", "id"], "it has another key now"),
+        ] {
+            for is_some_columns in [false, true] {
+                let known = table(known, is_some_columns);
+                assert!(with_more(&known, &now).is_none(), "{why}");
+                assert_eq!(changed(&known, &now), why);
+            }
+        }
+        // What is not wanted any more is not missed.
+        assert!(with_more(&table(&["id", "b"], false), &table(&["id"], true)).is_some());
+    }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use litekeep_sync::cut::Cut;
 use litekeep_sync::pull::Settings;
 use litekeep_sync::push::Step;
 use litekeep_sync::{Error, Flow as _, Kind, Pull};
@@ -43,7 +44,11 @@ impl Scene {
 
     /// These tables of a database, or all.
     pub(crate) fn pulling_from(&self, url: &str, tables: &[&str]) -> Pull<Source> {
-        let settings = Settings { name: "orders".into(), database: self.database(), creates: true };
+        self.pull_of(url, tables, Cut::default())
+    }
+
+    pub(crate) fn pull_of(&self, url: &str, tables: &[&str], cut: Cut) -> Pull<Source> {
+        let settings = Settings { name: "orders".into(), database: self.database(), creates: true, cut };
         Pull::new(settings, pulled::source(url, tables))
     }
 
@@ -113,17 +118,20 @@ impl Scene {
         let orders =
             format!("CAST({} AS TEXT), name, iif(body IS NULL, NULL, lower(hex(body))), amount", pulled::ID);
         let columns = [("orders", orders.as_str()), ("parts", "CAST(a AS TEXT), b, long")];
-        for ((table, columns), mut there) in columns.into_iter().zip(pulled::there(server, self.name())) {
-            let mut here = self.rows(&format!("SELECT {columns} FROM {table}"));
-            there.sort();
-            here.sort();
-            let missing: Vec<_> = there.iter().filter(|row| !here.contains(row)).take(3).collect();
-            let extra: Vec<_> = here.iter().filter(|row| !there.contains(row)).take(3).collect();
-            if here != there {
-                return Some(format!("{table}: missing {missing:?}, too many {extra:?}"));
-            }
-        }
-        None
+        columns.into_iter().zip(pulled::there(server, self.name())).find_map(|((table, columns), there)| {
+            let difference = self.difference_from(there, &format!("SELECT {columns} FROM {table}"))?;
+            Some(format!("{table}: {difference}"))
+        })
+    }
+
+    /// Holds rows that are there against what a statement finds here.
+    pub(crate) fn difference_from(&self, mut there: Vec<Vec<Option<String>>>, here: &str) -> Option<String> {
+        let mut here = self.rows(here);
+        there.sort();
+        here.sort();
+        let missing: Vec<_> = there.iter().filter(|row| !here.contains(row)).take(3).collect();
+        let extra: Vec<_> = here.iter().filter(|row| !there.contains(row)).take(3).collect();
+        (here != there).then(|| format!("missing {missing:?}, too many {extra:?}"))
     }
 }
 
