@@ -3,7 +3,7 @@
 //! Promises: it gets every signal that would end litekeep, once; its exit code is passed on, a signal as 128 and its
 //! number, as a shell does. Should litekeep be killed, it goes on.
 
-#![allow(unsafe_code)] // kill(2), sigaction(2) and prctl(2) have no safe form in std
+#![allow(unsafe_code)] // kill(2) and sigaction(2) have no safe form in std
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -105,7 +105,7 @@ pub(crate) fn start(command: &[OsString]) -> Result<Child, Failure> {
 pub(crate) fn ends_with_litekeep(command: &mut Command) {
     let parent = std::process::id();
     let ask = move || {
-        // SAFETY: prctl with this option takes a number; getppid takes nothing.
+        // No safe form of prctl(2) is in std. SAFETY: with this option it takes a number; getppid takes nothing.
         let now = unsafe {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             libc::getppid()

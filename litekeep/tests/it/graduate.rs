@@ -368,6 +368,13 @@ fn an_application_goes_to_mariadb_from_where_nothing_comes_back() {
         &scene.db(),
         "INSERT INTO operations(name, giver, taker, amount) VALUES ('x', 1, 2, 0)"
     ));
+    run(&[]).succeeded();
+    // A table that came since is not there.
+    let db = Connection::open(scene.db()).unwrap();
+    db.execute_batch("CREATE TABLE late(id INTEGER PRIMARY KEY)").unwrap();
+    run(&["--switch", "true"]).failed_with(&["the table `late` is new, and not on the server", "--done"]);
+    db.execute_batch("DROP TABLE late").unwrap();
+    drop(db);
     let switched = run(&["--switch", "printf %s \"$DATABASE_URL\" > url", "--json"]).succeeded().json();
     shapes::matches("graduate", &switched);
     assert_eq!(uses(&scene), url);
