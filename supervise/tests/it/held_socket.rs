@@ -44,7 +44,7 @@ async fn a_new_run_that_does_not_accept_leaves_the_one_that_does() {
         supervisor.start().await.unwrap();
         let old = reaches(one(&supervisor, "web"), State::Healthy).await;
         let bad = [
-            ("sleep 100", "answered by another run"),
+            ("sleep 100", "not ready within 6s: "),
             ("sleep 0.3; echo no module >&2; exit 1", "it ended: exit code 1"),
         ];
         for (script, cause) in bad {
