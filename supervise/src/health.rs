@@ -222,10 +222,13 @@ async fn reach(address: &str, http: Option<&Http>, subject: &Subject, timeout: D
     let (mut pause, mut unclear) = (AGAIN.0, None);
     loop {
         match try_to_reach(address, http, subject, time).await {
-            Ok(Verdict::Unclear(reason)) if Instant::now() + pause >= time.of_silence() => {
-                return Verdict::Unclear(reason);
+            // The first reason: the last try has the least time to find one.
+            Ok(Verdict::Unclear(reason)) => {
+                let reason = unclear.get_or_insert(reason);
+                if Instant::now() + pause >= time.of_silence() {
+                    return Verdict::Unclear(reason.clone());
+                }
             }
-            Ok(Verdict::Unclear(reason)) => unclear = Some(reason),
             Ok(clear) => return clear,
             Err(late) => return unclear.map_or(Verdict::Unfit(late), Verdict::Unclear),
         }

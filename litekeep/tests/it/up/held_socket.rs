@@ -30,7 +30,7 @@ fn a_command_that_never_accepts_is_not_taken_for_ready() {
         let before = reaches(&place, "web", "healthy");
         std::fs::write(place.path("broken.py"), "import time; time.sleep(0.3); import nothing_of_this_name")
             .unwrap();
-        let bad = [("sleep 1000", "answered by another run"), ("python3 broken.py", "it ended: exit code 1")];
+        let bad = [("sleep 1000", "not ready within 6s: "), ("python3 broken.py", "it ended: exit code 1")];
         for (command, cause) in bad {
             configure(&place, command, &keys);
             place.run(&["reload"]).failed_with(&["reload `web`", cause, "the one before goes on"]);
@@ -83,6 +83,6 @@ fn who_accepts_is_seen_without_the_right_to_trace_other_users() {
     let running = Up::start(bound, &place);
     reaches(&place, "web", "healthy");
     configure(&place, "sleep 1000", &format!("{other}{}", keys(port, &url)));
-    place.run(&["reload"]).failed_with(&["answered by another run", "the one before goes on"]);
+    place.run(&["reload"]).failed_with(&["not ready within 6s: ", "the one before goes on"]);
     running.end();
 }
