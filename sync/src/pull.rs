@@ -503,7 +503,7 @@ impl<S: Source> Pull<S> {
                 Event::Table { table, .. } | Event::Gone { table, .. } if self.stands_still(table) => {}
                 Event::Table { table, now, position } => {
                     self.leave_off().await?;
-                    self.table_changed(table, now, position).await?;
+                    self.table_changed(table, &now, position).await?;
                     return Ok(Step::More);
                 }
                 Event::Gone { table, reason } => {
@@ -649,15 +649,15 @@ impl<S: Source> Pull<S> {
     async fn table_changed(
         &mut self,
         nth: usize,
-        now: SourceTable,
+        now: &SourceTable,
         after: Option<String>,
     ) -> Result<(), Error> {
         let Some(kept) = &mut self.kept else { return Ok(()) };
         let Stage::Following { position, server, .. } = &kept.stage else { return Ok(()) };
         let (position, server) = (after.unwrap_or_else(|| position.clone()), server.clone());
         let known = &kept.plan.tables[nth];
-        let Some(longer) = with_more(known, &now) else {
-            let reason = changed(known, &now);
+        let Some(longer) = with_more(known, now) else {
+            let reason = changed(known, now);
             return self.pause(nth, reason).await;
         };
         let mirrored = longer.mirror.clone();

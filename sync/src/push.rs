@@ -63,7 +63,7 @@ impl Settings {
         let path = database.path().join(DATABASE);
         let (path, options) = (&path, &restore::Options::default());
         let restored = self.logs.read(|store| async move {
-            Ok(restore::to_path(&store, Goal::Txid(txid), path, options, &()).await?)
+            restore::to_path(&store, Goal::Txid(txid), path, options, &()).await
         });
         let time_ms = restored.await?.map_or(0, |restored| restored.time_ms);
         Ok((database, time_ms))

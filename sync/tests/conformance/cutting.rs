@@ -52,13 +52,15 @@ fn what_fulfils_a_condition_is_here_whatever_happens_there() {
     for round in 0..30 {
         churn(&server(), "inward_cut", &mut random);
         match round % 5 {
-            0 => scene.pull_in_the_end(&mut pull),
+            0 => {
+                pull = scene.pulling_cut(&cut());
+                scene.pull_in_the_end(&mut pull);
+            }
             1 => {
                 let moment = Duration::from_micros(random.u64(100..40_000));
                 scene.runtime.block_on(async {
                     let _ = tokio::time::timeout(moment, pull.step()).await;
                 });
-                pull = scene.pulling_cut(&cut());
                 scene.pull_in_the_end(&mut pull);
             }
             _ => scene.follow(&mut pull, || difference(&scene, &server()).is_none()),
