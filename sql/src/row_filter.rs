@@ -232,7 +232,7 @@ mod tests {
             ("1", &[][..]),
             ("id = 1", &[0]),
             ("\"a b\".NAME LIKE 'x%' AND n IS NOT NULL", &[1, 2]),
-            ("0 AND n", &[2]),
+            ("n OR 1", &[2]),
             ("(SELECT max(name) FROM \"a b\") > 'n' -- id", &[1]),
             ("CASE WHEN 1 THEN id ELSE n END", &[0, 2]),
         ] {

@@ -264,7 +264,7 @@ impl PostgresSource {
             let there =
                 surveyed.into_iter().map(|(table, _)| table).find(|table| table.source == relation.name);
             let key = there.map_or(vec![], |table| names(&table, &table.mirror.key));
-            let now = of_relation(&self.tables[nth], relation, kinds, &key);
+            let now = Box::new(of_relation(&self.tables[nth], relation, kinds, &key));
             self.relations.insert(relation.id, Coming::Ignored);
             self.ready.push_back(Event::Table { table: nth, now, position: None });
             return Ok(());

@@ -111,7 +111,7 @@ pub enum Event {
         /// The table, by its place in the plan.
         table: usize,
         /// How it is now.
-        now: SourceTable,
+        now: Box<SourceTable>,
         /// Where it goes on after that; `None`: what has told of it comes again, and tells nothing of a table that is known so.
         position: Option<String>,
     },

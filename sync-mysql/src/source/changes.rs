@@ -211,7 +211,7 @@ impl MysqlSource {
             }
             Answer::Altered { table, now: Some(now) } => {
                 let position = Some(self.position.to_string());
-                self.ready.push_back(Event::Table { table, now: *now, position });
+                self.ready.push_back(Event::Table { table, now, position });
             }
             Answer::Layout { body, map, table, columns, now } => {
                 let known = &self.tables[table];
@@ -231,7 +231,7 @@ impl MysqlSource {
                         Coming::Ignored
                     }
                     Some(now) => {
-                        self.ready.push_back(Event::Table { table, now: *now, position: None });
+                        self.ready.push_back(Event::Table { table, now, position: None });
                         Coming::Ignored
                     }
                     None => {
