@@ -145,7 +145,8 @@ fn the_metrics_of_two_buckets_of_one_name_are_told_apart() {
     let names: BTreeSet<&str> = samples.iter().map(|line| line.rsplit_once(' ').unwrap().0).collect();
     assert_eq!(names.len(), samples.len(), "each has a name of its own:\n{page}");
     for server in &servers {
-        let puts = value(port, &["litekeep_requests_total{", &server.endpoint(), "kind=\"put\""]).expect(&page);
+        let puts =
+            value(port, &["litekeep_requests_total{", &server.endpoint(), "kind=\"put\""]).expect(&page);
         assert_ne!(puts, "0", "{page}");
         assert!(
             value(port, &["litekeep_waiting_files{", &server.endpoint(), "/app at "]).is_some(),
