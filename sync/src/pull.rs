@@ -551,7 +551,7 @@ impl<S: Source> Pull<S> {
                 }
                 Event::Grows { table, now } => {
                     self.leave_off().await?;
-                    self.table_grows(table, now).await?;
+                    self.table_grows(table, &now).await?;
                     return Ok(Step::More);
                 }
                 Event::Gone { table, reason } => {
@@ -714,9 +714,9 @@ impl<S: Source> Pull<S> {
     }
 
     /// Further columns follow, in which rows that are here have nothing.
-    async fn table_grows(&mut self, nth: usize, now: SourceTable) -> Result<(), Error> {
+    async fn table_grows(&mut self, nth: usize, now: &SourceTable) -> Result<(), Error> {
         let Some(stage) = self.kept.as_ref().map(|kept| kept.stage.clone()) else { return Ok(()) };
-        self.widen(nth, &now, stage).await
+        self.widen(nth, now, stage).await
     }
 
     async fn widen(&mut self, nth: usize, now: &SourceTable, stage: Stage) -> Result<(), Error> {

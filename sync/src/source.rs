@@ -120,7 +120,7 @@ pub enum Event {
         /// The table, by its place in the plan.
         table: usize,
         /// How it is now.
-        now: SourceTable,
+        now: Box<SourceTable>,
     },
     /// A table is not there any more.
     Gone {

@@ -116,7 +116,7 @@ impl MongoSource {
             Comes::Nothing => {}
             Comes::Change(change) => self.ready.push_back(Event::Change { table, change }),
             Comes::Wider(more) => match layout.with(more) {
-                Ok(wider) => self.ready.push_back(Event::Grows { table, now: wider.table }),
+                Ok(wider) => self.ready.push_back(Event::Grows { table, now: Box::new(wider.table) }),
                 Err(why) => self.gone(table, &format!("it cannot follow: {why}")),
             },
         }
