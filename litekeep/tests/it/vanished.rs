@@ -622,7 +622,7 @@ fn a_verification_of_no_backup_is_an_error_and_makes_none() {
 #[test]
 fn what_an_outage_left_waits_no_more_once_it_is_put() {
     let place = Place::new();
-    let (mut replicator, _) = replicated_with(&place, "shutdown_timeout = \"1s\"");
+    let (replicator, _) = replicated_with(&place, "shutdown_timeout = \"1s\"");
     let app = Connection::open(place.path("app.db")).unwrap();
     let insert = || app.execute("INSERT INTO t (x) VALUES ('more')", ()).unwrap();
     std::fs::rename(place.path("backup"), place.path("away")).unwrap();
