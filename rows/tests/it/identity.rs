@@ -21,7 +21,7 @@ struct Column {
     number: u32,
     name: String,
     declared: &'static str,
-    default: Option<&'static str>,
+    default: Option<String>,
 }
 
 struct Run {
@@ -155,9 +155,11 @@ impl Run {
     }
 
     fn add(&mut self, nth: usize) -> Result<String> {
-        let default = Some("none").filter(|_| self.random.bool());
-        let column = Column { default, ..self.column() };
-        let default = default.map_or(String::new(), |default| format!(" DEFAULT '{default}'"));
+        let has_default = self.random.bool();
+        let mut column = self.column();
+        // Of its own: columns with the same default and the same changes are alike.
+        column.default = has_default.then(|| format!("none {}", column.number));
+        let default = column.default.as_ref().map_or(String::new(), |text| format!(" DEFAULT '{text}'"));
         let sql = format!(
             "ALTER TABLE {} ADD COLUMN {} {}{default}",
             self.tables[nth].name, column.name, column.declared
@@ -232,7 +234,7 @@ impl Run {
                         continue;
                     };
                     // Where it had only what a new column has, nothing tells it.
-                    let default = Value::Text(column.default.unwrap_or_default().into());
+                    let default = Value::Text(column.default.clone().unwrap_or_default().into());
                     let mut rows = old.tables[*name].rows.values();
                     let had = rows.any(|row| row[from] != Value::Null && row[from] != default);
                     let had_number = was.columns[from - 1].number;
