@@ -99,7 +99,8 @@ fn play(seed: u64, totals: &mut Totals) -> Result<()> {
         };
         for keep_new in [false, true] {
             let wanted = tables(&some);
-            let case = Case { states: &states, from, to, at, wanted, keep_new };
+            let has_vacuumed = steps[to as usize - 1..at as usize - 1].contains(&"VACUUM");
+            let case = Case { states: &states, from, to, at, wanted, keep_new, has_vacuumed };
             case.check(totals).map_err(|e| {
                 e.context(format!("{from} to {to} in {at}, new rows stay: {keep_new}, {some:?}: {steps:#?}"))
             })?;
@@ -185,6 +186,8 @@ struct Case<'a> {
     at: u64,
     wanted: Selection,
     keep_new: bool,
+    /// Between the second state and the third.
+    has_vacuumed: bool,
 }
 
 impl Case<'_> {
@@ -260,7 +263,7 @@ impl Case<'_> {
 
     fn check_others(&self, [a, b, c, r]: [&BTreeMap<Row, i64>; 4], told: i64, is_wanted: bool) -> Result<()> {
         let rows: BTreeSet<&Row> = [a, b, c, r].into_iter().flat_map(BTreeMap::keys).collect();
-        let mut missing = 0;
+        let (mut missing, mut which) = (0, vec![]);
         for row in rows {
             let [a, b, c, r] = [a, b, c, r].map(|rows| rows.get(row).copied().unwrap_or(0));
             let counts = || format!("{row:?}: {a}, {b}, {c}, {r}");
@@ -269,9 +272,15 @@ impl Case<'_> {
             ensure!(c - r <= most_removed, "lost: {}", counts());
             ensure!(r - c <= most_added, "too many: {}", counts());
             // Those that came since may be the ones that are gone.
-            missing += (most_added - (r - c).max(0)).min(a - r).max(0);
+            let lacks = (most_added - (r - c).max(0)).min(a - r).max(0);
+            // One with the very same values may have the rowid of the one that is gone now, and counts as that.
+            let has_its_rowid = self.has_vacuumed && c > 0;
+            if lacks > 0 && !has_its_rowid {
+                which.push(counts());
+                missing += lacks;
+            }
         }
-        ensure!(missing <= told, "{missing} are neither there nor told, of which {told} are");
+        ensure!(missing <= told, "{missing} are not there, and {told} are told: {which:?}");
         Ok(())
     }
 }
