@@ -73,6 +73,8 @@ pub(crate) struct Work {
     /// The next look must put something, so that the log has a level-0 file of ours.
     pub(crate) must_put: bool,
     pub(crate) last_reset: Option<Instant>,
+    /// At which size of the WAL the next one begins, once there was one.
+    pub(super) reset_at: Option<u64>,
     /// Resets that did not come about since the last one that did, and when the next one may be tried.
     pub(super) reset_failures: u32,
     pub(super) retry_reset: Option<Instant>,

@@ -2,7 +2,7 @@
 
 use super::database::{Database, Work, lock};
 use super::status::Phase;
-use crate::capture::{Broken, Frames, Hold, Look, Reset, Stamp};
+use crate::capture::{Broken, Capture, Frames, Hold, Look, Reset, Stamp};
 use crate::{Error, Kind};
 use litekeep_ltx::{Pgno, Txid};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub(super) const FEW_COMMITS: u32 = 16;
 /// Frames that checkpoints may not copy yet are worth a move of the hold beyond this many bytes.
 const PINNED_BYTES: u64 = 4 << 20;
-/// A WAL of this size is reset when the last reset is long ago; a larger one at a quarter of the limit, at once.
+/// A WAL of this size is reset when the last reset is long ago; a larger one at a quarter of the limit at most, at once.
 const RESET_BYTES: u64 = 4 << 20;
 const RESET_PAUSE: Duration = Duration::from_secs(60);
 /// How long writers may wait for readers in a reset ...
@@ -231,8 +231,8 @@ impl Database {
         let bytes = capture.wal_bytes();
         let rested = work.last_reset.is_none_or(|t| t.elapsed() >= RESET_PAUSE);
         let may_try = work.retry_reset.is_none_or(|t| Instant::now() >= t);
-        // A fast writer adds as much again while the reset is prepared.
-        if may_try && (bytes >= self.settings.wal_limit / 4 || (bytes >= RESET_BYTES && rested)) {
+        let reset_at = work.reset_at.unwrap_or(self.settings.wal_limit / 4);
+        if may_try && (bytes >= reset_at || (bytes >= RESET_BYTES && rested)) {
             return self.reset(work, frames);
         }
         if capture.bytes_pinned() >= PINNED_BYTES {
@@ -269,6 +269,8 @@ impl Database {
         }
         let outcome = outcome?;
         if outcome == Reset::Done {
+            let reached = work.capture.as_ref().map_or(0, Capture::wal_bytes);
+            work.reset_at = Some(reset_at(work.reset_at.unwrap_or(limit / 4), reached, limit));
             (work.last_reset, work.retry_reset, work.reset_failures) = (Some(Instant::now()), None, 0);
             self.set_status(|s| s.resets += 1);
             return Ok(());
@@ -288,6 +290,17 @@ impl Database {
     }
 }
 
+/// At which size the next reset begins. A fast writer adds several times as much while one is prepared, and how much depends on the
+/// disk, too: the last one began at `last`, and the WAL had `reached` another size when it ended.
+fn reset_at(last: u64, reached: u64, limit: u64) -> u64 {
+    let (most, least) = (limit / 4, RESET_BYTES.min(limit / 4));
+    match reached {
+        _ if reached > limit / 4 * 3 => (last / 2).max(least),
+        _ if reached < limit / 2 => (last + last / 4).min(most),
+        _ => last,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,6 +316,23 @@ mod tests {
     use std::os::unix::fs::FileExt;
     use std::path::Path;
     use std::sync::Mutex;
+
+    /// Writers that add this many times the size at which a reset begins, and as much besides.
+    #[test]
+    fn a_reset_begins_early_enough_for_the_limit() {
+        let (limit, mib) = (64 << 20, 1 << 20);
+        for (times, besides) in [(1, 0), (4, 0), (6, 10), (3, 30), (0, 45)] {
+            let (mut at, mut reached) = (limit / 4, vec![]);
+            for _ in 0..40 {
+                reached.push(at * times + besides * mib);
+                at = reset_at(at, at * times + besides * mib, limit);
+                assert!((RESET_BYTES..=limit / 4).contains(&at));
+            }
+            assert!(reached[10..].iter().all(|&bytes| bytes < limit), "{times}, {besides}: {reached:?}");
+        }
+        let calm = (0..40).fold(RESET_BYTES, |at, _| reset_at(at, at * 2, limit));
+        assert_eq!(calm, limit / 4, "and no sooner than that wants");
+    }
 
     /// Whoever reads the time commits; where the write lock keeps it from that, it takes the WAL's frames away.
     struct Saboteur(Mutex<Option<Connection>>);
