@@ -22,6 +22,7 @@ const AZURITE: &str = "azurite@3.37.0";
 const DBMATE: &str = "dbmate@2.36.0";
 const PM2: &str = "pm2@7";
 const DJANGO: &str = "django==5.2.8";
+const SQLITE3_TO_MYSQL: &str = "sqlite3-to-mysql==2.6.1";
 const BETTER_SQLITE3: &str = "better-sqlite3@12";
 const DRIZZLE: [&str; 2] = ["drizzle-orm@0.45.1", "@libsql/client@0.15.15"];
 
@@ -288,6 +289,16 @@ pub fn pm2() -> Result<PathBuf> {
     let program = |folder: &Path| folder.join("node_modules/.bin/pm2");
     let folder = installed("pm2", |folder| program(folder).exists(), |folder| npm(folder, &[PM2]))?;
     Ok(program(&folder))
+}
+
+/// The program of sqlite3-to-mysql, which copies databases.
+///
+/// # Errors
+/// When it is not installed and cannot be: no network.
+pub fn sqlite3_to_mysql() -> Result<PathBuf> {
+    let program = |venv: &Path| venv.join("bin/sqlite3mysql");
+    let install = |venv: &Path| pip(venv, &[SQLITE3_TO_MYSQL]);
+    installed("sqlite3-to-mysql", |venv| program(venv).exists(), install).map(|venv| program(&venv))
 }
 
 /// An environment of Python that has Django.

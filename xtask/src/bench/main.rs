@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: litekeep beside Litestream, and beside PM2 where processes are concerned, measured in one run; migrations
-//! of many databases alone.
+//! `cargo xtask bench`: litekeep beside Litestream, beside PM2 where processes are concerned, and beside pgloader and
+//! sqlite3-to-mysql where databases are copied, measured in one run; migrations of many databases and syncs alone.
 //!
 //! Method: each scenario (a module of its own, whose head says what is measured and how) is played by each system in
 //! turn, in an order that rotates from repetition to repetition, so that whatever else the machine does meets all of
@@ -16,8 +16,10 @@
 mod active;
 mod arrivals;
 mod commit_to_durable;
+mod copy;
 mod first_snapshot;
 mod fleet;
+mod following;
 mod huge_transaction;
 mod idle;
 mod log_lines;
@@ -28,6 +30,7 @@ mod process_managers;
 mod processes;
 mod restart;
 mod restore;
+mod servers;
 mod shipped;
 mod single_commits;
 mod source;
@@ -86,6 +89,9 @@ pub(crate) struct Options {
     /// Lines that `log-lines` prints.
     #[arg(long, default_value_t = 10_000_000)]
     pub(crate) lines: u64,
+    /// Rows that `copy-*` copies; a tenth of them follow at once in `push-*` and `pull-*`.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) rows: u64,
 }
 
 impl Options {
@@ -135,6 +141,16 @@ const SCENARIOS: &[Scenario] = &[
     scenario("processes", &[System::Litekeep, System::Pm2], processes::play),
     scenario("log-lines", &[System::Litekeep, System::Pm2], log_lines::play),
     scenario("fleet", LITEKEEP, fleet::play),
+    scenario("copy-postgres", &[System::Litekeep, System::Pgloader], copy::to_postgres),
+    scenario("copy-mariadb", &[System::Litekeep, System::Sqlite3ToMysql], copy::to_mariadb),
+    scenario("copy-mysql", &[System::Litekeep, System::Sqlite3ToMysql], copy::to_mysql),
+    scenario("copy-mongodb", LITEKEEP, copy::to_mongodb),
+    scenario("push-postgres", LITEKEEP, following::push_to_postgres),
+    scenario("push-mariadb", LITEKEEP, following::push_to_mariadb),
+    scenario("push-mysql", LITEKEEP, following::push_to_mysql),
+    scenario("pull-postgres", LITEKEEP, following::pull_from_postgres),
+    scenario("pull-mariadb", LITEKEEP, following::pull_from_mariadb),
+    scenario("pull-mysql", LITEKEEP, following::pull_from_mysql),
 ];
 
 const fn scenario(

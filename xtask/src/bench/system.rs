@@ -20,11 +20,22 @@ pub(crate) enum System {
     LitestreamTuned,
     /// It runs processes.
     Pm2,
+    /// It copies databases to PostgreSQL.
+    Pgloader,
+    /// It copies databases to MySQL and MariaDB.
+    Sqlite3ToMysql,
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Alone, Self::Litekeep, Self::Litestream, Self::LitestreamTuned, Self::Pm2];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Alone,
+        Self::Litekeep,
+        Self::Litestream,
+        Self::LitestreamTuned,
+        Self::Pm2,
+        Self::Pgloader,
+        Self::Sqlite3ToMysql,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -33,11 +44,13 @@ impl System {
             Self::Litestream => "Litestream",
             Self::LitestreamTuned => "Litestream 50 ms",
             Self::Pm2 => "PM2",
+            Self::Pgloader => "pgloader",
+            Self::Sqlite3ToMysql => "sqlite3-to-mysql",
         }
     }
 
     pub(crate) fn is_peer(self) -> bool {
-        matches!(self, Self::Litestream | Self::LitestreamTuned | Self::Pm2)
+        !matches!(self, Self::Alone | Self::Litekeep)
     }
 
     /// The configuration for databases, given with the YAML lines of their replicas.
@@ -66,11 +79,11 @@ impl System {
     /// `replicate` or `restore` with a configuration.
     pub(crate) fn command(self, bench: &Bench, verb: &str, config: &Path) -> Result<Command> {
         let program = match self {
-            Self::Alone | Self::Pm2 => anyhow::bail!("nobody replicates"),
             Self::Litekeep => bench.litekeep.as_path(),
             Self::Litestream | Self::LitestreamTuned => {
                 bench.litestream.as_ref().context("Litestream is not installed")?.binary()
             }
+            _ => anyhow::bail!("nobody replicates"),
         };
         let mut command = Command::new(program);
         command.arg(verb).arg("-config").arg(config);

@@ -7,7 +7,15 @@ use crate::*;
 
 fn bench() -> Bench {
     Bench {
-        options: Options { secs: 1.0, reps: 1, target: Target::Folder, equal: false, gib: 0.01, lines: 1000 },
+        options: Options {
+            secs: 1.0,
+            reps: 1,
+            target: Target::Folder,
+            equal: false,
+            gib: 0.01,
+            lines: 1000,
+            rows: 1000,
+        },
         litekeep: programs::litekeep().unwrap(),
         litestream: None,
         dir: tempfile::tempdir().unwrap(),
