@@ -1,4 +1,4 @@
-//! What the tests need beside Rust: OpenSSH's server, Chromium, Rails and Go with their drivers of SQLite, PostgreSQL, MariaDB, NATS, Redis and RabbitMQ, and Python with `venv` and npm,
+//! What the tests need beside Rust: OpenSSH's server, Chromium, Rails and Go with their drivers of SQLite, PostgreSQL, MariaDB, etcd, NATS, Redis and RabbitMQ, and Python with `venv` and npm,
 //! to install the real Litestream, MongoDB, a WebDAV server and Azurite (which the tests do themselves, on first use, into `.test-tools/`,
 //! as they do with MySQL, by apt with lists of its own). Debian's and Ubuntu's packages are installed when one is missing and
 //! we may: as root, or by a sudo that asks for nothing.
@@ -57,6 +57,11 @@ const TOOLS: &[Tool] = &[
         packages: &["mariadb-server"],
         probe: &["sh", "-c", "test -x /usr/sbin/mariadbd && test -x /usr/bin/mariadb-install-db"],
         purpose: "the tests of syncs with MariaDB",
+    },
+    Tool {
+        packages: &["etcd-server"],
+        probe: &["etcd", "--version"],
+        purpose: "the tests of leases in etcd",
     },
     Tool {
         packages: &["nats-server"],

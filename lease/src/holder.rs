@@ -1,0 +1,243 @@
+//! The rules: when a lease may be taken, and how long it is held.
+
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use litekeep_env::Clock;
+
+use crate::error::Result;
+use crate::record::{Node, Record, Release};
+use crate::register::{Put, Register};
+
+/// What others wait longer than a holder holds, for clocks do not run alike.
+#[must_use]
+pub fn margin(ttl: Duration) -> Duration {
+    ttl / 5
+}
+
+/// One node's part in a lease.
+pub struct Lease {
+    register: Arc<dyn Register>,
+    clock: Arc<dyn Clock>,
+    node: Node,
+    ttl: Duration,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    newest: Option<Seen>,
+    /// A put of ours that takes over and was not answered, and when it began.
+    unanswered: Option<(Record, Duration)>,
+}
+
+#[derive(Clone)]
+struct Seen {
+    record: Record,
+    /// When the first read of it was over, by the own clock.
+    since: Duration,
+}
+
+/// How an attempt to take a lease ended.
+#[derive(Debug)]
+pub enum Attempt {
+    /// It is ours.
+    Held(Holding),
+    /// It is another's.
+    Waits {
+        /// The newest record, `None` where another one has just come.
+        newest: Option<Record>,
+        /// How long until it may be taken, if nothing new comes.
+        left: Duration,
+    },
+}
+
+/// A lease that is held, for as long as it is valid.
+#[derive(Debug)]
+pub struct Holding {
+    record: Record,
+    /// When the first put of the next record began, while nobody has answered.
+    unanswered: Option<Duration>,
+    validity: Validity,
+}
+
+/// Whether a holding is valid, for all who must know.
+#[derive(Clone)]
+pub struct Validity {
+    /// Nanoseconds of the own clock.
+    until: Arc<AtomicU64>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Lease {
+    /// Nothing is asked yet. `ttl`: how long a record of ours holds.
+    #[must_use]
+    pub fn new(register: Arc<dyn Register>, clock: Arc<dyn Clock>, node: Node, ttl: Duration) -> Lease {
+        Lease { register, clock, node, ttl, known: Mutex::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest record, and how long until it may be taken by this node after a `handicap`, if nothing new comes.
+    ///
+    /// # Errors
+    /// Those of the register.
+    pub async fn look(&self, handicap: Duration) -> Result<Option<(Record, Duration)>> {
+        let known = self.known().newest.clone();
+        let newest = self.register.newest(known.as_ref().map(|seen| &seen.record)).await?;
+        // After the read, for the record may have come in the middle of it.
+        let now = self.clock.boottime();
+        let seen = newest.map(|record| match known {
+            Some(known) if known.record == record => known,
+            _ => Seen { record, since: now },
+        });
+        self.known().newest.clone_from(&seen);
+        Ok(seen.map(|seen| {
+            let until = seen.since + self.waits_for(&seen.record, handicap);
+            (seen.record, until.saturating_sub(now))
+        }))
+    }
+
+    fn waits_for(&self, record: &Record, handicap: Duration) -> Duration {
+        match &record.released {
+            Some(Release { to: Some(to) }) if *to == self.node.name => Duration::ZERO,
+            Some(Release { to: None }) => handicap,
+            _ => record.ttl() + margin(record.ttl()) + handicap,
+        }
+    }
+
+    /// Takes the lease if it may be taken, and after `handicap` more, which leaves it to those who are to come first.
+    ///
+    /// # Errors
+    /// Those of the register; whether the lease is ours then, the next attempt tells.
+    pub async fn attempt(&self, handicap: Duration) -> Result<Attempt> {
+        let newest = self.look(handicap).await?;
+        let unanswered = self.known().unanswered.take();
+        if let (Some((newest, _)), Some((ours, began))) = (&newest, unanswered)
+            && *newest == ours
+        {
+            let holding = self.holding(ours, began);
+            if holding.validity.is_valid() {
+                return Ok(Attempt::Held(holding));
+            }
+        }
+        let before = match newest {
+            Some((newest, left)) if !left.is_zero() => {
+                return Ok(Attempt::Waits { newest: Some(newest), left });
+            }
+            newest => newest.map(|(record, _)| record),
+        };
+        let ours = Record {
+            turn: before.as_ref().map_or(1, |before| before.turn + 1),
+            epoch: before.as_ref().map_or(1, |before| before.epoch + 1),
+            holder: self.node.clone(),
+            nonce: fastrand::u64(..),
+            ttl_ms: self.ttl.as_millis() as u64,
+            released: None,
+        };
+        let began = self.clock.boottime();
+        match self.register.put(before.as_ref(), &ours).await {
+            Ok(Put::Done) => {
+                self.known().newest = None;
+                Ok(Attempt::Held(self.holding(ours, began)))
+            }
+            Ok(Put::Lost) => {
+                // What is known may be old: the next look begins from nothing.
+                self.known().newest = None;
+                Ok(Attempt::Waits { newest: None, left: Duration::ZERO })
+            }
+            Err(e) => {
+                self.known().unanswered = Some((ours, began));
+                Err(e)
+            }
+        }
+    }
+
+    fn holding(&self, record: Record, began: Duration) -> Holding {
+        let validity = Validity { until: Arc::default(), clock: self.clock.clone() };
+        validity.begins(began, record.ttl());
+        Holding { record, unanswered: None, validity }
+    }
+
+    /// Holds it for another `ttl`. `false`: it is lost, and no renewal brings it back.
+    ///
+    /// # Errors
+    /// Those of the register: to be tried again for as long as the holding is valid.
+    pub async fn renew(&self, holding: &mut Holding) -> Result<bool> {
+        let next = Record { turn: holding.record.turn + 1, ..holding.record.clone() };
+        let now = self.clock.boottime();
+        if !holding.validity.is_valid() {
+            return Ok(false);
+        }
+        let began = *holding.unanswered.get_or_insert(now);
+        match self.register.put(Some(&holding.record), &next).await? {
+            Put::Done => {
+                holding.validity.begins(began, next.ttl());
+                (holding.record, holding.unanswered) = (next, None);
+                Ok(holding.validity.is_valid())
+            }
+            Put::Lost => {
+                holding.validity.end();
+                Ok(false)
+            }
+        }
+    }
+
+    /// Gives the lease up, to a node or to whoever comes first. The holding is not valid any more from the beginning, so
+    /// whatever it stood for must have ended before. `false`: it was lost already.
+    ///
+    /// # Errors
+    /// Those of the register: the others may have to wait then, as if the holder had died.
+    pub async fn release(&self, holding: Holding, to: Option<String>) -> Result<bool> {
+        let released = Some(Release { to });
+        let next = Record { turn: holding.record.turn + 1, released, ..holding.record.clone() };
+        let was_valid = holding.validity.is_valid();
+        holding.validity.end();
+        Ok(was_valid && self.register.put(Some(&holding.record), &next).await? == Put::Done)
+    }
+}
+
+impl Holding {
+    /// Its newest record.
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Whether it is valid, also after renewals.
+    #[must_use]
+    pub fn validity(&self) -> Validity {
+        self.validity.clone()
+    }
+}
+
+impl Validity {
+    fn begins(&self, at: Duration, ttl: Duration) {
+        self.until.store((at + ttl).as_nanos() as u64, SeqCst);
+    }
+
+    fn end(&self) {
+        self.until.store(0, SeqCst);
+    }
+
+    /// Whether nobody else can hold the lease now. To be asked before each answer that depends on it.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        !self.left().is_zero()
+    }
+
+    /// How long it is valid without a renewal.
+    #[must_use]
+    pub fn left(&self) -> Duration {
+        Duration::from_nanos(self.until.load(SeqCst)).saturating_sub(self.clock.boottime())
+    }
+}
+
+impl std::fmt::Debug for Validity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Validity").field(&self.left()).finish()
+    }
+}

@@ -1,0 +1,4 @@
+//! Leases against real registers, and by simulation.
+
+mod registers;
+mod simulated;
