@@ -60,7 +60,7 @@ pub(crate) enum Command {
     /// Keep SQLite and another database in step: PostgreSQL, MySQL, MariaDB or MongoDB
     Sync(sync::Sync),
     /// Say what of a database cannot be as it is on another server: types, values, rules; exit code 1 when rows cannot go there
-    Lint(Elsewhere),
+    Lint(PortabilityLint),
     /// Print the statements that make the tables of a database on another server
     Schema(Elsewhere),
     /// Say how far the backup is behind; exit code 1 when something is wrong
@@ -452,6 +452,17 @@ pub(crate) struct Elsewhere {
     /// The database
     #[arg(value_name = "DB")]
     pub(crate) db: PathBuf,
+    /// The other server
+    #[arg(long = "for", alias = "target", value_name = "SERVER")]
+    pub(crate) server: Server,
+}
+
+/// What shall be on another server.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PortabilityLint {
+    /// A database, or files with SQL that is written for SQLite (*.sql)
+    #[arg(value_name = "DB|FILE.sql", required = true)]
+    pub(crate) paths: Vec<PathBuf>,
     /// The other server
     #[arg(long = "for", alias = "target", value_name = "SERVER")]
     pub(crate) server: Server,

@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use litekeep_schema::portable::dialect::{self, Dialect, Fate};
 use litekeep_schema::portable::mysql::{self, Flavor};
 use litekeep_schema::portable::{Level, Note, Options, mongodb, postgres};
-use litekeep_sql::{Declaration, Examiner, Profile};
+use litekeep_sql::{Declaration, Examiner, Profile, statements};
 use litekeep_sync::copy;
 use litekeep_sync::cut::Cut;
 use litekeep_sync::push::is_wanted;
 use serde::Serialize;
 
-use crate::args::{Elsewhere, Server};
-use crate::report::{self, Format, Outcome, text};
+use crate::args::{Elsewhere, PortabilityLint, Server};
+use crate::report::{self, Failure, Format, Outcome, text};
 
 /// How long rows without a parent are looked for.
 const LONG: Duration = Duration::from_secs(3600);
@@ -152,7 +153,18 @@ struct Lint {
     ok: bool,
 }
 
-pub(super) async fn lint(args: &Elsewhere, format: Format) -> Result<Outcome> {
+pub(super) async fn lint(args: &PortabilityLint, format: Format) -> Result<Outcome> {
+    let is_sql = |path: &PathBuf| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("sql"));
+    match &args.paths[..] {
+        paths if paths.iter().all(is_sql) => lint_sql(paths, args.server, format),
+        [db] => lint_database(&Elsewhere { db: db.clone(), server: args.server }, format).await,
+        _ => {
+            Err(Failure::invalid("look at one database, or at files with SQL (*.sql), one or several").into())
+        }
+    }
+}
+
+async fn lint_database(args: &Elsewhere, format: Format) -> Result<Outcome> {
     let Surveyed { tables, mut notes } = surveyed(args).await.context("look at a database")?;
     // What is worst comes first.
     notes.sort_by_key(|note| std::cmp::Reverse(note.level));
@@ -164,6 +176,69 @@ pub(super) async fn lint(args: &Elsewhere, format: Format) -> Result<Outcome> {
         let tables = text::count(lint.tables, "table");
         let end = if ok { "every row can go there as it is" } else { "not everything can go there as it is" };
         format!("{lines}{tables}: {end}\n")
+    });
+    Ok(if ok { Outcome::Done } else { Outcome::No })
+}
+
+#[derive(Serialize)]
+struct LintSql {
+    files: Vec<PathBuf>,
+    statements: usize,
+    findings: Vec<Trouble>,
+    ok: bool,
+}
+
+/// What a statement means elsewhere.
+#[derive(Serialize)]
+struct Trouble {
+    level: &'static str,
+    file: PathBuf,
+    line: usize,
+    what: String,
+    instead: &'static str,
+}
+
+fn lint_sql(files: &[PathBuf], server: Server, format: Format) -> Result<Outcome> {
+    let dialect = match server {
+        Server::Postgres => Dialect::Postgres,
+        Server::Mysql => Dialect::Mysql,
+        Server::Mariadb => Dialect::Mariadb,
+        Server::Mongodb => {
+            return Err(Failure::invalid(
+                "MongoDB has no SQL: of a database `lint` says what becomes of its rows there",
+            )
+            .into());
+        }
+    };
+    let (mut count, mut findings) = (0, vec![]);
+    for file in files {
+        let sql = std::fs::read_to_string(file).with_context(|| format!("read `{}`", file.display()))?;
+        for (line, statement) in statements(&sql) {
+            count += 1;
+            findings.extend(dialect::findings(statement, dialect).into_iter().map(|found| Trouble {
+                level: if found.fate == Fate::Refused { "refused" } else { "otherwise" },
+                file: file.clone(),
+                line,
+                what: found.what,
+                instead: found.instead,
+            }));
+        }
+    }
+    let ok = findings.is_empty();
+    let lint = LintSql { files: files.to_vec(), statements: count, findings, ok };
+    report::result(format, &lint, || {
+        let line = |found: &Trouble| {
+            let fate =
+                if found.level == "refused" { "is refused there" } else { "means something else there" };
+            format!("{}:{}: {} {fate}: {}\n", found.file.display(), found.line, found.what, found.instead)
+        };
+        let lines: String = lint.findings.iter().map(line).collect();
+        let end = if ok {
+            "nothing was found that is otherwise there"
+        } else {
+            "not every statement can go there as it is"
+        };
+        format!("{lines}{}: {end}\n", text::count(count, "statement"))
     });
     Ok(if ok { Outcome::Done } else { Outcome::No })
 }

@@ -12,6 +12,7 @@ use litekeep_testkit::process::eventually;
 use litekeep_testkit::{Process, campaign};
 use rusqlite::Connection;
 
+use crate::Place;
 use crate::feeds::{add, write};
 use crate::scene::{LONG, Scene, Store};
 use crate::shapes;
@@ -580,4 +581,31 @@ fn what_would_be_elsewhere_is_told() {
         assert!(lint.stdout.contains(said), "{said}: {}", lint.stdout);
     }
     scene.place.run(&["lint", "nothing.db", "--for", "postgres"]).failed_with(&["look at a database"]);
+}
+
+#[test]
+fn statements_of_an_application_are_looked_at() {
+    let place = Place::new();
+    let file = place.path("queries.sql");
+    std::fs::write(&file, "SELECT 1;\n\nSELECT name FROM t\nWHERE name GLOB 'a*';\nSELECT 'a' || 'b';\n")
+        .unwrap();
+    let path = file.to_str().unwrap();
+    let lint = place.run(&["lint", path, "--for", "mysql", "--json"]);
+    assert_eq!(lint.code, 1);
+    shapes::matches("lint-sql", &lint.json());
+    let said = place.run(&["lint", path, "--for", "mysql"]).stdout;
+    for line in [
+        "queries.sql:3: GLOB is refused there: LIKE",
+        "queries.sql:5: || means something else there",
+        "3 statements: not every",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    std::fs::write(&file, "SELECT coalesce(1, 2);").unwrap();
+    assert!(
+        place.run(&["lint", path, "--for", "postgres"]).succeeded().stdout.contains("1 statement: nothing")
+    );
+    place.run(&["lint", path, "--for", "mongodb"]).failed_with(&["MongoDB has no SQL"]);
+    place.run(&["lint", path, "app.db", "--for", "mysql"]).failed_with(&["one database, or", "*.sql"]);
+    place.run(&["lint", "nothing.sql", "--for", "mysql"]).failed_with(&["nothing.sql"]);
 }

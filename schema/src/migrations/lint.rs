@@ -11,6 +11,7 @@ use super::guard;
 use super::model::Before;
 use crate::Error;
 use crate::error::{refuses_rebuild, rewriting};
+use crate::portable::dialect::{Dialect, Fate, findings};
 use crate::words::{Head, head, words};
 use litekeep_sql::{Aims, MigrationTransaction as Transaction, Migrator, statements};
 use schema::{Schema, rows_are_many};
@@ -194,9 +195,12 @@ impl File<'_> {
             );
         }
         if self.portable {
-            for (what, instead) in statement::not_portable(&words) {
-                let message = format!("{what} is SQLite's own, and neither Postgres nor MySQL has both");
-                self.found(line, "not-portable", message, instead);
+            for (who, dialect) in [("Postgres", Dialect::Postgres), ("MySQL", Dialect::Mysql)] {
+                let refused =
+                    findings(statement, dialect).into_iter().filter(|found| found.fate == Fate::Refused);
+                for found in refused {
+                    self.found(line, "not-portable", format!("{who} refuses {}", found.what), found.instead);
+                }
             }
         }
     }

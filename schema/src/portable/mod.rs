@@ -9,6 +9,7 @@
 
 mod columns;
 pub mod date;
+pub mod dialect;
 pub mod mongodb;
 pub mod mysql;
 pub mod postgres;

@@ -2,12 +2,14 @@
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use litekeep_schema::portable::dialect::Dialect;
 pub(crate) use litekeep_schema::portable::mysql::Options;
 use litekeep_schema::portable::mysql::{self, Given, MyType};
 use litekeep_sync::Value;
 use litekeep_sync_mysql::Address;
 pub(crate) use litekeep_sync_mysql::Mysql as Side;
 pub(crate) use litekeep_sync_mysql::target::MyTable as Table;
+use litekeep_testkit::mysql::Flavor;
 pub(crate) use litekeep_testkit::mysql::Mysql as Server;
 use mysql_async::Value as Cell;
 
@@ -17,6 +19,10 @@ pub(crate) use crate::in_sql::{
 };
 
 pub(crate) const TAGGED: MyType = MyType::Tagged;
+pub(crate) const DIALECT: Dialect = match crate::FLAVOR {
+    Flavor::Mariadb => Dialect::Mariadb,
+    Flavor::Mysql => Dialect::Mysql,
+};
 /// Of the rows of `bare` whose `a` is `x`.
 pub(crate) const DELETE_ONE_X: &str = "DELETE FROM bare WHERE a = 'x' LIMIT 1";
 /// A rule of the table that row 5 breaks with an x of 5.

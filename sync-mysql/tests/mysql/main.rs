@@ -6,6 +6,8 @@ mod comparing;
 mod copying;
 #[path = "../../../sync/tests/conformance/cutting.rs"]
 mod cutting;
+#[path = "../../../sync/tests/conformance/dialect.rs"]
+mod dialect;
 #[path = "../../../sync/tests/conformance/following.rs"]
 mod following;
 #[path = "../../../sync/tests/conformance/in_sql.rs"]

@@ -2,6 +2,7 @@
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use litekeep_schema::portable::dialect::Dialect;
 pub(crate) use litekeep_schema::portable::postgres::Options;
 use litekeep_schema::portable::postgres::{self, PgType};
 use litekeep_sync::Value;
@@ -16,6 +17,7 @@ pub(crate) use crate::in_sql::{
 };
 
 pub(crate) const TAGGED: PgType = PgType::Tagged;
+pub(crate) const DIALECT: Dialect = Dialect::Postgres;
 /// Of the rows of `bare` whose `a` is `x`.
 pub(crate) const DELETE_ONE_X: &str =
     "DELETE FROM bare WHERE ctid = (SELECT ctid FROM bare WHERE a = 'x' LIMIT 1)";

@@ -88,56 +88,6 @@ pub(super) fn whole_table(words: &[Word<'_>]) -> Option<(&'static str, String)> 
     Some((verb, name.name()))
 }
 
-/// What only SQLite understands, and what to write instead.
-pub(super) fn not_portable(words: &[Word<'_>]) -> Vec<(String, &'static str)> {
-    let mut found: Vec<(String, &'static str)> = vec![];
-    let mut note = |what: &str, instead| {
-        if !found.iter().any(|(known, _)| known == what) {
-            found.push((what.to_owned(), instead));
-        }
-    };
-    let pairs = words.iter().zip(words.iter().skip(1).map(Some).chain([None]));
-    for (word, next) in pairs {
-        let is = |first: &str, second: &str| word.is(first) && next.is_some_and(|next| next.is(second));
-        let calls = |names: &[&str]| {
-            next.is_some_and(|next| next.text == "(") && names.iter().any(|name| word.is(name))
-        };
-        if word.text.starts_with(['`', '[']) {
-            note("a name in `…` or […]", "write \"…\"");
-        } else if word.is("AUTOINCREMENT") {
-            note("AUTOINCREMENT", "Postgres says GENERATED ALWAYS AS IDENTITY, MySQL AUTO_INCREMENT");
-        } else if is("WITHOUT", "ROWID") {
-            note("WITHOUT ROWID", "leave it away");
-        } else if word.is("STRICT") && word.depth == 0 {
-            note("STRICT", "leave it away: the others are");
-        } else if is("INSERT", "OR") || is("UPDATE", "OR") || is("REPLACE", "INTO") {
-            note("OR REPLACE, OR IGNORE and the like", "write ON CONFLICT, which Postgres has too");
-        } else if word.is("GLOB") || word.is("PRAGMA") || word.is("VACUUM") || word.is("ATTACH") {
-            note(&word.text.to_ascii_uppercase(), "write it for each database by itself");
-        } else if is("VIRTUAL", "TABLE") {
-            note("a virtual table", "write it for each database by itself");
-        } else if calls(&[
-            "strftime",
-            "datetime",
-            "julianday",
-            "unixepoch",
-            "randomblob",
-            "ifnull",
-            "typeof",
-            "group_concat",
-            "printf",
-        ]) {
-            note(
-                &format!("{}()", word.text.to_ascii_lowercase()),
-                "use what SQL has, such as CURRENT_TIMESTAMP and coalesce()",
-            );
-        } else if word.text == "=" && next.is_some_and(|next| next.text == "=" && next.at == word.at + 1) {
-            note("==", "write =");
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,15 +124,5 @@ mod tests {
         assert_eq!(table("WITH c AS (SELECT 1 WHERE 1) DELETE FROM a").unwrap(), "DELETE a");
         assert_eq!(table("DELETE FROM a WHERE x"), None);
         assert_eq!(table("INSERT INTO a VALUES(1) ON CONFLICT DO UPDATE SET x = 1"), None);
-    }
-
-    #[test]
-    fn what_only_sqlite_has() {
-        let of = |sql: &str| not_portable(&words(sql)).into_iter().map(|(what, _)| what).collect::<Vec<_>>();
-        assert_eq!(of("CREATE TABLE `t`(id INTEGER PRIMARY KEY AUTOINCREMENT) STRICT").len(), 3);
-        assert_eq!(of("INSERT OR REPLACE INTO t VALUES(datetime('now'))").len(), 2);
-        assert!(
-            of("CREATE TABLE \"t\"(id INTEGER PRIMARY KEY, at TEXT DEFAULT CURRENT_TIMESTAMP)").is_empty()
-        );
     }
 }
