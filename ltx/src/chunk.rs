@@ -98,7 +98,7 @@ fn add_to_layout(layout: &mut Crc, pgno: Pgno, len: u64) {
 
 /// Decodes the one block that [`PageIndex::get`] found into `page`, which has the page size.
 ///
-/// A single page cannot be verified: the format has a checksum for the file only.
+/// The format has a checksum for the file only: whether this is the page that was written is for [`crate::PageChecks`] to say.
 ///
 /// # Errors
 /// [`Error::Corrupt`] where the bytes are not one whole block, [`Error::Invalid`] where `page` has another size.

@@ -12,7 +12,7 @@ use crate::crc::Crc;
 use crate::header::{TRAILER_LEN, be64};
 use crate::index::ExpectedIndex;
 use crate::order::PageOrder;
-use crate::{Error, Header, Pgno, Trailer};
+use crate::{Checksum, Error, Header, Pgno, Trailer};
 
 /// Bytes read at once.
 const READ_LEN: usize = 32 << 10;
@@ -23,6 +23,8 @@ pub struct Decoder<R> {
     header: Header,
     order: PageOrder,
     file: Crc,
+    /// See [`PageChecks::seal_of`](crate::PageChecks::seal_of).
+    seal: Crc,
     index: ExpectedIndex,
     last: Option<Block>,
     state: State,
@@ -50,6 +52,7 @@ impl<R: Read> Decoder<R> {
             input,
             header,
             order: PageOrder::new(&header),
+            seal: file,
             file,
             index: ExpectedIndex::new(),
             last: None,
@@ -105,6 +108,11 @@ impl<R: Read> Decoder<R> {
         Ok(self.trailer().expect("no more pages means verified"))
     }
 
+    /// The seal of the file, which counts once the whole file was verified.
+    pub(crate) fn seal(&self) -> Checksum {
+        self.seal.checksum()
+    }
+
     /// The page that was read last, still compressed, if it stands in the encoding that is written today.
     pub(crate) fn lz4_block(&self) -> Option<&[u8]> {
         self.last.and_then(|block| block.lz4_block(self.input.consumed(block.len)))
@@ -134,6 +142,7 @@ impl<R: Read> Decoder<R> {
     fn finish(&mut self) -> Result<(), Error> {
         self.order.finish().map_err(|what| Error::corrupt(self.input.offset, what))?;
         self.file.update(&END_OF_BLOCKS);
+        self.seal.update(&END_OF_BLOCKS);
         self.input.consume(END_OF_BLOCKS.len());
 
         let offset = self.input.offset;
@@ -144,6 +153,7 @@ impl<R: Read> Decoder<R> {
             let bytes = self.input.peek(len)?;
             found.update(bytes);
             self.file.update(bytes);
+            self.seal.update(bytes);
             self.input.consume(len);
             left -= len as u64;
         }
@@ -152,6 +162,7 @@ impl<R: Read> Decoder<R> {
         let index_len = be64(fixed, 0);
         let trailer = Trailer::parse(fixed[8..].try_into().expect("16 bytes"));
         self.file.update(&fixed[..16]);
+        self.seal.update(fixed);
         self.input.consume(8 + TRAILER_LEN);
         if self.file.checksum() != trailer.file {
             return Err(Error::Checksum { expected: trailer.file, found: self.file.checksum() });

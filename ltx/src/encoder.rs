@@ -4,7 +4,7 @@
 //! - The checksum is the last thing written: whatever is left behind by a crash or an error has no valid trailer.
 //! - After a failed write the encoder refuses everything: how much of the output exists is unknown.
 //!
-//! Memory: about half a MiB, and some 10 bytes a page for the index, which stands at the file's end.
+//! Memory: about half a MiB, and some 14 bytes a page: for the index, which stands at the file's end, and for the page's checksum.
 
 use std::io::Write;
 
@@ -14,7 +14,8 @@ use crate::block::{self, BLOCK_HEADER_LEN, END_OF_BLOCKS};
 use crate::crc::Crc;
 use crate::index;
 use crate::order::PageOrder;
-use crate::{Checksum, Error, Header, PageSize, Pgno};
+use crate::page_checks::page_check;
+use crate::{Checksum, Error, Header, PageChecks, PageSize, Pgno};
 
 /// Output is handed to the writer in pieces of at least this many bytes.
 const FLUSH_LEN: usize = 256 << 10;
@@ -25,6 +26,8 @@ pub struct Encoder<W> {
     page_size: PageSize,
     order: PageOrder,
     file: Crc,
+    seal: Crc,
+    checks: Vec<u32>,
     index: Vec<u8>,
     /// Always initialised to its full length; `filled` bytes of it wait to be written.
     buffer: Vec<u8>,
@@ -45,6 +48,8 @@ pub struct Encoded<W> {
     pub checksum: Checksum,
     /// Pages written.
     pub pages: u64,
+    /// The checksums of these pages.
+    pub checks: PageChecks,
 }
 
 impl<W: Write> Encoder<W> {
@@ -60,6 +65,8 @@ impl<W: Write> Encoder<W> {
             page_size,
             order: PageOrder::new(header),
             file: Crc::new(),
+            seal: Crc::new(),
+            checks: Vec::new(),
             index: Vec::new(),
             buffer: Vec::new(),
             filled: 0,
@@ -74,6 +81,7 @@ impl<W: Write> Encoder<W> {
         };
         let header = header.to_bytes();
         encoder.file.update(&header);
+        encoder.seal = encoder.file;
         encoder.room(header.len())[..header.len()].copy_from_slice(&header);
         encoder.filled += header.len();
         Ok(encoder)
@@ -119,6 +127,7 @@ impl<W: Write> Encoder<W> {
         self.buffer[self.filled..][..BLOCK_HEADER_LEN].copy_from_slice(&header);
         self.file.update(&header);
         self.file.update(page);
+        self.checks.push(page_check(page));
         let len = BLOCK_HEADER_LEN + compressed;
         index::put_entry(&mut self.index, pgno, self.written + self.filled as u64, len as u64);
         self.filled += len;
@@ -143,10 +152,13 @@ impl<W: Write> Encoder<W> {
         self.file.update(&tail);
         let checksum = self.file.checksum();
         tail.extend_from_slice(&checksum.0.to_be_bytes());
+        self.seal.update(&END_OF_BLOCKS);
+        self.seal.update(&tail);
 
         self.write_through(&END_OF_BLOCKS)?;
         self.write_through(&tail)?;
-        Ok(Encoded { writer: self.writer, size: self.written, checksum, pages: self.order.pages() })
+        let checks = PageChecks::new(self.seal.checksum(), self.checks);
+        Ok(Encoded { writer: self.writer, size: self.written, checksum, pages: self.order.pages(), checks })
     }
 
     fn check_usable(&self) -> Result<(), Error> {

@@ -9,7 +9,7 @@
 //!
 //! An index that was accepted is consistent: blocks follow one another without a gap from the header to the index.
 //! Whether they hold what was written is for the file checksum to say ([`crate::verify_parts`],
-//! [`crate::Decoder`]).
+//! [`crate::Decoder`]), and for that of a page ([`crate::PageChecks`]).
 
 use std::ops::Range;
 

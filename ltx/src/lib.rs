@@ -12,6 +12,7 @@
 //! - [`PageIndex`] finds single pages, and cuts a file into pieces to decode at once ([`decode_chunk`],
 //!   [`verify_parts`]).
 //! - [`merge`] compacts consecutive files into one.
+//! - [`PageChecks`] tell of single pages whether they are what was written.
 //! - A [`Pack`] keeps, beside the files, the single commits that level-0 files have put together.
 
 mod block;
@@ -26,6 +27,7 @@ mod index;
 mod merge;
 mod order;
 mod pack;
+mod page_checks;
 mod uvarint;
 mod vocabulary;
 
@@ -39,4 +41,5 @@ pub use header::{Header, TRAILER_LEN, Trailer};
 pub use index::{Chunk, IndexTail, PageIndex};
 pub use merge::merge;
 pub use pack::{Commit, Pack, PackCapture, PackDecoder, PackEncoder, PackEntry};
+pub use page_checks::PageChecks;
 pub use vocabulary::{Checksum, Epoch, InvalidTxid, PageSize, Pgno, Point, Pos, Salt, Txid, WriterId};

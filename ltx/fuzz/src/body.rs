@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 
 use litekeep_ltx::{
-    Decoder, Encoder, Error, Header, IndexTail, PageIndex, Pgno, decode_chunk, decode_file, decode_page,
-    merge, verify_parts,
+    Decoder, Encoder, Error, Header, IndexTail, PageChecks, PageIndex, Pgno, decode_chunk, decode_file,
+    decode_page, merge, verify_parts,
 };
 
 type Pages = BTreeMap<Pgno, Vec<u8>>;
 
 /// Returns whether `data` was a sound file, once its checksum was put right.
 pub(crate) fn run(data: &[u8]) -> bool {
+    if let Ok(checks) = PageChecks::parse(data) {
+        assert!(checks.to_bytes() == data, "a record that is not what is written");
+    }
     // Hardly any mutation keeps the checksum right; what lies behind that check wants testing too.
     let mut sealed = data.to_vec();
     if let Err(Error::Checksum { found, .. }) = stream(data)
@@ -35,6 +38,7 @@ pub(crate) fn run(data: &[u8]) -> bool {
     }
     let Ok(pages) = streamed else { return false };
     let header = Header::parse(&sealed).expect("it was read");
+    check_singly(&sealed, &pages);
     let again = encode(&header, &pages);
     assert!(stream(&again).expect("what we write is sound") == pages);
     let merged =
@@ -80,6 +84,22 @@ fn whole(data: &[u8]) -> Result<Pages, Error> {
     let mut pages = Pages::new();
     decode_file(data, |pgno, page| drop(pages.insert(pgno, page.to_vec())))?;
     Ok(pages)
+}
+
+/// Each page alone is known for what it is.
+fn check_singly(data: &[u8], pages: &Pages) {
+    let checks = PageChecks::of(data).expect("it was read");
+    let IndexTail::Index(index) = PageIndex::from_tail(data.len() as u64, data).expect("it was read") else {
+        panic!("the whole file is tail enough");
+    };
+    let tail = &data[index.tail_range().start as usize..];
+    assert_eq!(PageChecks::seal_of(&data[..Header::LEN], tail), checks.seal());
+    assert_eq!(checks.pages(), pages.len());
+    for (pgno, page) in pages {
+        let nth = index.nth(*pgno).expect("it was read");
+        assert!(checks.is_page(nth, page) && !checks.is_page(nth, &page[1..]));
+    }
+    assert!(PageChecks::parse(&checks.to_bytes()).expect("what we write is sound") == checks);
 }
 
 fn encode(header: &Header, pages: &Pages) -> Vec<u8> {

@@ -1,8 +1,8 @@
 //! Decoding in pieces gives what decoding front to back gives, and verifies as much.
 
 use litekeep_ltx::{
-    Decoder, Error, IndexTail, PageIndex, PageSize, Pgno, Trailer, decode_chunk, decode_file, decode_page,
-    verify_parts,
+    Decoder, Encoder, Error, IndexTail, PageChecks, PageIndex, PageSize, Pgno, Trailer, decode_chunk,
+    decode_file, decode_page, verify_parts,
 };
 use proptest::prelude::*;
 
@@ -53,6 +53,37 @@ proptest! {
         let (pages, trailer) = decode_in_chunks(&bytes, max_bytes).unwrap();
         prop_assert!(pages == sample.pages);
         prop_assert_eq!(trailer, Decoder::new(&bytes[..]).unwrap().verify().unwrap());
+    }
+
+    /// What the encoder notes, what reading all of a file gives, and what a reader of single pages holds against them.
+    #[test]
+    fn each_page_has_its_checksum(sample in samples(40), damaged in any::<prop::sample::Index>(), bit in 0..8) {
+        let mut encoder = Encoder::new(Vec::new(), &sample.header).unwrap();
+        for (&pgno, page) in &sample.pages {
+            encoder.page(Pgno::new(pgno).unwrap(), page).unwrap();
+        }
+        let encoded = encoder.finish().unwrap();
+        let (mut bytes, checks) = (encoded.writer, encoded.checks);
+        prop_assert_eq!(&PageChecks::of(&bytes[..]).unwrap(), &checks);
+        prop_assert_eq!(checks.pages(), sample.pages.len());
+        let index = index_of(&bytes).unwrap();
+        let (blocks, tail) = (100..index.tail_range().start as usize, index.tail_range().start as usize..);
+        prop_assert_eq!(PageChecks::seal_of(&bytes[..100], &bytes[tail.clone()]), checks.seal());
+        let at = damaged.index(bytes.len());
+        bytes[at] ^= 1u8 << bit;
+        if !blocks.contains(&at) {
+            prop_assert_ne!(PageChecks::seal_of(&bytes[..100], &bytes[tail]), checks.seal());
+            return Ok(());
+        }
+        let mut page = vec![0; sample.header.page_size.bytes()];
+        for (nth, (pgno, range)) in index.iter().enumerate() {
+            let block = &bytes[range.start as usize..range.end as usize];
+            let is_read = decode_page(sample.header.page_size, block, &mut page).is_ok_and(|found| found == pgno);
+            // A flipped bit may leave what a page is decompressed to as it was.
+            let is_whole = is_read && page == sample.pages[&pgno.get()];
+            prop_assert_eq!(is_read && checks.is_page(nth, &page), is_whole);
+            prop_assert!(is_whole || range.contains(&(at as u64)));
+        }
     }
 
     #[test]

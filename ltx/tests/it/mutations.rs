@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use litekeep_ltx::PageChecks;
+
 use crate::sample::{Sample, header, page};
 
 #[path = "../../fuzz/src/body.rs"]
@@ -68,6 +70,20 @@ fn mutated_files() {
     // Some mutations leave a sound file behind, most do not: otherwise this would test one side only.
     assert!((RUNS / 100..RUNS / 2).contains(&sound), "{sound} of {RUNS} sound");
     assert!(seeds.iter().all(|file| body::run(file)));
+}
+
+/// Records of page checksums, which the body reads too.
+#[test]
+fn mutated_records() {
+    let seeds: Vec<_> = seeds().iter().map(|file| PageChecks::of(&file[..]).unwrap().to_bytes()).collect();
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    for run in 0..8000 {
+        let mut record = seeds[run % seeds.len()].clone();
+        mutate(&mut random, &mut record);
+        let is_read = PageChecks::parse(&record).is_ok();
+        assert_eq!(is_read, seeds.contains(&record));
+        assert!(!body::run(&record));
+    }
 }
 
 #[test]
