@@ -11,7 +11,8 @@ use crate::capture::Wal;
 use crate::local::{PageSums, StateFile, restored};
 use crate::{Error, Kind};
 use litekeep_ltx::{Checksum, PageSize, Pgno, Txid, page_checksum};
-use litekeep_store::{FileRef, Log, PageFile, Store};
+use litekeep_store::{FileRef, Log, Store};
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -129,9 +130,8 @@ pub(crate) async fn as_before(
     let (Some(last), Some(head)) = (files.last().copied(), log.last()) else { return Ok(None) };
     let mut found = last;
     for &file in files.iter().rev().take(LOOKED_INTO) {
-        let Some(open) = open(store, file).await? else { continue };
-        let own: Vec<Pgno> = pages.iter().map(|(pgno, _)| *pgno).filter(|p| open.contains(*p)).collect();
-        let versions = if own.is_empty() { Default::default() } else { open.read(&own).await? };
+        let wanted: Vec<Pgno> = pages.iter().map(|(pgno, _)| *pgno).collect();
+        let versions = read(store, file, &wanted).await?;
         let is_so = |(pgno, sum): &(Pgno, Checksum)| {
             versions.get(pgno).is_some_and(|page| page_checksum(*pgno, page) == *sum)
         };
@@ -156,22 +156,19 @@ fn files_of(log: &Log) -> Vec<&FileRef> {
     files
 }
 
-/// `None` for a file that is gone or damaged.
-async fn open(store: &Store, file: &FileRef) -> Result<Option<PageFile>, Error> {
-    match store.open_pages(file).await {
-        Ok(file) => Ok(Some(file)),
-        Err(e) if e.is_missing() || e.kind() == litekeep_store::ErrorKind::Corrupt => Ok(None),
-        Err(e) => Err(e.into()),
+/// Those of the pages that a file has; none of one that is gone or damaged.
+async fn read(store: &Store, file: &FileRef, pages: &[Pgno]) -> Result<HashMap<Pgno, Arc<[u8]>>, Error> {
+    let read = async { store.open_pages(file).await?.read(pages).await };
+    match read.await {
+        Err(e) if e.is_missing() || e.kind() == litekeep_store::ErrorKind::Corrupt => Ok(HashMap::new()),
+        read => Ok(read?),
     }
 }
 
 /// The version of page 1 at the end of a file of the log, and the file that has it.
 async fn page_at(store: &Store, files: &[&FileRef], nth: usize) -> Result<Option<(usize, Arc<[u8]>)>, Error> {
     for nth in (0..=nth).rev().take(LOOKED_INTO) {
-        let Some(file) = open(store, files[nth]).await? else { continue };
-        if file.contains(Pgno::FIRST)
-            && let Some(page) = file.read(&[Pgno::FIRST]).await?.remove(&Pgno::FIRST)
-        {
+        if let Some(page) = read(store, files[nth], &[Pgno::FIRST]).await?.remove(&Pgno::FIRST) {
             return Ok(Some((nth, page)));
         }
     }
