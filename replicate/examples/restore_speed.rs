@@ -75,7 +75,7 @@ async fn put_snapshot(database: &Path, store: &Store) {
     let name = FileName { min: Txid::FIRST, max: Txid::FIRST };
     let put = store.put_from(SNAPSHOT_LEVEL, name, 1, None, move |out| {
         let pages = capture.pages()?;
-        snapshot(&pages, stamp, out, |_, _| Ok(())).map(|(_, bytes)| bytes)
+        snapshot(&pages, stamp, out, |_, _| Ok(())).map(|(_, encoded)| encoded.size)
     });
     let done: Result<_, litekeep_replicate::Error> = put.await;
     eprintln!("snapshot of {} MiB", done.expect("a snapshot").0 >> 20);

@@ -3,9 +3,8 @@
 //! Promises:
 //! - A page is the one that a restore of the same transaction writes.
 //! - Only the pages that are asked for are read, by range requests where the log is not in a folder; files that are small
-//!   are read and verified whole. Larger ones are verified where the store does that ([`Store::verifying_pages`]): the format has no
-//!   checksum for a page.
-//! - Memory is bounded by the page indexes of large files, the newest version of each page that small ones have, and a
+//!   are read whole. Each page is verified ([`Store::open_pages`]).
+//! - Memory is bounded by the page indexes and checksums of large files, 8 bytes a page, the newest version of each page that small ones have, and a
 //!   cache. What newer files replace is let go as they come.
 
 use crate::restore::{self, Goal, RestorePlan};

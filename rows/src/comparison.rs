@@ -43,15 +43,6 @@ impl Comparison {
         Ok(Comparison { old, new, parents })
     }
 
-    /// The same for whoever writes what differs into a database: every file of the log that it reads from is read to its end
-    /// before, so that damage is an error and never a row.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open), and `Corrupt` for a file that is not what was written.
-    pub async fn open_verified(store: &Store, from: Goal, to: Goal) -> Result<Comparison, Error> {
-        Comparison::open(&store.clone().verifying_pages(), from, to).await
-    }
-
     /// Where the earlier state stands, and its time, milliseconds since the epoch.
     pub fn from(&self) -> (Point, i64) {
         (self.old.point(), self.old.time_ms)

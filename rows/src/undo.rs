@@ -127,8 +127,7 @@ pub struct Conflict {
 }
 
 impl Undo {
-    /// Collects the changes between the two states, of a comparison that was [verified](Comparison::open_verified) where they go
-    /// into a database. On a blocking thread.
+    /// Collects the changes between the two states of a comparison. On a blocking thread.
     ///
     /// # Errors
     /// Those of the comparison, and `Invalid` when the rows are too many to be held in memory.

@@ -43,7 +43,10 @@ impl Store {
                 let decoders = inputs.into_iter().map(Decoder::new).collect::<Result<Vec<_>, _>>();
                 decoders
                     .and_then(|decoders| ltx::merge(decoders, out))
-                    .map(|encoded| encoded.size)
+                    .map(|encoded| {
+                        encoded.writer.keep_checks(encoded.checks);
+                        encoded.size
+                    })
                     .map_err(|e| codec_error(doing, e))
             })
             .await;
@@ -64,7 +67,7 @@ impl Store {
         let mut damaged = vec![];
         for file in &merge.inputs {
             match self.verify(file).await {
-                Ok(()) => {}
+                Ok(_) => {}
                 Err(Error::Corrupt { .. }) => damaged.push(file.clone()),
                 Err(e) => return Err(e),
             }

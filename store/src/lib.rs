@@ -3,6 +3,7 @@
 //! LTX files are the truth; nothing here keeps a second record of what the log holds. [`Store`] moves bytes, [`plan`]
 //! decides over a listing ([`Log`]) without any I/O, [`Store::compact`] executes a merge. No SQLite here.
 
+mod checks;
 mod compact;
 mod counters;
 mod error;
@@ -21,7 +22,6 @@ mod store;
 mod stream;
 mod target;
 mod upload;
-mod verify;
 
 pub use counters::{Counters, Counts, Request};
 pub use error::{Error, ErrorKind, Origin, Result};

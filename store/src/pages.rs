@@ -1,8 +1,8 @@
 //! Single pages of a file of the log, without reading all of it.
 //!
 //! A small file is read whole and verified; those that follow one another can be read together. Of a large one, pages come
-//! by range requests through the page index, and what is decoded has the right length and number; the file's checksum is
-//! verified only where that is asked for ([`Store::verifying_pages`]), since it takes all of its bytes.
+//! by range requests through the page index, and each is verified by its own checksum, which a record beside the log has or a reading
+//! of the whole file gives ([`checks`](crate::checks)): a file that is damaged or exchanged meanwhile is an error.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,8 +15,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use futures::future::{self, TryFutureExt};
 use futures::stream::{self, StreamExt, TryStreamExt};
-use litekeep_ltx::{FileName, Header, IndexTail, PageIndex, Pgno, Txid, decode_file, decode_page};
+use litekeep_ltx::{
+    FileName, Header, IndexTail, PageChecks, PageIndex, Pgno, Txid, decode_file, decode_page,
+};
 use object_store::{GetOptions, GetRange, ObjectStore};
 
 use crate::counters::Request;
@@ -26,7 +29,7 @@ use crate::log::FileRef;
 use crate::store::{Store, within};
 
 /// Files up to this size are read whole.
-const SMALL: u64 = 256 << 10;
+pub(crate) const SMALL: u64 = 256 << 10;
 /// Their pages stay decoded if they take no more: a page of zeros is a few bytes in the file.
 const DECODED: usize = 1 << 20;
 /// The most that is read together, but for the last file.
@@ -56,8 +59,8 @@ enum Source {
     /// Its pages, in the order of the index.
     Decoded(Vec<Arc<[u8]>>),
     Whole(Bytes),
-    OnDisk(File),
-    Remote,
+    /// A large file, in a folder an open one.
+    InParts(Option<File>, Arc<PageChecks>),
 }
 
 impl Store {
@@ -198,24 +201,43 @@ impl Store {
     }
 
     async fn open_large(&self, file: &FileRef) -> std::result::Result<PageFile, Failure> {
-        self.verify_if_wanted(file).await?;
-        let header = self.header(file).await?;
-        // An index takes about one byte for 300 of the file, so that one request is mostly enough.
-        let mut len = (file.size / 256).clamp(TAIL.start, TAIL.end).min(file.size);
-        let index = loop {
-            let tail = self.get_range(file, file.size - len..file.size).await?;
-            match PageIndex::from_tail(file.size, &tail)? {
-                IndexTail::Index(index) => break index,
-                IndexTail::Need(needed) => len = needed,
-            }
+        let head = self.head(file).map_err(Failure::from);
+        let (ends, record) =
+            future::join(future::try_join(head, self.tail(file)), self.record_of(file)).await;
+        let ((head, header), (index, tail)) = ends?;
+        let seal = PageChecks::seal_of(&head, &tail);
+        let is_of_it = |checks: &PageChecks| checks.seal() == seal && checks.pages() as u64 == index.pages();
+        let checks = match record.filter(is_of_it) {
+            Some(checks) => Arc::new(checks),
+            None => self.checks_of_all(file, seal).await?,
         };
+        if !is_of_it(&checks) {
+            return Err(Failure::Damaged("it is another one than a moment ago".to_owned()));
+        }
         let folder = self.as_folder().map(|root| root.join(self.layout().level_dir(file.level)));
         let opened = folder.and_then(|folder| File::open(folder.join(file.name.to_string())).ok());
-        let bytes = opened.map_or(Source::Remote, Source::OnDisk);
+        let bytes = Source::InParts(opened, checks);
         Ok(PageFile { store: self.clone(), file: file.clone(), header, index, bytes })
     }
 
-    fn damaged(&self, file: &FileRef, cause: String) -> Error {
+    /// The page index, and all bytes from its pages' end on.
+    async fn tail(&self, file: &FileRef) -> std::result::Result<(PageIndex, Bytes), Failure> {
+        // An index takes about one byte for 300 of the file, so that one request is mostly enough.
+        let mut len = (file.size / 256).clamp(TAIL.start, TAIL.end).min(file.size);
+        loop {
+            let mut tail = self.get_range(file, file.size - len..file.size).await?;
+            match PageIndex::from_tail(file.size, &tail)? {
+                IndexTail::Index(index) => {
+                    let range = index.tail_range();
+                    let tail = tail.split_off(tail.len() - (range.end - range.start) as usize);
+                    return Ok((index, tail));
+                }
+                IndexTail::Need(needed) => len = needed,
+            }
+        }
+    }
+
+    pub(crate) fn damaged(&self, file: &FileRef, cause: String) -> Error {
         Error::Corrupt { action: format!("read `{}`", self.place_of_file(file.level, file.name)), cause }
     }
 }
@@ -288,7 +310,7 @@ impl PageFile {
 
     /// Whether reading a page costs a request.
     pub fn is_remote(&self) -> bool {
-        matches!(self.bytes, Source::Remote)
+        matches!(self.bytes, Source::InParts(None, _))
     }
 
     /// Whether it holds the page.
@@ -314,10 +336,10 @@ impl PageFile {
     pub fn read_here(&self, pgno: Pgno) -> Option<Result<Arc<[u8]>>> {
         let range = self.index.get(pgno)?;
         match &self.bytes {
-            Source::Remote => None,
+            Source::InParts(None, _) => None,
             Source::Decoded(pages) => Some(Ok(pages[self.index.nth(pgno)?].clone())),
             Source::Whole(bytes) => Some(self.decode(pgno, &bytes[range.start as usize..range.end as usize])),
-            Source::OnDisk(file) => {
+            Source::InParts(Some(file), _) => {
                 thread_local! {
                     static BLOCK: RefCell<Vec<u8>> = const { RefCell::new(vec![]) };
                 }
@@ -374,12 +396,20 @@ impl PageFile {
             page.resize(page_size.bytes(), 0);
             decode_page(page_size, block, page).map(|found| (found, Arc::from(&page[..])))
         });
-        match decoded {
-            Ok((found, page)) if found == pgno => Ok(page),
-            Ok((found, _)) => Err(self
-                .store
-                .damaged(&self.file, format!("page {found} stands in the place of page {pgno}"))),
-            Err(e) => Err(self.store.damaged(&self.file, e.to_string())),
+        let cause = match decoded {
+            Ok((found, page)) if found == pgno && self.is_page(pgno, &page) => return Ok(page),
+            Ok((found, _)) if found == pgno => format!("page {pgno}: checksum mismatch"),
+            Ok((found, _)) => format!("page {found} stands in the place of page {pgno}"),
+            Err(e) => e.to_string(),
+        };
+        Err(self.store.damaged(&self.file, cause))
+    }
+
+    /// Whether the page is the one that was written.
+    fn is_page(&self, pgno: Pgno, page: &[u8]) -> bool {
+        match &self.bytes {
+            Source::Decoded(_) | Source::Whole(_) => true,
+            Source::InParts(_, checks) => self.index.nth(pgno).is_some_and(|nth| checks.is_page(nth, page)),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::store::{Put, Store};
 /// Where records stand, below the log's path.
 const FOLDER: &str = "litekeep";
 
-/// Records are small; this only bounds how long reading one may take.
+/// Most records are small; this only bounds how long reading one may take.
 const ABOUT_BYTES: u64 = 1 << 20;
 
 impl Store {
@@ -33,7 +33,12 @@ impl Store {
 
     /// A record, `None` where there is none.
     pub async fn get_record(&self, name: &str) -> Result<Option<Bytes>> {
-        match self.get_key(&self.record_key(name)?, None, ABOUT_BYTES).await {
+        self.get_record_of(name, 0).await
+    }
+
+    /// A record that may be as large as this.
+    pub(crate) async fn get_record_of(&self, name: &str, bytes: u64) -> Result<Option<Bytes>> {
+        match self.get_key(&self.record_key(name)?, None, bytes.max(ABOUT_BYTES)).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.is_missing() => Ok(None),
             Err(e) => Err(e),

@@ -24,13 +24,13 @@ use object_store::{
 };
 use tokio::sync::OnceCell;
 
+use crate::checks::Remembered;
 use crate::counters::{Counters, Request};
 use crate::error::{Error, Origin, Result};
 use crate::folder::publish::Published;
 use crate::folder::{self, Folder};
 use crate::log::{FileRef, Layout, Log, Times, parse_name};
 use crate::target::{Opened, Stamp, Target};
-use crate::verify::Verified;
 
 /// How long a request may take with the client's own retries: a base for the round trips, and the body at no less than
 /// 100 KB/s.
@@ -73,8 +73,6 @@ pub struct Store {
     pub(crate) has_begun: bool,
     /// The folder with packs that are not in the store yet, where this is the machine of the database.
     pub(crate) packs_here: Option<Arc<std::path::Path>>,
-    /// Large files that were read to their end, where every one has to be before a page of it is given.
-    pub(crate) verified: Option<Arc<Verified>>,
 }
 
 pub(crate) struct Client {
@@ -89,6 +87,7 @@ pub(crate) struct Client {
     endpoint: Option<String>,
     bulk_delete: bool,
     pub(crate) counters: Counters,
+    pub(crate) remembered: Remembered,
     conditional: OnceCell<Conditional>,
 }
 
@@ -131,6 +130,7 @@ impl Store {
             endpoint: opened.endpoint,
             bulk_delete: opened.bulk_delete,
             counters: Counters::default(),
+            remembered: Remembered::default(),
             conditional: OnceCell::new(),
         };
         Ok(Store {
@@ -139,7 +139,6 @@ impl Store {
             assumed_unfenced: false,
             has_begun: false,
             packs_here: None,
-            verified: None,
         })
     }
 
@@ -534,6 +533,11 @@ impl Store {
     /// # Errors
     /// `Corrupt` when it is none, or tells of other transactions than the name.
     pub async fn header(&self, file: &FileRef) -> Result<Header> {
+        self.head(file).await.map(|(_, header)| header)
+    }
+
+    /// The header as it stands in the file, and what it says.
+    pub(crate) async fn head(&self, file: &FileRef) -> Result<(Bytes, Header)> {
         let key = self.key(file.level, file.name);
         let corrupt = |cause: String| Error::Corrupt {
             action: format!("read the header of `{}`", self.place_of(&key)),
@@ -550,7 +554,7 @@ impl Store {
                 header.min_txid, header.max_txid
             )));
         }
-        Ok(header)
+        Ok((bytes, header))
     }
 
     /// The file's timestamp, milliseconds since the epoch: in a folder the modification time, elsewhere the header's.
@@ -633,8 +637,9 @@ impl Store {
 
     // ---- deleting
 
-    /// Deletes files; one that is gone already is no error.
+    /// Deletes files and what is kept beside them; one that is gone already is no error.
     pub async fn delete(&self, files: Vec<FileRef>) -> Result<()> {
+        self.delete_checks(&files).await?;
         let keys = files.iter().map(|file| self.key(file.level, file.name)).collect();
         self.delete_keys(keys).await
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 
 use bytes::{Bytes, BytesMut};
-use litekeep_ltx::FileName;
+use litekeep_ltx::{FileName, PageChecks};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -25,6 +25,7 @@ pub struct StreamWriter {
     buffer: BytesMut,
     chunks: mpsc::Sender<Bytes>,
     timestamp_ms: Arc<AtomicI64>,
+    checks: Option<PageChecks>,
 }
 
 impl StreamWriter {
@@ -32,6 +33,11 @@ impl StreamWriter {
     /// byte; later ones have no effect.
     pub fn set_timestamp(&self, timestamp_ms: i64) {
         self.timestamp_ms.store(timestamp_ms, SeqCst);
+    }
+
+    /// Gives the file a record of these checksums of its pages, where files of its level and size have one.
+    pub fn keep_checks(&mut self, checks: PageChecks) {
+        self.checks = Some(checks);
     }
 
     fn send(&mut self) -> io::Result<()> {
@@ -86,12 +92,12 @@ impl Store {
         let timestamp = Arc::new(AtomicI64::new(timestamp_ms));
         let timestamp_ms = timestamp.clone();
         let encoding = tokio::task::spawn_blocking(move || {
-            let mut writer =
-                StreamWriter { buffer: BytesMut::with_capacity(CHUNK_BYTES), chunks, timestamp_ms };
+            let buffer = BytesMut::with_capacity(CHUNK_BYTES);
+            let mut writer = StreamWriter { buffer, chunks, timestamp_ms, checks: None };
             let value = encode(&mut writer)?;
             // A failure shows at the other end.
             let _ = writer.send();
-            Ok::<T, E>(value)
+            Ok::<_, E>((value, writer.checks))
         });
         let mut failure = None;
         while let Some(chunk) = queue.recv().await {
@@ -112,7 +118,14 @@ impl Store {
             return Err(e.into());
         }
         match encoded {
-            Ok(value) => Ok((value, upload.finish().await?)),
+            Ok((value, checks)) => {
+                let size = upload.size();
+                let put = upload.finish().await?;
+                if let Some(checks) = checks {
+                    self.put_checks(level, name, size, &checks).await;
+                }
+                Ok((value, put))
+            }
             Err(e) => {
                 upload.abort().await;
                 Err(e)

@@ -31,11 +31,7 @@ pub(super) async fn run(args: &args::Diff, format: Format) -> Result<Outcome> {
 async fn diff(args: &args::Diff, format: Format) -> Result<Outcome> {
     let (from, to) = (goal(&args.from)?, args.to.as_deref().map_or(Ok(Goal::Latest), goal)?);
     let (_, store) = best_backup(args.target.as_deref(), &args.config, &[from, to], format).await?;
-    // Statements are for a database.
-    let comparison = match args.sql || args.undo_sql {
-        true => Comparison::open_verified(&store, from, to).await?,
-        false => Comparison::open(&store, from, to).await?,
-    };
+    let comparison = Comparison::open(&store, from, to).await?;
     let style = match (format, args.sql, args.undo_sql) {
         (_, true, _) => Style::Redo,
         (_, _, true) => Style::Undo,

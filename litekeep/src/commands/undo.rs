@@ -145,7 +145,7 @@ impl TakeBack<'_> {
     async fn run(self, format: Format) -> Result<Outcome> {
         let name = self.database.to_string_lossy();
         let (_, store) = best_backup(Some(&name), self.config, &[self.from, self.to], format).await?;
-        let comparison = Comparison::open_verified(&store, self.from, self.to).await.map_err(or_restore)?;
+        let comparison = Comparison::open(&store, self.from, self.to).await.map_err(or_restore)?;
         let (from, to) = (comparison.from(), comparison.to());
         let selection = self.selection;
         let keep_new = self.keep_new;
@@ -153,7 +153,7 @@ impl TakeBack<'_> {
         let (undo, editor, first) = {
             let database = self.database.to_owned();
             blocking(move || {
-                let undo = Undo::of(comparison, &selection)?;
+                let undo = Undo::of(comparison, &selection).map_err(or_restore)?;
                 let editor = RowEditor::open(&database)?;
                 // Who has agreed needs no preview, for which the write lock would be held as well.
                 let first = undo.apply(&editor, Options { write: is_agreed, keep_new })?;

@@ -8,7 +8,7 @@ use litekeep_testkit::process::eventually;
 use rusqlite::Connection;
 
 use crate::scene::LONG;
-use crate::{Place, rows, shapes};
+use crate::{Place, Ran, rows, shapes};
 
 /// Overwrites the middle of the snapshot of a backup.
 fn damage_snapshot(backup: &Path) -> PathBuf {
@@ -91,9 +91,10 @@ fn another_backup_that_has_as_much_takes_its_place() {
     refused.failed_with(&["each of its backups can be restored by itself", "`litekeep restore -o app.db "]);
 }
 
-/// Pages of a large file come one by one, and the format has no checksum for a page: a row came back that had never been.
+/// Pages of a large file come one by one: whoever reads them sees what was written, or an error that names the file. With the
+/// checksums that are kept beside it, and where those are missing or not its own.
 #[test]
-fn nothing_of_a_damaged_file_is_written_into_the_database() {
+fn nothing_of_a_damaged_file_is_shown_or_written_into_the_database() {
     let place = Place::new();
     let app = Connection::open(place.path("app.db")).unwrap();
     app.execute_batch(
@@ -108,22 +109,58 @@ fn nothing_of_a_damaged_file_is_written_into_the_database() {
     let blob = row().unwrap();
     app.execute("DELETE FROM t WHERE id BETWEEN 100 AND 110", ()).unwrap();
     replicate();
+    let only = |folder: &str| {
+        let entries = std::fs::read_dir(place.path("app.db-backup").join(folder)).unwrap();
+        let paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(paths.len(), 1, "{paths:?}");
+        paths.into_iter().next().unwrap()
+    };
+    let (snapshot, record) = (only("ltx/9"), only("litekeep/checksums"));
+    let (whole, checksums) = (std::fs::read(&snapshot).unwrap(), std::fs::read(&record).unwrap());
     // Random bytes stand in the file as they are.
-    let snapshot =
-        std::fs::read_dir(place.path("app.db-backup/ltx/9")).unwrap().next().unwrap().unwrap().path();
-    let whole = std::fs::read(&snapshot).unwrap();
     let at = whole.windows(16).position(|window| window == &blob[1000..1016]).unwrap();
     let mut damaged = whole.clone();
     damaged[at] ^= 1;
-    std::fs::write(&snapshot, damaged).unwrap();
-    let restore = ["restore", "app.db", "--table", "t", "-txid", "1", "--yes"];
-    for command in [&["undo", "app.db", "--from", "1", "--yes"][..], &restore] {
-        place.run(command).failed_with(&["checksum mismatch", "nothing was changed"]);
+    let name = snapshot.file_name().unwrap().to_str().unwrap();
+    let readers = [
+        &["diff", "app.db", "--from", "1"][..],
+        &["diff", "app.db", "--from", "1", "--json"],
+        &["diff", "app.db", "--from", "1", "--undo-sql"],
+        &["changes", "app.db", "--from", "1"],
+        &["changes", "app.db", "--from", "1", "--to", "events.jsonl", "--position", "position"],
+        &["history", "app.db", "--rows"],
+    ];
+    let writers = [
+        &["undo", "app.db", "--from", "1", "--yes"][..],
+        &["restore", "app.db", "--table", "t", "-txid", "1", "--yes"],
+    ];
+    let not_its_own = [&[0; 8], &checksums[8..]].concat();
+    for beside in [Some(&checksums), None, Some(&not_its_own)] {
+        match beside {
+            Some(bytes) => std::fs::write(&record, bytes).unwrap(),
+            None => std::fs::remove_file(&record).unwrap(),
+        }
+        std::fs::write(&snapshot, &damaged).unwrap();
+        for command in readers {
+            let Ran { code, stdout, stderr } = place.run(command);
+            assert!(
+                code == 2 && stderr.contains("checksum mismatch") && stderr.contains(name),
+                "{command:?}: {stderr}"
+            );
+            assert!(!stdout.contains("COMMIT;"), "what was printed has no effect: {stdout}");
+        }
+        for command in writers {
+            place.run(command).failed_with(&["checksum mismatch", name, "nothing was changed"]);
+        }
+        assert_eq!(rows(&place.path("app.db")), 389);
+        std::fs::write(&snapshot, &whole).unwrap();
+        for command in readers {
+            place.run(command).succeeded();
+            let _ = std::fs::remove_file(place.path("position"));
+            let _ = std::fs::remove_file(place.path("events.jsonl"));
+        }
     }
-    place.run(&["diff", "app.db", "--from", "1", "--undo-sql"]).failed_with(&["checksum mismatch"]);
-    assert_eq!(rows(&place.path("app.db")), 389);
-    std::fs::write(&snapshot, whole).unwrap();
-    place.run(&restore).succeeded();
+    place.run(writers[1]).succeeded();
     assert!(row().unwrap() == blob);
 }
 

@@ -198,8 +198,11 @@ fn the_small_preset_costs_what_its_row_says() {
         let (of_five_minutes, of_an_hour) = (month / 300.0, month / 3600.0);
         let snapshots = month / seconds(database.snapshot_every);
         let proofs = month / seconds(database.verify_every.unwrap());
-        // With the parent map of each snapshot.
-        let put = uploads + packs + of_five_minutes + of_an_hour + 2.0 * snapshots + proofs;
+        // With the parent map of each snapshot, and the page checksums of each file that is large.
+        let is_large = |seconds: f64| changed * seconds / day > 256.0 * 1024.0;
+        let records_of = |files: f64, seconds: f64| if is_large(seconds) { files } else { 0.0 };
+        let records = 2.0 * snapshots + records_of(of_five_minutes, 300.0) + records_of(of_an_hour, 3600.0);
+        let put = uploads + packs + of_five_minutes + of_an_hour + snapshots + records + proofs;
         let between = changed * seconds(database.snapshot_every) / day;
         let files_between = seconds(database.snapshot_every) / 3600.0;
         // Each file is merged twice; a snapshot is made of the last one and what followed.

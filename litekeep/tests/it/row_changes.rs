@@ -601,22 +601,39 @@ fn a_cold_diff_of_one_row_reads_a_hundredth_of_the_database_at_most() {
         }
     }
     let Backup::S3 { server, .. } = &scene.backup else { panic!("it is on S3") };
-    let bucket = S3 {
-        bucket: BUCKET.into(),
-        path: "app".into(),
-        endpoint: Some(server.endpoint()),
-        access_key_id: Some(ACCESS_KEY.into()),
-        secret_access_key: Some(Secret::new(SECRET_KEY)),
-        ..S3::default()
-    };
-    let store = litekeep_store::Store::open(&Target::S3(bucket)).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let comparison = runtime.block_on(Comparison::open(&store, Goal::Txid(from), Goal::Latest)).unwrap();
-    let mut count = Count(0);
-    comparison.run(&Selection::default(), &mut count).unwrap();
-    let read = store.counters().read();
-    assert_eq!(count.0, 1);
+    // As a program that has just begun.
+    let cold = || {
+        let bucket = S3 {
+            bucket: BUCKET.into(),
+            path: "app".into(),
+            endpoint: Some(server.endpoint()),
+            access_key_id: Some(ACCESS_KEY.into()),
+            secret_access_key: Some(Secret::new(SECRET_KEY)),
+            ..S3::default()
+        };
+        let store = litekeep_store::Store::open(&Target::S3(bucket)).unwrap();
+        let opened = Comparison::open(&store, Goal::Txid(from), Goal::Latest);
+        let comparison = runtime.block_on(opened).unwrap();
+        let mut count = Count(0);
+        comparison.run(&Selection::default(), &mut count).unwrap();
+        assert_eq!(count.0, 1);
+        let read = store.counters().read();
+        (store, read)
+    };
+    let (store, read) = cold();
     assert!(read.bytes_in * 100 < database_bytes, "{} of {database_bytes} bytes: {read:?}", read.bytes_in);
+    // Whoever has no checksums of pages reads all of a file first, and once.
+    let snapshot = runtime.block_on(store.list()).unwrap().level(9)[0].clone();
+    let records = runtime.block_on(store.list_records("checksums")).unwrap();
+    let names: Vec<_> = records.into_iter().map(|record| record.name).collect();
+    assert_eq!(names.len(), 1);
+    runtime.block_on(store.delete_records(&names)).unwrap();
+    let whole = cold().1.bytes_in;
+    assert!(
+        (snapshot.size..snapshot.size + database_bytes / 100).contains(&whole),
+        "{whole} of {snapshot:?}"
+    );
 }
 
 /// The log begins anew there.

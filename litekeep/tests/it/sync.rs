@@ -18,11 +18,16 @@ use crate::scene::{LONG, Scene, Store};
 use crate::shapes;
 
 pub(crate) fn scene_with(url: &str, more: &str) -> Scene {
+    scene_of(url, more, "INSERT INTO t VALUES (1, 0)")
+}
+
+/// With these rows in its first snapshot.
+fn scene_of(url: &str, more: &str, rows: &str) -> Scene {
     let scene = Scene::new(Store::Folder, "upload_interval = \"20ms\"");
     let db = Connection::open(scene.db()).unwrap();
     db.execute_batch(
-        "PRAGMA journal_mode=WAL; CREATE TABLE t(n INTEGER PRIMARY KEY, v INTEGER); INSERT INTO t VALUES (1, 0);
-         CREATE TABLE log(what TEXT, at DATETIME DEFAULT CURRENT_TIMESTAMP); INSERT INTO log(what) VALUES ('begun')",
+        &format!("PRAGMA journal_mode=WAL; CREATE TABLE t(n INTEGER PRIMARY KEY, v INTEGER); {rows};
+         CREATE TABLE log(what TEXT, at DATETIME DEFAULT CURRENT_TIMESTAMP); INSERT INTO log(what) VALUES ('begun')"),
     )
     .unwrap();
     drop(db);
@@ -162,6 +167,34 @@ fn plan_run_verify_and_what_cannot_go() {
     let status = run(&["sync", "status", "--json"]);
     assert_eq!(status.code, 1);
     shapes::matches("sync status", &status.json());
+}
+
+/// The rows that were come from single pages of the snapshot.
+#[test]
+fn nothing_of_a_damaged_backup_goes() {
+    let server = Postgres::start().unwrap();
+    let rows = "WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 60000) INSERT INTO t SELECT n, random() FROM i";
+    let scene = scene_of(&server.url("postgres"), "", rows);
+    let run = || scene.place.run(&["sync", "run"]);
+    run().succeeded();
+    let before = server.rows();
+    let db = Connection::open(scene.db()).unwrap();
+    let sql = "SELECT v FROM t WHERE n BETWEEN 30000 AND 30010 AND abs(v) >> 56 > 0 LIMIT 1";
+    let value: i64 = db.query_row(sql, (), |row| row.get(0)).unwrap();
+    assert_eq!(db.execute("UPDATE t SET v = 1 WHERE v = ?", [value]).unwrap(), 1);
+    scene.replicate_once().unwrap();
+    // Random numbers stand in the file as they are.
+    let snapshot = std::fs::read_dir(scene.objects().join("ltx/9")).unwrap().next().unwrap().unwrap().path();
+    let whole = std::fs::read(&snapshot).unwrap();
+    let at = whole.windows(8).position(|bytes| bytes == value.to_be_bytes()).unwrap();
+    let mut damaged = whole.clone();
+    damaged[at] ^= 1;
+    std::fs::write(&snapshot, damaged).unwrap();
+    run().failed_with(&["checksum mismatch", snapshot.file_name().unwrap().to_str().unwrap()]);
+    assert_eq!(server.rows(), before);
+    std::fs::write(&snapshot, whole).unwrap();
+    run().succeeded();
+    assert_eq!(server.rows(), rows_here(&scene));
 }
 
 #[test]

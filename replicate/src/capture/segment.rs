@@ -11,7 +11,7 @@ use crate::local::{MOST_BYTES, Packs, Spool, SpoolWriter, Spooled};
 use crate::{Error, Kind};
 use litekeep_format::WalHeader;
 use litekeep_ltx::{
-    Checksum, Decoder, Encoder, FileName, Header, PackEncoder, PageSize, Pgno, Salt, Txid, WriterId,
+    Checksum, Decoder, Encoded, Encoder, FileName, Header, PackEncoder, PageSize, Pgno, Salt, Txid, WriterId,
     page_checksum,
 };
 use std::fs::File;
@@ -367,14 +367,14 @@ pub fn from_pages(pages: &Pages<'_>, which: &[Pgno], stamp: Stamp, spool: &Spool
     draft.finish(pages.place, 0)
 }
 
-/// Encodes a whole state as a snapshot of everything up to `stamp.txid`, into any writer. Returns the bytes written;
-/// `each` sees every page's checksum, ascending.
+/// Encodes a whole state as a snapshot of everything up to `stamp.txid`, into any writer. `each` sees every page's checksum,
+/// ascending.
 pub fn snapshot<W: Write>(
     pages: &Pages<'_>,
     stamp: Stamp,
     writer: W,
     mut each: impl FnMut(Pgno, Checksum) -> Result<(), Error>,
-) -> Result<(Header, u64), Error> {
+) -> Result<(Header, Encoded<W>), Error> {
     if pages.page_count() == 0 {
         return Err(Error::new(Kind::Internal, "a database without pages has no snapshot"));
     }
@@ -385,5 +385,5 @@ pub fn snapshot<W: Write>(
         each(pgno, page_checksum(pgno, page))
     })?;
     let done = encoder.finish().map_err(|e| failed(&header, e))?;
-    Ok((header, done.size))
+    Ok((header, done))
 }

@@ -161,6 +161,8 @@ async fn copy(db: &Arc<Database>, from: &Store, nth: usize, file: &FileRef) -> R
         upload.write(piece).await?;
     }
     upload.finish().await?;
+    let copied = from.copy_checks(&to, file).await;
+    copied.unwrap_or_else(|e| tracing::warn!(store = to.place(), "copy checksums of pages: {e}"));
     if file.is_base() {
         let copied = parents::copy(from, &to, file.max()).await;
         copied.unwrap_or_else(|e| tracing::warn!(store = to.place(), "copy the parent map: {e}"));

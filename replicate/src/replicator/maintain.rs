@@ -188,6 +188,8 @@ impl Database {
             store.delete(gone).await?;
             if let Some(oldest) = oldest {
                 parents::forget_before(store, oldest).await?;
+                let remaining = self.destinations()[nth].log.clone();
+                store.delete_stray_checks(&remaining).await?;
             }
         }
         let mut destinations = self.destinations();
@@ -219,7 +221,7 @@ mod tests {
         start,
     };
     use crate::restore::{Goal as RestoreGoal, Options, to_path};
-    use litekeep_env::SystemClock;
+    use litekeep_env::{ManualClock, SystemClock};
     use litekeep_store::plan::{self, Goal, Policy};
     use rusqlite::Connection;
     use std::sync::Arc;
@@ -244,6 +246,53 @@ mod tests {
         let log = db.destinations()[0].log.clone();
         assert!(log.files().eq(store.list().await.unwrap().files()));
         plan::restore(&log, Goal::Latest).expect("nothing follows a hole");
+    }
+
+    /// Also of one whose file somebody else has deleted.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn page_checksums_go_with_their_snapshot() {
+        let keep = Duration::from_secs(60);
+        let policy = Policy {
+            any_transaction: Duration::ZERO,
+            any_second: Duration::ZERO,
+            keep,
+            snapshot_every: Duration::from_secs(1),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let app = Connection::open(dir.path().join("app.db")).unwrap();
+        app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t AS SELECT randomblob(500000) AS x")
+            .unwrap();
+        let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+        let db = database(dir.path(), clock.clone(), policy);
+        start::begin(&db).await.unwrap();
+        let store = db.destinations()[0].store.clone();
+        let records = async || {
+            let records = store.list_records("checksums").await.unwrap();
+            records.into_iter().map(|record| record.name).collect::<Vec<_>>()
+        };
+        let of_snapshots = || {
+            let log = db.destinations()[0].log.clone();
+            let names = log.level(9).iter().map(|file| format!("checksums/9-{}-{}", file.min(), file.max()));
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!((records().await, of_snapshots().len()), (of_snapshots(), 1));
+        let stray = "checksums/3-0000000000000001-0000000000000009";
+        store.put_record(stray, "of a file that is gone".into(), false).await.unwrap();
+        let commit = async |n: i64| {
+            clock.advance(Duration::from_secs(30));
+            app.execute("INSERT INTO t VALUES(?1)", [n]).unwrap();
+            assert!(db.sync().await);
+            db.maintain().await;
+            assert_eq!(db.destinations()[0].maintenance_failures, 0);
+        };
+        commit(1).await;
+        assert_eq!((of_snapshots().len(), records().await.len()), (2, 3));
+        let first = of_snapshots().remove(0);
+        for n in 2..6 {
+            commit(n).await;
+        }
+        assert!(!of_snapshots().contains(&first));
+        assert_eq!(records().await, of_snapshots());
     }
 
     /// Not a bucket, where puts land as before, becomes the place of a new backup.

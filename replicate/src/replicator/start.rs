@@ -297,7 +297,7 @@ fn encode_snapshot(
     to.set_timestamp(stamp.timestamp_ms);
     let (place, page_count) = (pages.place, pages.page_count());
     let mut batch: Vec<(Pgno, Checksum)> = Vec::with_capacity(4096);
-    let (header, size) = segment::snapshot(&pages, stamp, to, |pgno, sum| {
+    let (header, encoded) = segment::snapshot(&pages, stamp, to, |pgno, sum| {
         db.may_go_on()?;
         batch.push((pgno, sum));
         if batch.len() == batch.capacity() {
@@ -306,6 +306,7 @@ fn encode_snapshot(
         }
         Ok(())
     })?;
+    encoded.writer.keep_checks(encoded.checks);
     local.sums.apply(&batch, page_count)?;
     pages.sync()?;
     // While the pages are still in the system's cache. The backup is whole without it.
@@ -313,7 +314,7 @@ fn encode_snapshot(
     let parents = parents
         .inspect_err(|e| tracing::warn!(path = %db.settings.path.display(), "make the parent map: {e}"));
     capture.set_position(place, page_count);
-    Ok((header, size, place, parents.ok()))
+    Ok((header, encoded.size, place, parents.ok()))
 }
 
 fn save_state(

@@ -171,6 +171,7 @@ async fn a_second_destination_gets_everything_also_what_came_before_it() {
     let mut scene = Scene::new(2);
     let second = scene.stores.pop().unwrap();
     scene.app(SETUP);
+    scene.app("CREATE TABLE large AS SELECT randomblob(500000)");
     scene.replicate().await;
     scene.stores.push(second);
     scene.app("INSERT INTO t VALUES('b')");
@@ -178,6 +179,13 @@ async fn a_second_destination_gets_everything_also_what_came_before_it() {
     for store in 0..2 {
         assert_eq!(scene.restored(store, ALL).await, "a,b");
     }
+    let mut checksums = vec![];
+    for store in &scene.stores {
+        let records = store.list_records("checksums").await.unwrap();
+        assert_eq!(records.len(), 1, "{records:?}");
+        checksums.push(store.get_record(&records[0].name).await.unwrap());
+    }
+    assert!(checksums[0].is_some() && checksums[0] == checksums[1], "the snapshot is the same");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use litekeep_ltx::FileName;
-use litekeep_store::{Conditional, ErrorKind, Layout, Put, Store, Target};
+use litekeep_store::plan::Merge;
+use litekeep_store::{Conditional, ErrorKind, FileRef, Layout, Put, Store, Target};
 use object_store::memory::InMemory;
 
 use crate::files::{Database, name};
@@ -43,6 +44,7 @@ pub(crate) async fn run_sequential(store: &Store) {
     files_that_follow_are_opened_together(&store.join("following").unwrap()).await;
     uploads_of_any_size(&store.join("upload").unwrap()).await;
     records_stand_beside(&store.join("records").unwrap()).await;
+    checksums_come_and_go_with_large_files(&store.join("checksums").unwrap()).await;
     names_below_are_those_of_logs(&store.join("names").unwrap()).await;
     assert_eq!(store.probe().await.unwrap(), Conditional::Honoured);
 }
@@ -190,6 +192,57 @@ async fn uploads_of_any_size(store: &Store) {
     upload.abort().await;
     drop(upload);
     assert_eq!(store.list().await.unwrap(), before, "an aborted upload leaves nothing");
+}
+
+/// Files of some size, from level 2 on, have a record of their pages' checksums as long as they are there.
+async fn checksums_come_and_go_with_large_files(store: &Store) {
+    let other = store.join("copied").unwrap();
+    let mut database = Database::new(3);
+    // Of a page of 512 bytes, 64 are random.
+    let (_, small) = database.commit(0, 100, 1_000);
+    let (_, large) = database.commit(0, 6_000, 2_000);
+    assert!(small.len() < 256 << 10 && large.len() > 256 << 10, "{} and {}", small.len(), large.len());
+    store.put(0, name(1, 1), small.clone(), 1_000).await.unwrap();
+    store.put(0, name(2, 2), large, 2_000).await.unwrap();
+    let log = store.list().await.unwrap();
+    let merged = async |level, inputs: &[FileRef]| {
+        let name = name(inputs[0].min().get(), inputs[inputs.len() - 1].max().get());
+        store.compact(&Merge { level, inputs: inputs.to_vec(), name }).await.unwrap()
+    };
+    let (l0_small, l0_large) = log.level(0).split_at(1);
+    let files = [
+        merged(1, l0_large).await,
+        merged(2, l0_small).await,
+        merged(2, l0_large).await,
+        merged(9, log.level(0)).await,
+    ];
+    let names = async |store: &Store| {
+        let records = store.list_records("checksums").await.unwrap();
+        records.into_iter().map(|record| record.name).collect::<Vec<_>>()
+    };
+    let record = |level: u8, min: u64, max: u64| format!("checksums/{level}-{min:016x}-{max:016x}");
+    let both = [record(2, 2, 2), record(9, 1, 2)];
+    assert_eq!(names(store).await, both);
+    for file in &files {
+        store.copy_checks(&other, file).await.unwrap();
+        let before = store.counters().read();
+        store.open_pages(file).await.unwrap();
+        let read = store.counters().read().since(&before).bytes_in;
+        let is_in_part = both
+            .iter()
+            .any(|record| *record == format!("checksums/{}-{}-{}", file.level, file.min(), file.max()));
+        assert_eq!(read < file.size, is_in_part, "{read} bytes read of {file:?}");
+    }
+    assert_eq!(names(&other).await, both);
+    store.delete_stray_checks(&store.list().await.unwrap()).await.unwrap();
+    assert_eq!(names(store).await, both);
+    store.delete(vec![files[3].clone(), files[1].clone()]).await.unwrap();
+    assert_eq!(names(store).await, both[..1]);
+    store.put_record(&both[1], Bytes::from_static(b"left behind"), false).await.unwrap();
+    store.delete_stray_checks(&store.list().await.unwrap()).await.unwrap();
+    assert_eq!(names(store).await, both[..1]);
+    store.delete(files.to_vec()).await.unwrap();
+    assert_eq!(names(store).await, [""; 0]);
 }
 
 async fn records_stand_beside(store: &Store) {
