@@ -39,9 +39,9 @@ pub use process::{
 };
 pub use secret::Secret;
 pub use settings::{
-    ConditionalWrites, Config, ConflictPolicy, Credentials, Dashboard, DatabaseConfig, Destination,
-    Direction, FeedConfig, FeedFrom, Input, Log, LogFormat, LogLevel, Metrics, MigrationProgram, Migrations,
-    OtherSide, Preset, Source, SyncConfig,
+    CacheConfig, ConditionalWrites, Config, ConflictPolicy, Credentials, Dashboard, DatabaseConfig,
+    Destination, Direction, FeedConfig, FeedFrom, Input, Log, LogFormat, LogLevel, Metrics, MigrationProgram,
+    Migrations, OtherSide, Preset, Source, SyncConfig,
 };
 pub use store_url::{AzureUrl, GcsUrl, S3Url, SftpUrl, StoreUrl, WebDavUrl};
 pub use template::template;

@@ -442,10 +442,25 @@ pub struct SyncConfig {
     pub rows: BTreeMap<String, String>,
     /// Types there, by `table.column`.
     pub types: BTreeMap<String, String>,
+    /// Only rows that are asked for are here, and for so long.
+    pub cache: Option<CacheConfig>,
     /// Who wins where both sides have changed a row.
     pub conflict: ConflictPolicy,
     /// The same for some tables.
     pub conflicts: BTreeMap<String, ConflictPolicy>,
+}
+
+/// How long a cache keeps what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// For so long a row is given without asking the server.
+    pub ttl: Duration,
+    /// For so long after that it is given while the server is asked.
+    pub stale: Duration,
+    /// For so long it is remembered that there is no row.
+    pub negative_ttl: Duration,
+    /// Rows that are kept at most.
+    pub max_rows: usize,
 }
 
 /// Who wins where both sides have changed a row.

@@ -173,7 +173,20 @@ function drawFeed(feed) {
   ]);
 }
 
+function drawCache(sync) {
+  const { rows, hit_rate, stale, misses, errors } = sync.cache;
+  return drawFollower(`sync ${sync.name}: cache from ${sync.other}`, sync, [
+    count(rows, "row"),
+    hit_rate !== null && `${(hit_rate * 100).toFixed(1)} % from here`,
+    stale > 0 && `${stale} stale`,
+    `${misses} from the server`,
+    errors > 0 && `${errors} without an answer`,
+    ...sync.paused_tables.map((paused) => badge("bad", `${paused.table} stands still`)),
+  ]);
+}
+
 function drawSync(sync) {
+  if (sync.cache) return drawCache(sync);
   const begun = sync.copied_rows === null ? "not begun" : `first copy: ${count(sync.copied_rows, "row")} so far`;
   return drawFollower(`sync ${sync.name}: ${sync.direction} ${{ pull: "from", both: "with" }[sync.direction] ?? "to"} ${sync.other}`, sync, [
     sync.refused_rows > 0 && badge("bad", `${count(sync.refused_rows, "row")} refused`),

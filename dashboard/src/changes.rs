@@ -48,6 +48,7 @@ pub(crate) async fn stream(
         Err(Refused::Invalid(why)) => return (StatusCode::BAD_REQUEST, why).into_response(),
         Err(Refused::Gone(why)) => return (StatusCode::GONE, why).into_response(),
         Err(Refused::Unavailable(why)) => return (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
+        Err(Refused::Failed(why)) => return (StatusCode::BAD_GATEWAY, why).into_response(),
     };
     let (send, receive) = mpsc::channel(WAITING);
     tokio::spawn(pass_on(told, send, place));

@@ -4,12 +4,14 @@
 //! - Where there is a token, nobody sees anything without it. Without one, only requests to this machine by its own name are
 //!   answered: a foreign page whose name was made to point here ([DNS rebinding]) is not.
 //! - It reads. A request that changes something exists only with `actions`, and needs the token and the page's own origin.
+//! - Rows of a cache are given to programs, and to no page of a foreign site, which could otherwise have them fetched.
 //! - While nobody looks it costs nothing, and however many look, the source is asked once a second.
 //! - Whoever follows changes and does not take them is cut off; nothing piles up for them.
 //!
 //! [DNS rebinding]: https://en.wikipedia.org/wiki/DNS_rebinding
 
 mod changes;
+mod got;
 mod guard;
 mod live;
 mod page;
@@ -37,6 +39,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const LOOKERS: usize = 64;
 /// Those that follow changed rows: each holds the map of its database's pages.
 const FOLLOWERS: usize = 16;
+/// Those that ask for a row.
+const GETTERS: usize = 1_024;
 
 /// Where everything comes from.
 pub trait Source: Send + Sync + 'static {
@@ -48,6 +52,8 @@ pub trait Source: Send + Sync + 'static {
     fn news(&self) -> BoxStream<'static, News>;
     /// Changed rows of a database, as they come.
     fn changes(&self, asked: Asked) -> BoxFuture<'_, Result<BoxStream<'static, Told>, Refused>>;
+    /// A row of a cache.
+    fn get(&self, wanted: Wanted) -> BoxFuture<'_, Result<Got, Refused>>;
     /// Does what somebody asked for, and says what should be known of it; or says why not.
     fn act(&self, act: Act) -> BoxFuture<'_, Result<String, String>>;
 }
@@ -85,6 +91,30 @@ pub struct Asked {
     pub tables: Vec<String>,
 }
 
+/// Which row somebody wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The database's path, or the end of it.
+    pub database: String,
+    /// The table.
+    pub table: String,
+    /// The key, as people write it.
+    pub key: String,
+}
+
+/// A row, or that there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Got {
+    /// A JSON object.
+    pub row: Option<String>,
+    /// Where it is from: a word.
+    pub cache: String,
+    /// How long ago that was known.
+    pub age: Duration,
+    /// Why it is not newer, or not kept.
+    pub trouble: Option<String>,
+}
+
 /// What is told of changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
@@ -94,7 +124,7 @@ pub enum Told {
     Position(String),
 }
 
-/// Why changes are not told, in words.
+/// Why changes or a row are not told, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// There is no such database, or it is not clear which.
@@ -105,6 +135,8 @@ pub enum Refused {
     Gone(String),
     /// Not now.
     Unavailable(String),
+    /// Who would know refuses.
+    Failed(String),
 }
 
 /// What the page can ask for with `actions`.
@@ -138,6 +170,7 @@ pub fn router(access: Access, source: Arc<dyn Source>) -> Router {
         kept: Mutex::new(None),
         lookers: Arc::new(Semaphore::new(LOOKERS)),
         followers: Arc::new(Semaphore::new(FOLLOWERS)),
+        getters: Arc::new(Semaphore::new(GETTERS)),
     });
     let mut router = Router::new()
         .route("/", get(page::index))
@@ -147,7 +180,8 @@ pub fn router(access: Access, source: Arc<dyn Source>) -> Router {
         .route("/api/status", get(status))
         .route("/api/history", get(history))
         .route("/api/live", get(live::stream))
-        .route("/changes/{*database}", get(changes::stream));
+        .route("/changes/{*database}", get(changes::stream))
+        .route("/get/{*row}", get(got::row));
     if actions {
         router = router.route("/api/restart", post(restart)).route("/api/reload", post(reload));
     }
@@ -162,6 +196,7 @@ struct App {
     kept: Mutex<Option<(Instant, Arc<Shown>)>>,
     lookers: Arc<Semaphore>,
     followers: Arc<Semaphore>,
+    getters: Arc<Semaphore>,
 }
 
 impl App {

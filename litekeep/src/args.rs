@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Graduate(graduate::Graduate),
     /// Keep SQLite and another database in step: PostgreSQL, MySQL, MariaDB or MongoDB
     Sync(sync::Sync),
+    /// Print a row of a server's table from the cache in SQLite, or from the server, which is then in SQLite, too; exit code 1 when there is none
+    Get(sync::Get),
     /// Say what of a database cannot be as it is on another server: types, values, rules; exit code 1 when rows cannot go there
     Lint(PortabilityLint),
     /// Print the statements that make the tables of a database on another server

@@ -8,6 +8,7 @@ mod databases;
 mod demo;
 mod diff;
 mod doctor;
+mod get;
 mod graduate;
 pub(crate) mod history;
 mod import;
@@ -60,6 +61,7 @@ pub(crate) async fn run(args: Args) -> Result<Outcome> {
         Command::Copy(args) => copy::run(&args, format).await,
         Command::Graduate(args) => graduate::run(&args, format).await,
         Command::Sync(args) => sync::run(&args, format).await,
+        Command::Get(args) => get::run(&args, format).await,
         Command::Lint(args) => portability::lint(&args, format).await,
         Command::Schema(args) => portability::schema(&args, format).await,
         Command::Doctor(args) => doctor::run(&args, format).await,

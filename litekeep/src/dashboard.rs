@@ -3,6 +3,7 @@
 //! Promises: nothing of a database is opened here, for closing it would drop the locks that this process has on it; a store
 //! is listed and a migration asked for only while somebody looks, and never is one that hangs waited for.
 
+mod cached;
 mod changes;
 mod listing;
 mod readers;
@@ -21,7 +22,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use litekeep_config::Dashboard;
-use litekeep_dashboard::{Access, Act, Asked, News, Refused, Shown, Source, Told, router};
+use litekeep_dashboard::{Access, Act, Asked, Got, News, Refused, Shown, Source, Told, Wanted, router};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -65,6 +66,10 @@ impl Source for Page {
 
     fn changes(&self, asked: Asked) -> BoxFuture<'_, Result<BoxStream<'static, Told>, Refused>> {
         self.0.changes(asked).boxed()
+    }
+
+    fn get(&self, wanted: Wanted) -> BoxFuture<'_, Result<Got, Refused>> {
+        self.0.get(wanted).boxed()
     }
 
     fn act(&self, act: Act) -> BoxFuture<'_, Result<String, String>> {

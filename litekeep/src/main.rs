@@ -4,6 +4,7 @@
 //! through.
 
 mod args;
+mod caches;
 mod child;
 mod commands;
 mod control;
@@ -18,6 +19,7 @@ mod proof;
 mod replication;
 mod report;
 mod restore_points;
+mod row_key;
 mod scratch;
 mod served;
 mod settings;

@@ -9,7 +9,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use litekeep_env::{Clock, SystemClock};
 use litekeep_replicate::replicator::{DestinationStatus, Phase, Status};
-use litekeep_store::Counts;
+use litekeep_store::Counts as Requests;
+use litekeep_sync::cache::figures::Counts;
 
 use crate::dashboard::Board;
 use crate::feeds::FeedStatus;
@@ -33,6 +34,7 @@ pub(crate) fn routes(
             render(&statuses, &replication.stores().counts(), &verified, now_ms)
                 + &render_followers("feed", &OF_FEEDS, &feeds, |feed| &feed.name)
                 + &render_followers("sync", &OF_SYNCS, &syncs, |sync| &sync.name)
+                + &render_caches(&syncs)
         });
         if let Some(stack) = stack.as_ref().and_then(Weak::upgrade) {
             text.push_str(&render_stack(&stack.status()));
@@ -103,7 +105,7 @@ const OF_DESTINATIONS: [OfDestination; 3] = [
 
 fn render(
     statuses: &[Status],
-    stores: &[(String, Counts)],
+    stores: &[(String, Requests)],
     verified: &dyn Fn(&Path) -> Option<Verified>,
     now_ms: i64,
 ) -> String {
@@ -200,6 +202,40 @@ const OF_SYNCS: [Of<SyncStatus>; 6] = [
     }),
 ];
 
+const OF_CACHES: [Of<SyncStatus>; 8] = [
+    ("cache_rows", "gauge", "Rows that the cache has.", |sync| of_cache(sync, |counts| counts.rows)),
+    ("cache_hits_total", "counter", "Rows that were in the cache and new enough.", |sync| {
+        of_cache(sync, |counts| counts.hits)
+    }),
+    ("cache_negative_hits_total", "counter", "What was known not to be there.", |sync| {
+        of_cache(sync, |counts| counts.negative_hits)
+    }),
+    ("cache_stale_total", "counter", "Rows that were given older than `ttl`.", |sync| {
+        of_cache(sync, |counts| counts.stale)
+    }),
+    ("cache_misses_total", "counter", "What the server was asked for while somebody waited.", |sync| {
+        of_cache(sync, |counts| counts.misses)
+    }),
+    ("cache_refreshes_total", "counter", "What it was asked for behind a row that was given.", |sync| {
+        of_cache(sync, |counts| counts.refreshes)
+    }),
+    ("cache_evictions_total", "counter", "Rows that went to make room.", |sync| {
+        of_cache(sync, |counts| counts.evictions)
+    }),
+    ("cache_errors_total", "counter", "Questions to the server that had no answer.", |sync| {
+        of_cache(sync, |counts| counts.errors)
+    }),
+];
+
+fn of_cache(sync: &SyncStatus, of: fn(&Counts) -> u64) -> Option<f64> {
+    Some(of(&sync.cache.as_ref()?.counts) as f64)
+}
+
+fn render_caches(syncs: &[(PathBuf, SyncStatus)]) -> String {
+    let caches: Vec<_> = syncs.iter().filter(|(_, sync)| sync.cache.is_some()).cloned().collect();
+    render_followers("sync", &OF_CACHES, &caches, |sync| &sync.name)
+}
+
 fn seconds(time: Option<&String>) -> Option<f64> {
     let at: jiff::Timestamp = time?.parse().ok()?;
     Some(at.as_millisecond() as f64 / 1000.0)
@@ -277,6 +313,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::syncs::CacheFigures;
 
     #[test]
     fn feeds_are_told_by_their_names() {
@@ -308,6 +345,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn caches_are_told_by_their_names() {
+        let text = render_caches(&[("/a.db".into(), sync()), ("/a.db".into(), cache())]);
+        for (name, value) in [
+            ("rows", "1"),
+            ("hits_total", "2"),
+            ("negative_hits_total", "3"),
+            ("stale_total", "4"),
+            ("misses_total", "5"),
+            ("refreshes_total", "6"),
+            ("evictions_total", "7"),
+            ("errors_total", "8"),
+        ] {
+            let line = format!("litekeep_cache_{name}{{database=\"/a.db\",sync=\"users\"}} {value}");
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("\"pg\""), "{text}");
+    }
+
+    fn cache() -> SyncStatus {
+        let counts = r#"{"rows": 1, "hits": 2, "negative_hits": 3, "stale": 4, "misses": 5, "refreshes": 6, "evictions": 7, "errors": 8}"#;
+        let cache = CacheFigures { counts: serde_json::from_str(counts).unwrap(), hit_rate: None };
+        SyncStatus { name: "users".into(), cache: Some(cache), ..sync() }
+    }
+
     fn feed() -> FeedStatus {
         FeedStatus {
             name: "orders".into(),
@@ -323,7 +385,7 @@ mod tests {
     }
 
     fn sync() -> SyncStatus {
-        let sync = r#"{"name": "pg", "direction": "push", "other": "postgres://h/d", "copied_rows": null, "txid": "0000000000000001",
+        let sync = r#"{"name": "pg", "direction": "push", "cache": null, "other": "postgres://h/d", "copied_rows": null, "txid": "0000000000000001",
             "position": null, "lag_transactions": 3, "lag_seconds_at_most": 2.5, "refused_rows": 4, "conflicts": 0,
             "paused_tables": [{"table": "t", "reason": "it was dropped"}], "confirmed_at": "1970-01-01T00:00:02.500Z",
             "error": null, "hint": null, "error_since": null}"#;
@@ -350,9 +412,10 @@ mod tests {
             ..Status::default()
         };
         let verified = |_: &Path| Some(Verified { proven: true, at_ms: 2500 });
-        let text = render(&[status], &[("s3://b".to_owned(), Counts::default())], &verified, 1)
+        let text = render(&[status], &[("s3://b".to_owned(), Requests::default())], &verified, 1)
             + &render_followers("feed", &OF_FEEDS, &[("/a.db".into(), feed())], |feed| &feed.name)
             + &render_followers("sync", &OF_SYNCS, &[("/a.db".into(), sync())], |sync| &sync.name)
+            + &render_caches(&[("/a.db".into(), cache())])
             + &render_stack(&stack());
         let each = text.split("# HELP ").skip(1).map(|metric| {
             let (name, rest) = metric.split_once(' ').unwrap();
@@ -384,7 +447,7 @@ mod tests {
     fn the_text_format() {
         let (phase, behind_since_ms) = (Phase::Following, Some(1000));
         let status = Status { path: "/a\"b.db".into(), phase, behind_since_ms, ..Status::default() };
-        let counts = Counts { put: 7, errors: 1, ..Counts::default() };
+        let counts = Requests { put: 7, errors: 1, ..Requests::default() };
         let verified = |_: &Path| Some(Verified { proven: true, at_ms: 2500 });
         let text = render(&[status], &[("s3://b".to_owned(), counts)], &verified, 3500);
         for line in [

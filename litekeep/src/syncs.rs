@@ -4,20 +4,22 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Result;
-use litekeep_config::{ConflictPolicy, Direction, OtherSide, SyncConfig};
+use litekeep_config::{CacheConfig, ConflictPolicy, Direction, OtherSide, SyncConfig};
 use litekeep_ltx::Txid;
 use litekeep_schema::portable::Options;
 use litekeep_schema::portable::mysql::MyType;
 use litekeep_schema::portable::postgres::PgType;
 use litekeep_store::Store;
+use litekeep_sync::cache::figures::Counts;
+use litekeep_sync::cache::{self, Times};
 use litekeep_sync::cut::Cut;
 use litekeep_sync::pause::Pause;
 use litekeep_sync::two_way::{self, Durable, Policies, Policy};
 use litekeep_sync::worker::{Rhythm, State, Worker};
-use litekeep_sync::{Flow, Logs, Pull, Push, Source, TwoWay, pull, push};
+use litekeep_sync::{Cache, Flow, Logs, Pull, Push, Source, TwoWay, pull, push};
 use litekeep_sync_mysql::{Mysql, MysqlSource};
 use litekeep_sync_postgres::source::Wanted;
 use litekeep_sync_postgres::{Postgres, PostgresSource};
@@ -67,9 +69,15 @@ pub(crate) use with_side;
 pub(crate) struct DatabaseSync {
     pub(crate) config: SyncConfig,
     pub(crate) database: Database,
+    /// What answers, of a cache, for all who have this sync.
+    cache: Arc<OnceLock<Arc<Cache>>>,
 }
 
 impl DatabaseSync {
+    pub(crate) fn new(config: SyncConfig, database: Database) -> DatabaseSync {
+        DatabaseSync { config, database, cache: Arc::default() }
+    }
+
     /// A sync of the configuration by its name.
     ///
     /// # Errors
@@ -98,7 +106,40 @@ impl DatabaseSync {
 
     /// Whether SQLite is written to.
     pub(crate) fn is_pull(&self) -> bool {
-        self.config.direction == Direction::Pull
+        self.config.direction == Direction::Pull && !self.is_cache()
+    }
+
+    /// Whether rows are in SQLite from when they are asked for.
+    pub(crate) fn is_cache(&self) -> bool {
+        self.config.cache.is_some()
+    }
+
+    /// What answers, where it is a cache. With `creates` it makes a database that is not there.
+    ///
+    /// # Errors
+    /// As [`source`](Self::source).
+    pub(crate) fn cache(&self, creates: bool) -> Result<Arc<Cache>> {
+        let not = || Failure::invalid(format!("the sync `{}` is no cache", self.config.name));
+        let CacheConfig { ttl, stale, negative_ttl, max_rows } = self.config.cache.ok_or_else(not)?;
+        if let Some(cache) = self.cache.get() {
+            return Ok(cache.clone());
+        }
+        let settings = cache::Settings {
+            name: self.config.name.clone(),
+            database: self.database.path.clone(),
+            creates,
+            cut: self.cut(),
+            times: Times { ttl, stale, negative_ttl },
+            max_rows,
+            state: self.state(),
+        };
+        let cache = Cache::new(settings, self.source()?);
+        Ok(self.cache.get_or_init(|| cache).clone())
+    }
+
+    /// The same, where it was asked for before.
+    pub(crate) fn begun_cache(&self) -> Option<Arc<Cache>> {
+        self.cache.get().cloned()
     }
 
     /// Whether both sides are written to.
@@ -231,7 +272,7 @@ impl DatabaseSync {
     pub(crate) fn all(settings: &Settings) -> Result<Vec<DatabaseSync>> {
         let of = |config: &SyncConfig| {
             let database = Database::named(settings, &config.database)?;
-            Ok(DatabaseSync { config: config.clone(), database })
+            Ok(DatabaseSync::new(config.clone(), database))
         };
         settings.config.syncs.iter().map(of).collect()
     }
@@ -274,10 +315,12 @@ impl DatabaseSync {
             name: self.config.name.clone(),
             direction: match self.config.direction {
                 Direction::Push => "push",
+                Direction::Pull if self.is_cache() => "cache",
                 Direction::Pull => "pull",
                 Direction::Both => "both",
             }
             .to_owned(),
+            cache: self.is_cache().then(|| CacheFigures::of(Counts::read(&self.state()))),
             other: state.to.clone(),
             copied_rows: progress.copied_rows,
             txid: at.map(|at| at.to_string()),
@@ -319,12 +362,40 @@ pub(crate) fn statuses(
     of.map(|sync| sync.status(durable, now_ms)).collect()
 }
 
+/// How often a cache had what it was asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CacheFigures {
+    #[serde(flatten)]
+    pub(crate) counts: Counts,
+    /// What was answered from SQLite, of all that was asked for; `None`: nothing was.
+    pub(crate) hit_rate: Option<f64>,
+}
+
+impl CacheFigures {
+    fn of(counts: Counts) -> CacheFigures {
+        CacheFigures { hit_rate: counts.hit_rate(), counts }
+    }
+
+    fn text(&self) -> String {
+        let Counts { rows, hits, negative_hits, stale, misses, errors, .. } = self.counts;
+        let rows = text::count(usize::try_from(rows).unwrap_or(usize::MAX), "row");
+        let rate = self.hit_rate.map_or(String::new(), |rate| {
+            let here = hits + negative_hits + stale;
+            format!("; {:.1} % of {} from here, {stale} of them stale", rate * 100.0, here + misses)
+        });
+        let errors = if errors > 0 { format!(", {errors} without an answer") } else { String::new() };
+        format!("has {rows}{rate}{errors}")
+    }
+}
+
 /// How a sync stands.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SyncStatus {
     pub(crate) name: String,
-    /// `push`, `pull` or `both`.
+    /// `push`, `pull`, `cache` or `both`.
     pub(crate) direction: String,
+    /// Of a cache.
+    pub(crate) cache: Option<CacheFigures>,
     /// The other side, without a password; empty until it has run.
     pub(crate) other: String,
     /// Rows of the first copy that are there, while it is made.
@@ -367,7 +438,11 @@ impl SyncStatus {
         let error = self.error.iter().filter(|_| self.paused_since.is_none()).map(|error| {
             let since = self.error_since.as_ref().map_or(String::new(), |since| format!(" since {since}"));
             let hint = self.hint.as_ref().map_or(String::new(), |hint| format!("; {hint}"));
-            let does = if self.direction == "both" { "go on" } else { &self.direction };
+            let does = match self.direction.as_str() {
+                "both" => "go on",
+                "cache" => "reach its server",
+                direction => direction,
+            };
             format!("the sync `{name}` does not {does}{since}: {error}{hint}")
         });
         let paused = self.paused_tables.iter().map(|paused| {
@@ -380,9 +455,10 @@ impl SyncStatus {
         error.chain(paused).chain(refused).collect()
     }
 
-    pub(crate) fn text(&self) -> String {
+    /// How far it is, in words.
+    fn stands(&self) -> String {
         let compares = if self.direction == "both" { "compares both sides" } else { "makes the first copy" };
-        let stands = match (&self.txid, &self.position, self.copied_rows, self.lag_transactions) {
+        match (&self.txid, &self.position, self.copied_rows, self.lag_transactions) {
             (None, None, Some(rows), _) => {
                 let rows = text::count(usize::try_from(rows).unwrap_or(usize::MAX), "row");
                 format!("{compares}, {rows} so far")
@@ -394,9 +470,13 @@ impl SyncStatus {
                 let behind = usize::try_from(behind.unwrap_or(0)).unwrap_or(usize::MAX);
                 format!("stands at transaction {txid}, {} behind", text::count(behind, "transaction"))
             }
-        };
+        }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let stands = self.cache.as_ref().map_or_else(|| self.stands(), CacheFigures::text);
         let way = match self.direction.as_str() {
-            "pull" => "from",
+            "pull" | "cache" => "from",
             "both" => "with",
             _ => "to",
         };
@@ -521,6 +601,16 @@ pub(crate) fn start(syncs: &[DatabaseSync], replication: &Arc<Replication>, foll
 
 fn begin(sync: &DatabaseSync, replication: &Arc<Replication>, followers: &mut Followers) -> Result<()> {
     let (database, rhythm) = (sync.database.path.display(), sync.rhythm()?);
+    if sync.is_cache() {
+        let cache = sync.cache(false)?;
+        tracing::info!(
+            sync = sync.config.name,
+            "{database} has rows of {} that are asked for",
+            cache.place()
+        );
+        followers.start(|stop| cache.follow(stop));
+        return Ok(());
+    }
     if sync.is_pull() {
         let worker = sync.worker(vec![], false, None)?;
         tracing::info!(sync = sync.config.name, "pulling {database} from {}", worker.state().to);

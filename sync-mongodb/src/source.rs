@@ -158,6 +158,15 @@ impl Source for MongoSource {
         Ok(self.address.name().to_owned())
     }
 
+    async fn connect_to_look(&mut self) -> Result<bool, Error> {
+        self.disconnect();
+        let (session, said) = Session::open_to_read(&self.address).await?;
+        self.reader = Some(Reader::after(&session, None).await?);
+        (self.session, self.said, self.is_once) = (Some(session), said, true);
+        // What documents have they tell.
+        Ok(false)
+    }
+
     fn keep_to(&mut self, known: &[SourceTable]) {
         self.known = known.to_vec();
     }

@@ -27,6 +27,8 @@ mod number {
     /// A value or a rule of the table, where the class of the state does not say so.
     pub(super) const DATA: [u16; 14] =
         [1048, 1118, 1264, 1265, 1292, 1364, 1366, 1367, 1406, 1526, 1690, 1713, 3819, 4025];
+    /// A value that cannot be compared with others.
+    pub(super) const COMPARING: [u16; 5] = [1267, 1270, 1525, 3854, 3988];
 }
 
 /// With what was being done.
@@ -155,6 +157,11 @@ pub(crate) fn is_about_data(error: &Cause) -> bool {
         let is_class = ["22", "23", "45"].iter().any(|class| said.state.starts_with(class));
         number::DATA.contains(&said.code) || (is_class && !number::LATER.contains(&said.code))
     })
+}
+
+/// Whether a value cannot be compared with those of a column: it has other characters, or is none of its type.
+pub(crate) fn is_about_comparing(error: &Cause) -> bool {
+    is_about_data(error) || said(error).is_some_and(|said| number::COMPARING.contains(&said.code))
 }
 
 /// Whether another row has what must be unique.

@@ -147,6 +147,14 @@ impl Source for MysqlSource {
         Ok(self.address.name().to_owned())
     }
 
+    async fn connect_to_look(&mut self) -> Result<bool, Error> {
+        self.disconnect();
+        let catalog = Catalog::open_to_look(&self.address, &self.wanted).await?;
+        self.flavor = catalog.flavor();
+        self.catalog = Some(Arc::new(Mutex::new(catalog)));
+        Ok(true)
+    }
+
     async fn survey(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error> {
         self.catalog().await?.survey().await
     }

@@ -121,8 +121,8 @@ impl Session {
     }
 
     /// What `COPY ... TO STDOUT` gives, in its text format.
-    pub(crate) async fn copy_out(&self, doing: &str, sql: &str) -> Result<CopyOutStream, Error> {
-        self.client.copy_out(sql).await.map_err(|e| self.failed(doing, &e))
+    pub(crate) async fn try_copy_out(&self, sql: &str) -> Result<CopyOutStream, tokio_postgres::Error> {
+        self.client.copy_out(sql).await
     }
 
     /// Sends rows by `COPY ... FROM STDIN` in its text format.

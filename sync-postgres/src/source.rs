@@ -25,6 +25,7 @@ use tokio_postgres::CopyOutStream;
 
 use self::hub::TwoWay;
 use crate::codec::Codec;
+use crate::error::is_about_data;
 use crate::pgoutput::{self, Cell, Message, Relation};
 use crate::replication::{Received, Replication, lsn, lsn_text};
 use crate::rules::Rules;
@@ -476,6 +477,11 @@ impl Source for PostgresSource {
         Ok(self.address.name().to_owned())
     }
 
+    async fn connect_to_look(&mut self) -> Result<bool, Error> {
+        self.open_session().await?;
+        Ok(true)
+    }
+
     async fn survey(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error> {
         let (columns, keys, mut indexes) = (self.columns().await?, self.keys().await?, self.indexes().await?);
         let rules = match self.is_once {
@@ -621,7 +627,12 @@ impl Source for PostgresSource {
             Which::All => String::new(),
             Which::After(after) => format!(" WHERE ({key}) > ({})", row(after)),
             Which::With(keys) => {
-                let rows: Vec<String> = keys.iter().map(|key| format!("({})", row(key))).collect();
+                let rows: Vec<String> =
+                    keys.iter().filter(|key| can_be(key)).map(|key| format!("({})", row(key))).collect();
+                if rows.is_empty() {
+                    self.reading = None;
+                    return Ok(());
+                }
                 format!(" WHERE ({key}) IN ({})", rows.join(", "))
             }
         };
@@ -630,7 +641,17 @@ impl Source for PostgresSource {
         let forms: Option<Vec<Codec>> = table.types.iter().map(Codec::of).collect();
         let damaged =
             || Error::new(Kind::Corrupt, format!("read the plan of `{}`: a type is none", table.source));
-        let stream = self.session()?.copy_out(&format!("read the table {}", table.source), &sql).await?;
+        let stream = match self.session()?.try_copy_out(&sql).await {
+            Ok(stream) => stream,
+            // A key that its column cannot have is that of no row.
+            Err(error) if matches!(rows, Which::With([_])) && is_about_data(&error) => {
+                self.reading = None;
+                return Ok(());
+            }
+            Err(error) => {
+                return Err(self.session()?.failed(&format!("read the table {}", table.source), &error));
+            }
+        };
         self.reading = Some(Reading {
             stream: Box::pin(stream),
             forms: forms.ok_or_else(damaged)?,
@@ -753,6 +774,12 @@ impl Source for PostgresSource {
         let sql = format!("DROP PUBLICATION IF EXISTS {}", quoted(slot));
         session.run("drop the publication", &sql).await
     }
+}
+
+/// Whether the server can have such a key: its text is UTF-8 without NUL.
+fn can_be(key: &[Value]) -> bool {
+    let is_text = |text: &[u8]| std::str::from_utf8(text).is_ok_and(|text| !text.contains('\0'));
+    key.iter().all(|value| !matches!(value, Value::Text(text) if !is_text(text)))
 }
 
 /// A value of a key in a statement; the column it is compared with gives it its type.

@@ -10,6 +10,7 @@
 //! - [`pull`]: from a source to SQLite: first its rows, then every transaction after that.
 //! - [`hub`]: what a database must be able to do for both directions.
 //! - [`two_way`]: SQLite and a hub in step in both directions.
+//! - [`cache`]: rows of a source in SQLite, by their keys, as they are asked for.
 //! - [`worker`]: a push or a pull that goes on by itself.
 //!
 //! Promises:
@@ -21,6 +22,7 @@
 //! - A push neither reads nor writes the application's database: rows come from the log. A pull writes it in ordinary transactions, and so does what goes both ways.
 
 mod batch;
+pub mod cache;
 pub mod compare;
 pub mod copy;
 pub mod cut;
@@ -40,6 +42,7 @@ pub mod two_way;
 pub mod worker;
 
 pub use batch::{Change, Refused};
+pub use cache::Cache;
 pub use hub::Hub;
 pub use litekeep_rows::{Error, Kind, Value};
 pub use logs::Logs;

@@ -4,7 +4,7 @@
 //! moment before the copy on. What was copied later than a change has that change already; since each change says how its row is
 //! then, all of it is as it was at one moment of the source as soon as the changes have come up to the end of the copy.
 
-mod apply;
+pub(crate) mod apply;
 pub(crate) mod compare;
 mod once;
 mod part;

@@ -193,6 +193,13 @@ pub trait Source: Send {
     /// As [`connect`](Self::connect).
     async fn connect_to_copy(&mut self) -> Result<String, Error>;
 
+    /// Connects anew only to read rows by their keys, each as it is then; whether what the tables are must be asked for, for rows do not tell
+    /// that it has changed. Changes need not be kept there.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    async fn connect_to_look(&mut self) -> Result<bool, Error>;
+
     /// What tables are in SQLite already. Where rows alone tell what a column is, the next [survey](Self::survey) keeps to it.
     fn keep_to(&mut self, _known: &[SourceTable]) {}
 
@@ -309,6 +316,10 @@ impl Source for Box<dyn Source> {
 
     async fn connect_to_copy(&mut self) -> Result<String, Error> {
         (**self).connect_to_copy().await
+    }
+
+    async fn connect_to_look(&mut self) -> Result<bool, Error> {
+        (**self).connect_to_look().await
     }
 
     fn keep_to(&mut self, known: &[SourceTable]) {

@@ -118,6 +118,21 @@ impl State {
         }
     }
 
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) async fn write(&self, path: &Path) -> std::io::Result<()> {
+        let (path, state) = (path.to_owned(), self.clone());
+        let write = move || -> std::io::Result<()> {
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
+            file::replace_until_reboot(&path, &serde_json::to_vec(&state)?)
+        };
+        tokio::task::spawn_blocking(write).await.map_err(std::io::Error::other).flatten()
+    }
+
     /// Of a push: the transaction up to which the other side has everything.
     pub fn at(&self) -> Option<Txid> {
         self.progress.as_ref()?.position.as_ref()?.parse().ok()
@@ -230,14 +245,7 @@ impl Worker {
         if self.state == self.written {
             return;
         }
-        let (path, state) = (self.path.clone(), self.state.clone());
-        let write = move || -> std::io::Result<()> {
-            if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)?;
-            }
-            file::replace_until_reboot(&path, &serde_json::to_vec(&state)?)
-        };
-        match tokio::task::spawn_blocking(write).await.map_err(std::io::Error::other).flatten() {
+        match self.state.write(&self.path).await {
             Ok(()) => self.written = self.state.clone(),
             Err(error) => tracing::warn!(sync = self.name, "write `{}`: {error}", self.path.display()),
         }

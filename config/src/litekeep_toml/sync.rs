@@ -2,17 +2,32 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::run::each;
 use crate::node::{Entry, Node, Value, entry};
 use crate::reader::Reader;
-use crate::settings::{ConflictPolicy, DatabaseConfig, Direction, OtherSide, SyncConfig};
+use crate::settings::{CacheConfig, ConflictPolicy, DatabaseConfig, Direction, OtherSide, SyncConfig};
 
-const KEYS: [&str; 14] = [
+/// Rows that a cache keeps at most, unless it says how many.
+const ROWS: usize = 100_000;
+/// How long a cache remembers that there is no row, at most, unless it says how long.
+const NEGATIVE: Duration = Duration::from_secs(30);
+/// How long rows may be kept.
+const TIMES: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(366 * 86_400));
+/// What only a cache has.
+const OF_CACHE: [&str; 4] = ["ttl", "stale", "negative_ttl", "max_rows"];
+
+const KEYS: [&str; 19] = [
     "name",
     "from",
     "to",
     "direction",
+    "mode",
+    "ttl",
+    "stale",
+    "negative_ttl",
+    "max_rows",
     "tables",
     "columns",
     "where",
@@ -36,6 +51,7 @@ impl Reader<'_> {
             "database" => Some("here it is `from`".to_owned()),
             "url" => Some("here it is `to`".to_owned()),
             "table" => Some("here it is `tables`, a list".to_owned()),
+            "max_age" => Some("here it is `ttl`".to_owned()),
             "conflicts" => Some("here it is `conflict`".to_owned()),
             "schedule" | "interval" => Some("here it is `every`, or `cron`".to_owned()),
             _ => None,
@@ -72,6 +88,7 @@ impl Reader<'_> {
             self.refuse(found, message);
             return None;
         }
+        let cache = self.cache(entries, direction)?;
         let columns = get("columns").map_or(Some(BTreeMap::new()), |found| self.lists(found));
         let rows = get("where").map_or(Some(BTreeMap::new()), |found| self.texts(found));
         let (conflict, conflicts) = match get("conflict") {
@@ -98,9 +115,60 @@ impl Reader<'_> {
             columns: columns?,
             rows: rows?,
             types: types?,
+            cache,
             conflict,
             conflicts,
         })
+    }
+
+    /// What is kept, and for how long, with `mode = "cache"`.
+    fn cache(&mut self, entries: &[Entry], direction: Direction) -> Option<Option<CacheConfig>> {
+        let get = |key: &str| entry(entries, key);
+        let Some(mode) = get("mode") else {
+            if let Some(found) = OF_CACHE.into_iter().find_map(get) {
+                self.refuse(found, "it is for a cache: add mode = \"cache\"");
+                return None;
+            }
+            return Some(None);
+        };
+        let text = self.non_empty(mode)?;
+        if text != "cache" {
+            self.refuse(
+                mode,
+                format!("`{text}` is not there: it is \"cache\"; without `mode` all rows are kept in step"),
+            );
+            return None;
+        }
+        if direction != Direction::Pull {
+            self.refuse(mode, "a cache has rows of a server: say which as from = \"${DATABASE_URL}\"");
+            return None;
+        }
+        let others = ["where", "every", "cron", "time_zone"];
+        if let Some(found) = others.into_iter().find_map(get) {
+            let message = match found.key.as_str() {
+                "where" => {
+                    "a cache has the rows that are asked for, whichever they are; with a condition they are kept in step without `mode`"
+                }
+                _ => "a cache connects when it is asked for what it does not have",
+            };
+            self.refuse(found, message);
+            return None;
+        }
+        let Some(found) = get("ttl") else {
+            self.refuse(mode, "say how old a row may become before the server is asked again: ttl = \"5m\"");
+            return None;
+        };
+        let ttl = self.duration(found, "5m", TIMES)?;
+        let mut time = |key: &str, without: Duration| match get(key) {
+            Some(found) => self.duration(found, "5m", TIMES),
+            None => Some(without),
+        };
+        let (stale, negative_ttl) = (time("stale", ttl), time("negative_ttl", ttl.min(NEGATIVE)));
+        let max_rows = match get("max_rows") {
+            Some(found) => self.count(found, 1..=100_000_000)? as usize,
+            None => ROWS,
+        };
+        Some(Some(CacheConfig { ttl, stale: stale?, negative_ttl: negative_ttl?, max_rows }))
     }
 
     /// Who wins: a word for all tables, or a table of words by tables.

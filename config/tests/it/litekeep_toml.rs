@@ -2,8 +2,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use litekeep_config::{
-    ConditionalWrites, ConflictPolicy, Credentials, Direction, ErrorKind, FeedFrom, FeedUrl, LogFormat,
-    LogLevel, OtherSide, Schedule, Secret, Source, StoreUrl,
+    CacheConfig, ConditionalWrites, ConflictPolicy, Credentials, Direction, ErrorKind, FeedFrom, FeedUrl,
+    LogFormat, LogLevel, OtherSide, Schedule, Secret, Source, StoreUrl,
 };
 use proptest::prelude::*;
 
@@ -527,6 +527,24 @@ fn a_sync_in_both_directions_says_who_wins() {
 }
 
 #[test]
+fn a_cache_says_how_old_rows_may_become() {
+    let database = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\n";
+    let cache = |keys: &str| {
+        let sync = format!("[[sync]]\nname = \"c\"\nfrom = \"mongodb://h/d\"\nmode = \"cache\"\n{keys}\n");
+        let config = toml(&format!("{database}{sync}")).unwrap();
+        assert_eq!(config.syncs[0].direction, Direction::Pull);
+        let CacheConfig { ttl, stale, negative_ttl, max_rows } = config.syncs[0].cache.unwrap();
+        ([ttl, stale, negative_ttl].map(|time| time.as_millis()), max_rows)
+    };
+    assert_eq!(cache("ttl = \"5m\""), ([300_000, 300_000, 30_000], 100_000));
+    assert_eq!(cache("ttl = \"2s\""), ([2_000, 2_000, 2_000], 100_000));
+    let all = "ttl = \"1h\"\nstale = \"0s\"\nnegative_ttl = \"500ms\"\nmax_rows = 7\ndirection = \"pull\"";
+    assert_eq!(cache(all), ([3_600_000, 0, 500], 7));
+    let pull = toml(&format!("{database}[[sync]]\nname = \"p\"\nfrom = \"mysql://h/d\"\n")).unwrap();
+    assert_eq!(pull.syncs[0].cache, None);
+}
+
+#[test]
 fn mistakes_in_syncs_are_told_with_what_would_be_right() {
     let database = "[[database]]\npath = \"app.db\"\nbackup = \"./backup\"\n";
     for (sync, said) in [
@@ -592,6 +610,59 @@ fn mistakes_in_syncs_are_told_with_what_would_be_right() {
             "a sync has `cron` or `every`",
         ),
         ("name = \"a\"\nto = \"postgres://h/d\"\ntime_zone = \"UTC\"", "`time_zone` goes with `cron`"),
+        (
+            "name = \"a\"\nfrom = \"postgres://h/d\"\nmode = \"mirror\"",
+            "`mode`: `mirror` is not there: it is \"cache\"",
+        ),
+        (
+            "name = \"a\"\nfrom = \"postgres://h/d\"\nmode = \"cache\"",
+            "`mode`: say how old a row may become before the server is asked again: ttl = \"5m\"",
+        ),
+        (
+            "name = \"a\"\nto = \"postgres://h/d\"\nmode = \"cache\"\nttl = \"5m\"",
+            "`mode`: a cache has rows of a server: say which as from = ",
+        ),
+        (
+            "name = \"a\"\nfrom = \"postgres://h/d\"\nmode = \"cache\"\nttl = \"5 parsecs\"",
+            "`ttl`: `5 parsecs` is not a duration such as \"5m\"",
+        ),
+        (
+            "name = \"a\"\nfrom = \"postgres://h/d\"\nmode = \"cache\"\nttl = \"900d\"",
+            "`ttl`: `900d` is outside of what works",
+        ),
+        (
+            "name = \"a\"\nfrom = \"postgres://h/d\"\nmode = \"cache\"\nttl = \"5m\"\nstale = 7",
+            "`stale` must be a duration in quotes",
+        ),
+        (
+            "name = \"a\"\nfrom = \"postgres://h/d\"\nmode = \"cache\"\nttl = \"5m\"\nnegative_ttl = \"-1s\"",
+            "`negative_ttl`: `-1s` is not a duration",
+        ),
+        (
+            "name = \"a\"\nfrom = \"postgres://h/d\"\nmode = \"cache\"\nttl = \"5m\"\nmax_rows = 0",
+            "`max_rows`: `0` is not a number from 1",
+        ),
+        (
+            "name = \"a\"\nfrom = \"postgres://h/d\"\nmode = \"cache\"\nttl = \"5m\"\nwhere = { t = \"a\" }",
+            "`where`: a cache has the rows that are asked for",
+        ),
+        (
+            "name = \"a\"\nfrom = \"postgres://h/d\"\nmode = \"cache\"\nttl = \"5m\"\nevery = \"1h\"",
+            "`every`: a cache connects when it is asked",
+        ),
+        (
+            "name = \"a\"\nfrom = \"mongodb://h/d\"\nmode = \"cache\"\nttl = \"5m\"\ncolumns = { t = [\"a\"] }",
+            "`columns`: all documents and fields of a collection come from MongoDB",
+        ),
+        (
+            "name = \"a\"\nfrom = \"postgres://h/d\"\nttl = \"5m\"",
+            "`ttl`: it is for a cache: add mode = \"cache\"",
+        ),
+        ("name = \"a\"\nto = \"postgres://h/d\"\nmax_rows = 7", "`max_rows`: it is for a cache"),
+        (
+            "name = \"a\"\nfrom = \"postgres://h/d\"\nmode = \"cache\"\nmax_age = \"5m\"",
+            "unknown key `max_age`: here it is `ttl`",
+        ),
     ] {
         let error = toml(&format!("{database}[[sync]]\n{sync}\n")).unwrap_err();
         assert!(brief(&error).iter().any(|found| found.contains(said)), "{said}: {:?}", brief(&error));

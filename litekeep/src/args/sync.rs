@@ -1,5 +1,7 @@
 //! `litekeep sync`.
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 
 use super::ConfigArgs;
@@ -41,6 +43,22 @@ pub(crate) struct Named {
     /// The sync [default: the only one]
     #[arg(value_name = "NAME")]
     pub(crate) name: Option<String>,
+}
+
+/// A row of a cache: a sync with `mode = "cache"`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Get {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The database
+    #[arg(value_name = "DATABASE")]
+    pub(crate) database: PathBuf,
+    /// The table, by its name in SQLite
+    #[arg(value_name = "TABLE")]
+    pub(crate) table: String,
+    /// The key: 42, id=42, or a=1,b=x
+    #[arg(value_name = "KEY", allow_hyphen_values = true)]
+    pub(crate) key: String,
 }
 
 #[derive(Debug, clap::Args)]

@@ -61,7 +61,7 @@ fn config(args: &Args) -> Result<SyncConfig> {
     let (tables, schema) = (args.tables.clone(), args.schema.clone());
     let (names, types) = (args.rename.iter().cloned().collect(), args.types.iter().cloned().collect());
     let (conflict, conflicts) = Default::default();
-    let (columns, rows) = Default::default();
+    let (columns, rows, cache) = Default::default();
     Ok(SyncConfig {
         name,
         database,
@@ -74,6 +74,7 @@ fn config(args: &Args) -> Result<SyncConfig> {
         columns,
         rows,
         types,
+        cache,
         conflict,
         conflicts,
     })

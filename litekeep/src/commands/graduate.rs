@@ -251,10 +251,11 @@ impl Graduation {
             columns: BTreeMap::new(),
             rows: BTreeMap::new(),
             types: kept.types.clone(),
+            cache: None,
             conflict,
             conflicts: BTreeMap::new(),
         };
-        DatabaseSync { config, database: self.database.clone() }
+        DatabaseSync::new(config, self.database.clone())
     }
 
     fn two_way(&self) -> Result<litekeep_sync::TwoWay<litekeep_sync_postgres::PostgresSource>> {

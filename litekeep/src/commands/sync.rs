@@ -10,9 +10,10 @@ use litekeep_sql::Examiner;
 use litekeep_sync::compare::{self, Found};
 use litekeep_sync::cut::Cut;
 use litekeep_sync::push::{Step, is_wanted};
-use litekeep_sync::source::surveyed;
+use litekeep_sync::source::{SourceTable, surveyed};
 use litekeep_sync::target::Listed;
 use litekeep_sync::two_way::Conflict;
+use litekeep_sync::worker::State;
 use litekeep_sync::{Source, Target, copy};
 use serde::Serialize;
 
@@ -84,6 +85,10 @@ async fn plan(named: &Named, format: Format) -> Result<Outcome> {
 /// What a sync would make.
 pub(super) async fn plan_of(sync: &DatabaseSync, format: Format) -> Result<Outcome> {
     let name = &sync.config.name;
+    if sync.is_cache() {
+        let cache = sync.cache(false)?;
+        return Ok(told(Plan::of_tables(name, cache.place(), cache.survey().await?), format));
+    }
     if sync.is_pull() {
         return plan_pull(name, (sync.source()?, &sync.cut()), false, format).await;
     }
@@ -127,15 +132,8 @@ pub(super) async fn plan_pull(
         true => source.connect_to_copy().await?,
         false => source.connect().await?,
     };
-    let mut tables = vec![];
-    let mut ok = true;
-    for (table, notes) in surveyed(&mut source, cut).await? {
-        ok &= notes.iter().all(|note| note.level < Level::Table);
-        let sql = std::iter::once(table.mirror.create()).chain(table.mirror.create_indexes()).collect();
-        let notes = notes.into_iter().map(PlannedNote::of).collect();
-        tables.push(PlannedTable { table: table.mirror.name, sql, notes });
-    }
-    Ok(told(Plan { name: name.to_owned(), other: source.name(), tables, ok }, format))
+    let surveyed = surveyed(&mut source, cut).await?;
+    Ok(told(Plan::of_tables(name, &source.name(), surveyed), format))
 }
 
 /// The tables that either side lacks.
@@ -162,6 +160,19 @@ fn told(plan: Plan, format: Format) -> Outcome {
 }
 
 impl Plan {
+    /// The tables of a source, as they are made in SQLite.
+    fn of_tables(name: &str, other: &str, surveyed: Vec<(SourceTable, Vec<Note>)>) -> Plan {
+        let mut tables = vec![];
+        let mut ok = true;
+        for (table, notes) in surveyed {
+            ok &= notes.iter().all(|note| note.level < Level::Table);
+            let sql = std::iter::once(table.mirror.create()).chain(table.mirror.create_indexes()).collect();
+            let notes = notes.into_iter().map(PlannedNote::of).collect();
+            tables.push(PlannedTable { table: table.mirror.name, sql, notes });
+        }
+        Plan { name: name.to_owned(), other: other.to_owned(), tables, ok }
+    }
+
     fn text(&self) -> String {
         // As the shell has comments that takes the statements.
         let is_mongosh = |statement: &String| statement.starts_with("db.");
@@ -202,6 +213,9 @@ async fn go_on(named: &Named, format: Format) -> Result<Outcome> {
             .into());
     }
     let stores = Stores::default();
+    if sync.is_cache() {
+        return begin_cache(&sync, &stores, format).await;
+    }
     let mut worker = match sync.is_pull() {
         true => sync.worker(vec![], sync.may_make(&stores).await?, None)?,
         false => sync.worker(sync.stores(&stores)?, false, None)?,
@@ -221,7 +235,18 @@ async fn go_on(named: &Named, format: Format) -> Result<Outcome> {
     shown.end();
     worker.tell().await;
     ran?;
-    let state = worker.state();
+    Ok(ran_so_far(&sync, worker.state(), format))
+}
+
+/// Makes the tables of a cache, and removes rows that are too old.
+async fn begin_cache(sync: &DatabaseSync, stores: &Stores, format: Format) -> Result<Outcome> {
+    let cache = sync.cache(sync.may_make(stores).await?)?;
+    cache.run().await?;
+    Ok(ran_so_far(sync, &cache.state(), format))
+}
+
+/// How far it came.
+fn ran_so_far(sync: &DatabaseSync, state: &State, format: Format) -> Outcome {
     let stands = sync.status(state.at(), SystemClock.unix_ms());
     let ran = Ran {
         name: sync.config.name.clone(),
@@ -232,6 +257,7 @@ async fn go_on(named: &Named, format: Format) -> Result<Outcome> {
         paused_tables: stands.paused_tables.iter().map(|paused| paused.table.clone()).collect(),
     };
     report::result(format, &ran, || match (&ran.txid, &ran.position) {
+        _ if sync.is_cache() => stands.text().trim_start().to_owned(),
         (Some(txid), _) => format!("{} has everything, up to transaction {txid}\n", ran.other),
         (None, Some(position)) => {
             let database = sync.database.path.display();
@@ -241,7 +267,7 @@ async fn go_on(named: &Named, format: Format) -> Result<Outcome> {
     });
     let problems = stands.problems();
     problems.iter().for_each(|problem| report::warning(problem, format));
-    Ok(if problems.is_empty() { Outcome::Done } else { Outcome::No })
+    if problems.is_empty() { Outcome::Done } else { Outcome::No }
 }
 
 #[derive(Serialize)]
@@ -257,6 +283,7 @@ fn pause(named: &Named, format: Format) -> Result<Outcome> {
     let rests = Rests { name: sync.config.name.clone(), paused: true, changed: sync.pause().set()? };
     report::result(format, &rests, || {
         let keeps = match (&sync.config.other, sync.config.direction) {
+            _ if sync.is_cache() => "; only what is in SQLite is given meanwhile, for as long as it may be",
             (OtherSide::Postgres(_), Direction::Pull | Direction::Both) => {
                 "; the server keeps its log for it meanwhile, until its disk is full or `max_slot_wal_keep_size` is reached"
             }
@@ -295,7 +322,7 @@ async fn status(named: &Named, format: Format) -> Result<Outcome> {
     let mut syncs: Vec<SyncStatus> = vec![];
     for sync in &all {
         let durable = match sync.stores(&stores)?.first() {
-            Some(store) if !sync.is_pull() => store.list().await?.last(),
+            Some(store) if sync.config.direction != Direction::Pull => store.list().await?.last(),
             _ => None,
         };
         syncs.push(sync.status(durable, now_ms));
@@ -362,6 +389,15 @@ async fn verify(args: &Verify, format: Format) -> Result<Outcome> {
 
 async fn resync(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
+    if sync.is_cache() {
+        let cache = sync.cache(false)?;
+        cache.resync().await?;
+        let resynced = Resynced { name: sync.config.name.clone(), other: cache.place().to_owned() };
+        report::result(format, &resynced, || {
+            "its tables are as they are there now, and empty: rows come when they are asked for\n".to_owned()
+        });
+        return Ok(Outcome::Done);
+    }
     if sync.is_two_way() {
         let mut flow = sync.two_way(sync.stores(&Stores::default())?, None)?;
         flow.resync().await?;
@@ -381,6 +417,13 @@ async fn resync(named: &Named, format: Format) -> Result<Outcome> {
 
 async fn forget(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
+    if sync.is_cache() {
+        let cache = sync.cache(false)?;
+        cache.forget().await?;
+        let forgotten = Resynced { name: sync.config.name.clone(), other: cache.place().to_owned() };
+        report::result(format, &forgotten, || "its rows are gone; its tables are yours to drop\n".to_owned());
+        return Ok(Outcome::Done);
+    }
     if sync.is_two_way() {
         let mut flow = sync.two_way(sync.stores(&Stores::default())?, None)?;
         flow.forget().await?;
@@ -410,6 +453,12 @@ async fn forget(named: &Named, format: Format) -> Result<Outcome> {
 
 async fn compared(named: &Named, repair: bool, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
+    if sync.is_cache() {
+        let message =
+            format!("the rows of the cache `{}` may be older than those of the server", sync.config.name);
+        let hint = "`litekeep sync resync` empties it, so that they come anew";
+        return Err(Failure::invalid(message).hint(hint).into());
+    }
     if sync.is_pull() || sync.is_two_way() {
         return compare_live(&sync, repair, format).await;
     }
@@ -549,6 +598,13 @@ pub(super) async fn listed(sync: &DatabaseSync) -> Result<Option<Vec<Listed>>> {
 
 async fn refused(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
+    if sync.is_cache() {
+        let message = format!(
+            "the cache `{}` tells of a row that cannot be here when it is asked for",
+            sync.config.name
+        );
+        return Err(Failure::invalid(message).into());
+    }
     let Some(listed) = listed(&sync).await? else {
         let message = format!("the sync `{}` has not begun", sync.config.name);
         let hint = format!("`litekeep sync run {}` makes the first copy", sync.config.name);

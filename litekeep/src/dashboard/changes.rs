@@ -1,7 +1,7 @@
 //! Changed rows of a database for whoever follows them over HTTP.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use litekeep_rows::feed::Feed;
 use litekeep_rows::{Error, Selection};
 use litekeep_store::Store;
 
-use super::view::{Board, file_name};
+use super::view::{Board, file_name, is_meant};
 use crate::replication::Replication;
 
 /// Between two looks at what the replicator has confirmed, which cost nothing to speak of.
@@ -70,10 +70,7 @@ impl Board {
     /// The database that somebody means, and where to read its log, the best first.
     fn backups_of(&self, wanted: &str) -> Result<(PathBuf, Vec<Store>), Refused> {
         let all: Vec<PathBuf> = self.statuses().into_iter().map(|status| status.path).collect();
-        let is_meant = |path: &&PathBuf| {
-            path.ends_with(wanted) || path.strip_prefix("/").is_ok_and(|p| p == Path::new(wanted))
-        };
-        let meant: Vec<&PathBuf> = all.iter().filter(is_meant).collect();
+        let meant: Vec<&PathBuf> = all.iter().filter(|path| is_meant(path, wanted)).collect();
         let [path] = meant.as_slice() else {
             let of = if meant.is_empty() { all.iter().collect() } else { meant };
             let names: Vec<String> = of.iter().map(|path| format!("/changes{}", path.display())).collect();

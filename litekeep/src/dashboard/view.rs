@@ -313,6 +313,10 @@ impl Board {
         of_each(statuses, |status| syncs::statuses(&self.syncs, &status.path, status.durable, now_ms))
     }
 
+    pub(super) fn syncs_of_all(&self) -> &[DatabaseSync] {
+        &self.syncs
+    }
+
     /// What the configuration says of a database that is replicated.
     pub(super) fn configured(&self, path: &Path) -> Option<Database> {
         let named = self.databases.iter().find(|database| canonical(&database.path) == path);
@@ -512,6 +516,11 @@ fn restore(database: &Path, config: &ConfigArgs) -> String {
     };
     let output = database.with_file_name(format!("restored-{}", file_name(database)));
     format!("litekeep restore {}{config} -o {} --txid ", word(database), word(&output))
+}
+
+/// Whether somebody means a database by its path, or by the end of it.
+pub(super) fn is_meant(path: &Path, wanted: &str) -> bool {
+    path.ends_with(wanted) || path.strip_prefix("/").is_ok_and(|path| path == Path::new(wanted))
 }
 
 /// The name of a database as people call it.

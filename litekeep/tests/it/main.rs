@@ -2,6 +2,7 @@
 //! real databases and a real store; JSON is compared with the shapes in `docs/json-output.md`.
 
 mod bench;
+mod cache;
 mod command_line;
 mod copy;
 mod credentials;

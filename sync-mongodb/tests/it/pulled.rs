@@ -138,6 +138,20 @@ pub(crate) fn rename_order(server: &Server, name: &str, id: i64, called: &str) {
     server.run(name, update("orders", doc! { "_id": id }, doc! { "$set": { "name": called } })).unwrap();
 }
 
+pub(crate) fn delete_order(server: &Server, name: &str, id: i64) {
+    server.run(name, delete("orders", doc! { "_id": id })).unwrap();
+}
+
+/// How often `orders` was read, since this was asked first.
+pub(crate) fn lookups(server: &Server, name: &str) -> u64 {
+    server.run(name, doc! { "profile": 2 }).unwrap();
+    let orders = format!("{name}.orders");
+    let has =
+        |document: &Document, field: &str, value: &str| document.get_str(field).is_ok_and(|is| is == value);
+    let is_one = |document: &&Document| has(document, "op", "query") && has(document, "ns", &orders);
+    server.documents(name, "system.profile").unwrap().iter().filter(is_one).count() as u64
+}
+
 /// Orders have a state from now on: those that are there `new`, but the second one `old`, and a third one comes.
 pub(crate) fn add_states(server: &Server, name: &str) {
     let state = |of, state| update("orders", of, doc! { "$set": { "state": state } });

@@ -26,7 +26,7 @@ pub(super) struct Catalog {
     pub(super) has_gtids: bool,
     /// The number of the server itself, which no replica may have.
     pub(super) server_id: u32,
-    /// It was connected to only to copy: nothing is followed.
+    /// It was connected to only to read: nothing is followed.
     pub(super) is_once: bool,
 }
 
@@ -42,14 +42,20 @@ impl Catalog {
         Ok((catalog, server))
     }
 
-    /// Connects only to read everything as it is at one moment.
-    pub(super) async fn open_to_copy(address: &Address, wanted: &Wanted) -> Result<Catalog, Error> {
+    /// Connects only to read, each row as it is then.
+    pub(super) async fn open_to_look(address: &Address, wanted: &Wanted) -> Result<Catalog, Error> {
         let session = Session::open(address).await?;
         let (address, wanted) = (address.clone(), wanted.clone());
         let charsets = Charsets::default();
         let (has_gtids, server_id) = (false, 0);
         let mut catalog = Catalog { address, wanted, session, charsets, has_gtids, server_id, is_once: true };
         catalog.read_charsets().await?;
+        Ok(catalog)
+    }
+
+    /// The same, everything as it is at one moment.
+    pub(super) async fn open_to_copy(address: &Address, wanted: &Wanted) -> Result<Catalog, Error> {
+        let mut catalog = Catalog::open_to_look(address, wanted).await?;
         let sql = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
         catalog.session.run("hold the state of the database", sql).await?;
         let sql = "START TRANSACTION WITH CONSISTENT SNAPSHOT";

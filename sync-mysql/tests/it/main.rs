@@ -2,6 +2,8 @@
 //! real logs, a real server, and every value read back and compared. What every server must do is in `sync/tests/conformance`, and `mysql`
 //! does the same with MySQL.
 
+#[path = "../../../sync/tests/conformance/caching.rs"]
+mod caching;
 #[path = "../../../sync/tests/conformance/comparing.rs"]
 mod comparing;
 #[path = "../../../sync/tests/conformance/copying.rs"]

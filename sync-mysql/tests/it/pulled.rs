@@ -9,13 +9,13 @@ use rusqlite::Connection;
 use std::time::Duration;
 
 use crate::pull_scene::Scene;
-use crate::server::{server, start};
+use crate::server::{Server, server, start};
 
 pub(crate) use litekeep_sync_mysql::MysqlSource as Source;
 
 pub(crate) use crate::pulled_in_sql::{
-    ID, add_orders, add_parts, add_states, churn, make, make_notes, make_tables, name_orders, rename_order,
-    there,
+    ID, add_orders, add_parts, add_states, churn, delete_order, make, make_notes, make_tables, name_orders,
+    rename_order, there,
 };
 
 pub(crate) fn source(url: &str, tables: &[&str]) -> Source {
@@ -39,6 +39,12 @@ pub(crate) const BYTES: &str = "blob";
 
 /// Nothing is left of a sync on the server.
 pub(crate) fn end(_: &str) {}
+
+/// How often rows were read by their keys: only litekeep prepares statements.
+pub(crate) fn lookups(server: &Server, _: &str) -> u64 {
+    let rows = server.query("SHOW GLOBAL STATUS LIKE 'Com_stmt_execute'").unwrap();
+    rows[0][1].as_ref().unwrap().parse().unwrap()
+}
 
 /// Orders of these numbers.
 pub(crate) fn orders(first: u32, last: u32) -> String {

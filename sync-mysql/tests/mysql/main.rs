@@ -1,5 +1,7 @@
 //! The tests of `it` with MySQL, which is fetched on first use; where it cannot be had a line says so, and they are skipped.
 
+#[path = "../../../sync/tests/conformance/caching.rs"]
+mod caching;
 #[path = "../../../sync/tests/conformance/comparing.rs"]
 mod comparing;
 #[path = "../../../sync/tests/conformance/copying.rs"]

@@ -1,6 +1,8 @@
 //! Goal: PostgreSQL has what SQLite has, row by row and value by value, whatever is killed; what it cannot have is said. Method:
 //! real logs, a real server, and every value read back and compared. What every server must do is in `sync/tests/conformance`.
 
+#[path = "../../../sync/tests/conformance/caching.rs"]
+mod caching;
 #[path = "../../../sync/tests/conformance/comparing.rs"]
 mod comparing;
 #[path = "../../../sync/tests/conformance/copying.rs"]

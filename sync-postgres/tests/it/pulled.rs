@@ -1,5 +1,7 @@
 //! What of a pull is PostgreSQL's own: its types, its slots, its rights, and poolers.
 
+use std::time::Duration;
+
 use litekeep_sync::cut::Cut;
 use litekeep_sync::{Flow as _, Kind};
 use litekeep_sync_postgres::source::Wanted;
@@ -7,13 +9,13 @@ use litekeep_sync_postgres::{Address, PostgresSource};
 use rusqlite::Connection;
 
 use crate::pull_scene::Scene;
-use crate::server::server;
+use crate::server::{Server, cut_off, server};
 
 pub(crate) use litekeep_sync_postgres::PostgresSource as Source;
 
 pub(crate) use crate::pulled_in_sql::{
-    ID, add_orders, add_parts, add_states, churn, make, make_notes, make_tables, name_orders, rename_order,
-    there,
+    ID, add_orders, add_parts, add_states, churn, delete_order, make, make_notes, make_tables, name_orders,
+    rename_order, there,
 };
 
 pub(crate) fn source(url: &str, tables: &[&str]) -> Source {
@@ -43,6 +45,20 @@ pub(crate) fn end(name: &str) {
          SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{name}' AND NOT active"
     );
     let _ = server().query(&sql);
+}
+
+/// How often `orders` was read. A connection tells what it has done when it ends.
+pub(crate) fn lookups(server: &Server, name: &str) -> u64 {
+    cut_off(server);
+    let count = || {
+        let sql = "SELECT (coalesce(seq_scan, 0) + coalesce(idx_scan, 0))::text FROM pg_stat_user_tables WHERE relname = 'orders'";
+        server.query_in(name, sql).unwrap()[0][0].as_ref().unwrap().parse::<u64>().unwrap()
+    };
+    let connections = "SELECT count(*)::text FROM pg_stat_activity WHERE application_name = 'litekeep'";
+    while server.query(connections).unwrap()[0][0].as_deref() != Some("0") {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    count()
 }
 
 /// Orders of these numbers.

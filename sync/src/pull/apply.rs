@@ -94,7 +94,7 @@ fn is_part_of_refused(mirror: &Mirror, table: &MirrorTable, change: &Incoming) -
     Ok(mirror.item(&refused_item(&table.name, key))?.is_some())
 }
 
-pub(super) fn key_of(table: &MirrorTable, row: &[Value]) -> Vec<Value> {
+pub(crate) fn key_of(table: &MirrorTable, row: &[Value]) -> Vec<Value> {
     table.key.iter().map(|nth| row[*nth].clone()).collect()
 }
 

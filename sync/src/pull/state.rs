@@ -7,6 +7,7 @@ use litekeep_schema::portable::{Level, Note};
 use litekeep_sql::Mirror;
 use serde::{Deserialize, Serialize};
 
+use crate::cache::shelf::TABLES;
 use crate::ledger::{PAUSED, PLAN, REFUSED, STAGE};
 use crate::source::{SourceTable, SourceType};
 use crate::{Error, Kind};
@@ -63,7 +64,7 @@ pub(super) struct Kept {
     pub(super) refused: u64,
 }
 
-pub(super) fn make(mirror: &Mirror, table: &SourceTable) -> Result<(), Error> {
+pub(crate) fn make(mirror: &Mirror, table: &SourceTable) -> Result<(), Error> {
     let Err(why) = mirror.make(&table.mirror)? else { return Ok(()) };
     let name = &table.mirror.name;
     let hint = format!(
@@ -75,7 +76,7 @@ pub(super) fn make(mirror: &Mirror, table: &SourceTable) -> Result<(), Error> {
 }
 
 /// The tables, where all of them can come.
-pub(super) fn found(surveyed: Vec<(SourceTable, Vec<Note>)>) -> Result<Vec<SourceTable>, Error> {
+pub(crate) fn found(surveyed: Vec<(SourceTable, Vec<Note>)>) -> Result<Vec<SourceTable>, Error> {
     for note in surveyed.iter().flat_map(|(_, notes)| notes) {
         if note.level == Level::Table {
             let hint = "or leave it out: name the others in `tables`";
@@ -87,7 +88,7 @@ pub(super) fn found(surveyed: Vec<(SourceTable, Vec<Note>)>) -> Result<Vec<Sourc
 }
 
 /// The table with the columns that it has more now; `None`: it is changed otherwise. What is not wanted of a table is as if it were not there.
-pub(super) fn with_more(known: &SourceTable, now: &SourceTable) -> Option<SourceTable> {
+pub(crate) fn with_more(known: &SourceTable, now: &SourceTable) -> Option<SourceTable> {
     let mut longer = known.clone();
     for ((column, kind), new) in known.coming().zip(&mut longer.types) {
         match found_in(now, &column.name) {
@@ -119,7 +120,7 @@ fn found_in<'a>(table: &'a SourceTable, column: &str) -> Option<&'a SourceType> 
 }
 
 /// What is otherwise now, in words.
-pub(super) fn changed(known: &SourceTable, now: &SourceTable) -> String {
+pub(crate) fn changed(known: &SourceTable, now: &SourceTable) -> String {
     for (column, kind) in known.coming() {
         let name = &column.name;
         match found_in(now, name) {
@@ -142,6 +143,12 @@ pub(crate) fn slot(name: &str) -> String {
 }
 
 pub(super) fn kept(items: &BTreeMap<String, String>) -> Result<Option<Kept>, Error> {
+    if items.contains_key(TABLES) {
+        let message = "the sync was begun with `mode = \"cache\"`";
+        let hint =
+            "put `mode` back, `litekeep sync forget`, and drop its tables; or give the sync another name";
+        return Err(Error::with_hint(Kind::Invalid, message, hint));
+    }
     let (Some(plan), Some(stage)) = (items.get(PLAN), items.get(STAGE)) else { return Ok(None) };
     let paused = items
         .iter()
@@ -155,7 +162,7 @@ pub(super) fn kept(items: &BTreeMap<String, String>) -> Result<Option<Kept>, Err
     }))
 }
 
-pub(super) fn parsed<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, Error> {
+pub(crate) fn parsed<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, Error> {
     serde_json::from_str(text).map_err(|e| damaged(&e.to_string()))
 }
 

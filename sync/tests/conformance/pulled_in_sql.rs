@@ -45,6 +45,10 @@ pub(crate) fn rename_order(server: &Server, name: &str, id: i64, called: &str) {
     server.query_in(name, &format!("UPDATE orders SET name = '{called}' WHERE id = {id}")).unwrap();
 }
 
+pub(crate) fn delete_order(server: &Server, name: &str, id: i64) {
+    server.query_in(name, &format!("DELETE FROM orders WHERE id = {id}")).unwrap();
+}
+
 /// Orders have a state from now on: those that are there `new`, but the second one `old`, and a third one comes.
 pub(crate) fn add_states(server: &Server, name: &str) {
     let sql = "ALTER TABLE orders ADD COLUMN state varchar(9) NOT NULL DEFAULT 'new'; INSERT INTO orders(id, name) VALUES(3, 'c'); UPDATE orders SET state = 'old' WHERE id = 2";

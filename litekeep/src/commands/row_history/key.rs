@@ -1,4 +1,4 @@
-//! The key of a row as it is written on the command line, as conditions on its table.
+//! The key of a row as conditions on its table.
 
 use litekeep_format::TableLayout;
 use litekeep_format::diff::renamed_columns;
@@ -6,14 +6,10 @@ use litekeep_rows::{OfStatement, Value, statements};
 
 use super::names::State;
 use crate::report::Failure;
+use crate::row_key::{self, Term, is_literal};
 
-/// `7`, `id=7` or `a=1,b=x`. A value without a column is that of the primary key, or of the rowid.
+/// A key, term by term.
 pub(super) struct Key<'a>(Vec<Term<'a>>);
-
-struct Term<'a> {
-    column: Option<&'a str>,
-    value: &'a str,
-}
 
 impl<'a> Key<'a> {
     /// The key of a table that was never altered.
@@ -60,25 +56,8 @@ impl<'a> Key<'a> {
     }
 
     fn parse(key: &'a str, table: &str, layout: Option<&TableLayout>) -> Result<Key<'a>, Failure> {
-        let again = "--key 7, --key id=7, --key a=1,b=x, or in quotes --key \"a='x,y',b=x'00ff'\"";
         let primary_key = layout.map_or(vec![], primary_key);
-        if primary_key.len() > 1 && !key.contains('=') {
-            let names: Vec<_> = primary_key.iter().map(|name| format!("{name}=…")).collect();
-            let message = format!("the primary key of `{table}` has {} columns", primary_key.len());
-            return Err(Failure::invalid(message).hint(format!("--key {}", names.join(","))));
-        }
-        // It may have commas and more in it.
-        let is_whole = primary_key.len() < 2 && (!key.contains('=') || is_literal(key.trim()));
-        let terms = if is_whole { vec![key] } else { terms(key) };
-        let terms = terms.into_iter().map(|term| {
-            let split = term.split_once('=').filter(|_| !is_whole);
-            let (column, value) = split.map_or((None, term), |(column, value)| (Some(column.trim()), value));
-            if column == Some("") || column.is_none() && primary_key.len() > 1 {
-                return Err(Failure::invalid(format!("`{key}` has no column before `=`")).hint(again));
-            }
-            Ok(Term { column, value: value.trim() })
-        });
-        Ok(Key(terms.collect::<Result<_, _>>()?))
+        row_key::parse(key, (table, &primary_key), "--key ").map(Key)
     }
 }
 
@@ -166,33 +145,4 @@ fn other_name(column: &str, renamed: &[(String, String)], layout: &TableLayout) 
     let known = renamed.iter().find(|(from, _)| from == column).map(|(_, to)| to.clone());
     let is_another = renamed.iter().any(|(_, to)| to == column);
     known.or_else(|| named(layout, column).filter(|_| !is_another))
-}
-
-/// What stands between commas that are not in a value in quotes.
-fn terms(key: &str) -> Vec<&str> {
-    let is_open = |term: &str| {
-        let value = term.split_once('=').map_or("", |(_, value)| value.trim());
-        let text = value.strip_prefix(['x', 'X']).unwrap_or(value);
-        text.starts_with('\'') && text.matches('\'').count() % 2 == 1
-    };
-    let (mut terms, mut start) = (vec![], 0);
-    for (at, _) in key.match_indices(',') {
-        if !is_open(&key[start..at]) {
-            terms.push(&key[start..at]);
-            start = at + 1;
-        }
-    }
-    terms.push(&key[start..]);
-    terms
-}
-
-/// `'text'` or `x'00ff'`, as SQL has it.
-fn is_literal(value: &str) -> bool {
-    let is_blob = value.starts_with(['x', 'X']);
-    let text = value.strip_prefix(['x', 'X']).unwrap_or(value);
-    let Some(inner) = text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')) else { return false };
-    if is_blob {
-        return inner.len() % 2 == 0 && inner.bytes().all(|byte| byte.is_ascii_hexdigit());
-    }
-    !inner.replace("''", "").contains('\'')
 }
