@@ -461,6 +461,8 @@ pub struct CacheConfig {
     pub negative_ttl: Duration,
     /// Rows that are kept at most.
     pub max_rows: usize,
+    /// Rows go when they change at the server, and those that fulfil a condition are kept in step.
+    pub follows: bool,
 }
 
 /// Who wins where both sides have changed a row.

@@ -60,16 +60,17 @@ pub(crate) async fn get(syncs: &[DatabaseSync], table: &str, key: &str) -> Resul
             tables.extend_from_slice(named);
             continue;
         }
-        let cache = sync.cache(false).map_err(|error| Unanswered::Failed(error, Kind::Invalid))?;
+        let cache = sync.cache(false, true).map_err(|error| Unanswered::Failed(error, Kind::Invalid))?;
         let plan = cache.tables().await?;
-        if let Some(found) = plan.tables().find(|found| found.name.eq_ignore_ascii_case(table)) {
+        if let Some(source) = plan.tables().find(|found| found.mirror.name.eq_ignore_ascii_case(table)) {
+            let found = &source.mirror;
             let values = row_key::values(key, found).map_err(Unanswered::Mistaken)?;
             let names = found.key.iter().map(|nth| found.columns[*nth].name.clone());
             let key = names.zip(values.iter().map(litekeep_rows::json::value)).collect();
-            let answer = cache.get(found, values).await?;
+            let answer = cache.get(source, values).await?;
             return Ok(Got::new(sync.config.name.clone(), found.name.clone(), key, answer));
         }
-        tables.extend(plan.tables().map(|table| table.name.clone()));
+        tables.extend(plan.tables().map(|table| table.mirror.name.clone()));
     }
     let failure = Failure::invalid(format!("no cache of the database has a table `{table}`"));
     let hint = format!("there are {}; `litekeep sync resync` takes up others", tables.join(", "));

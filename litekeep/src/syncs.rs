@@ -114,13 +114,18 @@ impl DatabaseSync {
         self.config.cache.is_some()
     }
 
-    /// What answers, where it is a cache. With `creates` it makes a database that is not there.
+    /// Whether rows of a cache go when they change at the server, by a pull beside it.
+    pub(crate) fn follows_changes(&self) -> bool {
+        self.config.cache.is_some_and(|cache| cache.follows)
+    }
+
+    /// What answers, where it is a cache. With `creates` it makes a database that is not there; `is_live`: a litekeep goes on with the sync.
     ///
     /// # Errors
     /// As [`source`](Self::source).
-    pub(crate) fn cache(&self, creates: bool) -> Result<Arc<Cache>> {
+    pub(crate) fn cache(&self, creates: bool, is_live: bool) -> Result<Arc<Cache>> {
         let not = || Failure::invalid(format!("the sync `{}` is no cache", self.config.name));
-        let CacheConfig { ttl, stale, negative_ttl, max_rows } = self.config.cache.ok_or_else(not)?;
+        let CacheConfig { ttl, stale, negative_ttl, max_rows, .. } = self.config.cache.ok_or_else(not)?;
         if let Some(cache) = self.cache.get() {
             return Ok(cache.clone());
         }
@@ -132,6 +137,7 @@ impl DatabaseSync {
             times: Times { ttl, stale, negative_ttl },
             max_rows,
             state: self.state(),
+            follows: self.follows_changes().then_some(is_live),
         };
         let cache = Cache::new(settings, self.source()?);
         Ok(self.cache.get_or_init(|| cache).clone())
@@ -227,7 +233,11 @@ impl DatabaseSync {
 
     /// What of the tables goes or comes.
     pub(crate) fn cut(&self) -> Cut {
-        Cut { columns: self.config.columns.clone(), rows: self.config.rows.clone() }
+        Cut {
+            columns: self.config.columns.clone(),
+            rows: self.config.rows.clone(),
+            others_are_asked_for: self.follows_changes(),
+        }
     }
 
     /// What is pushed, from the first of the backups that has it.
@@ -474,7 +484,11 @@ impl SyncStatus {
     }
 
     pub(crate) fn text(&self) -> String {
-        let stands = self.cache.as_ref().map_or_else(|| self.stands(), CacheFigures::text);
+        let stands = match &self.cache {
+            Some(cache) if self.position.is_none() && self.copied_rows.is_none() => cache.text(),
+            Some(cache) => format!("{}; {}", self.stands(), cache.text()),
+            None => self.stands(),
+        };
         let way = match self.direction.as_str() {
             "pull" | "cache" => "from",
             "both" => "with",
@@ -602,13 +616,18 @@ pub(crate) fn start(syncs: &[DatabaseSync], replication: &Arc<Replication>, foll
 fn begin(sync: &DatabaseSync, replication: &Arc<Replication>, followers: &mut Followers) -> Result<()> {
     let (database, rhythm) = (sync.database.path.display(), sync.rhythm()?);
     if sync.is_cache() {
-        let cache = sync.cache(false)?;
+        let cache = sync.cache(false, true)?;
         tracing::info!(
             sync = sync.config.name,
             "{database} has rows of {} that are asked for",
             cache.place()
         );
         followers.start(|stop| cache.follow(stop));
+        if !sync.follows_changes() {
+            return Ok(());
+        }
+        let worker = sync.worker(vec![], false, None)?;
+        followers.start(|stop| worker.follow(stop, rhythm, async |_| ()));
         return Ok(());
     }
     if sync.is_pull() {

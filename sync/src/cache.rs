@@ -36,6 +36,8 @@ use crate::{Error, Kind, Value};
 const ASKED: usize = 200;
 /// How long a server may take to answer, and to be connected to.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an answer waits until the database has it, too.
+const BUSY: Duration = Duration::from_secs(2);
 /// After a server has not answered, whoever asks is told so for so long without asking it again.
 const AWAY: Duration = Duration::from_secs(1);
 
@@ -56,6 +58,8 @@ pub struct Settings {
     pub max_rows: usize,
     /// Where it tells how it stands.
     pub state: PathBuf,
+    /// A pull of the same name keeps some rows in step, and lets others go when they change; whether a litekeep is at it.
+    pub follows: Option<bool>,
 }
 
 /// How old something may become.
@@ -92,6 +96,16 @@ pub struct Answer {
     pub trouble: Option<String>,
 }
 
+/// What is here of a row.
+enum Here {
+    /// It may be given.
+    Answer(Answer),
+    /// It may be given where the server does not answer.
+    Instead(Answer),
+    /// Nothing that may be given.
+    Nothing,
+}
+
 /// Where an answer is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -122,6 +136,10 @@ struct Key {
 }
 
 impl Key {
+    fn of(table: &SourceTable, key: &[Value]) -> Key {
+        Key { table: table.mirror.name.clone(), texts: key.iter().map(key_text).collect() }
+    }
+
     fn values(&self) -> Vec<Value> {
         self.texts.iter().filter_map(|text| key_value(text)).collect()
     }
@@ -185,7 +203,7 @@ impl Cache {
     pub fn new(settings: Settings, source: Box<dyn Source>) -> Arc<Cache> {
         Arc::new(Cache {
             place: source.name(),
-            shelf: Shelf::new(&settings.database, &settings.name, settings.creates),
+            shelf: Shelf::new(&settings),
             link: tokio::sync::Mutex::new(Link::new(source)),
             pause: Pause::of(&settings.state),
             figures: Figures::of(&settings.state),
@@ -218,41 +236,72 @@ impl Cache {
     ///
     /// # Errors
     /// Those of the server, where nothing is here that may be given.
-    pub async fn get(self: &Arc<Self>, table: &MirrorTable, key: Vec<Value>) -> Result<Answer, Error> {
-        let now_ms = SystemClock.unix_ms();
-        let times = self.settings.times;
-        let here = self.shelf.look(table, &key).await?;
-        let young = here.and_then(|(row, at_ms)| Some((row, age(at_ms, now_ms)?)));
-        let item = item(&table.name, &key);
-        let key = Key { table: table.name.clone(), texts: key.iter().map(key_text).collect() };
-        if let Some((row, age)) = young.filter(|(_, age)| *age <= times.oldest()) {
-            self.known().used.insert(item, now_ms);
-            let row = Some(named(table, row));
-            if age <= times.ttl {
-                self.figures.count(|figures| figures.hits += 1);
-                return Ok(Answer { row, origin: Origin::Hit, age, trouble: None });
-            }
-            self.figures.count(|figures| figures.stale += 1);
-            self.fly(key, true);
-            let trouble = self.known().trouble.as_ref().map(|trouble| trouble.message.clone());
-            return Ok(Answer { row, origin: Origin::Stale, age, trouble });
-        }
-        let absent = self.known().absent.get(&key).and_then(|at_ms| age(*at_ms, now_ms));
-        if let Some(age) = absent.filter(|age| *age <= times.negative_ttl) {
-            self.figures.count(|figures| figures.negative_hits += 1);
-            return Ok(Answer { row: None, origin: Origin::Hit, age, trouble: None });
-        }
+    pub async fn get(self: &Arc<Self>, table: &SourceTable, key: Vec<Value>) -> Result<Answer, Error> {
+        let instead = match self.here(table, &key).await? {
+            Here::Answer(answer) => return Ok(answer),
+            Here::Instead(instead) => Some(instead),
+            Here::Nothing => None,
+        };
         self.figures.count(|figures| figures.misses += 1);
-        let mut flight = self.fly(key, false);
+        let mut flight = self.fly(Key::of(table, &key), false);
         let outcome = match tokio::time::timeout(PATIENCE, flight.wait_for(Option::is_some)).await {
             Ok(Ok(outcome)) => outcome.clone(),
             Ok(Err(_)) => None,
             Err(_) => Some(Err(Arc::new(self.late()))),
         };
         let lost = || Error::new(Kind::Internal, "ask the server: whoever did it ended without a word");
-        let Found { row, at_ms, trouble } = outcome.ok_or_else(lost)?.map_err(|error| told(&error))?;
+        let Found { row, at_ms, trouble } = match (outcome.ok_or_else(lost)?, instead) {
+            (Ok(found), _) => found,
+            (Err(_), Some(instead)) => return Ok(instead),
+            (Err(error), None) => return Err(told(&error)),
+        };
         let age = age(at_ms, SystemClock.unix_ms()).unwrap_or_default();
         Ok(Answer { row, origin: Origin::Miss, age, trouble })
+    }
+
+    /// What is here of a row.
+    async fn here(self: &Arc<Self>, table: &SourceTable, key: &[Value]) -> Result<Here, Error> {
+        let now_ms = SystemClock.unix_ms();
+        let times = self.settings.times;
+        let found = self.shelf.look(table, key).await?;
+        let answer = |row, origin, age, trouble| Here::Answer(Answer { row, origin, age, trouble });
+        match found.map(|(row, at_ms)| (named(&table.mirror, row), at_ms)) {
+            Some((row, None)) => {
+                return Ok(match self.behind(table, now_ms) {
+                    None => {
+                        self.figures.count(|figures| figures.hits += 1);
+                        answer(Some(row), Origin::Hit, Duration::ZERO, None)
+                    }
+                    // As it was when it was still kept in step.
+                    Some((age, why)) => {
+                        let (row, trouble) = (Some(row), Some(why));
+                        Here::Instead(Answer { row, origin: Origin::Stale, age, trouble })
+                    }
+                });
+            }
+            Some((row, Some(at_ms))) => {
+                if let Some(age) = age(at_ms, now_ms).filter(|age| *age <= times.oldest()) {
+                    self.known().used.insert(item(&table.mirror.name, key), now_ms);
+                    if age <= times.ttl {
+                        self.figures.count(|figures| figures.hits += 1);
+                        return Ok(answer(Some(row), Origin::Hit, age, None));
+                    }
+                    self.figures.count(|figures| figures.stale += 1);
+                    self.fly(Key::of(table, key), true);
+                    let trouble = self.known().trouble.as_ref().map(|trouble| trouble.message.clone());
+                    return Ok(answer(Some(row), Origin::Stale, age, trouble));
+                }
+            }
+            None => {}
+        }
+        let absent = self.known().absent.get(&Key::of(table, key)).and_then(|at_ms| age(*at_ms, now_ms));
+        Ok(match absent.filter(|age| *age <= times.negative_ttl) {
+            Some(age) => {
+                self.figures.count(|figures| figures.negative_hits += 1);
+                answer(None, Origin::Hit, age, None)
+            }
+            None => Here::Nothing,
+        })
     }
 
     fn late(&self) -> Error {
@@ -369,6 +418,10 @@ impl Cache {
             let hint = format!("`litekeep sync resync {}` takes it as it is now", self.settings.name);
             return Err(Arc::new(Error::with_hint(Kind::Invalid, message, hint)));
         }
+        let stage = match self.settings.follows {
+            Some(_) => self.shelf.stage().await.map_err(Arc::new)?,
+            None => None,
+        };
         // Before the question: what happens after it may not be in the answer.
         let at_ms = SystemClock.unix_ms();
         let looked = tokio::time::timeout(PATIENCE, link.look(known, keys)).await;
@@ -381,7 +434,7 @@ impl Cache {
             .zip(&looked.said)
             .filter_map(|(key, said)| Some((key.clone(), said.clone()?)))
             .collect();
-        let mut kept = self.keep((known, looked.grown.as_ref()), said, at_ms).await.into_iter();
+        let mut kept = self.keep((known, looked.grown.as_ref()), said, at_ms, stage).await.into_iter();
         let mut outcome = |said: Said| {
             let trouble = kept.next().flatten();
             match said {
@@ -395,16 +448,34 @@ impl Cache {
         Ok(looked.said.into_iter().map(|said| said.map(&mut outcome)).collect())
     }
 
-    /// Keeps what the server has said; for each key why not, where it is not kept.
+    /// Keeps what the server has said; for each key why not, where it is not kept. An application that writes without a pause may keep others
+    /// from it for long: then it is written behind the answer.
     async fn keep(
         &self,
         table: (&SourceTable, Option<&SourceTable>),
         said: Vec<(Vec<Value>, Said)>,
         at_ms: i64,
+        stage: Option<String>,
     ) -> Vec<Option<String>> {
         let count = said.len();
-        let (kept, more) = match self.shelf.keep(table, said, at_ms).await {
-            Ok(kept) => kept,
+        let keeping = tokio::time::timeout(BUSY, self.try_keep(table, said, at_ms, stage));
+        keeping
+            .await
+            .unwrap_or_else(|_| vec![Some("it is not kept yet: the database is busy".to_owned()); count])
+    }
+
+    async fn try_keep(
+        &self,
+        table: (&SourceTable, Option<&SourceTable>),
+        said: Vec<(Vec<Value>, Said)>,
+        at_ms: i64,
+        stage: Option<String>,
+    ) -> Vec<Option<String>> {
+        let count = said.len();
+        let (kept, more) = match self.shelf.keep(table, said, at_ms, stage).await {
+            Ok(Some(kept)) => kept,
+            // It is here when it is asked for again.
+            Ok(None) => return vec![None; count],
             Err(error) => {
                 let why = format!("it is not kept: {error}");
                 tracing::warn!(sync = self.settings.name, "a row that was asked for: {why}");

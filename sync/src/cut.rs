@@ -15,6 +15,8 @@ pub struct Cut {
     pub columns: BTreeMap<String, Vec<String>>,
     /// Of these tables only the rows that fulfil this condition of SQL on their values.
     pub rows: BTreeMap<String, String>,
+    /// Of the tables without a condition only the rows that are asked for.
+    pub others_are_asked_for: bool,
 }
 
 fn of<'a, T>(all: &'a BTreeMap<String, T>, table: &str) -> Option<&'a T> {
@@ -83,6 +85,7 @@ impl Cut {
             return Err(mistaken(&mirror.name, NoSuchCut::OfKey(name.clone())));
         }
         let condition = of(&self.rows, &mirror.name).cloned();
+        let is_without = condition.is_none();
         let looks_at = match &condition {
             Some(condition) => looks_at(condition, &mirror.name, &mirror.columns)?,
             None => BTreeSet::new(),
@@ -95,6 +98,7 @@ impl Cut {
             is_some_columns: columns.is_some(),
             condition,
             unkept: unkept.iter().map(|nth| mirror.columns[*nth].clone()).collect(),
+            is_asked_for: self.others_are_asked_for && is_without,
         };
         let types = kept.iter().chain(&unkept).map(|nth| types[*nth].clone()).collect();
         let comes = |name: &String| is_wanted(name) || part.unkept.iter().any(|column| column.name == *name);
@@ -128,6 +132,13 @@ impl Cut {
                 };
                 let is = wanted.map_or("nothing of it".to_owned(), |wanted| wanted.join(", "));
                 (was, format!("`columns` says {is}"))
+            } else if part.is_asked_for != (self.others_are_asked_for && condition.is_none()) {
+                let [was, is] =
+                    [part.is_asked_for, !part.is_asked_for].map(|is_asked_for| match is_asked_for {
+                        true => format!("the rows of `{name}` that are asked for"),
+                        false => format!("all rows of `{name}`"),
+                    });
+                (was, format!("the configuration says {is}"))
             } else if condition != part.condition.as_ref() {
                 let was = match &part.condition {
                     Some(condition) => format!("the rows of `{name}` that fulfil {condition:?}"),
@@ -289,6 +300,7 @@ mod tests {
         Cut {
             columns: columns.into_iter().collect(),
             rows: rows.map(|condition| ("T".to_owned(), condition.to_owned())).into_iter().collect(),
+            others_are_asked_for: false,
         }
     }
 

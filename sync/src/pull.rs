@@ -22,6 +22,7 @@ use self::apply::{Applied, apply, key_of, list, list_unfit, size};
 use self::sieve::Sieve;
 use self::state::{Kept, Plan, Stage, changed, damaged, found, kept, make, slot, with_more};
 use crate::batch::Refused;
+use crate::cache::shelf::{clear, drop_asked_for, forget_time};
 use crate::cut::Cut;
 use crate::ledger::{PAUSED, PLAN, REFUSED, STAGE, read_listed, text as json};
 use crate::local::Local;
@@ -288,6 +289,8 @@ impl<S: Source> Pull<S> {
         };
         self.source.connect().await?;
         self.source.forget(&kept.plan.slot).await?;
+        let tables = kept.plan.tables;
+        self.commit_alone(move |mirror| tables.iter().try_for_each(|table| let_go(mirror, table))).await?;
         self.keep_nothing().await
     }
 
@@ -332,11 +335,16 @@ impl<S: Source> Pull<S> {
         let Some(Kept { plan, .. }) = &self.kept else { return Ok(()) };
         let position = self.source.prepare(&plan.slot, &plan.tables).await?;
         // Nothing of a table that stands still is changed here.
-        let tables = (0..plan.tables.len()).filter(|nth| !self.stands_still(*nth)).collect();
+        let comes = |nth: &usize| !self.stands_still(*nth) && !plan.tables[*nth].part.is_asked_for;
+        let tables = (0..plan.tables.len()).filter(comes).collect();
         let server = self.server.clone().unwrap_or_default();
         let stage = Stage::Copying { position, server, tables, after: None, rows: 0, sweeps };
-        // Where all rows are seen again, those that are refused are listed again.
+        let all = plan.tables.clone();
+        // Where all rows are seen again, those that are refused are listed again, and those that were asked for have to be again.
         self.commit(stage, move |mirror| {
+            if sweeps {
+                all.iter().try_for_each(|table| let_go(mirror, table))?;
+            }
             let listed = if sweeps { mirror.items()? } else { BTreeMap::new() };
             let mut listed = listed.into_keys().filter(|item| item.starts_with(REFUSED));
             listed.try_for_each(|item| Ok(mirror.set(&item, None).map(drop)?))
@@ -355,6 +363,7 @@ impl<S: Source> Pull<S> {
             return Ok(());
         };
         let (begun, any_refused) = (stage.clone(), *refused > 0);
+        let is_cache = self.settings.cut.others_are_asked_for;
         let (position, server, sweeps) = (position.clone(), server.clone(), *sweeps);
         let (mut tables, mut after, mut rows) = (tables.clone(), after.clone(), *rows);
         let Some(nth) = tables.first().copied() else {
@@ -422,6 +431,9 @@ impl<S: Source> Pull<S> {
                 if sweeps {
                     mirror.keep(&key_of(&mirrored, row))?;
                 }
+                if is_cache {
+                    forget_time(mirror, &mirrored, &key_of(&mirrored, row))?;
+                }
                 match mirror.put(&mirrored, row)? {
                     Written::Forbidden(reason) => {
                         refused.push(Refused { table: nth, key: key_of(&mirrored, row), reason });
@@ -454,16 +466,23 @@ impl<S: Source> Pull<S> {
 
     async fn sweep(&mut self, table: &MirrorTable) -> Result<usize, Error> {
         let table = table.clone();
-        self.local
-            .on(move |mirror| {
-                mirror.begin(true)?;
-                let swept = mirror.sweep(&table).and_then(|swept| mirror.commit().map(|()| swept));
-                if swept.is_err() {
-                    mirror.roll_back();
-                }
-                Ok(swept?)
-            })
-            .await
+        self.commit_alone(move |mirror| Ok(mirror.sweep(&table)?)).await
+    }
+
+    /// Runs something in a transaction of its own, which moves nothing on.
+    async fn commit_alone<R: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&Mirror) -> Result<R, Error> + Send + 'static,
+    ) -> Result<R, Error> {
+        let done = self.local.on(move |mirror| {
+            mirror.begin(true)?;
+            let done = work(mirror).and_then(|done| Ok(mirror.commit().map(|()| done)?));
+            if done.is_err() {
+                mirror.roll_back();
+            }
+            done
+        });
+        done.await
     }
 
     /// So many rows more are refused.
@@ -616,12 +635,13 @@ impl<S: Source> Pull<S> {
     fn applied(&self) -> Applied {
         let (Some(Kept { plan, paused, refused, .. }), Some(following)) = (&self.kept, &self.following)
         else {
-            return Applied { tables: vec![], paused: BTreeSet::new(), any_refused: false };
+            return Applied { tables: vec![], paused: BTreeSet::new(), any_refused: false, is_cache: false };
         };
         let tables = plan.tables.iter().map(|table| table.mirror.clone()).zip(following.sieves.clone());
         let stands = |table: &SourceTable| paused.iter().any(|(paused, _)| *paused == table.source);
         let paused = plan.tables.iter().enumerate().filter(|(_, table)| stands(table)).map(|(nth, _)| nth);
-        Applied { tables: tables.collect(), paused: paused.collect(), any_refused: *refused > 0 }
+        let is_cache = self.settings.cut.others_are_asked_for;
+        Applied { tables: tables.collect(), paused: paused.collect(), any_refused: *refused > 0, is_cache }
     }
 
     /// Commits the transactions that have ended.
@@ -709,7 +729,9 @@ impl<S: Source> Pull<S> {
         // Where values have changed with the columns, rows may fulfil a condition no more.
         let sweeps = self.kept.as_ref().is_some_and(|kept| kept.plan.tables[nth].part.condition.is_some());
         // Rows that are there may have values in the further columns, which did not come.
-        let stage = Stage::Copying { position, server, tables: vec![nth], after: None, rows: 0, sweeps };
+        let is_asked_for = self.kept.as_ref().is_some_and(|kept| kept.plan.tables[nth].part.is_asked_for);
+        let tables = if is_asked_for { vec![] } else { vec![nth] };
+        let stage = Stage::Copying { position, server, tables, after: None, rows: 0, sweeps };
         self.widen(nth, now, stage).await
     }
 
@@ -729,11 +751,21 @@ impl<S: Source> Pull<S> {
         let mirrored = longer.mirror.clone();
         kept.plan.tables[nth] = longer;
         let plan = json(&kept.plan);
+        let table = kept.plan.tables[nth].clone();
         self.commit(stage, move |mirror| {
             mirror.add_columns(&mirrored)?;
+            let_go(mirror, &table)?;
             mirror.set(PLAN, Some(&plan)).map(drop).map_err(Error::from)
         })
         .await
+    }
+}
+
+/// Rows that are here for being asked for go.
+fn let_go(mirror: &Mirror, table: &SourceTable) -> Result<(), Error> {
+    match table.part.is_asked_for && mirror.has(&table.mirror)? {
+        true => clear(mirror, &table.mirror),
+        false => drop_asked_for(mirror, &table.mirror),
     }
 }
 

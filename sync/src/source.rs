@@ -31,6 +31,9 @@ pub struct Part {
     pub condition: Option<String>,
     /// Columns that come for the condition only, after those of the mirror, and are not kept.
     pub unkept: Vec<MirrorColumn>,
+    /// Rows are here from when they are asked for, until they change.
+    #[serde(default)]
+    pub is_asked_for: bool,
 }
 
 impl SourceTable {

@@ -100,6 +100,9 @@ pub struct State {
     pub confirmed_ms: Option<i64>,
     /// Why the last try failed, when it did.
     pub trouble: Option<Trouble>,
+    /// Everything was there since it began, and it goes on.
+    #[serde(default)]
+    pub is_current: bool,
 }
 
 impl State {
@@ -174,7 +177,7 @@ impl Worker {
     pub fn new(name: &str, flow: Box<dyn Flow>, path: PathBuf) -> Worker {
         // What it was like is worth nothing here, but that trouble goes on.
         let written = State::read(&path).ok().flatten().unwrap_or_default();
-        let state = State { to: flow.other_side(), ..written.clone() };
+        let state = State { to: flow.other_side(), is_current: false, ..written.clone() };
         Worker { name: name.to_owned(), flow, path, state, written, told_ms: 0 }
     }
 
@@ -196,12 +199,14 @@ impl Worker {
         }
         match &stepped {
             Ok(Step::Current) => {
+                self.state.is_current = true;
                 if self.state.trouble.take().is_some() {
                     tracing::info!(sync = self.name, "goes on again with {}", self.state.to);
                 }
             }
             Ok(Step::More) => {}
             Err(error) => {
+                self.state.is_current = false;
                 let known = self.state.trouble.as_ref();
                 let (trouble, is_news) = Trouble::after(known, error, SystemClock.unix_ms());
                 if is_news {
@@ -254,7 +259,7 @@ impl Worker {
     /// Lets go of every connection, of what is not committed, and of trouble, which is over.
     async fn rest(&mut self) {
         self.flow.begin_anew();
-        self.state.trouble = None;
+        (self.state.trouble, self.state.is_current) = (None, false);
         self.tell().await;
     }
 
@@ -269,6 +274,7 @@ impl Worker {
         let pause = Pause::of(&self.path);
         let mut pauses = Pauses::default();
         let mut lacking = Lacking::default();
+        self.tell().await;
         loop {
             if pause.since().is_some() {
                 self.rest().await;
@@ -325,6 +331,7 @@ impl Worker {
                 () = wait => if retry.is_none() { lacking.confirmed(at) },
             }
         }
+        self.state.is_current = false;
         self.tell().await;
     }
 }

@@ -16,9 +16,9 @@ const NEGATIVE: Duration = Duration::from_secs(30);
 /// How long rows may be kept.
 const TIMES: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(366 * 86_400));
 /// What only a cache has.
-const OF_CACHE: [&str; 4] = ["ttl", "stale", "negative_ttl", "max_rows"];
+const OF_CACHE: [&str; 5] = ["ttl", "stale", "negative_ttl", "max_rows", "follow"];
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "name",
     "from",
     "to",
@@ -28,6 +28,7 @@ const KEYS: [&str; 19] = [
     "stale",
     "negative_ttl",
     "max_rows",
+    "follow",
     "tables",
     "columns",
     "where",
@@ -143,11 +144,16 @@ impl Reader<'_> {
             self.refuse(mode, "a cache has rows of a server: say which as from = \"${DATABASE_URL}\"");
             return None;
         }
+        let follows = match get("follow") {
+            Some(found) => self.boolean(found)?,
+            None => false,
+        };
         let others = ["where", "every", "cron", "time_zone"];
-        if let Some(found) = others.into_iter().find_map(get) {
+        let is_out_of_place = |found: &&Entry| !(follows && found.key == "where");
+        if let Some(found) = others.into_iter().filter_map(get).find(is_out_of_place) {
             let message = match found.key.as_str() {
                 "where" => {
-                    "a cache has the rows that are asked for, whichever they are; with a condition they are kept in step without `mode`"
+                    "a cache has the rows that are asked for, whichever they are; with follow = true, and the rights for that, rows that fulfil a condition are kept in step"
                 }
                 _ => "a cache connects when it is asked for what it does not have",
             };
@@ -168,7 +174,7 @@ impl Reader<'_> {
             Some(found) => self.count(found, 1..=100_000_000)? as usize,
             None => ROWS,
         };
-        Some(Some(CacheConfig { ttl, stale: stale?, negative_ttl: negative_ttl?, max_rows }))
+        Some(Some(CacheConfig { ttl, stale: stale?, negative_ttl: negative_ttl?, max_rows, follows }))
     }
 
     /// Who wins: a word for all tables, or a table of words by tables.

@@ -533,7 +533,8 @@ fn a_cache_says_how_old_rows_may_become() {
         let sync = format!("[[sync]]\nname = \"c\"\nfrom = \"mongodb://h/d\"\nmode = \"cache\"\n{keys}\n");
         let config = toml(&format!("{database}{sync}")).unwrap();
         assert_eq!(config.syncs[0].direction, Direction::Pull);
-        let CacheConfig { ttl, stale, negative_ttl, max_rows } = config.syncs[0].cache.unwrap();
+        let CacheConfig { ttl, stale, negative_ttl, max_rows, follows } = config.syncs[0].cache.unwrap();
+        assert!(!follows);
         ([ttl, stale, negative_ttl].map(|time| time.as_millis()), max_rows)
     };
     assert_eq!(cache("ttl = \"5m\""), ([300_000, 300_000, 30_000], 100_000));
@@ -542,6 +543,10 @@ fn a_cache_says_how_old_rows_may_become() {
     assert_eq!(cache(all), ([3_600_000, 0, 500], 7));
     let pull = toml(&format!("{database}[[sync]]\nname = \"p\"\nfrom = \"mysql://h/d\"\n")).unwrap();
     assert_eq!(pull.syncs[0].cache, None);
+    let follows =
+        "from = \"mysql://h/d\"\nmode = \"cache\"\nttl = \"1d\"\nfollow = true\nwhere = { t = \"a > 1\" }";
+    let config = toml(&format!("{database}[[sync]]\nname = \"f\"\n{follows}\n")).unwrap();
+    assert!(config.syncs[0].cache.unwrap().follows && config.syncs[0].rows["t"] == "a > 1");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `litekeep get`: a row of a server's table, from the cache in SQLite or from the server.
 
 use anyhow::{Context as _, Result};
+use litekeep_replicate::local::MetaDir;
 
 use crate::args::sync::Get as Args;
 use crate::caches::{self, Got, Unanswered};
@@ -19,7 +20,9 @@ async fn get(args: &Args, format: Format) -> Result<Outcome> {
     let syncs = caches::of(&DatabaseSync::all(&settings)?, |sync| sync.database.path == database.path);
     let stores = Stores::default();
     for sync in &syncs {
-        sync.cache(sync.may_make(&stores).await?)?;
+        // Asked while nothing here has the file open.
+        let is_live = MetaDir::claimed_by(&sync.database.meta_dir, &sync.database.path).is_some();
+        sync.cache(sync.may_make(&stores).await?, is_live)?;
     }
     let got = caches::get(&syncs, &args.table, &args.key).await;
     if let Ok(got) = &got {

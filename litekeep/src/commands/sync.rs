@@ -85,11 +85,11 @@ async fn plan(named: &Named, format: Format) -> Result<Outcome> {
 /// What a sync would make.
 pub(super) async fn plan_of(sync: &DatabaseSync, format: Format) -> Result<Outcome> {
     let name = &sync.config.name;
-    if sync.is_cache() {
-        let cache = sync.cache(false)?;
+    if sync.is_cache() && !sync.follows_changes() {
+        let cache = sync.cache(false, false)?;
         return Ok(told(Plan::of_tables(name, cache.place(), cache.survey().await?), format));
     }
-    if sync.is_pull() {
+    if sync.config.direction == Direction::Pull {
         return plan_pull(name, (sync.source()?, &sync.cut()), false, format).await;
     }
     if sync.is_two_way() {
@@ -213,10 +213,10 @@ async fn go_on(named: &Named, format: Format) -> Result<Outcome> {
             .into());
     }
     let stores = Stores::default();
-    if sync.is_cache() {
+    if sync.is_cache() && !sync.follows_changes() {
         return begin_cache(&sync, &stores, format).await;
     }
-    let mut worker = match sync.is_pull() {
+    let mut worker = match sync.config.direction == Direction::Pull {
         true => sync.worker(vec![], sync.may_make(&stores).await?, None)?,
         false => sync.worker(sync.stores(&stores)?, false, None)?,
     };
@@ -240,7 +240,7 @@ async fn go_on(named: &Named, format: Format) -> Result<Outcome> {
 
 /// Makes the tables of a cache, and removes rows that are too old.
 async fn begin_cache(sync: &DatabaseSync, stores: &Stores, format: Format) -> Result<Outcome> {
-    let cache = sync.cache(sync.may_make(stores).await?)?;
+    let cache = sync.cache(sync.may_make(stores).await?, false)?;
     cache.run().await?;
     Ok(ran_so_far(sync, &cache.state(), format))
 }
@@ -283,7 +283,9 @@ fn pause(named: &Named, format: Format) -> Result<Outcome> {
     let rests = Rests { name: sync.config.name.clone(), paused: true, changed: sync.pause().set()? };
     report::result(format, &rests, || {
         let keeps = match (&sync.config.other, sync.config.direction) {
-            _ if sync.is_cache() => "; only what is in SQLite is given meanwhile, for as long as it may be",
+            _ if sync.is_cache() && !sync.follows_changes() => {
+                "; only what is in SQLite is given meanwhile, for as long as it may be"
+            }
             (OtherSide::Postgres(_), Direction::Pull | Direction::Both) => {
                 "; the server keeps its log for it meanwhile, until its disk is full or `max_slot_wal_keep_size` is reached"
             }
@@ -389,8 +391,8 @@ async fn verify(args: &Verify, format: Format) -> Result<Outcome> {
 
 async fn resync(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
-    if sync.is_cache() {
-        let cache = sync.cache(false)?;
+    if sync.is_cache() && !sync.follows_changes() {
+        let cache = sync.cache(false, false)?;
         cache.resync().await?;
         let resynced = Resynced { name: sync.config.name.clone(), other: cache.place().to_owned() };
         report::result(format, &resynced, || {
@@ -405,7 +407,7 @@ async fn resync(named: &Named, format: Format) -> Result<Outcome> {
         report::result(format, &resynced, || begun_anew(&sync));
         return Ok(Outcome::Done);
     }
-    if !sync.is_pull() {
+    if sync.config.direction != Direction::Pull {
         return compared(named, true, format).await;
     }
     let mut pull = sync.pull(false)?;
@@ -417,8 +419,8 @@ async fn resync(named: &Named, format: Format) -> Result<Outcome> {
 
 async fn forget(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
-    if sync.is_cache() {
-        let cache = sync.cache(false)?;
+    if sync.is_cache() && !sync.follows_changes() {
+        let cache = sync.cache(false, false)?;
         cache.forget().await?;
         let forgotten = Resynced { name: sync.config.name.clone(), other: cache.place().to_owned() };
         report::result(format, &forgotten, || "its rows are gone; its tables are yours to drop\n".to_owned());
@@ -433,7 +435,7 @@ async fn forget(named: &Named, format: Format) -> Result<Outcome> {
         });
         return Ok(Outcome::Done);
     }
-    if !sync.is_pull() {
+    if sync.config.direction != Direction::Pull {
         let message = format!(
             "the sync `{}` goes to {}, which keeps nothing for it",
             sync.config.name,
@@ -589,7 +591,7 @@ async fn of_target<T: Target>(mut target: T) -> Result<Option<Vec<Listed>>> {
 
 /// The rows that one of the sides refuses; `None`: the sync has not begun.
 pub(super) async fn listed(sync: &DatabaseSync) -> Result<Option<Vec<Listed>>> {
-    Ok(match sync.is_pull() {
+    Ok(match sync.config.direction == Direction::Pull {
         true => sync.pull(false)?.listed().await?,
         false if sync.is_two_way() => sync.two_way(sync.stores(&Stores::default())?, None)?.listed().await?,
         false => with_side!(sync.side()?, target => of_target(target).await)?,
@@ -598,7 +600,7 @@ pub(super) async fn listed(sync: &DatabaseSync) -> Result<Option<Vec<Listed>>> {
 
 async fn refused(named: &Named, format: Format) -> Result<Outcome> {
     let sync = found(named, format)?;
-    if sync.is_cache() {
+    if sync.is_cache() && !sync.follows_changes() {
         let message = format!(
             "the cache `{}` tells of a row that cannot be here when it is asked for",
             sync.config.name

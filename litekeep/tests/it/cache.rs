@@ -262,3 +262,54 @@ fn rows_do_not_stay_longer_than_they_may() {
     .unwrap();
     scene.stop(litekeep).unwrap();
 }
+
+/// With a pull beside it: rows that fulfil a condition are here without being asked for, others until they change.
+#[test]
+fn rows_go_as_soon_as_they_change_there() {
+    let server = Postgres::start().unwrap();
+    let port = free_port();
+    let keys =
+        "tables = [\"users\", \"words\"]\nttl = \"1h\"\nfollow = true\nwhere = { words = \"n > 5\" }\n";
+    let scene = scene(&server, keys);
+    let words = "ALTER TABLE words REPLICA IDENTITY FULL; INSERT INTO words VALUES ('more', 7, NULL)";
+    server.query(words).unwrap();
+    add(&scene, &format!("[dashboard]\naddr = \"127.0.0.1:{port}\"\ntoken = {TOKEN:?}\n"));
+    let run = |args: &[&str]| scene.place.run(args);
+    shapes::matches("sync plan", &run(&["sync", "plan", "--json"]).succeeded().json());
+    run(&["get", "app.db", "users", "1"])
+        .failed_with(&["the sync `users` has not begun", "litekeep sync run users"]);
+    let litekeep = begun(&scene, port);
+    let words = || {
+        let db = Connection::open(scene.db()).unwrap();
+        let mut select = db.prepare("SELECT word FROM words ORDER BY word")?;
+        select.query_map((), |row| row.get(0))?.collect::<Result<Vec<String>, _>>()
+    };
+    eventually("what fulfils the condition is here", LONG, || {
+        Ok(words().is_ok_and(|words| words == ["more"]))
+    })
+    .unwrap();
+    eventually("it is in step", LONG, || {
+        Ok(get(port, "/get/app.db/words/more").header("x-litekeep-cache") == Some("hit"))
+    })
+    .unwrap();
+    assert_eq!(get(port, "/get/app.db/users/1").json()["name"], "Ann");
+    assert_eq!(get(port, "/get/app.db/users/1").header("x-litekeep-cache"), Some("hit"));
+    server.query("UPDATE users SET name = 'Anna' WHERE id = 1; UPDATE words SET n = 8").unwrap();
+    eventually("the row is gone", LONG, || Ok(names(&scene).is_empty())).unwrap();
+    eventually("another one is here", LONG, || Ok(words()? == ["it's 100%", "more"])).unwrap();
+    let got = run(&["get", "app.db", "users", "1", "--json"]).succeeded().json();
+    assert_eq!((&got["cache"], &got["row"]["name"]), (&json!("miss"), &json!("Anna")));
+    assert_eq!(run(&["get", "app.db", "words", "more", "--json"]).succeeded().json()["cache"], "hit");
+    let status = run(&["sync", "status"]).succeeded().stdout;
+    assert!(status.contains("follows, stands at") && status.contains("from here"), "{status}");
+    scene.stop(litekeep).unwrap();
+    // Nobody keeps it in step any more.
+    server.query("UPDATE words SET n = 9 WHERE word = 'more'").unwrap();
+    let got = run(&["get", "app.db", "words", "more", "--json"]).succeeded().json();
+    assert_eq!((&got["cache"], &got["row"]["n"]), (&json!("miss"), &json!(9)));
+    run(&["sync", "run"]).succeeded();
+    run(&["sync", "forget"]).succeeded();
+    assert!(names(&scene).is_empty());
+    let slots = server.query("SELECT count(*)::text FROM pg_replication_slots").unwrap();
+    assert_eq!(slots[0][0].as_deref(), Some("0"));
+}

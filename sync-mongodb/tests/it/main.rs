@@ -3,6 +3,8 @@
 
 #[path = "../../../sync/tests/conformance/caching.rs"]
 mod caching;
+#[path = "../../../sync/tests/conformance/caching_changes.rs"]
+mod caching_changes;
 #[path = "../../../sync/tests/conformance/comparing.rs"]
 mod comparing;
 #[path = "../../../sync/tests/conformance/copying.rs"]

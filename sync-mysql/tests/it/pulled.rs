@@ -693,7 +693,11 @@ fn a_condition_is_looked_at_again_when_columns_change() {
         "CREATE TABLE t(id int PRIMARY KEY, n int, note varchar(9)); INSERT INTO t VALUES(1, 5, 'a'), (2, 500, 'b'), (3, 127, 'c')",
     );
     let rows = [("t".to_owned(), "n > 127".to_owned())].into();
-    let cut = Cut { columns: [("t".to_owned(), vec!["id".to_owned(), "note".to_owned()])].into(), rows };
+    let cut = Cut {
+        columns: [("t".to_owned(), vec!["id".to_owned(), "note".to_owned()])].into(),
+        rows,
+        ..Cut::default()
+    };
     let mut pull = scene.pulling_cut(&cut);
     scene.pull_in_the_end(&mut pull);
     let here = || scene.rows("SELECT id || note FROM t ORDER BY id");

@@ -68,7 +68,38 @@ impl Cache {
         }
     }
 
+    /// Why a row that is kept in step may not be as it is there, and for how long at least; `None`: it is.
+    pub(super) fn behind(&self, table: &SourceTable, now_ms: i64) -> Option<(Duration, String)> {
+        let is_live = self.settings.follows?;
+        let since = |since_ms: i64| age(since_ms, now_ms).unwrap_or_default();
+        if let Some(since_ms) = self.pause.since() {
+            return Some((since(since_ms), "the sync is paused".to_owned()));
+        }
+        let state = State::read(&self.settings.state).ok().flatten().unwrap_or_default();
+        if let Some(trouble) = state.trouble {
+            return Some((since(trouble.since_ms), trouble.message));
+        }
+        let progress = state.progress.unwrap_or_default();
+        if let Some((_, why)) = progress.paused.into_iter().find(|(paused, _)| *paused == table.source) {
+            return Some((Duration::ZERO, format!("the table stands still: {why}")));
+        }
+        let is_current = state.is_current && progress.position.is_some();
+        match (is_live, is_current) {
+            (true, true) => None,
+            (true, false) => {
+                Some((Duration::ZERO, "changes that are not here yet are on their way".to_owned()))
+            }
+            (false, _) => Some((Duration::ZERO, "no litekeep runs that keeps it in step".to_owned())),
+        }
+    }
+
     async fn try_reach(&self, link: &mut Link, plan: Option<Arc<Plan>>) -> Result<Arc<Plan>, Error> {
+        if self.settings.follows.is_some() && plan.is_none() {
+            let name = &self.settings.name;
+            let message = format!("the sync `{name}` has not begun");
+            let hint = format!("`litekeep replicate`, `run` or `up` begin it, or `litekeep sync run {name}`");
+            return Err(Error::with_hint(Kind::Unavailable, message, hint));
+        }
         let known = plan.as_ref().map_or(&[][..], |plan| &plan.tables);
         let late = |_| self.late();
         tokio::time::timeout(PATIENCE, link.connect(known)).await.map_err(late)??;
@@ -78,7 +109,7 @@ impl Cache {
             self.shelf.begin(found(surveyed)?).await?;
             return self.begun().await;
         };
-        if !link.surveys() {
+        if self.settings.follows.is_some() || !link.surveys() {
             return Ok(plan);
         }
         let surveying = surveyed(&mut link.source, &self.settings.cut);
@@ -174,6 +205,7 @@ impl Cache {
             progress: known.rows.map(|_| Progress { paused, ..Progress::default() }),
             confirmed_ms: None,
             trouble: known.trouble.clone(),
+            is_current: known.trouble.is_none(),
         }
     }
 
@@ -187,7 +219,11 @@ impl Cache {
             self.goes_well();
             self.tidy(self.settings.max_rows).await?;
         }
-        let written = self.state().write(&self.settings.state).await;
+        // Of one that is followed the pull tells how it stands.
+        let written = match self.settings.follows {
+            Some(_) => Ok(()),
+            None => self.state().write(&self.settings.state).await,
+        };
         written.and(self.tell_figures().await).unwrap_or_else(|error| self.untold(&error));
         begun.map(drop)
     }
@@ -211,6 +247,8 @@ impl Cache {
                 self.link.lock().await.disconnect();
                 self.known().trouble = None;
                 due = Some(now);
+            } else if self.settings.follows.is_some() {
+                due = None;
             } else if due.is_some_and(|due| now >= due) {
                 let begun = tokio::select! {
                     _ = stop.wait_for(|stop| *stop) => break,
@@ -238,7 +276,8 @@ impl Cache {
                 link.rest(IDLE);
             }
             let state = self.state();
-            if written.as_ref() != Some(&state) {
+            // Of one that is followed the pull tells.
+            if self.settings.follows.is_none() && written.as_ref() != Some(&state) {
                 match state.write(&self.settings.state).await {
                     Ok(()) => written = Some(state),
                     Err(error) => self.untold(&error),

@@ -1,7 +1,7 @@
 //! What of a cache is in the database: rows in their tables, and in `_litekeep_sync` the tables and since when each row is known.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use litekeep_sql::{Mirror, MirrorTable, Written};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use super::age;
-use crate::ledger::{STAGE, row_id, text as json};
+use super::{Settings, age};
+use crate::ledger::{PLAN, STAGE, row_id, text as json};
 use crate::local::Local;
 use crate::pull::apply::key_of;
-use crate::pull::state::{changed, make, parsed, with_more};
+use crate::pull::state::{Stage, changed, make, parsed, with_more};
 use crate::source::{Part, SourceTable};
 use crate::target::{key_text, key_value};
 use crate::{Error, Kind, Value};
@@ -33,9 +33,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The tables as they are here.
-    pub fn tables(&self) -> impl Iterator<Item = &MirrorTable> {
-        self.tables.iter().map(|table| &table.mirror)
+    /// The tables.
+    pub fn tables(&self) -> impl Iterator<Item = &SourceTable> {
+        self.tables.iter()
     }
 }
 
@@ -74,6 +74,8 @@ pub(super) struct Shelf {
     database: PathBuf,
     name: String,
     creates: bool,
+    /// A pull makes the tables, and lets rows go that change.
+    follows: bool,
     reading: Mutex<Local>,
     writing: Mutex<Local>,
     /// The tables as they were read last.
@@ -81,10 +83,11 @@ pub(super) struct Shelf {
 }
 
 impl Shelf {
-    pub(super) fn new(database: &Path, name: &str, creates: bool) -> Shelf {
+    pub(super) fn new(settings: &Settings) -> Shelf {
         let (reading, writing) = Default::default();
-        let (database, name) = (database.to_owned(), name.to_owned());
-        Shelf { database, name, creates, reading, writing, plan: Lock::default() }
+        let (database, name) = (settings.database.clone(), settings.name.clone());
+        let (creates, follows) = (settings.creates, settings.follows.is_some());
+        Shelf { database, name, creates, follows, reading, writing, plan: Lock::default() }
     }
 
     async fn open(&self, local: &mut Local) -> Result<(), Error> {
@@ -135,13 +138,17 @@ impl Shelf {
         if self.creates && !self.database.exists() {
             return Ok(None);
         }
-        let name = self.name.clone();
+        let (name, follows) = (self.name.clone(), self.follows);
         let read = self.within(false, move |mirror| {
-            let text = mirror.item(TABLES)?;
-            if text.is_none() && mirror.item(STAGE)?.is_some() {
-                let message = format!("the sync `{name}` was begun without `mode = \"cache\"`");
+            let (alone, followed) = (mirror.item(TABLES)?, mirror.item(PLAN)?);
+            let (text, other) = if follows { (followed, alone) } else { (alone, followed) };
+            if text.is_none() && other.is_some() {
+                let message = match follows {
+                    true => format!("the cache `{name}` was begun without `follow`"),
+                    false => format!("the sync `{name}` was begun without `mode = \"cache\"`, or with `follow`"),
+                };
                 let hint = format!(
-                    "take `mode` and its keys out, `litekeep sync forget {name}`, and drop its tables; or give the cache another name"
+                    "with the configuration as it was `litekeep sync forget {name}` ends it, and its tables can be dropped; or give it another name"
                 );
                 return Err(Error::with_hint(Kind::Invalid, message, hint));
             }
@@ -235,34 +242,56 @@ impl Shelf {
         local.on(|mirror| Ok(mirror.forget()?)).await
     }
 
-    /// The row with a key, and since when it is known; `None`: it is not here.
+    /// The row with a key, and since when it is known, where it is not kept in step; `None`: it is not here.
     pub(super) async fn look(
         &self,
-        table: &MirrorTable,
+        table: &SourceTable,
         key: &[Value],
-    ) -> Result<Option<(Vec<Value>, i64)>, Error> {
+    ) -> Result<Option<(Vec<Value>, Option<i64>)>, Error> {
         let (table, key) = (table.clone(), key.to_vec());
+        let is_kept_in_step = self.follows && !table.part.is_asked_for;
         self.within(false, move |mirror| {
-            let Some(entry) = entry(mirror, &item(&table.name, &key))? else { return Ok(None) };
-            if entry.key != texts(&key) {
-                return Ok(None);
-            }
-            Ok(mirror.row(&table, &key)?.map(|row| (row, entry.at_ms)))
+            let entry = entry(mirror, &item(&table.mirror.name, &key))?;
+            let at_ms = match entry.filter(|entry| entry.key == texts(&key)) {
+                Some(entry) => Some(entry.at_ms),
+                None if is_kept_in_step => None,
+                None => return Ok(None),
+            };
+            Ok(mirror.row(&table.mirror, &key)?.map(|row| (row, at_ms)))
         })
         .await
     }
 
+    /// How far the pull is.
+    pub(super) async fn stage(&self) -> Result<Option<String>, Error> {
+        self.within(false, |mirror| Ok(mirror.item(STAGE)?)).await
+    }
+
     /// Keeps what a server has said at a time; for each key why not, where it is not kept, and how many rows more there are. `grown`: the
-    /// table as it is now.
+    /// table as it is now. `None`: the pull is not any more at the stage that it was at before the server was asked, so that a change may
+    /// have come here which is not in what was said.
     pub(super) async fn keep(
         &self,
         (table, grown): (&SourceTable, Option<&SourceTable>),
         said: Vec<(Vec<Value>, Said)>,
         at_ms: i64,
-    ) -> Result<(Vec<Option<String>>, isize), Error> {
-        let (table, grown) = (table.clone(), grown.cloned());
-        let now_ms = SystemClock.unix_ms();
+        stage: Option<String>,
+    ) -> Result<Option<(Vec<Option<String>>, isize)>, Error> {
+        // Of one that is followed the pull knows what columns it has.
+        let (table, grown) = (table.clone(), grown.filter(|_| !self.follows).cloned());
+        let (now_ms, follows) = (SystemClock.unix_ms(), self.follows);
         self.within(true, move |mirror| {
+            if follows {
+                // Before it keeps changes the server tells of none.
+                let is_told = match &stage {
+                    Some(stage) => !matches!(parsed(stage)?, Stage::Preparing { .. }),
+                    None => false,
+                };
+                if !is_told || mirror.item(STAGE)? != stage {
+                    return Ok(None);
+                }
+            }
+            let is_kept_in_step = follows && !table.part.is_asked_for;
             let table = match grown {
                 Some(longer) => grow(mirror, longer)?,
                 None => table.mirror,
@@ -272,7 +301,15 @@ impl Shelf {
                 let (why, change) = match said {
                     Ok(Some(mut row)) => {
                         row.resize(table.columns.len(), Value::Null);
-                        put(mirror, &table, &row, at_ms, now_ms)?
+                        let key = key_of(&table, &row);
+                        let item = item(&table.name, &key);
+                        match is_kept_in_step
+                            && mirror.item(&item)?.is_none()
+                            && mirror.row(&table, &key)?.is_some()
+                        {
+                            true => (None, 0),
+                            false => put(mirror, &table, &row, at_ms, now_ms)?,
+                        }
                     }
                     Ok(None) => (None, -isize::from(remove(mirror, &table, &key)?)),
                     // What is here of it is as old as it was.
@@ -281,7 +318,7 @@ impl Shelf {
                 kept.push(why);
                 more += change;
             }
-            Ok((kept, more))
+            Ok(Some((kept, more)))
         })
         .await
     }
@@ -309,6 +346,7 @@ impl Shelf {
         left.sort();
         let evicted = left.len().saturating_sub(at_most);
         gone.extend(left.drain(..evicted).map(|(_, item, text)| (item, text)));
+        let plan_item = if self.follows { PLAN } else { TABLES };
         for some in gone.chunks(GONE) {
             let some = some.to_vec();
             self.within(true, move |mirror| {
@@ -316,7 +354,7 @@ impl Shelf {
                     // One that has been asked for again meanwhile stays.
                     if mirror.item(&item)?.as_ref() == Some(&text) {
                         let entry: Entry = parsed(&text)?;
-                        let table = keyed(mirror, &entry.table)?;
+                        let table = keyed(mirror, plan_item, &entry.table)?;
                         match (table, entry.values()) {
                             (Some(table), Some(key)) => remove(mirror, &table, &key)?,
                             _ => mirror.set(&item, None)?,
@@ -340,20 +378,20 @@ fn entry(mirror: &Mirror, item: &str) -> Result<Option<Entry>, Error> {
     mirror.item(item)?.map(|text| parsed(&text)).transpose()
 }
 
-fn plan(mirror: &Mirror) -> Result<Plan, Error> {
-    let text = mirror.item(TABLES)?.unwrap_or_else(|| json(&Plan { tables: vec![] }));
+fn plan(mirror: &Mirror, item: &str) -> Result<Plan, Error> {
+    let text = mirror.item(item)?.unwrap_or_else(|| json(&Plan { tables: vec![] }));
     parsed(&text)
 }
 
 /// A table of the plan.
-fn keyed(mirror: &Mirror, name: &str) -> Result<Option<MirrorTable>, Error> {
-    let tables = plan(mirror)?.tables.into_iter().map(|table| table.mirror);
+fn keyed(mirror: &Mirror, item: &str, name: &str) -> Result<Option<MirrorTable>, Error> {
+    let tables = plan(mirror, item)?.tables.into_iter().map(|table| table.mirror);
     Ok(tables.into_iter().find(|table| table.name == name))
 }
 
 /// A table gets the columns that documents have.
 fn grow(mirror: &Mirror, longer: SourceTable) -> Result<MirrorTable, Error> {
-    let mut plan = plan(mirror)?;
+    let mut plan = plan(mirror, TABLES)?;
     let table = longer.mirror.clone();
     mirror.add_columns(&table)?;
     if let Some(known) = plan.tables.iter_mut().find(|known| known.source == longer.source) {
@@ -414,8 +452,33 @@ fn remove(mirror: &Mirror, table: &MirrorTable, key: &[Value]) -> Result<bool, E
 }
 
 /// Removes all rows of a table.
-fn clear(mirror: &Mirror, table: &MirrorTable) -> Result<(), Error> {
+pub(crate) fn clear(mirror: &Mirror, table: &MirrorTable) -> Result<(), Error> {
     mirror.clear(table)?;
+    forget_times(mirror, table)
+}
+
+/// Rows of a table that are here for being asked for go.
+pub(crate) fn drop_asked_for(mirror: &Mirror, table: &MirrorTable) -> Result<(), Error> {
+    let is_here = mirror.has(table)?;
+    for (item, text) in mirror.items()?.iter().filter(|(item, _)| item.starts_with(ROWS)) {
+        let entry: Entry = parsed(text)?;
+        if entry.table == table.name {
+            if let Some(key) = entry.values().filter(|_| is_here) {
+                mirror.delete(table, &key)?;
+            }
+            mirror.set(item, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// A row is not here for being asked for any more.
+pub(crate) fn forget_time(mirror: &Mirror, table: &MirrorTable, key: &[Value]) -> Result<(), Error> {
+    Ok(mirror.set(&item(&table.name, key), None).map(drop)?)
+}
+
+/// The same of all rows of a table.
+pub(crate) fn forget_times(mirror: &Mirror, table: &MirrorTable) -> Result<(), Error> {
     for (item, text) in mirror.items()?.iter().filter(|(item, _)| item.starts_with(ROWS)) {
         if parsed::<Entry>(text)?.table == table.name {
             mirror.set(item, None)?;

@@ -6,6 +6,7 @@ use litekeep_sql::{Mirror, MirrorTable, Written};
 
 use super::sieve::Sieve;
 use crate::batch::Refused;
+use crate::cache::shelf;
 use crate::ledger::{listed, refused_item};
 use crate::source::{Incoming, Unfit};
 use crate::{Error, Value};
@@ -18,12 +19,14 @@ pub(super) struct Applied {
     pub(super) paused: BTreeSet<usize>,
     /// Some rows are refused, of which one may be fine now.
     pub(super) any_refused: bool,
+    /// Others are here for being asked for.
+    pub(super) is_cache: bool,
 }
 
 /// Applies changes in their order; how many rows more are refused.
 pub(super) fn apply(
     mirror: &Mirror,
-    Applied { tables, paused, any_refused }: &Applied,
+    Applied { tables, paused, any_refused, is_cache }: &Applied,
     changes: Vec<(usize, Incoming)>,
 ) -> Result<i64, Error> {
     let mut listed = 0;
@@ -33,6 +36,9 @@ pub(super) fn apply(
         }
         let (table, sieve) = &tables[nth];
         for change in sieve.change(mirror, table, change)?.into_iter().flatten() {
+            if *is_cache {
+                no_longer_asked_for(mirror, table, &change)?;
+            }
             let any_refused = *any_refused || listed > 0;
             if !(any_refused && is_part_of_refused(mirror, table, &change)?) {
                 listed += apply_one(mirror, (nth, table), change, any_refused)?;
@@ -78,6 +84,24 @@ fn apply_one(
         Written::Rows(_) if any_refused => list(mirror, &table.name, &[], &[key]),
         Written::Rows(_) => Ok(0),
     }
+}
+
+/// The row that a change is of is here for the change from now on, and no older than that.
+fn no_longer_asked_for(mirror: &Mirror, table: &MirrorTable, change: &Incoming) -> Result<(), Error> {
+    let keys = match change {
+        Incoming::Put { row } => vec![key_of(table, row)],
+        Incoming::Delete { key } => vec![key.clone()],
+        Incoming::Update { key, row } => {
+            let new = table.key.iter().zip(key).map(|(nth, old)| row[*nth].as_ref().unwrap_or(old).clone());
+            vec![key.clone(), new.collect()]
+        }
+        Incoming::Images { before, after } => {
+            [before, after].into_iter().flatten().map(|row| key_of(table, row)).collect()
+        }
+        Incoming::Clear => return shelf::forget_times(mirror, table),
+        Incoming::Unfit(_) | Incoming::NoLonger { .. } => vec![],
+    };
+    keys.iter().try_for_each(|key| shelf::forget_time(mirror, table, key))
 }
 
 /// The key of a row of which only a part comes.

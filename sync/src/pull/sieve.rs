@@ -7,7 +7,7 @@ use tokio::task::spawn_blocking;
 
 use super::apply::key_of;
 use crate::cut::filter_of_source;
-use crate::source::{Incoming, SourceTable};
+use crate::source::{Incoming, SourceTable, Unfit};
 use crate::{Error, Kind, Value};
 
 /// What lets through what is kept of a table.
@@ -17,6 +17,8 @@ pub(crate) struct Sieve {
     kept: usize,
     /// `None`: all rows are kept.
     condition: Option<Arc<Condition>>,
+    /// A row that changes goes.
+    is_asked_for: bool,
 }
 
 struct Condition {
@@ -36,7 +38,8 @@ impl Sieve {
     pub(crate) fn of(table: &SourceTable) -> Result<Sieve, Error> {
         let condition = filter_of_source(table)?
             .map(|(filter, looks_at)| Arc::new(Condition { filter: Mutex::new(filter), looks_at }));
-        Ok(Sieve { kept: table.mirror.columns.len(), condition })
+        let is_asked_for = table.part.is_asked_for;
+        Ok(Sieve { kept: table.mirror.columns.len(), condition, is_asked_for })
     }
 
     /// Of rows as they are at the source those that are kept, as they are kept.
@@ -79,6 +82,9 @@ impl Sieve {
         table: &MirrorTable,
         change: Incoming,
     ) -> Result<Sifted, Error> {
+        if self.is_asked_for {
+            return Ok(gone(table, change));
+        }
         if self.condition.is_none() {
             return Ok([Some(self.kept_of(change)), None]);
         }
@@ -110,11 +116,7 @@ impl Sieve {
             Some(true) => [Some(self.kept_of(Incoming::Update { key, row })), None],
             Some(false) => {
                 // What is here under its new key, when the copy is not caught up with yet, is the same row or one that is not there any more.
-                let new_key: Vec<Value> = (table.key.iter().zip(&key))
-                    .map(|(nth, old)| row[*nth].clone().unwrap_or_else(|| old.clone()))
-                    .collect();
-                let moved = (new_key != key).then_some(Incoming::Delete { key: new_key });
-                [moved, Some(Incoming::Delete { key })]
+                gone(table, Incoming::Update { key, row })
             }
             None => [None, None],
         })
@@ -132,6 +134,30 @@ impl Sieve {
         }
         change
     }
+}
+
+/// The row that a change is of goes, under its new key, too.
+fn gone(table: &MirrorTable, change: Incoming) -> Sifted {
+    let (key, row) = match change {
+        Incoming::Put { row } => return [Some(Incoming::Delete { key: key_of(table, &row) }), None],
+        Incoming::Update { key, row } => (key, row),
+        Incoming::Images { before, after } => {
+            let [before, after] = [before, after].map(|row| row.map(|row| key_of(table, &row)));
+            let moved = after.filter(|after| before.as_ref() != Some(after));
+            return [moved, before].map(|key| key.map(|key| Incoming::Delete { key }));
+        }
+        Incoming::Unfit(Unfit { key, .. }) => {
+            let is_known = key.len() == table.key.len();
+            return [is_known.then_some(Incoming::Delete { key }), None];
+        }
+        Incoming::NoLonger { .. } => return [None, None],
+        gone @ (Incoming::Delete { .. } | Incoming::Clear) => return [Some(gone), None],
+    };
+    let new_key: Vec<Value> = (table.key.iter().zip(&key))
+        .map(|(nth, old)| row[*nth].clone().unwrap_or_else(|| old.clone()))
+        .collect();
+    let moved = (new_key != key).then_some(Incoming::Delete { key: new_key });
+    [moved, Some(Incoming::Delete { key })]
 }
 
 #[cfg(test)]
@@ -163,6 +189,7 @@ mod tests {
             is_some_columns: true,
             condition: Some("state = 'on' AND body <> ''".to_owned()),
             unkept: vec![column("state", "TEXT")],
+            is_asked_for: false,
         };
         let kind = SourceType { name: "text".to_owned(), form: String::new() };
         SourceTable { source: "t".to_owned(), types: vec![kind; 3], mirror, part }
@@ -211,6 +238,19 @@ mod tests {
             (Incoming::Clear, [Some(Incoming::Clear), None]),
         ] {
             assert_eq!(sieve.change(&mirror, table, change.clone()).unwrap(), expected, "{change:?}");
+        }
+        let part = Part { is_asked_for: true, ..Part::default() };
+        let none = Sieve::of(&SourceTable { part, ..source.clone() }).unwrap();
+        for (change, expected) in [
+            (Incoming::Put { row: vec![Value::Integer(1), text("b")] }, [Some(delete(1)), None]),
+            (kept(1, 1, None), [None, Some(delete(1))]),
+            (kept(1, 5, None), [Some(delete(5)), Some(delete(1))]),
+            (delete(1), [Some(delete(1)), None]),
+            (Incoming::Clear, [Some(Incoming::Clear), None]),
+            (Incoming::Unfit(Unfit { key: id(1), reason: String::new() }), [Some(delete(1)), None]),
+            (Incoming::Unfit(Unfit { key: vec![], reason: String::new() }), [None, None]),
+        ] {
+            assert_eq!(none.change(&mirror, table, change.clone()).unwrap(), expected, "{change:?}");
         }
         let all = Sieve::of(&SourceTable { part: Part::default(), ..source.clone() }).unwrap();
         let change = update(2, Some(2), None, None);

@@ -15,7 +15,7 @@ use crate::{Error, Kind};
 /// How far a pull is. Kept in the database, beside its rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     /// The source is to keep changes.
     Preparing {
         /// There may be rows that are not there any more.

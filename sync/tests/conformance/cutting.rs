@@ -17,7 +17,7 @@ fn cut_of(columns: &[(&str, &[&str])], rows: &[(&str, &str)]) -> Cut {
         ((*table).to_owned(), columns.iter().map(|column| (*column).to_owned()).collect())
     };
     let rows = rows.iter().map(|(table, condition)| ((*table).to_owned(), (*condition).to_owned()));
-    Cut { columns: columns.iter().map(named).collect(), rows: rows.collect() }
+    Cut { columns: columns.iter().map(named).collect(), rows: rows.collect(), ..Cut::default() }
 }
 
 /// Orders without two columns, one of which the condition looks at; parts by their key and what is long.
