@@ -36,9 +36,9 @@ use crate::target::{Opened, Stamp, Target};
 /// 100 KB/s.
 const LIMIT_BASE: Duration = Duration::from_secs(15);
 const LIMIT_BYTES_PER_MS: u64 = 100;
-/// A folder is listed within as long as so many bytes may take: a minute.
 /// Less is no file of a log, but what is left of one.
 const LEAST_BYTES: u64 = (Header::LEN + TRAILER_LEN) as u64;
+/// A folder is listed within as long as so many bytes may take: a minute.
 const LISTING_BYTES: u64 = 45_000 * LIMIT_BYTES_PER_MS;
 
 /// Requests that one call runs at the same time.
