@@ -3,12 +3,17 @@
 //! It is the hub: the order in which it commits is the one history that all nodes follow. Beside what a [`Source`] gives, rows are
 //! written there while their present images are locked, together with how far the node is.
 
+mod pairing;
+mod rows;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use litekeep_schema::portable::Note;
 use litekeep_sql::{Declaration, Profile};
 
+pub use self::pairing::{There, check_named, only_here, read_only, unfit};
+pub use self::rows::{Act, RowWriter, write_rows};
 use crate::source::{Source, SourceTable};
 use crate::{Error, Value};
 
@@ -78,11 +83,11 @@ pub trait Hub: Source {
     /// When there is no answer.
     async fn items(&mut self, node: &str) -> Result<BTreeMap<String, String>, Error>;
 
-    /// Begins a transaction that says something of itself, which comes to all nodes before its changes.
+    /// Begins a transaction of a node's. What it `says` of itself comes to all nodes before its changes.
     ///
     /// # Errors
     /// When there is no answer.
-    async fn begin(&mut self, says: &str) -> Result<(), Error>;
+    async fn begin(&mut self, node: &str, says: Option<&str>) -> Result<(), Error>;
 
     /// Rows with these keys as they are, of which nobody else changes one until the transaction ends.
     ///
@@ -124,4 +129,64 @@ pub trait Hub: Source {
     /// # Errors
     /// When there is no answer.
     async fn forget_node(&mut self, node: &str) -> Result<(), Error>;
+}
+
+#[async_trait]
+impl<H: Hub + ?Sized> Hub for Box<H> {
+    async fn pair(&mut self, declared: &[(Declaration, Vec<Profile>)]) -> Result<Vec<Paired>, Error> {
+        (**self).pair(declared).await
+    }
+
+    async fn is_empty(&mut self, table: &SourceTable) -> Result<bool, Error> {
+        (**self).is_empty(table).await
+    }
+
+    async fn make(&mut self, tables: &[Paired]) -> Result<(), Error> {
+        (**self).make(tables).await
+    }
+
+    async fn picture(&mut self, slot: &str, tables: &[SourceTable]) -> Result<String, Error> {
+        (**self).picture(slot, tables).await
+    }
+
+    async fn end_picture(&mut self) -> Result<(), Error> {
+        (**self).end_picture().await
+    }
+
+    async fn items(&mut self, node: &str) -> Result<BTreeMap<String, String>, Error> {
+        (**self).items(node).await
+    }
+
+    async fn begin(&mut self, node: &str, says: Option<&str>) -> Result<(), Error> {
+        (**self).begin(node, says).await
+    }
+
+    async fn lock(&mut self, table: &SourceTable, keys: &[Vec<Value>]) -> Result<Vec<Vec<Value>>, Error> {
+        (**self).lock(table, keys).await
+    }
+
+    async fn written(&mut self) -> Result<String, Error> {
+        (**self).written().await
+    }
+
+    async fn write(&mut self, table: &SourceTable, rows: &[Writing]) -> Result<Vec<(usize, String)>, Error> {
+        (**self).write(table, rows).await
+    }
+
+    async fn commit(
+        &mut self,
+        node: &str,
+        expected: (&str, Option<&str>),
+        items: &[(String, Option<String>)],
+    ) -> Result<(), Error> {
+        (**self).commit(node, expected, items).await
+    }
+
+    async fn roll_back(&mut self) -> Result<(), Error> {
+        (**self).roll_back().await
+    }
+
+    async fn forget_node(&mut self, node: &str) -> Result<(), Error> {
+        (**self).forget_node(node).await
+    }
 }

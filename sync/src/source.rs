@@ -304,7 +304,7 @@ pub async fn surveyed(source: &mut impl Source, cut: &Cut) -> Result<Vec<(Source
 }
 
 #[async_trait]
-impl Source for Box<dyn Source> {
+impl<S: Source + ?Sized> Source for Box<S> {
     fn name(&self) -> String {
         (**self).name()
     }

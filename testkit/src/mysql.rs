@@ -208,22 +208,7 @@ impl Mysql {
     /// # Errors
     /// What the server says.
     pub fn query_in(&self, database: &str, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
-        let text = |value: Value| match value {
-            Value::NULL => None,
-            Value::Bytes(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
-            other => Some(other.as_sql(true)),
-        };
-        self.runtime.block_on(async {
-            let mut conn = self.connected(database).await?;
-            let mut result = conn.query_iter(sql).await?;
-            let mut rows: Vec<Row> = vec![];
-            while !result.is_empty() {
-                rows.extend(result.collect::<Row>().await?);
-            }
-            drop(result);
-            conn.disconnect().await?;
-            Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect())
-        })
+        self.runtime.block_on(ask(&self.login(database), sql))
     }
 
     /// The rows of one statement, each value as the server stores it.
@@ -240,8 +225,13 @@ impl Mysql {
     }
 
     async fn connected(&self, database: &str) -> Result<Conn> {
-        let url = format!("mysql://admin@{}/{database}?prefer_socket=false", self.address);
-        Ok(Conn::new(Opts::from_url(&url)?).await?)
+        Ok(Conn::new(Opts::from_url(&self.login(database))?).await?)
+    }
+
+    /// The URL of a database for its client.
+    #[must_use]
+    pub fn login(&self, database: &str) -> String {
+        format!("mysql://admin@{}/{database}?prefer_socket=false", self.address)
     }
 
     fn log(&self) -> PathBuf {
@@ -266,6 +256,31 @@ impl Mysql {
         }
         Ok(command)
     }
+}
+
+/// Runs statements by a [login](Mysql::login); the rows of all of them as text.
+///
+/// # Errors
+/// What the server says.
+pub fn query_at(login: &str, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(ask(login, sql))
+}
+
+async fn ask(login: &str, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+    let text = |value: Value| match value {
+        Value::NULL => None,
+        Value::Bytes(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        other => Some(other.as_sql(true)),
+    };
+    let mut conn = Conn::new(Opts::from_url(login)?).await?;
+    let mut result = conn.query_iter(sql).await?;
+    let mut rows: Vec<Row> = vec![];
+    while !result.is_empty() {
+        rows.extend(result.collect::<Row>().await?);
+    }
+    drop(result);
+    conn.disconnect().await?;
+    Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect())
 }
 
 /// Debian keeps it out of most people's PATH.

@@ -152,19 +152,7 @@ impl Postgres {
     /// # Errors
     /// What the server says.
     pub fn query_in(&self, database: &str, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
-        self.runtime.block_on(async {
-            let (client, connection) = tokio_postgres::connect(&self.url(database), NoTls).await?;
-            let connection = tokio::spawn(connection);
-            let answers = client.simple_query(sql).await;
-            connection.abort();
-            let rows = answers?.into_iter().filter_map(|answer| match answer {
-                SimpleQueryMessage::Row(row) => {
-                    Some((0..row.len()).map(|nth| row.get(nth).map(str::to_owned)).collect())
-                }
-                _ => None,
-            });
-            Ok(rows.collect())
-        })
+        self.runtime.block_on(ask(&self.url(database), sql))
     }
 
     fn log(&self) -> PathBuf {
@@ -179,6 +167,28 @@ impl Postgres {
         }
         Ok(command)
     }
+}
+
+/// Runs statements in the database of a URL; the rows of all of them as text.
+///
+/// # Errors
+/// What the server says.
+pub fn query_at(url: &str, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(ask(url, sql))
+}
+
+async fn ask(url: &str, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let connection = tokio::spawn(connection);
+    let answers = client.simple_query(sql).await;
+    connection.abort();
+    let rows = answers?.into_iter().filter_map(|answer| match answer {
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|nth| row.get(nth).map(str::to_owned)).collect())
+        }
+        _ => None,
+    });
+    Ok(rows.collect())
 }
 
 /// A PgBouncer that runs.

@@ -3,15 +3,15 @@
 //! Changes come with the whole row as it was (`REPLICA IDENTITY FULL`), and each transaction of a node's begins with a message of its own.
 //! A row is written while it is locked, in a session of its own; how far nodes are is in `_litekeep_sync`, in the same transaction.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use litekeep_schema::portable::postgres::{Inward, Options, PgType, Table, map, quoted};
-use litekeep_schema::portable::{Affinity, Level, Note};
-use litekeep_sql::{Declaration, MirrorColumn, MirrorRules, MirrorTable, Profile, SYNC_TABLE};
-use litekeep_sync::halves::{Blame, Halves};
-use litekeep_sync::hub::{Hub, Paired, Writing};
-use litekeep_sync::source::{Part, Source as _, SourceTable};
+use litekeep_schema::portable::{Level, Note};
+use litekeep_sql::{Declaration, DeclaredColumn, MirrorColumn, Profile, SYNC_TABLE};
+use litekeep_sync::halves::Blame;
+use litekeep_sync::hub::{self, Act, Hub, Paired, RowWriter, There, Writing};
+use litekeep_sync::source::{Source as _, SourceTable};
 use litekeep_sync::{Error, Kind, Value, ledger};
 
 use super::catalog::FoundColumn;
@@ -21,31 +21,15 @@ use crate::session::{Session, Text};
 use crate::target::full_name;
 use crate::{Address, error, literal};
 
+const SERVER: &str = "PostgreSQL";
 /// What messages of nodes are called.
 pub(super) const SAYS: &str = "litekeep";
 /// Keys that are locked at once.
 const LOCKED: usize = 2_000;
-/// Rows may be in each other's way, a child before its parent: so often those that are refused are tried again.
-const PASSES: usize = 4;
-
 /// What it has for the way there.
 pub(super) struct TwoWay {
     options: Options,
     writer: Option<Session>,
-}
-
-/// A row as it is written.
-struct Encoded {
-    place: usize,
-    row: Vec<Text>,
-}
-
-/// What is done with rows.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Act {
-    Delete,
-    Update,
-    Insert,
 }
 
 impl PostgresSource {
@@ -108,90 +92,33 @@ impl PostgresSource {
         key: &[String],
         notes: &mut Vec<Note>,
     ) -> SourceTable {
-        let mut note = |column: Option<&str>, message: String| {
-            let (table, column) = (declared.name.clone(), column.map(str::to_owned));
-            notes.push(Note { table, column, level: Level::Table, message });
-        };
-        let name = there[0].table.clone();
-        let is_there = |name: &str| there.iter().any(|column| column.name == name && !column.is_generated);
-        let is_here = |name: &str| {
-            declared.columns.iter().any(|column| column.name == name && column.generated.is_none())
-        };
-        for column in there.iter().filter(|column| !column.is_generated && !is_here(&column.name)) {
-            note(Some(&column.name), "is not in SQLite: both sides must have the same columns".to_owned());
-        }
-        let (mut columns, mut types) = (vec![], vec![]);
-        for column in declared.columns.iter().filter(|column| column.generated.is_none()) {
-            if !is_there(&column.name) {
-                let message = "is not in PostgreSQL: both sides must have the same columns".to_owned();
-                note(Some(&column.name), message);
-                continue;
-            }
-            let found = there.iter().find(|found| found.name == column.name).expect("it is there");
-            let inward = super::form(&found.kind).unwrap_or(Inward::Text);
+        let there: Vec<&FoundColumn> = there.iter().filter(|column| !column.is_generated).copied().collect();
+        let columns: Vec<String> = there.iter().map(|column| column.name.clone()).collect();
+        let kind_of = |place: usize, column: &DeclaredColumn| {
+            let found = &there[place].kind;
+            let inward = super::form(found).unwrap_or(Inward::Text);
             let pg = ours.columns.iter().find(|ours| ours.name == column.name).map(|ours| ours.kind);
             let codec = match pg {
-                Some(pg) if full_name(pg) == found.kind.name && pg != PgType::Tagged => Codec::Ours(pg),
+                Some(pg) if full_name(pg) == found.name && pg != PgType::Tagged => Codec::Ours(pg),
                 _ => Codec::Theirs(inward),
             };
-            if let Some(why) = unfit(codec, &column.declared, &found.kind.name) {
-                note(Some(&column.name), why);
-            }
-            columns.push(MirrorColumn {
-                name: column.name.clone(),
-                declared: column.declared.clone(),
-                is_not_null: column.is_not_null,
-            });
-            types.push(codec.kind(found.kind.name.clone()));
-        }
-        let names = |key: &[usize]| -> Vec<String> {
-            let mut names: Vec<String> = key.iter().map(|nth| declared.columns[*nth].name.clone()).collect();
-            names.sort();
-            names
+            (codec.kind(found.name.clone()), unfit(codec, &column.declared, &found.name))
         };
-        let mut sorted = key.to_vec();
-        sorted.sort();
-        if key.is_empty() || names(&declared.primary_key) != sorted {
-            note(
-                None,
-                format!(
-                    "must have the same primary key on both sides: it is ({}) in SQLite and ({}) in PostgreSQL",
-                    names(&declared.primary_key).join(", "),
-                    sorted.join(", ")
-                ),
-            );
-        }
-        let place = |name: &String| columns.iter().position(|column| column.name == *name);
-        let key = key.iter().filter_map(place).collect();
-        let (name_here, rules) = (declared.name.clone(), MirrorRules::default());
-        let mirror = MirrorTable { name: name_here, columns, key, indexes: vec![], rules };
-        SourceTable { source: name, types, mirror, part: Part::default() }
+        let there = There { server: SERVER, name: &ours.name, columns: &columns, key };
+        there.beside(declared, kind_of, notes)
     }
 
     /// A table that is only here, as it is made there.
     fn only_here(&self, declared: &Declaration, ours: &Table, notes: &mut Vec<Note>) -> SourceTable {
-        if ours.key.is_empty() {
-            let message = "has no primary key that both sides can have, by which a row is known".to_owned();
-            notes.push(Note { table: declared.name.clone(), column: None, level: Level::Table, message });
-        }
-        let column = |column: &litekeep_schema::portable::postgres::Column| MirrorColumn {
-            name: column.name.clone(),
-            declared: declared.columns[column.source].declared.clone(),
-            is_not_null: column.is_not_null,
-        };
-        let mirror = MirrorTable {
-            name: declared.name.clone(),
-            columns: ours.columns.iter().map(column).collect(),
-            key: ours.key.clone(),
-            indexes: vec![],
-            rules: MirrorRules::default(),
-        };
-        let types = ours
-            .columns
-            .iter()
-            .map(|column| Codec::Ours(column.kind).kind(full_name(column.kind).to_owned()));
-        let (source, part) = (ours.name.clone(), Part::default());
-        SourceTable { source, types: types.collect(), mirror, part }
+        let columns = ours.columns.iter().map(|column| {
+            let mirrored = MirrorColumn {
+                name: column.name.clone(),
+                declared: declared.columns[column.source].declared.clone(),
+                is_not_null: column.is_not_null,
+            };
+            (mirrored, Codec::Ours(column.kind).kind(full_name(column.kind).to_owned()))
+        });
+        hub::only_here(declared, &ours.name, columns, &ours.key, notes)
     }
 
     /// Values of columns as the server reads them; `Err`: why it cannot have them.
@@ -210,75 +137,6 @@ impl PostgresSource {
                 Ok(text.map(Into::into))
             })
             .collect()
-    }
-
-    /// Writes some rows, or none; `Err` in it: what the server says of one of them.
-    async fn act(
-        &self,
-        table: &SourceTable,
-        act: Act,
-        rows: &[&Encoded],
-    ) -> Result<Result<(), Blame>, Error> {
-        let session = self.writer()?;
-        let doing = format!("write rows of `{}`", table.source);
-        session.run(&doing, "SAVEPOINT rows").await?;
-        let columns: Vec<Vec<Text>> = match rows.first() {
-            Some(first) => (0..first.row.len())
-                .map(|nth| rows.iter().map(|row| row.row[nth].clone()).collect())
-                .collect(),
-            None => return Ok(Ok(())),
-        };
-        let failed = match session.execute(&self.sql(table, act), &columns).await {
-            Ok(count) if count == rows.len() as u64 => {
-                session.run(&doing, "RELEASE SAVEPOINT rows").await?;
-                return Ok(Ok(()));
-            }
-            // A foreign key may have taken them along with the row that they refer to.
-            Ok(_) if act == Act::Delete && !self.has_any(table, &columns).await? => {
-                session.run(&doing, "RELEASE SAVEPOINT rows").await?;
-                return Ok(Ok(()));
-            }
-            Ok(_) => {
-                session.run("take rows back", "ROLLBACK TO SAVEPOINT rows").await?;
-                let reason = match act {
-                    Act::Insert => "another row there has its key, or one that is the same there",
-                    Act::Update | Act::Delete => "a trigger or a rule there leaves the row as it is",
-                };
-                return Ok(Err(Blame { reason: reason.to_owned(), is_about_uniqueness: false }));
-            }
-            Err(e) if error::is_about_data(&e) => e,
-            Err(e) => return Err(session.failed(&doing, &e)),
-        };
-        session.run("take rows back", "ROLLBACK TO SAVEPOINT rows").await?;
-        // Rows that exchange a unique value are in each other's way, unless all of them go first.
-        if act == Act::Update && rows.len() > 1 && error::is_about_uniqueness(&failed) {
-            let keys: Vec<Vec<Text>> = table.mirror.key.iter().map(|nth| columns[*nth].clone()).collect();
-            let exchanged = async {
-                session.execute(&self.sql(table, Act::Delete), &keys).await?;
-                session.execute(&self.sql(table, Act::Insert), &columns).await
-            };
-            match exchanged.await {
-                Ok(_) => {
-                    session.run(&doing, "RELEASE SAVEPOINT rows").await?;
-                    return Ok(Ok(()));
-                }
-                Err(e) if error::is_about_data(&e) => {
-                    session.run("take rows back", "ROLLBACK TO SAVEPOINT rows").await?;
-                }
-                Err(e) => return Err(session.failed(&doing, &e)),
-            }
-        }
-        let is_about_uniqueness = error::is_about_uniqueness(&failed);
-        Ok(Err(Blame { reason: error::words(&failed), is_about_uniqueness }))
-    }
-
-    /// Whether there is a row with one of these keys, which come column by column.
-    async fn has_any(&self, table: &SourceTable, keys: &[Vec<Text>]) -> Result<bool, Error> {
-        let key = &table.mirror.key;
-        let (path, keys_of) = (self.path(table), unnested(table, key));
-        let sql = format!("SELECT 1 FROM {path} t JOIN {keys_of} ON {} LIMIT 1", is_key(table, key));
-        let doing = format!("look for rows of `{}`", table.source);
-        Ok(!self.writer()?.rows_of(&doing, &sql, keys).await?.is_empty())
     }
 
     fn sql(&self, table: &SourceTable, act: Act) -> String {
@@ -339,22 +197,10 @@ fn is_key(table: &SourceTable, key: &[usize]) -> String {
 /// Why a column of SQLite would not keep what comes as it comes.
 fn unfit(codec: Codec, declared: &str, there: &str) -> Option<String> {
     if !codec.goes_both_ways() {
-        return Some(format!("is `{there}`, whose values are read and not written: leave the table out"));
+        return Some(hub::read_only(there));
     }
     let Codec::Theirs(inward) = codec else { return None };
-    let affinity = Affinity::of(declared);
-    let fits = match inward {
-        Inward::Integer | Inward::Boolean => {
-            matches!(affinity, Affinity::Integer | Affinity::Numeric | Affinity::Blob)
-        }
-        Inward::Real => matches!(affinity, Affinity::Real | Affinity::Blob),
-        Inward::Bytes => true,
-        _ => matches!(affinity, Affinity::Text | Affinity::Blob),
-    };
-    let wanted = inward.declared();
-    (!fits).then(|| {
-        format!("is `{there}` in PostgreSQL and `{declared}` in SQLite, which would store its values otherwise: declare it {wanted}")
-    })
+    hub::unfit((SERVER, there), declared, inward.declared())
 }
 
 #[async_trait]
@@ -392,10 +238,7 @@ impl Hub for PostgresSource {
             for (table, mut notes) in surveyed? {
                 for (column, kind) in table.mirror.columns.iter().zip(&table.types) {
                     if Codec::of(kind).is_none_or(|codec| !codec.goes_both_ways()) {
-                        let message = format!(
-                            "is `{}`, whose values are read and not written: leave the table out",
-                            kind.name
-                        );
+                        let message = hub::read_only(&kind.name);
                         let (table, column) = (table.mirror.name.clone(), Some(column.name.clone()));
                         notes.push(Note { table, column, level: Level::Table, message });
                     }
@@ -403,12 +246,7 @@ impl Hub for PostgresSource {
                 paired.push(Paired { table, notes, is_here: false, is_there: true, statements: vec![] });
             }
         }
-        let has = |name: &String| paired.iter().any(|pair| pair.table.mirror.name == *name);
-        if let Some(missing) = self.wanted.tables.iter().find(|name| !has(name)) {
-            let message =
-                format!("there is no table `{missing}`, neither here nor in {}", self.address.name());
-            return Err(Error::with_hint(Kind::Invalid, message, "take it out of `tables`, or make it"));
-        }
+        hub::check_named(&paired, &self.wanted.tables, self.address.name())?;
         Ok(paired)
     }
 
@@ -484,12 +322,12 @@ impl Hub for PostgresSource {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    async fn begin(&mut self, says: &str) -> Result<(), Error> {
-        let sql = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET CONSTRAINTS ALL IMMEDIATE; SELECT pg_logical_emit_message(true, {}, {})",
-            literal(SAYS),
-            literal(says)
-        );
+    async fn begin(&mut self, _: &str, says: Option<&str>) -> Result<(), Error> {
+        let mut sql = "BEGIN ISOLATION LEVEL READ COMMITTED; SET CONSTRAINTS ALL IMMEDIATE".to_owned();
+        if let Some(says) = says {
+            let (of, says) = (literal(SAYS), literal(says));
+            sql.push_str(&format!("; SELECT pg_logical_emit_message(true, {of}, {says})"));
+        }
         self.writer()?.run("begin a transaction", &sql).await
     }
 
@@ -546,45 +384,7 @@ impl Hub for PostgresSource {
     }
 
     async fn write(&mut self, table: &SourceTable, rows: &[Writing]) -> Result<Vec<(usize, String)>, Error> {
-        let mut refused: HashMap<usize, String> = HashMap::new();
-        let mut due: Vec<(Act, Vec<Encoded>)> =
-            [Act::Delete, Act::Update, Act::Insert].into_iter().map(|act| (act, vec![])).collect();
-        for (place, writing) in rows.iter().enumerate() {
-            let (act, row) = match &writing.row {
-                None => (0, PostgresSource::encoded(table, table.mirror.key.iter().copied(), &writing.key)),
-                Some(row) => {
-                    (if writing.is_there { 1 } else { 2 }, PostgresSource::encoded(table, 0..row.len(), row))
-                }
-            };
-            match row {
-                Ok(row) => due[act].1.push(Encoded { place, row }),
-                Err(why) => drop(refused.insert(place, why)),
-            }
-        }
-        for pass in 0..PASSES {
-            let mut is_left = false;
-            for (act, encoded) in &mut due {
-                let mut halves = Halves::of(encoded);
-                while let Some(group) = halves.next_group() {
-                    if let Err(blame) = self.act(table, *act, &group).await? {
-                        halves.refused(group, blame);
-                    }
-                }
-                let blamed: HashMap<usize, String> =
-                    halves.blamed().into_iter().map(|(row, blame)| (row.place, blame.reason)).collect();
-                encoded.retain(|row| blamed.contains_key(&row.place));
-                is_left |= !encoded.is_empty();
-                if pass + 1 == PASSES {
-                    refused.extend(blamed);
-                }
-            }
-            if !is_left {
-                break;
-            }
-        }
-        let mut refused: Vec<(usize, String)> = refused.into_iter().collect();
-        refused.sort();
-        Ok(refused)
+        hub::write_rows(&mut Writer { hub: self, table }, rows).await
     }
 
     async fn commit(
@@ -647,5 +447,85 @@ impl Hub for PostgresSource {
             }
         }
         Ok(())
+    }
+}
+
+/// A table that rows are written into.
+struct Writer<'a> {
+    hub: &'a PostgresSource,
+    table: &'a SourceTable,
+}
+
+/// A row as text.
+struct Encoded {
+    key: Vec<Text>,
+    /// Its values; none: it goes.
+    row: Vec<Text>,
+}
+
+impl Writer<'_> {
+    fn doing(&self) -> String {
+        format!("write rows of `{}`", self.table.source)
+    }
+}
+
+/// Values of rows column by column.
+fn by_column<'a>(rows: impl Iterator<Item = &'a Vec<Text>>) -> Vec<Vec<Text>> {
+    let mut columns: Vec<Vec<Text>> = vec![];
+    for row in rows {
+        columns.resize(row.len(), vec![]);
+        columns.iter_mut().zip(row).for_each(|(column, text)| column.push(text.clone()));
+    }
+    columns
+}
+
+#[async_trait]
+impl RowWriter for Writer<'_> {
+    type Row = Encoded;
+
+    fn encoded(&self, writing: &Writing) -> Result<Encoded, String> {
+        let (table, key) = (self.table, self.table.mirror.key.iter().copied());
+        let key = PostgresSource::encoded(table, key, &writing.key)?;
+        let row = match &writing.row {
+            Some(row) => PostgresSource::encoded(table, 0..row.len(), row)?,
+            None => vec![],
+        };
+        Ok(Encoded { key, row })
+    }
+
+    async fn mark(&mut self) -> Result<(), Error> {
+        self.hub.writer()?.run(&self.doing(), "SAVEPOINT rows").await
+    }
+
+    async fn keep(&mut self) -> Result<(), Error> {
+        self.hub.writer()?.run(&self.doing(), "RELEASE SAVEPOINT rows").await
+    }
+
+    async fn take_back(&mut self) -> Result<(), Error> {
+        self.hub.writer()?.run("take rows back", "ROLLBACK TO SAVEPOINT rows").await
+    }
+
+    async fn act(&mut self, act: Act, rows: &[&Encoded]) -> Result<Result<u64, Blame>, Error> {
+        let session = self.hub.writer()?;
+        let columns = match act {
+            Act::Delete => by_column(rows.iter().map(|row| &row.key)),
+            Act::Update | Act::Insert => by_column(rows.iter().map(|row| &row.row)),
+        };
+        match session.execute(&self.hub.sql(self.table, act), &columns).await {
+            Ok(count) => Ok(Ok(count)),
+            Err(e) if error::is_about_data(&e) => {
+                let is_about_uniqueness = error::is_about_uniqueness(&e);
+                Ok(Err(Blame { reason: error::words(&e), is_about_uniqueness }))
+            }
+            Err(e) => Err(session.failed(&self.doing(), &e)),
+        }
+    }
+
+    async fn has_any(&mut self, rows: &[&Encoded]) -> Result<bool, Error> {
+        let (table, key) = (self.table, &self.table.mirror.key);
+        let (path, keys_of) = (self.hub.path(table), unnested(table, key));
+        let sql = format!("SELECT 1 FROM {path} t JOIN {keys_of} ON {} LIMIT 1", is_key(table, key));
+        let (doing, keys) = (format!("look for rows of `{}`", table.source), rows.iter().map(|row| &row.key));
+        Ok(!self.hub.writer()?.rows_of(&doing, &sql, &by_column(keys)).await?.is_empty())
     }
 }

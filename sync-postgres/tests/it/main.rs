@@ -17,6 +17,7 @@ mod cutting;
 mod dialect;
 #[path = "../../../sync/tests/conformance/following.rs"]
 mod following;
+mod hub;
 #[path = "../../../sync/tests/conformance/in_sql.rs"]
 mod in_sql;
 mod once;
@@ -42,5 +43,8 @@ mod shipping;
 mod taking;
 #[path = "../../../sync/tests/conformance/transferring.rs"]
 mod transferring;
+#[path = "../../../sync/tests/conformance/two_way.rs"]
 mod two_way;
+#[path = "../../../sync/tests/conformance/two_way_scene.rs"]
+mod two_way_scene;
 mod values;

@@ -322,7 +322,7 @@ impl<H: Hub> TwoWay<H> {
         if let Stage::Following(follows) = &kept.stage {
             items.extend(way.landed(follows.pushes));
         }
-        self.hub.begin("{}").await?;
+        self.hub.begin(&kept.plan.slot, None).await?;
         self.hub.commit(&kept.plan.slot, (STAGE, way.written.as_deref()), &items).await?;
         way.saved(&items);
         if let Stage::Following(follows) = &kept.stage {

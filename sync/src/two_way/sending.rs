@@ -174,7 +174,8 @@ impl<H: Hub> TwoWay<H> {
         };
         let push = way.pushes() + 1;
         let time_ms = due.values().flatten().map(|(_, work)| work.time_ms).max().unwrap_or(0);
-        self.hub.begin(&json(&Says { node: plan.slot.clone(), push, time_ms })).await?;
+        let says = json(&Says { node: plan.slot.clone(), push, time_ms });
+        self.hub.begin(&plan.slot, Some(&says)).await?;
         // All of them are locked before it is asked where the hub is: what others have done to them is before that.
         let mut there: HashMap<String, Vec<Value>> = HashMap::new();
         for (nth, works) in &due {
