@@ -19,7 +19,7 @@ use litekeep_sync::cut::Cut;
 use litekeep_sync::pause::Pause;
 use litekeep_sync::two_way::{self, Durable, Policies, Policy};
 use litekeep_sync::worker::{Rhythm, State, Worker};
-use litekeep_sync::{Cache, Flow, Logs, Pull, Push, Source, TwoWay, pull, push};
+use litekeep_sync::{Cache, Flow, Hub, Logs, Pull, Push, Source, TwoWay, pull, push};
 use litekeep_sync_mysql::{Mysql, MysqlSource};
 use litekeep_sync_postgres::source::Wanted;
 use litekeep_sync_postgres::{Postgres, PostgresSource};
@@ -177,12 +177,24 @@ impl DatabaseSync {
         &self,
         stores: Vec<Store>,
         durable: Option<Durable>,
-    ) -> Result<TwoWay<PostgresSource>> {
-        let OtherSide::Postgres(url) = &self.config.other else {
-            return Err(Failure::invalid("only PostgreSQL is kept in step in both directions").into());
+    ) -> Result<TwoWay<Box<dyn Hub>>> {
+        let config = &self.config;
+        let hub: Box<dyn Hub> = match &config.other {
+            OtherSide::Postgres(url) => {
+                let address = litekeep_sync_postgres::Address::parse(url.expose())?;
+                let options = options(config, PgType::named, &PgType::names())?;
+                Box::new(PostgresSource::two_way(address, wanted(config), options))
+            }
+            OtherSide::Mysql(url) => {
+                let address = litekeep_sync_mysql::Address::parse(url.expose())?;
+                no_schema(config, "MySQL")?;
+                let options = options(config, MyType::named, &MyType::names())?;
+                Box::new(MysqlSource::two_way(address, wanted_of_mysql(config), options))
+            }
+            OtherSide::Mongodb(_) => {
+                return Err(Failure::invalid("MongoDB is not kept in step in both directions").into());
+            }
         };
-        let address = litekeep_sync_postgres::Address::parse(url.expose())?;
-        let options = options(&self.config, PgType::named, &PgType::names())?;
         let policy = |policy: &ConflictPolicy| match policy {
             ConflictPolicy::Server => Policy::Server,
             ConflictPolicy::Sqlite => Policy::Sqlite,
@@ -192,7 +204,7 @@ impl DatabaseSync {
         let policies = Policies { all: policy(&self.config.conflict), tables: by_table.collect() };
         let (push, database) = (self.push(stores)?, self.database.path.clone());
         let settings = two_way::Settings { push, database, policies, durable };
-        Ok(TwoWay::new(settings, PostgresSource::two_way(address, wanted(&self.config), options)))
+        Ok(TwoWay::new(settings, hub))
     }
 
     /// A pull; with `creates` it makes a database that is not there.
@@ -569,6 +581,11 @@ fn wanted(config: &SyncConfig) -> Wanted {
     Wanted { tables: config.tables.clone(), schema: config.schema.clone(), names: config.names.clone() }
 }
 
+fn wanted_of_mysql(config: &SyncConfig) -> litekeep_sync_mysql::source::Wanted {
+    let (tables, names) = (config.tables.clone(), config.names.clone());
+    litekeep_sync_mysql::source::Wanted { tables, names }
+}
+
 /// Where it comes from.
 ///
 /// # Errors
@@ -587,9 +604,7 @@ pub(crate) fn source(config: &SyncConfig) -> Result<Box<dyn Source>> {
         OtherSide::Mysql(url) => {
             let address = litekeep_sync_mysql::Address::parse(url.expose())?;
             no_schema(config, "MySQL")?;
-            let (tables, names) = (config.tables.clone(), config.names.clone());
-            let wanted = litekeep_sync_mysql::source::Wanted { tables, names };
-            Box::new(MysqlSource::new(address, wanted))
+            Box::new(MysqlSource::new(address, wanted_of_mysql(config)))
         }
         #[cfg(feature = "mongodb")]
         OtherSide::Mongodb(url) => {

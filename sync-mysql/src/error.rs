@@ -87,7 +87,7 @@ fn hint(address: &Address, code: u16) -> Option<String> {
     }
     if number::DENIED.contains(&code) {
         return Some(format!(
-            "as an administrator: GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP ON {database}.* TO {user};"
+            "as an administrator: GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP, LOCK TABLES ON {database}.* TO {user};"
         ));
     }
     None
@@ -172,6 +172,11 @@ pub(crate) fn is_about_uniqueness(error: &Cause) -> bool {
 /// Whether the server does not take rows as a file.
 pub(crate) fn is_about_local_files(error: &Cause) -> bool {
     said(error).is_some_and(|said| number::NO_LOCAL_FILE.contains(&said.code))
+}
+
+/// Whether the user may not.
+pub(crate) fn is_denied(error: &Cause) -> bool {
+    said(error).is_some_and(|said| number::DENIED.contains(&said.code))
 }
 
 /// Whether there is no such table.

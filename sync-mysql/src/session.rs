@@ -71,6 +71,10 @@ impl Session {
         self.flavor
     }
 
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
     /// Bytes that the values of a statement can have.
     pub(crate) fn packet(&self) -> usize {
         self.packet
@@ -95,6 +99,17 @@ impl Session {
         let query = sql.as_query().into_owned();
         self.conn.query_drop(query).await?;
         Ok(self.conn.affected_rows())
+    }
+
+    /// Runs statements one after the other until one fails; how many rows they found together.
+    pub(crate) async fn try_run_all(&mut self, sql: impl AsQuery) -> Result<u64, mysql_async::Error> {
+        let mut result = self.conn.query_iter(sql.as_query().into_owned()).await?;
+        let mut found = result.affected_rows();
+        while !result.is_empty() {
+            result.collect::<Row>().await?;
+            found += result.affected_rows();
+        }
+        Ok(found)
     }
 
     /// Rows of a statement, each value as text; `None`: NULL.

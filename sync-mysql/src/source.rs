@@ -6,8 +6,10 @@
 
 mod catalog;
 mod changes;
+mod hub;
 mod reading;
 mod survey;
+mod writing;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -22,11 +24,13 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use self::catalog::Catalog;
 use self::changes::{Asked, Coming, Transaction};
+use self::hub::TwoWay;
 use self::reading::Reading;
 use crate::Address;
 use crate::binlog::event;
 use crate::binlog::position::Position;
 use crate::binlog::stream::{Refused, Stamp, Stream};
+use crate::codec::Codec;
 
 /// What of a database is wanted.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +69,8 @@ pub struct MysqlSource {
     /// Prepared transactions in which nothing happens that is wanted.
     other_xas: HashSet<String>,
     ready: VecDeque<Event>,
+    /// What it has where rows go there, too.
+    two_way: Option<TwoWay>,
 }
 
 impl MysqlSource {
@@ -89,6 +95,7 @@ impl MysqlSource {
             transaction: Transaction::default(),
             other_xas: HashSet::new(),
             ready: VecDeque::new(),
+            two_way: None,
         }
     }
 
@@ -113,7 +120,7 @@ impl MysqlSource {
 
 /// How values of a column come.
 fn form(kind: &SourceType) -> Option<Inward> {
-    serde_json::from_str(&kind.form).ok()
+    Codec::of(kind).map(Codec::inward)
 }
 
 fn names(table: &SourceTable, columns: &[usize]) -> Vec<String> {
@@ -129,13 +136,15 @@ impl Source for MysqlSource {
     fn disconnect(&mut self) {
         (self.reading, self.stream, self.asked, self.catalog) = (None, None, None, None);
         self.tables.clear();
+        self.let_go_of_writer();
     }
 
     async fn connect(&mut self) -> Result<String, Error> {
         self.disconnect();
-        let (catalog, server) = Catalog::open(&self.address, &self.wanted).await?;
+        let (catalog, server) = Catalog::open(&self.address, &self.wanted, self.two_way.is_some()).await?;
         (self.flavor, self.has_gtids) = (catalog.flavor(), catalog.has_gtids());
         self.catalog = Some(Arc::new(Mutex::new(catalog)));
+        self.connect_writer().await?;
         Ok(format!("{server}/{}", self.address.database()))
     }
 
@@ -289,9 +298,9 @@ impl MysqlSource {
                     self.position = Position::File { name, offset };
                 }
             }
-            Came::Begin { gtid, is_standalone } => {
+            Came::Begin { gtid, time_ms, is_standalone } => {
                 let is_open = self.flavor == Flavor::Mariadb && !is_standalone;
-                self.transaction = Transaction::of(gtid, is_open);
+                self.transaction = Transaction::of(gtid, time_ms, is_open);
             }
             Came::Commit => self.ends(stamp),
             Came::Prepared { is_committed, xa } => self.prepared(is_committed, xa, stamp)?,

@@ -21,6 +21,8 @@ use litekeep_sync::target::{Listed, TargetTable};
 use litekeep_sync::{Change, Error, Kept, Kind, Refused, Stage, Target, Value};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::there::type_of;
+
 use self::statements::{DELETED, FETCHED, literal, size, write};
 use crate::session::{Session, Text};
 use crate::{Address, error};
@@ -204,9 +206,7 @@ impl Mysql {
             texts.push(text.map(Into::into));
         }
         let size: usize = texts.iter().map(size).sum();
-        let most = self.packet();
-        if size > most {
-            let reason = format!("it has {size} bytes, and `max_allowed_packet` there admits {most}");
+        if let Some(reason) = statements::too_large(size, self.packet()) {
             return Err(refused(reason));
         }
         Ok(Encoded { key: key.to_vec(), row: texts })
@@ -408,13 +408,7 @@ impl Target for Mysql {
             let sql = format!("CREATE DATABASE IF NOT EXISTS {} CHARACTER SET utf8mb4", quoted(schema));
             self.run("make the database", &sql).await?;
         }
-        let sql = format!(
-            "CREATE TABLE IF NOT EXISTS {} (name varchar(191) NOT NULL, item varchar(512) NOT NULL, content longtext NOT NULL, \
-             changed_at timestamp(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6) ON UPDATE CURRENT_TIMESTAMP(6), \
-             PRIMARY KEY (name, item)) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE={}",
-            self.state(),
-            self.flavor().collation()
-        );
+        let sql = statements::make_state(&self.state(), self.flavor());
         self.run("make the table that keeps how far the sync is", &sql).await?;
         making.extend(absent.iter().map(|table| table.name.clone()));
         self.set(MAKING, &json(&making)).await?;

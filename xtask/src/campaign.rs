@@ -84,6 +84,16 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Test("litekeep", "two_way::four_come_to_the_same_and_no_edit_is_lost_without_a_word"),
     },
     Campaign {
+        name: "two-way-mariadb",
+        about: "the same with MariaDB",
+        how: How::Test("litekeep", "two_way::four_come_to_the_same_with_mariadb"),
+    },
+    Campaign {
+        name: "two-way-mysql",
+        about: "the same with MySQL",
+        how: How::Test("litekeep", "two_way::four_come_to_the_same_with_mysql"),
+    },
+    Campaign {
         name: "rows",
         about: "random schemas and transactions: the rows that a diff of pages reports are those that differ by SQL, and those that SQLite's sessions heard of",
         how: How::Test("litekeep-rows", "churn::rows_differ_as_sql_sees_it"),

@@ -256,8 +256,8 @@ impl Reader<'_> {
     fn other_side(&mut self, found: &Entry, direction: Direction) -> Option<OtherSide> {
         let url = self.non_empty(found)?;
         match (OtherSide::of(&url), url.split_once("://")) {
-            (Some(OtherSide::Mysql(_) | OtherSide::Mongodb(_)), _) if direction == Direction::Both => {
-                let message = "there is no sync in both directions with MySQL, MariaDB or MongoDB; with postgres://user@host/database there is";
+            (Some(OtherSide::Mongodb(_)), _) if direction == Direction::Both => {
+                let message = "there is no sync in both directions with MongoDB; with postgres://, mysql:// and mariadb:// there is";
                 self.refuse(found, message);
                 None
             }

@@ -258,7 +258,7 @@ impl Graduation {
         DatabaseSync::new(config, self.database.clone())
     }
 
-    fn two_way(&self) -> Result<litekeep_sync::TwoWay<litekeep_sync_postgres::PostgresSource>> {
+    fn two_way(&self) -> Result<litekeep_sync::TwoWay<Box<dyn litekeep_sync::Hub>>> {
         let sync = self.sync();
         sync.two_way(sync.stores(&Stores::default())?, None)
     }

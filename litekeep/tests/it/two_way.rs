@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use litekeep_testkit::mysql::{Flavor, Mysql};
 use litekeep_testkit::postgres::Postgres;
 use litekeep_testkit::process::eventually;
 use litekeep_testkit::{Process, campaign};
@@ -19,33 +20,166 @@ use crate::shapes;
 const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, edits TEXT NOT NULL)";
 /// Few, so that edits meet.
 const KEYS: u32 = 25;
-const ROWS: &str = "SELECT id || ':' || edits FROM t ORDER BY id";
 
-fn node(server: &Postgres, more: &str, sql: &str) -> Scene {
+/// A server that databases are in step with.
+trait Hub: Sized {
+    /// What its URL begins with.
+    const SCHEME: &'static str;
+
+    fn begin() -> Result<Self>;
+    fn url(&self) -> String;
+    fn query(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>>;
+    fn kill(&mut self) -> Result<()>;
+    fn resume(&mut self) -> Result<()>;
+    /// Ends the connections of litekeeps.
+    fn cut_off(&self) -> Result<()>;
+    /// Statements that make an edit: of a row that was deleted they tell `-` and its edits, of one that was written `+`.
+    fn statements(edit: &Edit, name: &str) -> String;
+    /// What it keeps of syncs beside its tables.
+    fn left(&self) -> Result<usize>;
+
+    fn rows(&self) -> Result<Vec<String>> {
+        let rows = self.query("SELECT concat(id, ':', edits) FROM t ORDER BY id")?;
+        Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+    }
+}
+
+impl Hub for Postgres {
+    const SCHEME: &'static str = "postgres";
+
+    fn begin() -> Result<Postgres> {
+        Postgres::start()
+    }
+
+    fn url(&self) -> String {
+        self.url("postgres")
+    }
+
+    fn query(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        self.query(sql)
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        self.kill()
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        self.resume()
+    }
+
+    fn cut_off(&self) -> Result<()> {
+        let sql =
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'litekeep'";
+        self.query(sql).map(drop)
+    }
+
+    fn statements(edit: &Edit, name: &str) -> String {
+        returning(edit, name)
+    }
+
+    fn left(&self) -> Result<usize> {
+        Ok(self.query("SELECT 1 FROM pg_replication_slots")?.len())
+    }
+}
+
+/// MariaDB, or MySQL.
+struct OfFlavor<const IS_MARIADB: bool>(Mysql);
+
+impl<const IS_MARIADB: bool> Hub for OfFlavor<IS_MARIADB> {
+    const SCHEME: &'static str = if IS_MARIADB { "mariadb" } else { "mysql" };
+
+    fn begin() -> Result<OfFlavor<IS_MARIADB>> {
+        let flavor = if IS_MARIADB { Flavor::Mariadb } else { Flavor::Mysql };
+        Ok(OfFlavor(Mysql::start(flavor)?))
+    }
+
+    fn url(&self) -> String {
+        self.0.url("test")
+    }
+
+    fn query(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        self.0.query_in("test", sql)
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        self.0.kill()
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        self.0.resume()
+    }
+
+    fn cut_off(&self) -> Result<()> {
+        let others =
+            "SELECT id FROM information_schema.processlist WHERE id <> connection_id() AND user = 'admin'";
+        for row in self.query(others)? {
+            // It may have ended by itself.
+            let _ = self.query(&format!("KILL {}", row[0].as_deref().unwrap_or_default()));
+        }
+        Ok(())
+    }
+
+    fn statements(edit: &Edit, name: &str) -> String {
+        let told = "SELECT '+', '' FROM (SELECT row_count() AS n) written WHERE n = 1";
+        match edit {
+            Edit::Delete { id } => format!(
+                "START TRANSACTION; SELECT '-', edits FROM t WHERE id = {id} FOR UPDATE; DELETE FROM t WHERE id = {id}; COMMIT"
+            ),
+            Edit::Move { id, to } => format!(
+                "UPDATE IGNORE t SET id = {to}, edits = concat(edits, ' {name}') WHERE id = {id}; {told}"
+            ),
+            Edit::Insert { id } => format!("INSERT IGNORE INTO t VALUES ({id}, '{name}'); {told}"),
+            Edit::Append { id } => {
+                format!("UPDATE t SET edits = concat(edits, ' {name}') WHERE id = {id}; {told}")
+            }
+        }
+    }
+
+    fn left(&self) -> Result<usize> {
+        Ok(0)
+    }
+}
+
+type Mariadb = OfFlavor<true>;
+type TheOther = OfFlavor<false>;
+
+fn node(server: &impl Hub, more: &str, sql: &str) -> Scene {
     let scene = Scene::new(Store::Folder, "upload_interval = \"20ms\"");
     let db = Connection::open(scene.db()).unwrap();
     db.execute_batch(&format!("PRAGMA journal_mode = WAL; {TABLE}; {sql}")).unwrap();
     drop(db);
     scene.replicate_once().unwrap();
-    let url = server.url("postgres");
+    let url = server.url();
     add(&scene, &format!("[[sync]]\nname = \"both\"\ndirection = \"both\"\nto = {url:?}\n{more}"));
     scene
 }
 
 fn rows_here(scene: &Scene) -> Vec<String> {
     let db = Connection::open(scene.db()).unwrap();
-    let mut select = db.prepare(ROWS).unwrap();
+    let mut select = db.prepare("SELECT id || ':' || edits FROM t ORDER BY id").unwrap();
     let rows = select.query_map((), |row| row.get(0)).unwrap();
     rows.collect::<Result<_, _>>().unwrap()
 }
 
-fn rows_there(server: &Postgres) -> Result<Vec<String>> {
-    Ok(server.query(ROWS)?.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+#[test]
+fn two_sides_go_in_step_and_say_how() {
+    goes_in_step_and_says_how::<Postgres>();
 }
 
 #[test]
-fn two_sides_go_in_step_and_say_how() {
-    let server = Postgres::start().unwrap();
+fn two_sides_go_in_step_with_mariadb() {
+    goes_in_step_and_says_how::<Mariadb>();
+}
+
+#[test]
+fn two_sides_go_in_step_with_mysql() {
+    if Flavor::Mysql.is_available() {
+        goes_in_step_and_says_how::<TheOther>();
+    }
+}
+
+fn goes_in_step_and_says_how<H: Hub>() {
+    let server = H::begin().unwrap();
     let scene = node(&server, "conflict = { t = \"sqlite\" }\n", "INSERT INTO t VALUES (1, 'a'), (2, 'b')");
     let run = |args: &[&str]| scene.place.run(args);
     let plan = run(&["sync", "plan", "--json"]).succeeded().json();
@@ -57,7 +191,7 @@ fn two_sides_go_in_step_and_say_how() {
     let ran = run(&["sync", "run", "--json"]).succeeded().json();
     shapes::matches("sync run", &ran);
     assert!(ran["position"].is_string() && ran["txid"].is_string(), "{ran:#}");
-    assert_eq!(rows_there(&server).unwrap(), ["1:a", "2:b"]);
+    assert_eq!(server.rows().unwrap(), ["1:a", "2:b"]);
     let none = run(&["sync", "conflicts"]).succeeded().stdout;
     assert!(none.contains("no row was changed on both sides"), "{none}");
 
@@ -67,7 +201,7 @@ fn two_sides_go_in_step_and_say_how() {
     db.execute_batch("UPDATE t SET edits = 'here' WHERE id = 2").unwrap();
     let expected = ["1:there", "2:here", "3:c"];
     eventually("both sides are the same", LONG, || {
-        Ok(rows_here(&scene) == expected && rows_there(&server)? == expected)
+        Ok(rows_here(&scene) == expected && server.rows()? == expected)
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", litekeep.output()));
     scene.stop(litekeep).unwrap();
@@ -76,7 +210,7 @@ fn two_sides_go_in_step_and_say_how() {
     server.query("UPDATE t SET edits = 'lost' WHERE id = 1").unwrap();
     db.execute_batch("UPDATE t SET edits = 'kept' WHERE id = 1").unwrap();
     let litekeep = scene.replicate().unwrap();
-    eventually("the row here has won", LONG, || Ok(rows_there(&server)?[0] == "1:kept"))
+    eventually("the row here has won", LONG, || Ok(server.rows()?[0] == "1:kept"))
         .unwrap_or_else(|error| panic!("{error}\n{}", litekeep.output()));
     let same = run(&["sync", "verify", "--json"]).succeeded().json();
     shapes::matches("sync verify", &same);
@@ -96,7 +230,7 @@ fn two_sides_go_in_step_and_say_how() {
         Ok(ran.code == 0 && status.contains("; 1 conflict so far"))
     })
     .unwrap_or_else(|error| panic!("{error}\n{status}"));
-    assert!(status.contains("sync both with postgres://"), "{status}");
+    assert!(status.contains(&format!("sync both with {}://", H::SCHEME)), "{status}");
     shapes::matches("sync status", &run(&["sync", "status", "--json"]).succeeded().json());
     scene.stop(litekeep).unwrap();
 
@@ -105,8 +239,43 @@ fn two_sides_go_in_step_and_say_how() {
     run(&["sync", "verify", "--repair"]).succeeded();
     shapes::matches("sync refused", &run(&["sync", "refused", "--json"]).succeeded().json());
     shapes::matches("sync forget", &run(&["sync", "forget", "--json"]).succeeded().json());
-    assert_eq!(server.query("SELECT 1 FROM pg_replication_slots").unwrap().len(), 0);
+    assert_eq!(server.left().unwrap(), 0);
     run(&["sync", "run"]).failed_with(&["the table `t` has rows on both sides", "litekeep sync resync both"]);
+}
+
+/// What is done to a row.
+enum Edit {
+    Delete {
+        id: u32,
+    },
+    /// Where no other row is.
+    Move {
+        id: u32,
+        to: u32,
+    },
+    /// Where none is.
+    Insert {
+        id: u32,
+    },
+    Append {
+        id: u32,
+    },
+}
+
+/// A statement of SQLite's and PostgreSQL's; see [`Hub::statements`].
+fn returning(edit: &Edit, name: &str) -> String {
+    match edit {
+        Edit::Delete { id } => format!("DELETE FROM t WHERE id = {id} RETURNING '-', edits"),
+        Edit::Move { id, to } => format!(
+            "UPDATE t SET id = {to}, edits = edits || ' {name}' WHERE id = {id} AND NOT EXISTS (SELECT 1 FROM t WHERE id = {to}) RETURNING '+', edits"
+        ),
+        Edit::Insert { id } => {
+            format!("INSERT INTO t VALUES ({id}, '{name}') ON CONFLICT DO NOTHING RETURNING '+', edits")
+        }
+        Edit::Append { id } => {
+            format!("UPDATE t SET edits = edits || ' {name}' WHERE id = {id} RETURNING '+', edits")
+        }
+    }
 }
 
 /// What is known of the edits.
@@ -124,22 +293,18 @@ impl Edits {
         self.seen.extend(edits.split(' ').map(str::to_owned));
     }
 
-    /// Statements for a random edit, and its name: both are given back rows whose edits are gone with it.
-    fn random(&mut self, site: usize, random: &mut fastrand::Rng) -> (String, String) {
+    /// A random edit, and its name.
+    fn random(&mut self, site: usize, random: &mut fastrand::Rng) -> (String, Edit) {
         self.count += 1;
         let name = format!("e{}@{site}", self.count);
-        let (id, other) = (random.u32(0..KEYS), random.u32(0..KEYS));
-        let sql = match random.u8(0..20) {
-            0..3 => format!("DELETE FROM t WHERE id = {id} RETURNING '-', edits"),
-            3 => format!(
-                "UPDATE t SET id = {other}, edits = edits || ' {name}' WHERE id = {id} AND NOT EXISTS (SELECT 1 FROM t WHERE id = {other}) RETURNING '+', edits"
-            ),
-            4..9 => {
-                format!("INSERT INTO t VALUES ({id}, '{name}') ON CONFLICT DO NOTHING RETURNING '+', edits")
-            }
-            _ => format!("UPDATE t SET edits = edits || ' {name}' WHERE id = {id} RETURNING '+', edits"),
+        let (id, to) = (random.u32(0..KEYS), random.u32(0..KEYS));
+        let edit = match random.u8(0..20) {
+            0..3 => Edit::Delete { id },
+            3 => Edit::Move { id, to },
+            4..9 => Edit::Insert { id },
+            _ => Edit::Append { id },
         };
-        (name, sql)
+        (name, edit)
     }
 
     fn done(&mut self, name: String, rows: Vec<(String, String)>) {
@@ -160,12 +325,17 @@ fn edit_here(scene: &Scene, sql: &str) -> Result<Vec<(String, String)>> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-fn edit_there(server: &Postgres, sql: &str) -> Result<Vec<(String, String)>> {
+fn edit_there(server: &impl Hub, sql: &str) -> Result<Vec<(String, String)>> {
     let row = |row: Vec<Option<String>>| {
         let mut texts = row.into_iter().flatten();
         Some((texts.next()?, texts.next()?))
     };
-    Ok(server.query(sql)?.into_iter().filter_map(row).collect())
+    match server.query(sql) {
+        Ok(rows) => Ok(rows.into_iter().filter_map(row).collect()),
+        // It waited for a litekeep that waited for it, and was ended without effect.
+        Err(error) if error.to_string().to_lowercase().contains("deadlock") => Ok(vec![]),
+        Err(error) => Err(error),
+    }
 }
 
 /// Edits that the list of conflicts tells.
@@ -177,13 +347,29 @@ fn listed(scene: &Scene) -> Result<BTreeSet<String>> {
     Ok(lost.flat_map(|edits| edits.split(' ').map(str::to_owned)).collect())
 }
 
-/// Kills or stops litekeeps, the server and connections while all four are written to.
 #[test]
 fn four_come_to_the_same_and_no_edit_is_lost_without_a_word() {
-    campaign::rounds("two-way", 2, |seed| {
+    four_come_to_the_same::<Postgres>("two-way");
+}
+
+#[test]
+fn four_come_to_the_same_with_mariadb() {
+    four_come_to_the_same::<Mariadb>("two-way-mariadb");
+}
+
+#[test]
+fn four_come_to_the_same_with_mysql() {
+    if Flavor::Mysql.is_available() {
+        four_come_to_the_same::<TheOther>("two-way-mysql");
+    }
+}
+
+/// Kills or stops litekeeps, the server and connections while all four are written to.
+fn four_come_to_the_same<H: Hub>(campaign: &str) {
+    campaign::rounds(campaign, 2, |seed| {
         let mut random = fastrand::Rng::with_seed(seed);
         let policy = ["server", "sqlite", "latest"][usize::try_from(seed % 3)?];
-        let mut server = Postgres::start()?;
+        let mut server = H::begin()?;
         let first: Vec<String> = (0..KEYS).step_by(2).map(|id| format!("({id}, 'e0')")).collect();
         let more = format!("conflict = {policy:?}\n");
         let nodes: Vec<Scene> =
@@ -210,15 +396,15 @@ fn four_come_to_the_same_and_no_edit_is_lost_without_a_word() {
                     server.kill()?;
                     server.resume()?;
                 }
-                1 => drop(server.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'litekeep'")?),
+                1 => server.cut_off()?,
                 _ => {}
             }
             for _ in 0..random.u32(10..60) {
                 let site = random.usize(0..4);
-                let (name, sql) = edits.random(site, &mut random);
+                let (name, edit) = edits.random(site, &mut random);
                 let rows = match nodes.get(site) {
-                    Some(scene) => edit_here(scene, &sql)?,
-                    None => edit_there(&server, &sql)?,
+                    Some(scene) => edit_here(scene, &returning(&edit, &name))?,
+                    None => edit_there(&server, &H::statements(&edit, &name))?,
                 };
                 edits.done(name, rows);
                 std::thread::sleep(Duration::from_millis(random.u64(0..12)));
@@ -233,7 +419,7 @@ fn four_come_to_the_same_and_no_edit_is_lost_without_a_word() {
         let mut before = vec![];
         let logs = || nodes.iter().map(Scene::log).collect::<Vec<_>>().join("\n");
         eventually("all four are the same, and stay so", LONG, || {
-            let all: Vec<Vec<String>> = nodes.iter().map(rows_here).chain([rows_there(&server)?]).collect();
+            let all: Vec<Vec<String>> = nodes.iter().map(rows_here).chain([server.rows()?]).collect();
             if all != before {
                 (before, since) = (all, Instant::now());
             }
@@ -241,10 +427,11 @@ fn four_come_to_the_same_and_no_edit_is_lost_without_a_word() {
         })
         .with_context(|| format!("{before:#?}\n{}", logs()))?;
         // Nothing goes in circles.
-        let pushes = || {
-            server.query(
-                "SELECT content::json ->> 'pushes' FROM _litekeep_sync WHERE item = 'stage' ORDER BY name",
-            )
+        let pushes = || -> Result<Vec<Value>> {
+            let kept =
+                server.query("SELECT content FROM _litekeep_sync WHERE item = 'stage' ORDER BY name")?;
+            let kept = kept.into_iter().flatten().flatten();
+            kept.map(|stage| Ok(serde_json::from_str::<Value>(&stage)?["pushes"].take())).collect()
         };
         let at_rest = pushes()?;
         std::thread::sleep(Duration::from_secs(1));

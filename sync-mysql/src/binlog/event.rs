@@ -34,7 +34,12 @@ pub(crate) enum Event {
     /// What follows is in this file.
     File { name: String, offset: u64 },
     /// A transaction begins. Of MySQL its first statement tells whether it is more than that.
-    Begin { gtid: Option<Gtid>, is_standalone: bool },
+    Begin {
+        gtid: Option<Gtid>,
+        /// When it was committed, milliseconds since the epoch. MariaDB tells the second of each event only.
+        time_ms: Option<i64>,
+        is_standalone: bool,
+    },
     /// A statement.
     Query { database: String, sql: String },
     /// A transaction ends.
@@ -84,7 +89,7 @@ pub(super) fn parse(kind: u8, body: &[u8], stamp: Stamp) -> Result<Option<Event>
             };
             let domain = domain as u32;
             let gtid = Some(Gtid::Mariadb { domain, server: stamp.server, number });
-            Event::Begin { gtid, is_standalone: flags & STANDALONE != 0 }
+            Event::Begin { gtid, time_ms: None, is_standalone: flags & STANDALONE != 0 }
         }
         XA_PREPARE => {
             let xa = xa_name(body).ok_or("a prepared transaction without its name")?;

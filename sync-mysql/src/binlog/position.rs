@@ -40,6 +40,23 @@ impl Position {
         if text.is_empty() { Some(Position::Executed(BTreeMap::new())) } else { executed(&text) }
     }
 
+    /// The numbers that sessions of a server of MySQL own at the moment, each with the number of its session: `uuid:5#20`.
+    pub(crate) fn owned(text: &str) -> Vec<Gtid> {
+        let mut owned = vec![];
+        for set in text.split(',') {
+            let mut parts = set.trim().split(':');
+            let Some(uuid) = parts.next() else { continue };
+            let mut source = uuid.to_ascii_lowercase();
+            for part in parts {
+                match part.split('#').next().map(str::parse) {
+                    Some(Ok(number)) => owned.push(Gtid::Mysql { source: source.clone(), number }),
+                    _ => source = format!("{}:{}", uuid.to_ascii_lowercase(), part.to_ascii_lowercase()),
+                }
+            }
+        }
+        owned
+    }
+
     /// Of what a server of MariaDB says.
     pub(crate) fn domains(text: &str) -> Option<Position> {
         if text.is_empty() { Some(Position::Domains(BTreeMap::new())) } else { domains(text) }
@@ -225,6 +242,19 @@ mod tests {
         }
         let of_two_lines = Position::executed(&format!("{UUID}:1-3,\n{UUID}:litekeep:1")).unwrap();
         assert_eq!(of_two_lines.to_string(), format!("{UUID}:1-3,{UUID}:litekeep:1"));
+    }
+
+    #[test]
+    fn owned_numbers_are_read() {
+        let of = |source: &str, number| Gtid::Mysql { source: source.to_owned(), number };
+        assert_eq!(Position::owned(""), []);
+        assert_eq!(Position::owned(&format!("{UUID}:5#20")), [of(UUID, 5)]);
+        let other = UUID.replace('3', "4");
+        let tagged = format!("{UUID}:tag");
+        assert_eq!(
+            Position::owned(&format!("{UUID}:5#20:6#21:tag:1#7,\n{other}:9#22")),
+            [of(UUID, 5), of(UUID, 6), of(&tagged, 1), of(&other, 9)]
+        );
     }
 
     #[test]

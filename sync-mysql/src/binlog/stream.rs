@@ -183,7 +183,7 @@ impl Stream {
                     };
                     self.packed_until = None;
                     let gtid = Gtid::Mysql { source: uuid_text(uuid), number };
-                    return Ok((Event::Begin { gtid: Some(gtid), is_standalone: false }, stamp));
+                    return Ok((begin(Some(gtid), committed_us(body)), stamp));
                 }
                 event::TAGGED_GTID => {
                     let read = raw.read_event::<GtidEvent>();
@@ -193,11 +193,13 @@ impl Stream {
                     let source = format!("{uuid}{}", tag.unwrap_or_default());
                     self.packed_until = None;
                     let gtid = Gtid::Mysql { source, number: read.gno() };
-                    return Ok((Event::Begin { gtid: Some(gtid), is_standalone: false }, stamp));
+                    return Ok((begin(Some(gtid), Some(read.immediate_commit_timestamp())), stamp));
                 }
                 event::ANONYMOUS_GTID => {
                     self.packed_until = None;
-                    return Ok((Event::Begin { gtid: None, is_standalone: false }, stamp));
+                    let mut body = super::Bytes(raw.data());
+                    let committed_us = body.take(25).and_then(|_| committed_us(body));
+                    return Ok((begin(None, committed_us), stamp));
                 }
                 _ => {}
             }
@@ -218,6 +220,20 @@ pub(crate) struct Stamp {
     pub(crate) time_s: u32,
     /// By which server.
     pub(crate) server: u32,
+}
+
+fn begin(gtid: Option<Gtid>, committed_us: Option<u64>) -> Event {
+    let time_ms = committed_us.and_then(|us| i64::try_from(us / 1000).ok()).filter(|time_ms| *time_ms > 0);
+    Event::Begin { gtid, time_ms, is_standalone: false }
+}
+
+/// When a transaction of MySQL's was committed, microseconds since the epoch: of what follows its number, after which transactions it may come. The
+/// highest bit says that more follows.
+fn committed_us(mut body: super::Bytes<'_>) -> Option<u64> {
+    const LOGICAL_TIMES: u8 = 2;
+    body.byte().filter(|kind| *kind == LOGICAL_TIMES)?;
+    body.take(16)?;
+    Some(body.number(7)? & !(1 << 55))
 }
 
 fn uuid_text(bytes: &[u8]) -> String {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use litekeep_schema::portable::Note;
 use litekeep_schema::portable::mysql::{Flavor, quoted};
 use litekeep_sync::source::SourceTable;
 use litekeep_sync::{Error, Kind};
@@ -11,6 +12,7 @@ use crate::binlog::charset::Charsets;
 use crate::binlog::position::Position;
 use crate::binlog::stream::Stream;
 use crate::session::Session;
+use crate::target::statements::literal;
 use crate::{Address, error};
 
 /// How long a transaction that is in the log may take until others see its rows, where the server does not tell.
@@ -28,27 +30,38 @@ pub(super) struct Catalog {
     pub(super) server_id: u32,
     /// It was connected to only to read: nothing is followed.
     pub(super) is_once: bool,
+    /// Rows go there, too.
+    pub(super) is_written_to: bool,
 }
 
 impl Catalog {
+    async fn of(address: &Address, wanted: &Wanted) -> Result<Catalog, Error> {
+        Ok(Catalog {
+            address: address.clone(),
+            wanted: wanted.clone(),
+            session: Session::open(address).await?,
+            charsets: Charsets::default(),
+            has_gtids: false,
+            server_id: 0,
+            is_once: false,
+            is_written_to: false,
+        })
+    }
+
     /// Connects; with who the server is.
-    pub(super) async fn open(address: &Address, wanted: &Wanted) -> Result<(Catalog, String), Error> {
-        let session = Session::open(address).await?;
-        let (address, wanted) = (address.clone(), wanted.clone());
-        let charsets = Charsets::default();
-        let mut catalog =
-            Catalog { address, wanted, session, charsets, has_gtids: false, server_id: 0, is_once: false };
+    pub(super) async fn open(
+        address: &Address,
+        wanted: &Wanted,
+        is_written_to: bool,
+    ) -> Result<(Catalog, String), Error> {
+        let mut catalog = Catalog { is_written_to, ..Catalog::of(address, wanted).await? };
         let server = catalog.check_server().await?;
         Ok((catalog, server))
     }
 
     /// Connects only to read, each row as it is then.
     pub(super) async fn open_to_look(address: &Address, wanted: &Wanted) -> Result<Catalog, Error> {
-        let session = Session::open(address).await?;
-        let (address, wanted) = (address.clone(), wanted.clone());
-        let charsets = Charsets::default();
-        let (has_gtids, server_id) = (false, 0);
-        let mut catalog = Catalog { address, wanted, session, charsets, has_gtids, server_id, is_once: true };
+        let mut catalog = Catalog { is_once: true, ..Catalog::of(address, wanted).await? };
         catalog.read_charsets().await?;
         Ok(catalog)
     }
@@ -87,79 +100,23 @@ impl Catalog {
 
     /// Where the log is now.
     pub(super) async fn now(&mut self) -> Result<Position, Error> {
-        const ASK: &str = "ask where the server is";
-        let (flavor, has_gtids) = (self.session.flavor(), self.has_gtids);
-        let session = &mut self.session;
-        let damaged = |text: &str| Error::new(Kind::Corrupt, format!("{ASK}: `{text}` is no position"));
-        if flavor == Flavor::Mariadb || has_gtids {
-            let sql = match flavor {
-                Flavor::Mariadb => "SELECT @@global.gtid_binlog_pos",
-                Flavor::Mysql => "SELECT @@global.gtid_executed",
-            };
-            let rows = session.texts(ASK, sql).await?;
-            let text = rows.into_iter().flatten().next().flatten().unwrap_or_default();
-            let read = match flavor {
-                Flavor::Mariadb => Position::domains(&text),
-                Flavor::Mysql => Position::executed(&text),
-            };
-            return read.ok_or_else(|| damaged(&text));
-        }
-        let rows = self.log_status().await?;
-        let mut row = rows.into_iter().next().unwrap_or_default().into_iter().flatten();
-        let (name, offset) = (row.next().unwrap_or_default(), row.next().unwrap_or_default());
-        let position = Position::parse(&format!("{name}:{offset}"));
-        position.ok_or_else(|| damaged(&format!("{name}:{offset}")))
+        now(&mut self.session, self.has_gtids).await
     }
 
     /// The file that the log is in, its end, and which databases alone are in it, or are not.
     pub(super) async fn log_status(&mut self) -> Result<Vec<Vec<Option<String>>>, Error> {
-        const ASK: &str = "ask where the server is";
-        // The name since MySQL 8.2, and the one before.
-        let names = match self.flavor() {
-            Flavor::Mysql => ["SHOW BINARY LOG STATUS", "SHOW MASTER STATUS"].as_slice(),
-            Flavor::Mariadb => &["SHOW MASTER STATUS"],
-        };
-        let mut failed = None;
-        for sql in names {
-            match self.session.texts(ASK, sql).await {
-                Ok(rows) => return Ok(rows),
-                Err(error) if error.kind() == Kind::Invalid => _ = failed.get_or_insert(error),
-                Err(error) => return Err(error),
-            }
-        }
-        let said = failed.map_or_else(|| ASK.to_owned(), |error| error.to_string());
-        Err(Error::with_hint(Kind::Invalid, said, error::grant_log(&self.address)))
+        log_status(&mut self.session).await
     }
 
     /// A position such that whoever reads rows after this sees everything that is before it.
     pub(super) async fn visible(&mut self) -> Result<Position, Error> {
         const ASK: &str = "ask where the server is";
         match self.session.flavor() {
-            // The log has a transaction before others see its rows; a snapshot tells where it is in the log.
+            // The log has a transaction before others see its rows.
             Flavor::Mariadb => {
-                let session = &mut self.session;
-                session.run(ASK, "START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
-                let rows = session.texts(ASK, "SHOW STATUS LIKE 'binlog_snapshot_%'").await?;
-                session.run(ASK, "COMMIT").await?;
-                let of = |name: &str| {
-                    let is_it = |row: &&Vec<Option<String>>| {
-                        row.first()
-                            .and_then(|cell| cell.as_deref())
-                            .is_some_and(|is| is.eq_ignore_ascii_case(name))
-                    };
-                    rows.iter().find(is_it).and_then(|row| row.get(1)?.clone()).unwrap_or_default()
-                };
-                let (file, offset) = (of("binlog_snapshot_file"), of("binlog_snapshot_position"));
-                let sql = format!(
-                    "SELECT BINLOG_GTID_POS({}, {})",
-                    crate::target::statements::literal(&file),
-                    offset.parse::<u64>().unwrap_or(0)
-                );
-                let rows = session.texts(ASK, &sql).await?;
-                let text = rows.into_iter().flatten().next().flatten();
-                let read = text.as_deref().and_then(Position::domains);
-                let none = || Error::new(Kind::Corrupt, format!("{ASK}: `{file}` at {offset} has no number"));
-                read.ok_or_else(none)
+                let position = self.snapshot().await?;
+                self.session.run(ASK, "COMMIT").await?;
+                Ok(position)
             }
             // It numbers a transaction as done when others see it.
             Flavor::Mysql if self.has_gtids => self.now().await,
@@ -171,14 +128,41 @@ impl Catalog {
         }
     }
 
+    /// Begins to see rows as they are at this moment, and nothing after it. MariaDB tells where in the log that is; of MySQL it is where the log
+    /// is now, as long as nobody writes.
+    pub(super) async fn snapshot(&mut self) -> Result<Position, Error> {
+        const ASK: &str = "ask where the server is";
+        self.session.run("see all rows at one moment", "START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
+        if self.session.flavor() == Flavor::Mysql {
+            return self.now().await;
+        }
+        let rows = self.session.texts(ASK, "SHOW STATUS LIKE 'binlog_snapshot_%'").await?;
+        let of = |name: &str| {
+            let is_it = |row: &&Vec<Option<String>>| {
+                row.first().and_then(|cell| cell.as_deref()).is_some_and(|is| is.eq_ignore_ascii_case(name))
+            };
+            rows.iter().find(is_it).and_then(|row| row.get(1)?.clone()).unwrap_or_default()
+        };
+        let (file, offset) = (of("binlog_snapshot_file"), of("binlog_snapshot_position"));
+        let sql =
+            format!("SELECT BINLOG_GTID_POS({}, {})", literal(&file), offset.parse::<u64>().unwrap_or(0));
+        let rows = self.session.texts(ASK, &sql).await?;
+        let text = rows.into_iter().flatten().next().flatten();
+        let read = text.as_deref().and_then(Position::domains);
+        read.ok_or_else(|| Error::new(Kind::Corrupt, format!("{ASK}: `{file}` at {offset} has no number")))
+    }
+
     /// Takes the log from a position on for a moment: whether the server has it, and gives it.
     pub(super) async fn try_log(&self, position: &Position, replica: u32) -> Result<(), Refused> {
         let mut stream = Stream::open(&self.address, self.session.flavor(), replica, position).await?;
         stream.begins(replica).await
     }
 
-    /// A table as it is now; `None`: it is not there.
-    pub(super) async fn table_now(&mut self, source: &str) -> Result<Option<SourceTable>, Error> {
+    /// A table as it is now, with what is said of it; `None`: it is not there.
+    pub(super) async fn table_now(
+        &mut self,
+        source: &str,
+    ) -> Result<Option<(SourceTable, Vec<Note>)>, Error> {
         // Who changes it has it locked until it is done, which may be after it is logged.
         let wait = format!("SELECT 1 FROM {} LIMIT 0", quoted(source));
         match self.session.try_run(wait).await {
@@ -187,6 +171,50 @@ impl Catalog {
             Err(e) => return Err(self.session.failed("look for a table", &e)),
         }
         let surveyed = self.surveyed().await?;
-        Ok(surveyed.into_iter().map(|(table, _)| table).find(|table| table.source == source))
+        Ok(surveyed.into_iter().find(|(table, _)| table.source == source))
     }
+}
+
+/// Where the log is now, as a session is told.
+pub(super) async fn now(session: &mut Session, has_gtids: bool) -> Result<Position, Error> {
+    const ASK: &str = "ask where the server is";
+    let flavor = session.flavor();
+    let damaged = |text: &str| Error::new(Kind::Corrupt, format!("{ASK}: `{text}` is no position"));
+    if flavor == Flavor::Mariadb || has_gtids {
+        let sql = match flavor {
+            Flavor::Mariadb => "SELECT @@global.gtid_binlog_pos",
+            Flavor::Mysql => "SELECT @@global.gtid_executed",
+        };
+        let rows = session.texts(ASK, sql).await?;
+        let text = rows.into_iter().flatten().next().flatten().unwrap_or_default();
+        let read = match flavor {
+            Flavor::Mariadb => Position::domains(&text),
+            Flavor::Mysql => Position::executed(&text),
+        };
+        return read.ok_or_else(|| damaged(&text));
+    }
+    let rows = log_status(session).await?;
+    let mut row = rows.into_iter().next().unwrap_or_default().into_iter().flatten();
+    let (name, offset) = (row.next().unwrap_or_default(), row.next().unwrap_or_default());
+    let position = Position::parse(&format!("{name}:{offset}"));
+    position.ok_or_else(|| damaged(&format!("{name}:{offset}")))
+}
+
+async fn log_status(session: &mut Session) -> Result<Vec<Vec<Option<String>>>, Error> {
+    const ASK: &str = "ask where the server is";
+    // The name since MySQL 8.2, and the one before.
+    let names = match session.flavor() {
+        Flavor::Mysql => ["SHOW BINARY LOG STATUS", "SHOW MASTER STATUS"].as_slice(),
+        Flavor::Mariadb => &["SHOW MASTER STATUS"],
+    };
+    let mut failed = None;
+    for sql in names {
+        match session.texts(ASK, sql).await {
+            Ok(rows) => return Ok(rows),
+            Err(error) if error.kind() == Kind::Invalid => _ = failed.get_or_insert(error),
+            Err(error) => return Err(error),
+        }
+    }
+    let said = failed.map_or_else(|| ASK.to_owned(), |error| error.to_string());
+    Err(Error::with_hint(Kind::Invalid, said, error::grant_log(session.address())))
 }

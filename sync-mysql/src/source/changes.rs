@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use litekeep_schema::portable::mysql::{Flavor, Inward, Raw};
+use litekeep_schema::portable::{Level, Note};
+use litekeep_sql::SYNC_TABLE;
 use litekeep_sync::source::{Event, Incoming, SourceTable};
 use litekeep_sync::{Error, Kind, Value};
 
@@ -11,6 +13,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::catalog::Catalog;
+use super::hub::SAYS;
 use super::{MysqlSource, cannot_follow, form, names};
 use crate::binlog::charset::Charset;
 use crate::binlog::event::{RowsKind, STATEMENTS};
@@ -19,6 +22,7 @@ use crate::binlog::row::{self, Cell, Row};
 use crate::binlog::statement::{Alteration, Effect, Name, effect};
 use crate::binlog::stream::Stamp;
 use crate::binlog::table_map::{BINARY, MapColumn, TableMap, kind};
+use crate::codec::Codec;
 
 /// Tables that are told at once, at most, until they are told anew.
 const MAPS: usize = 4_096;
@@ -27,14 +31,16 @@ const MAPS: usize = 4_096;
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
     gtid: Option<Gtid>,
+    /// When it was committed, milliseconds since the epoch, where the server tells more than the second.
+    time_ms: Option<i64>,
     is_open: bool,
     /// Something of a table that is wanted was in it.
     is_wanted: bool,
 }
 
 impl Transaction {
-    pub(super) fn of(gtid: Option<Gtid>, is_open: bool) -> Transaction {
-        Transaction { gtid, is_open, is_wanted: false }
+    pub(super) fn of(gtid: Option<Gtid>, time_ms: Option<i64>, is_open: bool) -> Transaction {
+        Transaction { gtid, time_ms, is_open, is_wanted: false }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -58,8 +64,10 @@ impl Asked {
 
 /// What it answers.
 pub(super) enum Answer {
-    /// A table after it was altered; `None`: it is not there.
+    /// A table after its columns were altered; `None`: it is not there.
     Altered { table: usize, now: Option<Box<SourceTable>> },
+    /// Why a table cannot be followed any more after something else of it was altered.
+    Unfit { table: usize, reason: Option<String> },
     /// How rows of a table come; and, where they do not come as they are known, the table as it is now.
     Layout {
         body: Vec<u8>,
@@ -79,19 +87,27 @@ pub(super) enum Coming {
         map: TableMap,
         columns: Vec<ComingColumn>,
     },
+    /// Of the table in which nodes say something of their transactions: where its items and what is in them are.
+    Said {
+        map: TableMap,
+        item: usize,
+        content: usize,
+    },
 }
 
 impl MysqlSource {
     /// Everything of the transaction has come.
     pub(super) fn ends(&mut self, stamp: Stamp) {
-        let Transaction { gtid, is_wanted, .. } = std::mem::take(&mut self.transaction);
+        let Transaction { gtid, time_ms, is_wanted, .. } = std::mem::take(&mut self.transaction);
         match (&mut self.position, gtid) {
             (Position::File { offset, .. }, _) => *offset = stamp.end.max(*offset),
             (position, Some(gtid)) => position.add(&gtid),
             (_, None) => {}
         }
         if is_wanted {
-            let time_ms = i64::from(stamp.time_s) * 1000;
+            // Of others' changes in the same second nobody knows which was later: that of the server.
+            let of_second = if self.two_way.is_some() { 999 } else { 0 };
+            let time_ms = time_ms.unwrap_or(i64::from(stamp.time_s) * 1000 + of_second);
             self.ready.push_back(Event::Commit { position: self.position.to_string(), time_ms });
         }
     }
@@ -165,13 +181,13 @@ impl MysqlSource {
             Effect::Definition(effects) => effects,
             _ => vec![],
         };
-        let mut changed = None;
+        let (mut changed, mut altered) = (None, None);
         for (name, alteration) in effects {
             let is_ours = name.database.as_deref().unwrap_or(database) == ours;
             let place = self.tables.iter().position(|table| table.source == name.table);
             let Some(table) = place.filter(|_| is_ours) else { continue };
             match alteration {
-                Alteration::Other => {}
+                Alteration::Other => altered = Some(table).filter(|_| self.two_way.is_some()),
                 Alteration::Columns => changed = Some(table),
                 Alteration::Emptied => {
                     self.transaction.is_wanted = true;
@@ -191,7 +207,14 @@ impl MysqlSource {
             self.asked = Some(Asked::of(async move {
                 let mut catalog = catalog.lock().await;
                 let now = catalog.table_now(&source).await?;
-                Ok(Answer::Altered { table, now: now.map(Box::new) })
+                Ok(Answer::Altered { table, now: now.map(|(now, _)| Box::new(now)) })
+            }));
+        } else if let Some(table) = altered {
+            let source = self.tables[table].source.clone();
+            let catalog = self.shared()?;
+            self.asked = Some(Asked::of(async move {
+                let now = catalog.lock().await.table_now(&source).await?;
+                Ok(Answer::Unfit { table, reason: now.and_then(|(_, notes)| unfit(&notes)) })
             }));
         }
         Ok(())
@@ -213,12 +236,17 @@ impl MysqlSource {
                 let position = Some(self.position.to_string());
                 self.ready.push_back(Event::Table { table, now, position });
             }
+            Answer::Unfit { table, reason } => {
+                self.ready.extend(reason.map(|reason| Event::Gone { table, reason }));
+            }
             Answer::Layout { body, map, table, columns, now } => {
                 let known = &self.tables[table];
                 let fits = fits(known, &columns, &map);
                 let is_told = |name: &str| map.columns.iter().any(|column| column.name == name);
+                // Both ways each value that has changed must come.
+                let may_lack = self.two_way.is_none();
                 let is_missing = (known.coming().zip(&columns))
-                    .all(|((known, _), column)| column.is_some() || !is_told(&known.name));
+                    .all(|((known, _), column)| column.is_some() || may_lack && !is_told(&known.name));
                 let (id, coming) = (map.id, Coming::As { table, map, columns });
                 // Some columns may be computed, or not be there any more; or the rows are older than the copy of a table that has changed since.
                 let coming = match now {
@@ -249,8 +277,13 @@ impl MysqlSource {
     pub(super) async fn look_for_tables(&mut self) -> Result<(), Error> {
         let surveyed = self.catalog().await?.surveyed().await?;
         for (table, known) in self.tables.iter().enumerate() {
-            if !surveyed.iter().any(|(there, _)| there.source == known.source) {
-                self.ready.push_back(gone(table, "it was dropped there, or has another name"));
+            match surveyed.iter().find(|(there, _)| there.source == known.source) {
+                None => self.ready.push_back(gone(table, "it was dropped there, or has another name")),
+                // What the log does not tell of it any more would be missed here.
+                Some((_, notes)) if self.two_way.is_some() => {
+                    self.ready.extend(unfit(notes).map(|reason| Event::Gone { table, reason }));
+                }
+                Some(_) => {}
             }
         }
         Ok(())
@@ -273,14 +306,21 @@ impl MysqlSource {
             self.coming.clear();
         }
         let is_ours = map.database == self.address.database();
+        if self.two_way.is_some() && is_ours && map.table == SYNC_TABLE {
+            let place = |name: &str| map.columns.iter().position(|column| column.name == name);
+            if let (Some(item), Some(content)) = (place("item"), place("content")) {
+                self.coming.insert(map.id, (body, Coming::Said { map, item, content }));
+                return Ok(());
+            }
+            return Err(self.without_names());
+        }
         let place = self.tables.iter().position(|table| is_ours && table.source == map.table);
         let Some(table) = place else {
             self.coming.insert(map.id, (body, Coming::Ignored));
             return Ok(());
         };
         if !map.has_names {
-            let set = "as an administrator: SET GLOBAL binlog_row_metadata = FULL;";
-            return Err(cannot_follow(&self.address, "a row without the names of its columns", set));
+            return Err(self.without_names());
         }
         let known = self.tables[table].clone();
         let catalog = self.shared()?;
@@ -295,16 +335,24 @@ impl MysqlSource {
                         .map(|(form, charset)| (at, form, charset)),
                     None => None,
                 };
-                columns.push(found.filter(|(_, is, _)| form(known_kind) == Some(*is)));
+                let codec = Codec::of(known_kind);
+                columns.push(found.and_then(|(at, is, charset)| {
+                    Some((at, codec.filter(|codec| codec.inward() == is)?, charset))
+                }));
             }
             let now = if fits(&known, &columns, &map) {
                 None
             } else {
-                catalog.table_now(&known.source).await?.map(Box::new)
+                catalog.table_now(&known.source).await?.map(|(now, _)| Box::new(now))
             };
             Ok(Answer::Layout { body, map, table, columns, now })
         }));
         Ok(())
+    }
+
+    fn without_names(&self) -> Error {
+        let set = "as an administrator: SET GLOBAL binlog_row_metadata = FULL;";
+        cannot_follow(&self.address, "a row without the names of its columns", set)
     }
 
     pub(super) fn rows(&mut self, kind: RowsKind, body: &[u8], has_extra: bool) -> Result<(), Error> {
@@ -313,6 +361,16 @@ impl MysqlSource {
         let id = row::table_of(body).ok_or_else(|| damaged("rows that are cut off"))?;
         let (table, map, columns) = match self.coming.get(&id) {
             Some((_, Coming::As { table, map, columns })) => (*table, map, columns),
+            Some((_, Coming::Said { map, item, content })) => {
+                let rows = row::rows(kind, body, has_extra, map).map_err(|what| damaged(&what))?;
+                let said: Vec<String> =
+                    rows.into_iter().filter_map(|row| said(row, *item, *content)).collect();
+                for content in said {
+                    self.transaction.is_wanted = true;
+                    self.ready.push_back(Event::Said { content });
+                }
+                return Ok(());
+            }
             Some((_, Coming::Ignored)) => return Ok(()),
             // The end of a statement.
             None if id == 0x00ff_ffff => return Ok(()),
@@ -321,8 +379,13 @@ impl MysqlSource {
         let rows = row::rows(kind, body, has_extra, map).map_err(|what| damaged(&what))?;
         let known = &self.tables[table];
         let (key, asks) = (&known.mirror.key, known.part.condition.is_some());
+        let has_images = self.two_way.is_some();
         for row in rows {
-            let Some(change) = change(row, columns, key, asks) else {
+            let change = match has_images {
+                true => images(row, columns),
+                false => change(row, columns, key, asks),
+            };
+            let Some(change) = change else {
                 let what = format!("a row of `{}` without all of its columns", map.table);
                 let set = "as an administrator: SET GLOBAL binlog_row_image = FULL;";
                 return Err(cannot_follow(&self.address, &what, set));
@@ -383,12 +446,18 @@ async fn form_of(catalog: &mut Catalog, column: &mut MapColumn) -> Result<Option
     Ok(Some((form, Charset::Utf8)))
 }
 
+/// What keeps a table from being followed.
+fn unfit(notes: &[Note]) -> Option<String> {
+    let note = notes.iter().find(|note| note.level == Level::Table)?;
+    Some(format!("it cannot be followed any more: {note}"))
+}
+
 fn gone(table: usize, reason: &str) -> Event {
     Event::Gone { table, reason: reason.to_owned() }
 }
 
 /// How values of a column come: where it is there, and what its values are; `None`: it does not come so.
-type ComingColumn = Option<(usize, Inward, Charset)>;
+type ComingColumn = Option<(usize, Codec, Charset)>;
 
 /// Whether rows come with the columns that are wanted, and no others are.
 fn fits(known: &SourceTable, columns: &[ComingColumn], map: &TableMap) -> bool {
@@ -399,7 +468,7 @@ fn fits(known: &SourceTable, columns: &[ComingColumn], map: &TableMap) -> bool {
 fn is_alike(known: &SourceTable, now: &SourceTable) -> bool {
     let forms = |table: &SourceTable| {
         let pairs = table.coming();
-        pairs.map(|(column, kind)| (column.name.clone(), kind.form.clone())).collect::<BTreeMap<_, _>>()
+        pairs.map(|(column, kind)| (column.name.clone(), form(kind))).collect::<BTreeMap<_, _>>()
     };
     let (forms_known, mut forms_now) = (forms(known), forms(now));
     if known.part.is_some_columns {
@@ -408,20 +477,42 @@ fn is_alike(known: &SourceTable, now: &SourceTable) -> bool {
     forms_known == forms_now && names(known, &known.mirror.key) == names(now, &now.mirror.key)
 }
 
+/// Its values by the columns that come; `None`: it does not tell of one.
+fn values(cells: Vec<Option<Cell>>, columns: &[ComingColumn]) -> Vec<Option<Value>> {
+    let mut cells = cells;
+    let value = |column: &ComingColumn| {
+        let (at, codec, charset) = column.as_ref()?;
+        Some(match cells.get_mut(*at)?.take()? {
+            None => Value::Null,
+            Some(Raw::Bytes(bytes)) => codec.value(Raw::Bytes(charset.decode(bytes))),
+            Some(raw) => codec.value(raw),
+        })
+    };
+    columns.iter().map(value).collect()
+}
+
+/// What a node says of its transaction, where that is what the row is.
+fn said(row: Row, item: usize, content: usize) -> Option<String> {
+    let mut cells = row.after?;
+    let mut text = |nth: usize| match cells.get_mut(nth)?.take()?? {
+        Raw::Bytes(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        _ => None,
+    };
+    (text(item)? == SAYS).then(|| text(content)).flatten()
+}
+
+/// A row as it was and as it is. `None`: not all of it is told.
+fn images(row: Row, columns: &[ComingColumn]) -> Option<Incoming> {
+    let whole = |cells: Option<Vec<Option<Cell>>>| match cells {
+        Some(cells) => values(cells, columns).into_iter().collect::<Option<Vec<Value>>>().map(Some),
+        None => Some(None),
+    };
+    Some(Incoming::Images { before: whole(row.before)?, after: whole(row.after)? })
+}
+
 /// What happened to a row. `None`: its key is not told, or not all of a new one; or where a condition `asks` for it, of any.
 fn change(row: Row, columns: &[ComingColumn], key: &[usize], asks: bool) -> Option<Incoming> {
-    let values = |cells: Vec<Option<Cell>>| -> Vec<Option<Value>> {
-        let mut cells = cells;
-        let value = |column: &ComingColumn| {
-            let (at, form, charset) = column.as_ref()?;
-            Some(match cells.get_mut(*at)?.take()? {
-                None => Value::Null,
-                Some(Raw::Bytes(bytes)) => form.value(Raw::Bytes(charset.decode(bytes))),
-                Some(raw) => form.value(raw),
-            })
-        };
-        columns.iter().map(value).collect()
-    };
+    let values = |cells| values(cells, columns);
     let key_of = |row: &[Option<Value>]| -> Option<Vec<Value>> {
         key.iter().map(|nth| row.get(*nth)?.clone()).collect()
     };

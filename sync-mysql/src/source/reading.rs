@@ -4,7 +4,7 @@ use litekeep_schema::portable::mysql::{Inward, Raw, quoted};
 use litekeep_sync::source::{Rows, SourceTable};
 use litekeep_sync::{Error, Kind, Value};
 
-use super::form;
+use crate::codec::Codec;
 use crate::error::is_about_comparing;
 use crate::session::Session;
 use crate::target::statements::is_after;
@@ -17,7 +17,7 @@ const BYTES: usize = 4 << 20;
 /// Rows on their way.
 pub(super) struct Reading {
     table: SourceTable,
-    forms: Vec<Inward>,
+    codecs: Vec<Codec>,
     /// What the rows are ordered by.
     key: Vec<String>,
     after: Option<Vec<Vec<u8>>>,
@@ -29,28 +29,21 @@ pub(super) struct Reading {
 
 impl Reading {
     pub(super) fn of(table: &SourceTable, rows: Rows<'_>) -> Result<Reading, Error> {
-        let forms: Option<Vec<Inward>> = table.types.iter().map(form).collect();
-        let damaged =
-            || Error::new(Kind::Corrupt, format!("read the plan of `{}`: a type is none", table.source));
-        let forms = forms.ok_or_else(damaged)?;
-        let of =
-            |nth: &usize| ordered(&table.mirror.columns[*nth].name, forms[*nth], &table.types[*nth].name);
-        let key = table.mirror.key.iter().map(of).collect();
-        let written = |key: &[Value]| -> Vec<Vec<u8>> {
-            key.iter().zip(&table.mirror.key).map(|(value, nth)| literal(forms[*nth], value)).collect()
-        };
+        let codecs = codecs(table)?;
+        let key = key(table, &codecs);
+        let written = |key: &[Value]| sought(table, &codecs, key);
         let (after, with) = match rows {
             Rows::All => (None, None),
             Rows::After(after) => (Some(written(after)), None),
             Rows::With(keys) => {
                 let can_be = |key: &&Vec<Value>| {
-                    key.iter().zip(&table.mirror.key).all(|(value, nth)| can_be(forms[*nth], value))
+                    key.iter().zip(&table.mirror.key).all(|(value, nth)| codecs[*nth].can_be(value))
                 };
                 (None, Some(keys.iter().filter(can_be).map(|key| written(key)).collect::<Vec<_>>()))
             }
         };
         let has_ended = with.as_ref().is_some_and(Vec::is_empty);
-        Ok(Reading { table: table.clone(), forms, key, after, with, count: FIRST, has_ended })
+        Ok(Reading { table: table.clone(), codecs, key, after, with, count: FIRST, has_ended })
     }
 
     /// The next rows; none: there are no more.
@@ -70,33 +63,24 @@ impl Reading {
         let mut bytes = 0;
         let mut rows = Vec::with_capacity(read.len());
         for row in read {
-            let value = |(raw, form): (Option<Raw>, &Inward)| raw.map_or(Value::Null, |raw| form.value(raw));
-            let row: Vec<Value> = row.into_iter().zip(&self.forms).map(value).collect();
+            let row = values(row, &self.codecs);
             bytes += row.iter().map(size).sum::<usize>();
             rows.push(row);
         }
         if let Some(last) = rows.last() {
-            let key = self.table.mirror.key.iter();
-            self.after = Some(key.map(|nth| literal(self.forms[*nth], &last[*nth])).collect());
+            let key: Vec<Value> = self.table.mirror.key.iter().map(|nth| last[*nth].clone()).collect();
+            self.after = Some(sought(&self.table, &self.codecs, &key));
             self.count = (BYTES / (bytes / rows.len()).max(1)).clamp(1, MOST);
         }
         Ok(rows)
     }
 
-    fn statement(&self) -> Vec<u8> {
+    pub(super) fn statement(&self) -> Vec<u8> {
         let columns: Vec<String> = self.table.coming().map(|(column, _)| quoted(&column.name)).collect();
         let mut sql =
             format!("SELECT {} FROM {}", columns.join(", "), quoted(&self.table.source)).into_bytes();
         if let Some(keys) = &self.with {
-            for (nth, key) in keys.iter().enumerate() {
-                sql.extend_from_slice(if nth == 0 { b" WHERE (" } else { b" OR (" });
-                for (nth, (column, value)) in self.key.iter().zip(key).enumerate() {
-                    let and = if nth > 0 { " AND " } else { "" };
-                    sql.extend_from_slice(format!("{and}{column} = ").as_bytes());
-                    sql.extend_from_slice(value);
-                }
-                sql.push(b')');
-            }
+            with_keys(&self.key, keys, &mut sql);
             return sql;
         }
         if let Some(after) = &self.after {
@@ -115,6 +99,46 @@ fn size(value: &Value) -> usize {
     }
 }
 
+/// The codecs of the columns that come.
+pub(super) fn codecs(table: &SourceTable) -> Result<Vec<Codec>, Error> {
+    let codecs: Option<Vec<Codec>> = table.types.iter().map(Codec::of).collect();
+    codecs.ok_or_else(|| {
+        Error::new(Kind::Corrupt, format!("read the plan of `{}`: a type is none", table.source))
+    })
+}
+
+/// The columns of the key as they are ordered and compared.
+pub(super) fn key(table: &SourceTable, codecs: &[Codec]) -> Vec<String> {
+    let of = |nth: &usize| {
+        ordered(&table.mirror.columns[*nth].name, codecs[*nth].inward(), &table.types[*nth].name)
+    };
+    table.mirror.key.iter().map(of).collect()
+}
+
+/// A key as it is compared with them.
+pub(super) fn sought(table: &SourceTable, codecs: &[Codec], key: &[Value]) -> Vec<Vec<u8>> {
+    key.iter().zip(&table.mirror.key).map(|(value, nth)| codecs[*nth].sought(value)).collect()
+}
+
+/// The condition that a row has one of these keys.
+pub(super) fn with_keys(key: &[String], keys: &[Vec<Vec<u8>>], sql: &mut Vec<u8>) {
+    for (nth, values) in keys.iter().enumerate() {
+        sql.extend_from_slice(if nth == 0 { b" WHERE (" } else { b" OR (" });
+        for (nth, (column, value)) in key.iter().zip(values).enumerate() {
+            let and = if nth > 0 { " AND " } else { "" };
+            sql.extend_from_slice(format!("{and}{column} = ").as_bytes());
+            sql.extend_from_slice(value);
+        }
+        sql.push(b')');
+    }
+}
+
+/// A row of what the server gives.
+pub(super) fn values(row: Vec<Option<Raw>>, codecs: &[Codec]) -> Vec<Value> {
+    let value = |(raw, codec): (Option<Raw>, &Codec)| raw.map_or(Value::Null, |raw| codec.value(raw));
+    row.into_iter().zip(codecs).map(value).collect()
+}
+
 /// A column of the key as it is ordered and compared: by what comes of it.
 fn ordered(name: &str, form: Inward, type_name: &str) -> String {
     let name = quoted(name);
@@ -129,64 +153,14 @@ fn ordered(name: &str, form: Inward, type_name: &str) -> String {
     }
 }
 
-/// Whether a row can have this in its key: the server takes any text for a number, most of it for zero.
-fn can_be(form: Inward, value: &Value) -> bool {
-    match (form, value) {
-        (Inward::Unsigned | Inward::Decimal, Value::Text(text)) => {
-            std::str::from_utf8(text).is_ok_and(is_number)
-        }
-        _ => true,
-    }
-}
-
-/// Whether it can stand in a statement as it is.
-fn is_number(text: &str) -> bool {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
-    [whole, fraction]
-        .iter()
-        .all(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-/// A value of the key in a statement, in a session with `NO_BACKSLASH_ESCAPES`.
-fn literal(form: Inward, value: &Value) -> Vec<u8> {
-    let hex = |prefix: &str, bytes: &[u8]| {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{prefix}'{hex}'").into_bytes()
-    };
-    match value {
-        Value::Null => b"NULL".to_vec(),
-        Value::Integer(i) => i.to_string().into_bytes(),
-        Value::Real(f) => format!("{f:e}").into_bytes(),
-        Value::Blob(bytes) if form == Inward::Bits => {
-            bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)).to_string().into_bytes()
-        }
-        Value::Blob(bytes) => hex("x", bytes),
-        Value::Text(text) => match (form, std::str::from_utf8(text)) {
-            (Inward::Unsigned | Inward::Decimal, Ok(number)) if is_number(number) => {
-                number.as_bytes().to_vec()
-            }
-            (Inward::Timestamp, Ok(time)) => {
-                let time = time.trim_end_matches('Z').replacen('T', " ", 1);
-                format!("'{}'", time.replace('\'', "''")).into_bytes()
-            }
-            (_, Ok(text)) => format!("'{}'", text.replace('\'', "''")).into_bytes(),
-            (_, Err(_)) => hex("_utf8mb4 x", text),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use litekeep_sql::{MirrorColumn, MirrorTable};
-    use litekeep_sync::source::{Part, SourceType};
+    use litekeep_sync::source::Part;
 
     fn table(columns: &[(&str, &str, Inward)]) -> SourceTable {
-        let kind = |(_, name, form): &(&str, &str, Inward)| SourceType {
-            name: (*name).to_owned(),
-            form: serde_json::to_string(form).unwrap(),
-        };
+        let kind = |(_, name, form): &(&str, &str, Inward)| Codec::Theirs(*form).kind(*name);
         let column = |(name, ..): &(&str, &str, Inward)| MirrorColumn {
             name: (*name).to_owned(),
             declared: String::new(),
@@ -223,25 +197,5 @@ mod tests {
                 "SELECT `a`, `e` FROM `t` WHERE (`a` = 7 AND {e} = 'it''s') OR (`a` = 7 AND {e} = 'it''s')"
             )
         );
-    }
-
-    #[test]
-    fn keys_are_written_as_their_type_is() {
-        let of = |form, value| String::from_utf8(literal(form, &value)).unwrap();
-        assert_eq!(of(Inward::Unsigned, Value::Text("18446744073709551615".into())), "18446744073709551615");
-        assert_eq!(of(Inward::Decimal, Value::Text("-10.50".into())), "-10.50");
-        for text in ["1) OR (1=1", "1e3", "", "-", "1.", ".5", "0x1", "1.2.3", "'"] {
-            let quoted = format!("'{}'", text.replace('\'', "''"));
-            assert_eq!(of(Inward::Decimal, Value::Text(text.into())), quoted);
-            assert_eq!(of(Inward::Unsigned, Value::Text(text.into())), quoted);
-            assert!(!can_be(Inward::Decimal, &Value::Text(text.into())), "{text}");
-        }
-        assert_eq!(
-            of(Inward::Timestamp, Value::Text("2026-02-28T01:02:03.500000Z".into())),
-            "'2026-02-28 01:02:03.500000'"
-        );
-        assert_eq!(of(Inward::Bits, Value::Blob(vec![1, 2])), "258");
-        assert_eq!(of(Inward::Bytes, Value::Blob(vec![0, 255])), "x'00ff'");
-        assert_eq!(of(Inward::Text, Value::Text(vec![0xff])), "_utf8mb4 x'ff'");
     }
 }

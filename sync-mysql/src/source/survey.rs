@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use litekeep_schema::portable::mysql::{Flavor, Inward, quoted};
 use litekeep_schema::portable::{Level, Note};
 use litekeep_sql::{MirrorColumn, MirrorRules, MirrorTable};
-use litekeep_sync::source::{Part, SourceTable, SourceType};
+use litekeep_sync::source::{Part, SourceTable};
 use litekeep_sync::{Error, Kind};
 
 use super::Refused;
 use super::catalog::Catalog;
 use crate::binlog::charset::{self, Charset, Charsets};
+use crate::codec::Codec;
 use crate::error;
 use crate::target::statements::literal;
 
@@ -26,11 +27,14 @@ struct FoundColumn {
     digits: u8,
     charset: Option<String>,
     is_virtual: bool,
+    /// It is computed when it is written.
+    is_stored: bool,
 }
 
 impl FoundColumn {
     fn of(row: &Row) -> FoundColumn {
         let text = |nth: usize| row.get(nth).cloned().flatten().unwrap_or_default();
+        let extra = text(7).to_ascii_uppercase();
         FoundColumn {
             table: text(0),
             name: text(1),
@@ -39,7 +43,8 @@ impl FoundColumn {
             type_name: text(4),
             digits: text(5).parse().unwrap_or(0),
             charset: Some(text(6)).filter(|name| !name.is_empty()),
-            is_virtual: text(7).to_ascii_uppercase().contains("VIRTUAL"),
+            is_virtual: extra.contains("VIRTUAL"),
+            is_stored: extra.contains("STORED") || extra.contains("PERSISTENT"),
         }
     }
 }
@@ -336,7 +341,7 @@ impl Catalog {
                 else {
                     continue;
                 };
-                types.push(kind(&column.whole_type, form));
+                types.push(Codec::Theirs(form).kind(column.whole_type.clone()));
                 mirrored.push(MirrorColumn {
                     name: column.name.clone(),
                     declared,
@@ -386,9 +391,9 @@ impl Catalog {
         notes: &mut Notes<'_>,
     ) -> Result<Option<(Inward, String)>, Error> {
         let (name, path) = (column.name.as_str(), quoted(&column.table));
-        if column.is_virtual {
-            let message = "is computed there when it is read: left out".to_owned();
-            notes.add(Some(name), Level::Info, message);
+        if column.is_virtual || column.is_stored && self.is_written_to {
+            let when = if column.is_virtual { " when it is read" } else { "" };
+            notes.add(Some(name), Level::Info, format!("is computed there{when}: left out"));
             return Ok(None);
         }
         if before.iter().any(|other| other.name.to_lowercase() == name.to_lowercase()) {
@@ -474,9 +479,4 @@ impl Notes<'_> {
     fn no_table(&mut self, column: Option<&str>, message: String) {
         self.add(column, Level::Table, message);
     }
-}
-
-pub(super) fn kind(name: &str, form: Inward) -> SourceType {
-    let form = serde_json::to_string(&form).unwrap_or_default();
-    SourceType { name: name.to_owned(), form }
 }

@@ -1,6 +1,6 @@
 //! Statements that write and read rows.
 
-use litekeep_schema::portable::mysql::{Column, MyType, Options, Table, quoted};
+use litekeep_schema::portable::mysql::{Column, Flavor, MyType, Options, Table, quoted};
 use litekeep_sync::ledger::Encoded;
 
 use crate::session::Text;
@@ -80,8 +80,23 @@ pub(super) fn delete(options: &Options, table: &Table, keys: &[Vec<&Text>], pack
     groups(keys, DELETED, packet, bytes).into_iter().map(statement).collect()
 }
 
+/// Why a row cannot go that has so many bytes.
+pub(crate) fn too_large(size: usize, packet: usize) -> Option<String> {
+    (size > packet).then(|| format!("it has {size} bytes, and `max_allowed_packet` there admits {packet}"))
+}
+
+/// The statement that makes the table which keeps how far syncs are.
+pub(crate) fn make_state(path: &str, flavor: Flavor) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {path} (name varchar(191) NOT NULL, item varchar(512) NOT NULL, content longtext NOT NULL, \
+         changed_at timestamp(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6) ON UPDATE CURRENT_TIMESTAMP(6), \
+         PRIMARY KEY (name, item)) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE={}",
+        flavor.collation()
+    )
+}
+
 /// Rows of one statement each.
-fn groups<R>(rows: &[R], most: usize, packet: usize, bytes_of: impl Fn(&R) -> usize) -> Vec<&[R]> {
+pub(crate) fn groups<R>(rows: &[R], most: usize, packet: usize, bytes_of: impl Fn(&R) -> usize) -> Vec<&[R]> {
     let (mut groups, mut first, mut bytes) = (vec![], 0, 0);
     for (nth, row) in rows.iter().enumerate() {
         let size = bytes_of(row);

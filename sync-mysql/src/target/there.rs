@@ -133,15 +133,19 @@ impl Found {
     fn of(row: Vec<Option<String>>) -> Option<Found> {
         let [name, kind, collation, null, _, default, extra] =
             row.into_iter().take(7).collect::<Vec<_>>().try_into().ok()?;
-        let kind: String = kind?;
-        let kind = match kind.strip_prefix("bigint(").and_then(|rest| rest.strip_suffix(')')) {
-            Some(_) => "bigint".to_owned(),
-            None => kind,
-        };
+        let kind: String = type_of(&kind?).to_owned();
         let extra = extra.unwrap_or_default().to_ascii_lowercase();
         let comes_by_itself = extra.contains("auto_increment") || extra.contains("generated");
         let wants_a_value = null.as_deref() == Some("NO") && default.is_none() && !comes_by_itself;
         Some(Found { name: name?, kind, collation, wants_a_value })
+    }
+}
+
+/// A type as a server describes it, without the width that integers are shown with.
+pub(crate) fn type_of(shown: &str) -> &str {
+    match shown.strip_prefix("bigint(").and_then(|rest| rest.strip_suffix(')')) {
+        Some(_) => "bigint",
+        None => shown,
     }
 }
 

@@ -18,6 +18,7 @@ mod cutting;
 mod dialect;
 #[path = "../../../sync/tests/conformance/following.rs"]
 mod following;
+mod hub;
 #[path = "../../../sync/tests/conformance/in_sql.rs"]
 mod in_sql;
 #[path = "../../../sync/tests/conformance/pull_scene.rs"]
@@ -42,6 +43,10 @@ mod tables;
 mod taking;
 #[path = "../../../sync/tests/conformance/transferring.rs"]
 mod transferring;
+#[path = "../../../sync/tests/conformance/two_way.rs"]
+mod two_way;
+#[path = "../../../sync/tests/conformance/two_way_scene.rs"]
+mod two_way_scene;
 mod values;
 
 pub(crate) const FLAVOR: litekeep_testkit::mysql::Flavor = litekeep_testkit::mysql::Flavor::Mariadb;

@@ -6,7 +6,7 @@ use crate::pushers::{TABLE, error, told};
 use crate::scene::Scene;
 use crate::server::server;
 
-const GRANT: &str = "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP ON";
+const GRANT: &str = "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP, LOCK TABLES ON";
 
 #[test]
 fn who_may_not_is_told_what_to_grant() {

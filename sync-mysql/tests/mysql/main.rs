@@ -16,6 +16,8 @@ mod cutting;
 mod dialect;
 #[path = "../../../sync/tests/conformance/following.rs"]
 mod following;
+#[path = "../it/hub.rs"]
+mod hub;
 #[path = "../../../sync/tests/conformance/in_sql.rs"]
 mod in_sql;
 #[path = "../../../sync/tests/conformance/pull_scene.rs"]
@@ -44,6 +46,10 @@ mod tables;
 mod taking;
 #[path = "../../../sync/tests/conformance/transferring.rs"]
 mod transferring;
+#[path = "../../../sync/tests/conformance/two_way.rs"]
+mod two_way;
+#[path = "../../../sync/tests/conformance/two_way_scene.rs"]
+mod two_way_scene;
 #[path = "../it/values.rs"]
 mod values;
 

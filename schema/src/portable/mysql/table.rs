@@ -220,10 +220,23 @@ impl Table {
 
     /// The statement that makes it, without indexes. InnoDB, whose transactions it needs.
     pub fn create(&self, options: &Options, flavor: Flavor) -> String {
+        self.create_with(&[], options, flavor)
+    }
+
+    /// The same with its indexes, so that both are there or neither.
+    pub fn create_whole(&self, options: &Options, flavor: Flavor) -> String {
+        self.create_with(&self.indexes, options, flavor)
+    }
+
+    fn create_with(&self, indexes: &[Index], options: &Options, flavor: Flavor) -> String {
         let mut lines: Vec<String> = (0..self.columns.len()).map(|nth| self.definition(nth, "")).collect();
         if !self.key.is_empty() {
             let names: Vec<String> = self.key.iter().map(|nth| quoted(&self.columns[*nth].name)).collect();
             lines.push(format!("PRIMARY KEY ({})", names.join(", ")));
+        }
+        for index in indexes {
+            let unique = if index.is_unique { "UNIQUE " } else { "" };
+            lines.push(format!("{unique}INDEX {} ({})", quoted(&index.name), self.parts(index)));
         }
         format!(
             "CREATE TABLE {} (\n    {}\n) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE={}",
@@ -257,18 +270,19 @@ impl Table {
 
     /// The statement that makes an index.
     pub fn create_index(&self, index: &Index, options: &Options) -> String {
+        let unique = if index.is_unique { "UNIQUE " } else { "" };
+        let (name, path) = (quoted(&index.name), self.path(options));
+        format!("CREATE {unique}INDEX {name} ON {path} ({})", self.parts(index))
+    }
+
+    /// What an index is ordered by, as SQL has it.
+    fn parts(&self, index: &Index) -> String {
         let parts = index.parts.iter().map(|part| {
             let prefix = part.prefix.map_or(String::new(), |most| format!("({most})"));
             let descending = if part.is_descending { " DESC" } else { "" };
             format!("{}{prefix}{descending}", quoted(&self.columns[part.column].name))
         });
-        let unique = if index.is_unique { "UNIQUE " } else { "" };
-        format!(
-            "CREATE {unique}INDEX {} ON {} ({})",
-            quoted(&index.name),
-            self.path(options),
-            parts.collect::<Vec<_>>().join(", ")
-        )
+        parts.collect::<Vec<_>>().join(", ")
     }
 
     fn place(&self, source: usize) -> Option<usize> {
