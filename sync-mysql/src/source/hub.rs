@@ -7,7 +7,8 @@
 //! read before, and no gap between rows is locked, where others insert theirs. Where two transactions are in each other's way, the server
 //! ends one of them or lets it wait in vain; when it is ours, it is done again from what is known then.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use litekeep_schema::portable::Note;
@@ -37,16 +38,24 @@ const SILENCE: u32 = 2_147_483;
 /// Seconds that others may have to wait until the tables are locked for the moment at which they are seen.
 const PATIENCE: u32 = 5;
 
+/// Bytes of an item that a row has: what is longer, as a row that could not be written may be, has no room in a statement and is kept in parts.
+const PART: usize = 1 << 20;
+/// What an item is then, with how many there are, and what the names of the parts begin with.
+const PARTS: &str = "parts/";
+const PART_OF: &str = "part/";
+
 /// What it has for the way there.
 pub(super) struct TwoWay {
     options: Options,
     writer: Option<Session>,
+    /// How many parts items have that are kept in some.
+    parted: HashMap<String, usize>,
 }
 
 impl MysqlSource {
     /// One to which rows go, too. Connects to nothing yet.
     pub fn two_way(address: Address, wanted: Wanted, options: Options) -> MysqlSource {
-        let two_way = Some(TwoWay { options, writer: None });
+        let two_way = Some(TwoWay { options, writer: None, parted: HashMap::new() });
         MysqlSource { two_way, ..MysqlSource::new(address, wanted) }
     }
 
@@ -269,7 +278,12 @@ impl Hub for MysqlSource {
             let mut row = row.into_iter().flatten();
             Some((row.next()?, row.next()?))
         };
-        Ok(rows.into_iter().filter_map(pair).collect())
+        let mut items: BTreeMap<String, String> = rows.into_iter().filter_map(pair).collect();
+        let parted = whole(&mut items);
+        if let Some(two_way) = &mut self.two_way {
+            two_way.parted = parted;
+        }
+        Ok(items)
     }
 
     async fn begin(&mut self, node: &str, says: Option<&str>) -> Result<(), Error> {
@@ -326,27 +340,48 @@ impl Hub for MysqlSource {
     ) -> Result<(), Error> {
         const KEEP: &str = "keep how far the sync is";
         let fenced = ledger::fenced(node, self.address.name());
-        let writer = self.writer()?;
+        let Some(TwoWay { writer: Some(writer), parted, .. }) = &mut self.two_way else {
+            return Err(Error::new(Kind::Internal, "write to a database that is not connected"));
+        };
         let (node, most) = (literal(node), writer.packet());
-        let sql = format!(
-            "SELECT content FROM {SYNC_TABLE} WHERE name = {node} AND item = {} FOR UPDATE",
-            literal(name)
-        );
-        let found = writer.texts(KEEP, &sql).await?.into_iter().flatten().next().flatten();
-        if found.as_deref() != expected {
+        // As a quote is written, each character may be two.
+        let room = PART.min(most / 2);
+        let of = |item: &str| format!("FROM {SYNC_TABLE} WHERE name = {node} AND item = {}", literal(item));
+        let found = writer.texts(KEEP, &format!("SELECT content {} FOR UPDATE", of(name))).await?;
+        if found.into_iter().flatten().next().flatten().as_deref() != expected {
             return Err(fenced);
         }
-        let kept: Vec<(&String, &String)> =
-            items.iter().filter_map(|(item, content)| Some((item, content.as_ref()?))).collect();
+        let (mut kept, mut gone): (Vec<(String, Cow<'_, str>)>, Vec<String>) = (vec![], vec![]);
+        for (item, content) in items {
+            gone.extend((0..parted.remove(item).unwrap_or(0)).map(|nth| part_of(item, nth)));
+            match content {
+                None => gone.push(item.clone()),
+                Some(content) if content.len() <= room => kept.push((item.clone(), content.into())),
+                Some(content) => {
+                    let parts = parts(content, room);
+                    parted.insert(item.clone(), parts.len());
+                    kept.push((item.clone(), format!("{PARTS}{}", parts.len()).into()));
+                    kept.extend(
+                        parts.iter().enumerate().map(|(nth, part)| (part_of(item, nth), (*part).into())),
+                    );
+                }
+            }
+        }
+        for gone in gone.chunks(LOCKED) {
+            let gone: Vec<String> = gone.iter().map(|item| literal(item)).collect();
+            let sql =
+                format!("DELETE FROM {SYNC_TABLE} WHERE name = {node} AND item IN ({})", gone.join(", "));
+            writer.run(KEEP, &sql).await?;
+        }
         // Where there is nothing yet, another one may be about to begin, too.
-        let first = |item: &String| expected.is_none() && item == name;
-        for (is_first, verb) in [(true, "INSERT"), (false, "REPLACE")] {
-            let kept: Vec<_> = kept.iter().filter(|(item, _)| first(item) == is_first).collect();
+        let is_first = |item: &str| expected.is_none() && item == name;
+        for (first, verb) in [(true, "INSERT"), (false, "REPLACE")] {
+            let kept: Vec<_> = kept.iter().filter(|(item, _)| is_first(item) == first).collect();
             for kept in groups(&kept, LOCKED, most, |(item, content)| item.len() + content.len()) {
-                let row = |(item, content): &&(&String, &String)| {
-                    format!("({node}, {}, {})", literal(item), literal(content))
-                };
-                let rows: Vec<String> = kept.iter().map(row).collect();
+                let rows: Vec<String> = kept
+                    .iter()
+                    .map(|(item, content)| format!("({node}, {}, {})", literal(item), literal(content)))
+                    .collect();
                 let sql =
                     format!("{verb} INTO {SYNC_TABLE} (name, item, content) VALUES {}", rows.join(", "));
                 match writer.try_run(sql).await {
@@ -355,13 +390,6 @@ impl Hub for MysqlSource {
                     Err(e) => return Err(writer.failed(KEEP, &e)),
                 }
             }
-        }
-        let gone: Vec<String> =
-            items.iter().filter(|(_, content)| content.is_none()).map(|(item, _)| literal(item)).collect();
-        for gone in gone.chunks(LOCKED) {
-            let sql =
-                format!("DELETE FROM {SYNC_TABLE} WHERE name = {node} AND item IN ({})", gone.join(", "));
-            writer.run(KEEP, &sql).await?;
         }
         self.end("commit rows", "COMMIT").await
     }
@@ -395,5 +423,57 @@ impl MysqlSource {
         let writer = self.writer()?;
         let ended = writer.try_run_all(format!("{how}; SET SESSION wait_timeout = {SILENCE}")).await;
         ended.map(drop).map_err(|e| writer.failed(doing, &e))
+    }
+}
+
+/// The name of a part of an item.
+fn part_of(item: &str, nth: usize) -> String {
+    format!("{PART_OF}{nth:06}/{item}")
+}
+
+/// A content in parts of so many bytes at most.
+fn parts(content: &str, room: usize) -> Vec<&str> {
+    let (mut parts, mut rest) = (vec![], content);
+    while !rest.is_empty() {
+        let (part, more) = rest.split_at(rest.floor_char_boundary(room));
+        parts.push(part);
+        rest = more;
+    }
+    parts
+}
+
+/// Puts items together that are kept in parts, and tells how many each has.
+fn whole(items: &mut BTreeMap<String, String>) -> HashMap<String, usize> {
+    let count = |content: &String| content.strip_prefix(PARTS)?.parse().ok();
+    let parted: HashMap<String, usize> =
+        items.iter().filter_map(|(item, content)| Some((item.clone(), count(content)?))).collect();
+    for (item, count) in &parted {
+        let content = (0..*count).filter_map(|nth| items.remove(&part_of(item, nth))).collect();
+        items.insert(item.clone(), content);
+    }
+    parted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_long_is_kept_in_parts() {
+        let long = "ä".repeat(PART);
+        let kept = parts(&long, PART);
+        assert_eq!(kept.len(), 2);
+        let odd = format!("a{long}");
+        assert_eq!(parts(&odd, PART).len(), 3);
+        let mut items: BTreeMap<String, String> = kept
+            .iter()
+            .enumerate()
+            .map(|(nth, part)| (part_of("pending/t/1", nth), (*part).to_owned()))
+            .collect();
+        items.insert("pending/t/1".to_owned(), format!("{PARTS}2"));
+        items.insert("stage".to_owned(), "{}".to_owned());
+        assert_eq!(whole(&mut items), HashMap::from([("pending/t/1".to_owned(), 2)]));
+        assert_eq!(items.keys().collect::<Vec<_>>(), ["pending/t/1", "stage"]);
+        assert!(items["pending/t/1"] == long);
     }
 }

@@ -384,3 +384,35 @@ fn a_beginning_waits_for_those_who_write() {
     assert_eq!(shown(&node.rows(ALL)), "1 b");
     assert_eq!(node.conflicts(), []);
 }
+
+/// Goal: a row that the server has no room for is in nobody's way: it is kept and told until it is mended, and then it goes. Method: one that is
+/// longer than a packet, of which what is kept is longer still.
+#[test]
+fn a_row_that_is_too_long_for_the_server_is_told() {
+    let server = start();
+    server.query("SET GLOBAL max_allowed_packet = 2097152").unwrap();
+    let mut node = Node::new(
+        &server.url(DATABASE),
+        Policy::Server,
+        "CREATE TABLE b(id INTEGER PRIMARY KEY, v BLOB); INSERT INTO b VALUES (1, x'01')",
+    );
+    node.settle();
+    node.run("INSERT INTO b VALUES (2, zeroblob(2100000)), (3, x'03')");
+    node.settle();
+    let refused = |node: &mut Node| {
+        node.flow = None;
+        let mut flow = node.new_flow();
+        node.runtime.block_on(flow.listed()).unwrap().unwrap()
+    };
+    let query = |sql: &str| server.query_in(DATABASE, sql).unwrap();
+    let told = refused(&mut node);
+    assert!(told.len() == 1 && told[0].reason.contains("`max_allowed_packet`"), "{told:?}");
+    assert_eq!(shown(&query("SELECT concat(id, hex(v)) FROM b ORDER BY id")), "101, 303");
+    let parts = "SELECT 1 FROM _litekeep_sync WHERE item LIKE 'part/%'";
+    assert!(query(parts).len() > 3);
+    node.run("UPDATE b SET v = x'02' WHERE id = 2");
+    node.settle();
+    assert_eq!(refused(&mut node), []);
+    assert_eq!(shown(&query("SELECT concat(id, hex(v)) FROM b ORDER BY id")), "101, 202, 303");
+    assert_eq!(query(parts).len(), 0);
+}
