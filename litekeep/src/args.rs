@@ -4,6 +4,7 @@
 //! before clap sees them.
 
 pub(crate) mod copy;
+pub(crate) mod follow;
 pub(crate) mod graduate;
 mod single_dash;
 pub(crate) mod sync;
@@ -77,6 +78,8 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Bring a database back: the last state, or that of any transaction or instant
     Restore(Restore),
+    /// Keep a live copy of a database on this machine, from its backup alone; other processes read it with any SQLite
+    Follow(follow::Follow),
     /// Back up databases continuously, until told to stop
     Replicate(Replicate),
     /// Run a command beside the backup of its database

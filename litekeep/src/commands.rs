@@ -8,6 +8,7 @@ mod databases;
 mod demo;
 mod diff;
 mod doctor;
+mod follow;
 mod get;
 mod graduate;
 pub(crate) mod history;
@@ -70,6 +71,7 @@ pub(crate) async fn run(args: Args) -> Result<Outcome> {
         Command::Status(args) => status::run(&args, format).await,
         Command::Top(args) => top::run(&args, format).await,
         Command::Restore(args) => restore::run(&args, format).await,
+        Command::Follow(args) => follow::run(&args, format).await,
         Command::Replicate(args) => replicate::run(&args, format).await,
         Command::Run(args) => run::run(&args, format).await,
         Command::Up(args) => up::run(&args, format).await,

@@ -16,10 +16,12 @@ use crate::replication::Replication;
 use crate::settings::{Database, Stores};
 use crate::verification::canonical;
 
-/// Between two looks at what the replicator has confirmed, which cost nothing to speak of.
+/// Between two looks at a folder, or at what the replicator has confirmed, which cost nothing to speak of.
 const LOOK: Duration = Duration::from_millis(50);
 /// Between two questions to a bucket: each is a request.
 const BUCKET_PAUSE: Duration = Duration::from_secs(1);
+/// Between two tries while a store does not answer.
+pub(crate) const OUTAGE_PAUSE: Duration = Duration::from_secs(5);
 /// How long the end waits for one that is writing its position.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -64,6 +66,11 @@ pub(crate) fn opened(database: &Database, stores: &Stores) -> Result<Vec<Store>>
     Ok(stores)
 }
 
+/// Between two looks whether a backup has more.
+pub(crate) fn pause(store: &Store) -> Duration {
+    if store.as_folder().is_some() { LOOK } else { BUCKET_PAUSE }
+}
+
 /// When a backup may have more.
 pub(crate) struct News {
     replication: Weak<Replication>,
@@ -73,11 +80,10 @@ pub(crate) struct News {
 
 impl News {
     pub(crate) fn new(database: &Database, replication: &Arc<Replication>, store: Option<&Store>) -> News {
-        let in_folder = store.is_some_and(|store| store.as_folder().is_some());
         News {
             replication: Arc::downgrade(replication),
             database: canonical(&database.path),
-            pause: if in_folder { LOOK } else { BUCKET_PAUSE },
+            pause: store.map_or(BUCKET_PAUSE, pause),
         }
     }
 

@@ -164,7 +164,8 @@ impl Error {
         Error::Other { kind, message: message.into(), hint: Some(hint.into()) }
     }
 
-    pub(crate) fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    /// One of a local file; `doing`: a verb phrase.
+    pub fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         move |source| Error::File { doing, path: path.to_owned(), source }
     }
 }

@@ -6,6 +6,7 @@
 //! - An [`Application`] is an ordinary connection, for databases that are litekeep's own.
 //! - An [`Examiner`] answers questions about a database and writes nothing; a [`RowReader`] reads all rows of one moment with it.
 //! - A [`RowEditor`] changes single rows of the user's database, when it is told to.
+//! - A [`PageWriter`] writes whole pages into a database that is litekeep's own and that others read.
 //! - A [`Mirror`] writes into the user's database what another server has.
 //! - A [`TableReader`] reads CREATE TABLE statements, a [`RowFilter`] looks at single rows; they open no file.
 //! - A [`Tuner`] changes what persists in the user's database besides its tables, when it is told to.
@@ -20,6 +21,7 @@ mod examination;
 mod migration;
 mod mirror;
 mod observer;
+mod page_writer;
 mod parameter;
 mod row_editor;
 mod row_filter;
@@ -38,6 +40,7 @@ pub use migration::{
 };
 pub use mirror::{Mirror, MirrorColumn, MirrorForeignKey, MirrorRules, MirrorTable, SYNC_TABLE, is_mirrored};
 pub use observer::{Checkpoint, Observer, Snapshot};
+pub use page_writer::PageWriter;
 pub use row_editor::{
     Dangling, Reference, RowEditor, TableKind, Written, is_full_text, is_full_text_of, module,
 };

@@ -49,6 +49,15 @@ pub(crate) fn never_checkpoint(connection: &Connection) -> rusqlite::Result<()> 
     connection.pragma_update(None, "wal_autocheckpoint", 0)
 }
 
+/// Runs a checkpoint.
+pub(crate) fn checkpoint(connection: &Connection, pragma: &str) -> Result<Checkpoint, Error> {
+    let done = connection.query_row(pragma, [], |r| {
+        let frames = |i| r.get::<_, i64>(i).map(|n| u32::try_from(n).unwrap_or(0));
+        Ok(Checkpoint { busy: r.get::<_, i64>(0)? != 0, frames: frames(1)?, backfilled: frames(2)? })
+    });
+    done.map_err(|e| Error::new("checkpoint", e))
+}
+
 impl Observer {
     /// Opens an existing database. The wal-index is built or recovered by SQLite's own rules at the first read.
     pub fn open(path: &Path) -> Result<Observer, Error> {
@@ -145,12 +154,7 @@ impl Observer {
 
     /// Copies what may be copied from the WAL into the database file; waits for nobody.
     pub fn checkpoint_passive(&self) -> Result<Checkpoint, Error> {
-        self.connection
-            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |r| {
-                let frames = |i| r.get::<_, i64>(i).map(|n| u32::try_from(n).unwrap_or(0));
-                Ok(Checkpoint { busy: r.get::<_, i64>(0)? != 0, frames: frames(1)?, backfilled: frames(2)? })
-            })
-            .map_err(|e| Error::new("checkpoint", e))
+        checkpoint(&self.connection, "PRAGMA wal_checkpoint(PASSIVE)")
     }
 
     /// Whether the schema holds a table and any table holds a row.

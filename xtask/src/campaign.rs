@@ -64,6 +64,16 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Test("litekeep", "power_cuts::the_backup_outlives_power_cuts"),
     },
     Campaign {
+        name: "follow",
+        about: "kill -9 of a follower beside readers with the system's SQLite: they see states of the bank in their order, and in the end the copy is the backup's last state, byte for byte",
+        how: How::Test("litekeep", "follow::interruptions::kills_of_a_follower_leave_states_of_the_backup"),
+    },
+    Campaign {
+        name: "follow-power-cuts",
+        about: "power cuts under a follower: whatever the disk kept becomes the backup's last state",
+        how: How::Test("litekeep", "follow::interruptions::power_cuts_leave_what_the_log_mends"),
+    },
+    Campaign {
         name: "syncs",
         about: "kill -9 of litekeep, PostgreSQL or the connection beside a writer: in the end both sides have the same rows",
         how: How::Test("litekeep", "sync::kills_lose_no_row_and_repeat_none"),

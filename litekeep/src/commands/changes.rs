@@ -11,21 +11,14 @@ use litekeep_feed::{Delivery, Settings, State};
 use litekeep_replicate::restore::{self, Goal};
 use litekeep_rows::feed::{Feed, Transaction};
 use litekeep_rows::{Kind, Selection, json};
-use litekeep_store::Store;
 use serde::Serialize;
 
 use super::diff::{best_backup, goal};
 use crate::args;
 use crate::child::Signals;
+use crate::followers::{OUTAGE_PAUSE, pause};
 use crate::report::{self, Failure, Format, Outcome, text};
 use crate::settings::database::backups;
-
-/// Between two looks at a folder, where a look costs nothing to speak of.
-const FOLDER_PAUSE: Duration = Duration::from_millis(50);
-/// Between two looks at a bucket: each is a request.
-const BUCKET_PAUSE: Duration = Duration::from_secs(1);
-/// Between two tries while the store does not answer.
-const OUTAGE_PAUSE: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: &args::Changes, format: Format) -> Result<Outcome> {
     let target = args.target.as_deref().unwrap_or("the database");
@@ -214,10 +207,6 @@ async fn changes(args: &args::Changes, format: Format) -> Result<Outcome> {
             Err(e) => return Err(e.into()),
         }
     }
-}
-
-fn pause(store: &Store) -> Duration {
-    if store.as_folder().is_some() { FOLDER_PAUSE } else { BUCKET_PAUSE }
 }
 
 /// Prints the events of a transaction; `false` when nobody reads any more.

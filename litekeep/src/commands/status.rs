@@ -6,6 +6,7 @@
 
 pub(crate) mod backup;
 pub(super) mod live;
+mod replica;
 mod view;
 
 use std::path::{Path, PathBuf};
@@ -162,6 +163,11 @@ pub(super) async fn run(args: &args::Status, format: Format) -> Result<Outcome> 
         .target
         .as_deref()
         .map_or("tell the status".to_owned(), |target| format!("tell the status of `{target}`"));
+    if let Some(state) =
+        args.target.as_ref().and_then(|target| litekeep_replica::State::read(Path::new(target)))
+    {
+        return Ok(replica::run(state, format).await);
+    }
     let clock = SystemClock;
     let status = status(args, format, &clock).await.context(what)?;
     report::result(format, &status, || {

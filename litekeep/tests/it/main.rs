@@ -13,6 +13,7 @@ mod doctor;
 mod documents;
 mod examples;
 mod feeds;
+mod follow;
 mod graduate;
 mod import;
 mod interop;

@@ -75,7 +75,7 @@ impl MetaDir {
             return Err(Error::with_hint(
                 Kind::Invalid,
                 format!(
-                    "another litekeep (process {}) already replicates `{}`",
+                    "another litekeep (process {}) already replicates or follows `{}`",
                     pid.trim(),
                     database.display()
                 ),

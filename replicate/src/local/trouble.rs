@@ -36,7 +36,7 @@ impl Trouble {
     }
 
     /// Takes the note away.
-    pub(crate) fn clear(meta_dir: &Path) {
+    pub fn clear(meta_dir: &Path) {
         let _ = std::fs::remove_file(meta_dir.join(NAME));
     }
 

@@ -187,14 +187,10 @@ impl Look {
         });
         let pending = Pending { database: &database.path, wal: &wal, state: state.as_ref() };
         let wal_bytes = std::fs::metadata(&wal).ok().map(|metadata| metadata.len());
-        // The file keeps its size after a reset; the wal-index says how much of it is in use.
-        let in_use = pending
-            .index()
-            .map_or(0, |index| u64::from(index.max_frame) * index.page_size.map_or(0, frame_size));
         Look {
             size_bytes: metadata.map(|metadata| metadata.len()),
             wal_bytes,
-            wal_reader_pid: if in_use > 2 * database.config.wal_limit {
+            wal_reader_pid: if wal_in_use(&database.path) > 2 * database.config.wal_limit {
                 let readers = readers(&database.path).unwrap_or_default();
                 readers.into_iter().find(|pid| Some(*pid) != replicator_pid)
             } else {
@@ -230,7 +226,7 @@ struct Pending<'a> {
 impl Pending<'_> {
     fn frames(&self, in_log: bool, modified_ms: Option<i64>) -> Option<u64> {
         let of_wal = || self.wal().map(|(header, frames)| (header.salt, frames));
-        let present = self.index().map(|index| (index.salt, index.max_frame.into())).or_else(of_wal);
+        let present = index(self.database).map(|index| (index.salt, index.max_frame.into())).or_else(of_wal);
         let place = self.state.and_then(|state| state.place);
         match (present, place) {
             (Some((salt, frames)), Some(place)) if place.salt == salt => {
@@ -245,16 +241,6 @@ impl Pending<'_> {
         (in_log || modified_ms.is_some_and(|modified_ms| modified_ms <= state.confirmed_ms)).then_some(0)
     }
 
-    fn index(&self) -> Option<WalIndexHeader> {
-        let mut bytes = [0; WalIndexHeader::LEN];
-        // Caught in the middle of a commit the header is not valid; the next moment it is.
-        (0..10).find_map(|_| {
-            let mut file = File::open(sibling(self.database, "-shm")).ok()?;
-            file.read_exact(&mut bytes).ok()?;
-            WalIndexHeader::parse(&bytes)
-        })
-    }
-
     /// Header and whole frames of a WAL that no process has open.
     fn wal(&self) -> Option<(WalHeader, u64)> {
         let mut file = File::open(self.wal).ok()?;
@@ -264,6 +250,21 @@ impl Pending<'_> {
         let header = WalHeader::parse(&bytes).ok()?;
         Some((header, (length - WalHeader::LEN as u64) / frame_size(header.page_size)))
     }
+}
+
+fn index(database: &Path) -> Option<WalIndexHeader> {
+    let mut bytes = [0; WalIndexHeader::LEN];
+    // Caught in the middle of a commit the header is not valid; the next moment it is.
+    (0..10).find_map(|_| {
+        let mut file = File::open(sibling(database, "-shm")).ok()?;
+        file.read_exact(&mut bytes).ok()?;
+        WalIndexHeader::parse(&bytes)
+    })
+}
+
+/// How many bytes of a WAL are in use: the file keeps its size after a reset.
+pub(super) fn wal_in_use(database: &Path) -> u64 {
+    index(database).map_or(0, |index| u64::from(index.max_frame) * index.page_size.map_or(0, frame_size))
 }
 
 impl Live {

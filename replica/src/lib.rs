@@ -1,0 +1,39 @@
+//! Live copies of a database: a plain file that any process reads with its own SQLite, kept at the end of the log.
+//!
+//! Promises:
+//! - Readers see states after transactions of the log, whole and in their order, never one again that was followed by
+//!   another. What is far behind comes in fewer steps: several transactions as one.
+//! - What somebody else has written into the file is found before anything is written over it, while the follower runs and at
+//!   its start, and ends the following: nothing is overwritten.
+//! - No page of another log than before comes into the file, unless a person says so.
+//! - After a kill it goes on from exactly where it was, after a power cut from where it was synced last, in one transaction to
+//!   the end of the log.
+//!
+//! What is kept beside the file, in the folder of [local state](litekeep_replicate::local):
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | `lock` | who follows, with the process id |
+//! | `replica` | the [position](Position): two slots written in turn, with what is under way |
+//! | `replica-pages` | the checksum of each page as the file must have it |
+//! | `replica.json` | where the log is |
+//! | `replica-next`, `replica-proof` | what the file is compared with, pages or their checksums; removed afterwards |
+//! | `trouble.json` | why it does not go on |
+//!
+//! - [`Follower`] reads the log and keeps the file up to it. `log` finds what comes next, `batch` makes one transaction of it,
+//!   `replica` applies that, `start` finds out where a file stands.
+
+mod batch;
+mod comparison;
+mod follower;
+mod log;
+mod position;
+mod replica;
+mod start;
+mod state;
+
+pub use follower::{Applied, Follower, Options, Proof};
+pub use litekeep_replicate::{Error, Kind};
+pub use position::{Held, Position};
+pub use replica::WAL_LIMIT;
+pub use state::{State, is_replica};
