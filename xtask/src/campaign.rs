@@ -114,6 +114,11 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Test("litekeep-rows", "identity::tables_and_columns_are_taken_for_no_others"),
     },
     Campaign {
+        name: "lease",
+        about: "simulated nodes with clocks of their own, lost requests and pauses: two never hold a lease at the same time",
+        how: How::Test("litekeep-lease", "simulated::two_never_hold_it_and_somebody_does_in_the_end"),
+    },
+    Campaign {
         name: "scripts",
         about: "random rows, indexes and triggers: the scripts of a diff lead from any state to any other and back",
         how: How::Test("litekeep-rows", "scripts::scripts_lead_from_any_state_to_any_other"),
