@@ -181,6 +181,8 @@ struct Known {
     waiting: Vec<Waiting>,
     /// What it is being asked for, and is to be.
     flights: HashMap<Key, watch::Receiver<Option<Outcome>>>,
+    /// How often the server has answered.
+    landings: u64,
     /// Keys of which there is no row, with since when that is known.
     absent: HashMap<Key, i64>,
     /// When a row was last asked for, by its item.
@@ -237,13 +239,19 @@ impl Cache {
     /// # Errors
     /// Those of the server, where nothing is here that may be given.
     pub async fn get(self: &Arc<Self>, table: &SourceTable, key: Vec<Value>) -> Result<Answer, Error> {
-        let instead = match self.here(table, &key).await? {
-            Here::Answer(answer) => return Ok(answer),
-            Here::Instead(instead) => Some(instead),
-            Here::Nothing => None,
+        let (instead, mut flight) = loop {
+            let landings = self.known().landings;
+            let instead = match self.here(table, &key, landings).await? {
+                Here::Answer(answer) => return Ok(answer),
+                Here::Instead(instead) => Some(instead),
+                Here::Nothing => None,
+            };
+            // What has come since the look is here now.
+            if let Some(flight) = self.fly(Key::of(table, &key), false, landings) {
+                break (instead, flight);
+            }
         };
         self.figures.count(|figures| figures.misses += 1);
-        let mut flight = self.fly(Key::of(table, &key), false);
         let outcome = match tokio::time::timeout(PATIENCE, flight.wait_for(Option::is_some)).await {
             Ok(Ok(outcome)) => outcome.clone(),
             Ok(Err(_)) => None,
@@ -260,7 +268,12 @@ impl Cache {
     }
 
     /// What is here of a row.
-    async fn here(self: &Arc<Self>, table: &SourceTable, key: &[Value]) -> Result<Here, Error> {
+    async fn here(
+        self: &Arc<Self>,
+        table: &SourceTable,
+        key: &[Value],
+        landings: u64,
+    ) -> Result<Here, Error> {
         let now_ms = SystemClock.unix_ms();
         let times = self.settings.times;
         let found = self.shelf.look(table, key).await?;
@@ -287,7 +300,7 @@ impl Cache {
                         return Ok(answer(Some(row), Origin::Hit, age, None));
                     }
                     self.figures.count(|figures| figures.stale += 1);
-                    self.fly(Key::of(table, key), true);
+                    self.fly(Key::of(table, key), true, landings);
                     let trouble = self.known().trouble.as_ref().map(|trouble| trouble.message.clone());
                     return Ok(answer(Some(row), Origin::Stale, age, trouble));
                 }
@@ -309,12 +322,21 @@ impl Cache {
         Error::new(Kind::Unavailable, message)
     }
 
-    /// Asks the server for a row, where that is not being done.
-    fn fly(self: &Arc<Self>, key: Key, is_refresh: bool) -> watch::Receiver<Option<Outcome>> {
+    /// Asks the server for a row, where that is not being done; `None` where answers have come since there were so many `landings`,
+    /// which may have been for this row.
+    fn fly(
+        self: &Arc<Self>,
+        key: Key,
+        is_refresh: bool,
+        landings: u64,
+    ) -> Option<watch::Receiver<Option<Outcome>>> {
         let mut known = self.known();
         // One whose asker has ended without a word does not land.
         if let Some(flight) = known.flights.get(&key).filter(|flight| flight.has_changed().is_ok()) {
-            return flight.clone();
+            return Some(flight.clone());
+        }
+        if known.landings != landings {
+            return None;
         }
         if is_refresh {
             self.figures.count(|figures| figures.refreshes += 1);
@@ -324,7 +346,7 @@ impl Cache {
         known.waiting.push(Waiting { key, tell });
         drop(known);
         tokio::spawn(self.clone().ask());
-        flight
+        Some(flight)
     }
 
     /// Asks the server for all who wait; who comes meanwhile waits for the next one.
@@ -347,6 +369,7 @@ impl Cache {
 
     fn land(&self, waiting: Vec<Waiting>, outcomes: Vec<Outcome>) {
         let mut known = self.known();
+        known.landings += 1;
         for (Waiting { key, tell }, outcome) in waiting.into_iter().zip(outcomes) {
             match &outcome {
                 Ok(Found { row: None, at_ms, .. }) => {

@@ -271,7 +271,9 @@ pub(crate) fn databases(target: Option<&Path>, args: &ConfigArgs, format: Format
             path.display(),
             default_backup(path).display()
         ))
-        .hint("name the configuration with --config; for `restore` and `history` also the URL of the backup will do")
+        .hint(
+            "name the configuration with --config; for commands that only read a backup also its URL will do",
+        )
         .into()),
     }
 }

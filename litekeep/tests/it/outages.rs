@@ -467,6 +467,10 @@ fn two_destinations_of_which_one_is_down_for_a_while() {
     };
     survives(&scene, |scene, bank| {
         more(bank, 50);
+        // What it lacks when the outage begins is in the bucket only, and waits for its return.
+        let highest = bank.acks().unwrap().highest();
+        let follows = || Ok(from_folder().is_ok_and(|state| state.ops >= highest));
+        eventually("the other destination has its first copy", LONG, follows).unwrap();
         scene.proxy().outage(Some(Fault::Status(503)));
         more(bank, 100);
         let highest = bank.acks().unwrap().highest();

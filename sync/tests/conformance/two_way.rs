@@ -181,9 +181,10 @@ fn what_the_server_ends_is_done_again() {
 /// a row, or among what has lost.
 #[test]
 fn edits_of_the_same_moment_are_not_lost_without_a_word() {
-    const EDITS: usize = 8;
-    // Else there are more conflicts than are kept.
+    const EDITS: usize = 6;
+    // Else there are more conflicts than are kept, on a slow machine, too.
     const BETWEEN: Duration = Duration::from_millis(30);
+    const MOST: usize = 800;
     for (name, policy) in
         [("hot_server", Policy::Server), ("hot_sqlite", Policy::Sqlite), ("hot_latest", Policy::Latest)]
     {
@@ -200,7 +201,7 @@ fn edits_of_the_same_moment_are_not_lost_without_a_word() {
                     // The server may end it for the sake of another one.
                     while hub::query_at(&login, &edit(nth)).is_err() {}
                     thread::sleep(BETWEEN);
-                    if is_over.load(Ordering::Relaxed) {
+                    if is_over.load(Ordering::Relaxed) || nth + 1 == MOST {
                         return nth + 1;
                     }
                 }
@@ -210,7 +211,7 @@ fn edits_of_the_same_moment_are_not_lost_without_a_word() {
             for nth in 0..EDITS {
                 node.run(&format!("UPDATE t SET v = v || ' h{nth}.' WHERE id = {}", nth % 3));
                 node.ship();
-                for _ in 0..10 {
+                for _ in 0..4 {
                     if let Err(error) = node.runtime.block_on(flow.step()) {
                         assert_eq!(error.kind(), Kind::Unavailable, "{name}: {error}");
                         flow.begin_anew();
