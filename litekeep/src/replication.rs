@@ -35,6 +35,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 const NEWCOMER_WATCH: Duration = Duration::from_secs(3);
 /// A log is never watched longer than this.
 const LONGEST_WATCH: Duration = Duration::from_secs(30);
+/// A store that restarts is back before.
+const ABSENCE_PATIENCE: Duration = Duration::from_secs(30);
 /// Databases that are looked at before they are used, at the same time: a folder that hangs keeps each for a minute.
 const PREPARING: usize = 32;
 /// Of these, such as are restored at the same time: each needs memory of its own.
@@ -370,6 +372,7 @@ fn settings(database: &Database, stores: Vec<Store>, new_timeline: bool) -> Sett
         spool_limit: config.spool_limit,
         new_timeline,
         newcomer_watch: (2 * upload_interval + NEWCOMER_WATCH).min(LONGEST_WATCH),
+        absence_patience: ABSENCE_PATIENCE,
     }
 }
 

@@ -512,10 +512,18 @@ impl Store {
         let key = self.key(file.level, file.name);
         let action = format!("read `{}`", self.place_of(&key));
         self.client.counters.request(Request::Get, 1);
-        let got = self.client.objects.get(&key).await;
+        let got = within(0, self.client.objects.get(&key)).await;
         let got = self.failing(got, || action.clone())?;
         let client = self.client.clone();
-        let chunks = got.into_stream().map(move |chunk| match chunk {
+        let chunks = stream::unfold(Some(got.into_stream()), |chunks| async {
+            let mut chunks = chunks?;
+            match within(0, async { chunks.next().await.transpose() }).await {
+                Ok(None) => None,
+                Ok(Some(bytes)) => Some((Ok(bytes), Some(chunks))),
+                Err(e) => Some((Err(e), None)),
+            }
+        });
+        let chunks = chunks.map(move |chunk| match chunk {
             Ok(bytes) => {
                 client.counters.bytes_in(bytes.len() as u64);
                 Ok(bytes)

@@ -18,12 +18,12 @@ use rusqlite::Connection;
 use crate::Place;
 use crate::scene::{LONG, Scene, Store};
 
-/// Runs a bank until it has this many more operations.
-fn work(options: &Options, ops: u64) {
+/// Runs a bank until it has this many more operations; returns how many it has had then.
+fn work(options: &Options, ops: u64) -> u64 {
     let mut bank = Bank::start(options).unwrap();
     let begin = bank.acks().unwrap().highest();
     bank.wait_for(begin + ops, LONG).unwrap();
-    bank.stop().unwrap();
+    bank.stop().unwrap().highest()
 }
 
 fn remove(scene: &Scene, suffixes: &[&str]) {
@@ -56,14 +56,15 @@ fn a_database_that_is_created_later() {
 fn a_database_that_is_deleted_and_made_again() {
     let scene = Scene::new(Store::Folder, "");
     let litekeep = scene.replicate().unwrap();
-    work(&scene.bank(), 100);
+    let ops = work(&scene.bank(), 100);
     wait_until_restored(&scene, &litekeep);
     let before = scene.last_txid().unwrap();
     let old = scene.fresh();
     std::fs::copy(scene.restore(&[]).unwrap(), &old).unwrap();
 
     remove(&scene, &["", "-wal", "-shm", ".acks"]);
-    work(&Options { seed: 2, accounts: 77, ..scene.bank() }, 100);
+    // One that has seen less is taken for a mistake.
+    work(&Options { seed: 2, accounts: 77, ..scene.bank() }, 2 * ops);
     wait_until_restored(&scene, &litekeep);
     scene.stop(litekeep).unwrap();
     assert_eq!(scene.prove_equal(None).unwrap().accounts, 77);
@@ -76,11 +77,12 @@ fn a_database_that_is_deleted_and_made_again() {
 fn replaced(page_size: u32) -> (Scene, Process, String) {
     let scene = Scene::new(Store::Folder, "");
     let litekeep = scene.replicate().unwrap();
-    work(&scene.bank(), 100);
+    let ops = work(&scene.bank(), 100);
     wait_until_restored(&scene, &litekeep);
     let before = scene.last_txid().unwrap();
     let other = Options { seed: 2, accounts: 77, page_size, ..Options::new(scene.place.path("other.db")) };
-    work(&other, 100);
+    // One that has seen less is taken for a mistake.
+    work(&other, 2 * ops);
     // Without these SQLite itself would replay the old WAL into the new file.
     remove(&scene, &["-wal", "-shm", ".acks"]);
     std::fs::rename(&other.db, scene.db()).unwrap();

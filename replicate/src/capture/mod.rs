@@ -450,6 +450,11 @@ impl Capture {
         if frames < floor || frames > index.max_frame {
             return Ok(None);
         }
+        if self.backfilled_at == Some((salt, frames)) && frames == index.max_frame {
+            // The next commit may overwrite them, all of which are in the database file.
+            let place = Place { salt, frames, checksum: index.frame_checksum };
+            return Ok(Some((Pages::copied(&self.files, self.page_size, index.page_count, place), true)));
+        }
         self.wal(Some(salt))?;
         let Some((wal, header)) = self.wal.as_ref().filter(|(_, h)| h.salt == salt) else { return Ok(None) };
         let slots = Slots::read(wal, header, frames)?.map_err(|broken| {
@@ -457,6 +462,18 @@ impl Capture {
             Error::new(Kind::Unavailable, format!("{broken} in `{path}-wal`"))
         })?;
         Ok(Some((Pages::in_wal(&self.files, wal, self.page_size, slots)?, true)))
+    }
+
+    /// The state up to the place, for as long as the capture is not used otherwise. `None`: more has been committed that has to be
+    /// captured first, or nobody knows where the place is.
+    pub fn captured_pages(&mut self) -> Result<Option<Pages<'_>>, Error> {
+        if !self.is_position_known() {
+            return Ok(None);
+        }
+        let at = self.place.map(|place| (place.salt, place.offset(self.page_size)));
+        let is_empty = |pages: &Pages<'_>| pages.place.is_none_or(|place| place.frames == 0);
+        let found = self.pages_at_offset(at)?;
+        Ok(found.and_then(|(pages, is_there)| (is_there || is_empty(&pages)).then_some(pages)))
     }
 
     /// Compares the present state with the checksums of what the log has: the pages that differ become one segment.

@@ -6,6 +6,7 @@
 
 use super::database::Database;
 use super::destination::{Destination, Standing};
+use super::left_behind;
 use super::start::files_after;
 use crate::capture::Segment;
 use crate::local::State;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 /// Lists every destination. Returns the last transaction of the most advanced one, and which that is.
 ///
-/// One that cannot be reached is left for later while another has all that was ever confirmed.
+/// One that cannot be reached is left for later while another has all that was ever confirmed, or has waited for it long enough.
 pub(super) async fn list(db: &Arc<Database>, known: Option<State>) -> Result<Option<(Txid, usize)>, Error> {
     let count = db.destinations().len();
     let listed = join_all((0..count).map(|nth| list_one(db, nth))).await;
@@ -31,15 +32,20 @@ pub(super) async fn list(db: &Arc<Database>, known: Option<State>) -> Result<Opt
             head = last.map(|t| (t, nth));
         }
     }
-    let is_enough =
-        !db.settings.new_timeline && known.is_some_and(|s| head.is_some_and(|(head, _)| head >= s.txid));
+    let is_silent = |e: &Error| e.kind() == Kind::Unavailable;
+    for (d, listed) in db.destinations().iter_mut().zip(&listed) {
+        d.note_silence(listed.as_ref().is_err_and(is_silent));
+    }
+    let is_known = !db.settings.new_timeline && known.is_some() && head.is_some();
+    let is_enough = known.map(|s| s.txid) <= head.map(|(head, _)| head);
+    let was_overtaken = db.local()?.was_overtaken();
     for (nth, listed) in listed.into_iter().enumerate() {
         let Err(e) = listed else { continue };
-        if !is_enough || e.kind() != Kind::Unavailable {
-            return Err(e);
-        }
         let mut destinations = db.destinations();
         let d = &mut destinations[nth];
+        if !is_silent(&e) || !is_known || !(is_enough || d.is_given_up(db) && !was_overtaken) {
+            return Err(e);
+        }
         tracing::warn!(path = %db.settings.path.display(), store = d.store.place(), "{e}; going on without it until it answers");
         (d.log, d.durable, d.standing) = (Log::default(), None, Standing::Unlisted);
         (d.error, d.failures) = (Some(e.to_string()), 1);
@@ -88,8 +94,15 @@ fn note(d: &mut Destination, log: Log, unfenced: bool) -> Option<Txid> {
     d.durable
 }
 
-/// Copies to one destination what another has and it lacks.
+/// Copies to one destination what another has and it lacks; where that cannot be had, it goes on with a snapshot.
 pub(super) async fn catch_up(db: &Arc<Database>, nth: usize) -> Result<(), Error> {
+    match copy_what_lacks(db, nth).await {
+        Err(e) if e.kind() == Kind::Unavailable => left_behind::go_on(db, nth, e).await,
+        other => other,
+    }
+}
+
+async fn copy_what_lacks(db: &Arc<Database>, nth: usize) -> Result<(), Error> {
     if db.destinations()[nth].standing == Standing::Unlisted {
         let (log, unfenced) = look_at(db, nth).await?;
         if log.last() > most_durable(&db.destinations(), nth) {

@@ -25,8 +25,10 @@ const PUT_PATIENCE: Duration = Duration::from_millis(500);
 const START_PATIENCE: Duration = Duration::from_secs(2);
 /// How often the queue is looked at that has to drain.
 const DRAIN_TICK: Duration = Duration::from_millis(200);
-/// When only a person can help, the situation is looked at again after this.
-const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// When only a person can help, the situation is looked at again after this, doubling ...
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// ... up to this: a database that is just being made has something in common with nothing, a moment later it may.
+const LONGEST_REFUSED_PAUSE: Duration = Duration::from_secs(60);
 /// A failure that stays the same is told again after so many tries, about every five minutes.
 const TELL_AGAIN: u32 = 16;
 /// An awake database without anything to do goes to rest after this.
@@ -72,6 +74,8 @@ pub(crate) struct Work {
     pub(crate) last: Option<Txid>,
     /// The next look must put something, so that the log has a level-0 file of ours.
     pub(crate) must_put: bool,
+    /// A snapshot of what has been captured is about to be read: until then nothing is captured.
+    pub(super) is_cut: bool,
     pub(crate) last_reset: Option<Instant>,
     /// At which size of the WAL the next one begins, once there was one.
     pub(super) reset_at: Option<u64>,
@@ -477,7 +481,7 @@ impl Database {
             Phase::Failing => {
                 Some(Duration::from_millis(10 << failures.min(11)).min(Duration::from_secs(20)))
             }
-            Phase::Refused => Some(REFUSED_PAUSE),
+            Phase::Refused => Some((REFUSED_PAUSE * (1 << failures.min(6))).min(LONGEST_REFUSED_PAUSE)),
             _ => None,
         }
     }

@@ -44,6 +44,8 @@ pub(crate) struct Destination {
     /// It lacks files that only another destination has.
     pub(crate) lags: bool,
     pub(crate) standing: Standing,
+    /// Since when it does not show what it has, while another one waits for that.
+    pub(crate) silent_since: Option<Instant>,
     pub(crate) shipping: bool,
     /// When the put that is under way has taken so long that it hangs. Into a folder it never fails by itself.
     pub(crate) hangs_from: Option<Instant>,
@@ -65,6 +67,7 @@ impl Destination {
             maintenance_failures: 0,
             lags: false,
             standing: Standing::Unlisted,
+            silent_since: None,
             shipping: false,
             hangs_from: None,
         }

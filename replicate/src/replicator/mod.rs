@@ -16,6 +16,7 @@ mod copying;
 mod database;
 mod destination;
 mod kinship;
+mod left_behind;
 mod look;
 mod maintain;
 mod packing;
@@ -66,6 +67,8 @@ pub struct Settings {
     pub new_timeline: bool,
     /// How long the log is watched for another writer before a newcomer takes it over.
     pub newcomer_watch: Duration,
+    /// How long a destination may show nothing while another one lacks what it has, before that goes on with a snapshot.
+    pub absence_patience: Duration,
 }
 
 /// Shared by all databases of a process.

@@ -16,7 +16,7 @@ use super::destination::Standing;
 use super::kinship::{Kinship, refuse_another, require_kinship};
 use super::set_back;
 use super::status::Phase;
-use crate::capture::{Broken, Capture, Found, Frames, Look, Place, Segment, Stamp, segment};
+use crate::capture::{Broken, Capture, Found, Frames, Look, Pages, Place, Segment, Stamp, segment};
 use crate::local::{MetaDir, PageSums, Places, Spool, State, StateFile, claims, restored, still_ours};
 use crate::{Error, Kind, parents};
 use litekeep_env::{disk, random_u64};
@@ -65,6 +65,10 @@ async fn attach_and_follow(db: &Arc<Database>) -> Result<(), Error> {
         let destinations = db.destinations();
         (destinations[nth].store.clone(), destinations[nth].log.clone())
     };
+    let is_any_unlisted = db.destinations().iter().any(|d| d.standing == Standing::Unlisted);
+    if let Some(s) = known.filter(|s| s.txid > head && is_any_unlisted) {
+        return go_on_alone(db, &local, capture, (&store, &log, head), s).await;
+    }
     // Of the only log that local state is about there is nothing to doubt.
     let is_in_log = match known {
         Some(s) if !is_about || db.destinations().len() > 1 => {
@@ -143,6 +147,37 @@ async fn attach_and_follow(db: &Arc<Database>) -> Result<(), Error> {
     local.note_overtaken(false)?;
     let must_put = !ours || log.newest_l0().is_none();
     settle(db, local, capture, head, newest, in_log, must_put).await
+}
+
+/// Goes on at the only place that answers, which lacks what was put elsewhere: with a snapshot, under a number that nothing has
+/// there.
+async fn go_on_alone(
+    db: &Arc<Database>,
+    local: &Arc<Local>,
+    capture: Capture,
+    (store, log, head): (&Store, &Log, Txid),
+    known: State,
+) -> Result<(), Error> {
+    let newest = match log.newest_l0() {
+        Some(file) => Some(store.header(file).await?),
+        None => None,
+    };
+    let place = store.place();
+    if newest.is_some_and(|h| h.node != known.writer) {
+        let message = format!(
+            "the log at {place} was written by another replicator, and what this one has put is where nothing answers"
+        );
+        return Err(Error::new(Kind::Unavailable, message));
+    }
+    let capture = refuse_another(db, local, capture, (newest, head), (store, log)).await?;
+    let waiting = local.spool.list()?.last().map(|file| file.name.max);
+    let last = waiting.map_or(known.txid, |txid| txid.max(known.txid));
+    tracing::warn!(
+        path = %db.settings.path.display(),
+        "only a place that does not answer has transactions {} to {}: the log at {place} goes on with a snapshot",
+        head.next(), known.txid
+    );
+    first_snapshot(db, local, capture, last.next()).await
 }
 
 /// Whether the transaction of local state is the one that a log has under its number. After a power cut one of two logs may
@@ -258,11 +293,7 @@ async fn first_snapshot(
         () = fence => return db.may_go_on(),
     };
     let (((header, size, place, parents), capture), _) = put;
-    if let Some(map) = parents
-        && let Err(e) = parents::put(&store, txid, &map).await
-    {
-        tracing::warn!(path = %db.settings.path.display(), store = store.place(), "keep the parent map: {e}; comparisons of states will read more");
-    }
+    keep_parents(db, &store, txid, parents).await;
     {
         let mut destinations = db.destinations();
         destinations[nth].landed(SNAPSHOT_LEVEL, name, size, header.timestamp_ms);
@@ -284,6 +315,33 @@ async fn first_snapshot(
     Ok(())
 }
 
+/// The backup is whole without it.
+pub(super) async fn keep_parents(db: &Database, store: &Store, txid: Txid, map: Option<ParentMap>) {
+    if let Some(map) = map
+        && let Err(e) = parents::put(store, txid, &map).await
+    {
+        tracing::warn!(path = %db.settings.path.display(), store = store.place(), "keep the parent map: {e}; comparisons of states will read more");
+    }
+}
+
+/// Puts a state into a file, with what is kept beside a snapshot; the map of its pages is returned.
+pub(super) fn encode_pages(
+    db: &Database,
+    pages: &Pages<'_>,
+    stamp: Stamp,
+    to: &mut StreamWriter,
+    each: impl FnMut(Pgno, Checksum) -> Result<(), Error>,
+) -> Result<(Header, u64, Option<ParentMap>), Error> {
+    let (header, encoded) = segment::snapshot(pages, stamp, to, each)?;
+    encoded.writer.keep_checks(encoded.checks);
+    pages.sync()?;
+    // While the pages are still in the system's cache.
+    let parents = roots(pages).and_then(|roots| ParentMap::of(pages, roots.into_iter()));
+    let parents = parents
+        .inspect_err(|e| tracing::warn!(path = %db.settings.path.display(), "make the parent map: {e}"));
+    Ok((header, encoded.size, parents.ok()))
+}
+
 fn encode_snapshot(
     db: &Database,
     local: &Local,
@@ -297,7 +355,7 @@ fn encode_snapshot(
     to.set_timestamp(stamp.timestamp_ms);
     let (place, page_count) = (pages.place, pages.page_count());
     let mut batch: Vec<(Pgno, Checksum)> = Vec::with_capacity(4096);
-    let (header, encoded) = segment::snapshot(&pages, stamp, to, |pgno, sum| {
+    let (header, size, parents) = encode_pages(db, &pages, stamp, to, |pgno, sum| {
         db.may_go_on()?;
         batch.push((pgno, sum));
         if batch.len() == batch.capacity() {
@@ -306,15 +364,9 @@ fn encode_snapshot(
         }
         Ok(())
     })?;
-    encoded.writer.keep_checks(encoded.checks);
     local.sums.apply(&batch, page_count)?;
-    pages.sync()?;
-    // While the pages are still in the system's cache. The backup is whole without it.
-    let parents = roots(&pages).and_then(|roots| ParentMap::of(&pages, roots.into_iter()));
-    let parents = parents
-        .inspect_err(|e| tracing::warn!(path = %db.settings.path.display(), "make the parent map: {e}"));
     capture.set_position(place, page_count);
-    Ok((header, encoded.size, place, parents.ok()))
+    Ok((header, size, place, parents))
 }
 
 fn save_state(

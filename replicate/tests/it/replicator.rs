@@ -43,6 +43,7 @@ impl Scene {
             spool_limit: 1 << 30,
             new_timeline: false,
             newcomer_watch: Duration::from_millis(100),
+            absence_patience: Duration::from_secs(60),
         }
     }
 

@@ -23,6 +23,7 @@ pub(crate) fn ship(runtime: &Runtime, database: &Path, store: &Store) {
         spool_limit: 1 << 30,
         new_timeline: false,
         newcomer_watch: Duration::from_millis(100),
+        absence_patience: Duration::from_secs(60),
     };
     runtime.block_on(async {
         let replicator = Replicator::start().unwrap();

@@ -24,12 +24,27 @@ pub(in super::super) async fn rested(db: &Arc<Database>) -> Arc<Local> {
     start::open_local(db).await.unwrap()
 }
 
+/// All pages that SQLite shows.
+pub(in super::super) fn pages_of(path: &Path) -> Vec<u8> {
+    Connection::open(path).unwrap().serialize("main").unwrap().to_vec()
+}
+
 /// `app.db` in a folder, with a bucket beside it.
 pub(in super::super) fn database(dir: &Path, clock: Arc<dyn Clock>, policy: Policy) -> Arc<Database> {
+    with(dir, &["bucket"], clock, policy)
+}
+
+/// `app.db` in a folder, with these buckets beside it.
+pub(in super::super) fn database_at(dir: &Path, buckets: &[&str]) -> Arc<Database> {
+    with(dir, buckets, Arc::new(SystemClock), Policy::default())
+}
+
+fn with(dir: &Path, buckets: &[&str], clock: Arc<dyn Clock>, policy: Policy) -> Arc<Database> {
     let shared = Arc::new(Shared::new(clock, Watcher::new().unwrap()));
+    let store = |name: &&str| Store::open(&Target::Folder(dir.join(name))).unwrap();
     let settings = Settings {
         meta_dir: dir.join("meta"),
-        stores: vec![Store::open(&Target::Folder(dir.join("bucket"))).unwrap()],
+        stores: buckets.iter().map(store).collect(),
         path: dir.join("app.db"),
         upload_interval: Duration::ZERO,
         policy,
@@ -37,6 +52,7 @@ pub(in super::super) fn database(dir: &Path, clock: Arc<dyn Clock>, policy: Poli
         spool_limit: 1 << 30,
         new_timeline: false,
         newcomer_watch: Duration::ZERO,
+        absence_patience: Duration::ZERO,
     };
     Database::new(settings, shared)
 }
