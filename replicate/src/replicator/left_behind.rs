@@ -190,6 +190,7 @@ mod tests {
         start::begin(&db).await.unwrap();
         assert!(db.sync().await);
         rested(&db).await;
+        until("nobody ships", || db.destinations().iter().all(|d| !d.shipping)).await;
         // Nothing goes to the second.
         db.destinations()[1].shipping = true;
         app.execute("INSERT INTO t VALUES('lacked')", []).unwrap();
