@@ -166,6 +166,9 @@ impl Run {
         for database in self.scope.databases.iter().filter(|database| is_replicated(&database.path)) {
             let urls: Vec<String> = database.destinations.iter().map(|d| d.url.to_string()).collect();
             tracing::info!(path = %database.path.display(), "replicating to {}", urls.join(", "));
+            if !self.once && !database.path.exists() {
+                tracing::warn!(path = %database.path.display(), "the database is not there; waiting for it to appear");
+            }
         }
         // A run that ends by itself is no time to follow anything.
         let mut followers = Followers::default();

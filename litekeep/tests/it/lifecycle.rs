@@ -45,7 +45,8 @@ fn wait_until_restored(scene: &Scene, litekeep: &Process) {
 fn a_database_that_is_created_later() {
     let scene = Scene::new(Store::Folder, "");
     let litekeep = scene.replicate().unwrap();
-    eventually("litekeep waits", LONG, || Ok(scene.log().contains("replicating to"))).unwrap();
+    eventually("litekeep says that it waits", LONG, || Ok(scene.log().contains("is not there; waiting")))
+        .unwrap();
     work(&scene.bank(), 100);
     wait_until_restored(&scene, &litekeep);
     scene.stop(litekeep).unwrap();
