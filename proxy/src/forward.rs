@@ -22,9 +22,9 @@ use crate::instances::{Busy, Instances, Sender};
 /// How long an instance may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Before an instance that did not accept a connection is tried again.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
-type Outgoing = Request<UnsyncBoxBody<Bytes, hyper::Error>>;
+pub(crate) type Outgoing = Request<UnsyncBoxBody<Bytes, hyper::Error>>;
 
 /// Answers a request by an instance.
 pub(crate) async fn answer(
@@ -63,14 +63,14 @@ pub(crate) async fn answer(
 }
 
 /// Why there is no answer.
-enum Unsent {
+pub(crate) enum Unsent {
     /// The instance has seen nothing of the request.
     Again(Box<Outgoing>),
     /// It may have.
     Lost(hyper::Error),
 }
 
-async fn send(busy: &Busy, mut request: Outgoing) -> Result<Response<Incoming>, Unsent> {
+pub(crate) async fn send(busy: &Busy, mut request: Outgoing) -> Result<Response<Incoming>, Unsent> {
     // A connection that waited may be closed in this moment; then the request comes back unsent.
     while let Some(mut sender) = busy.instance().take_idle() {
         match sender.try_send_request(request).await {
@@ -120,7 +120,7 @@ fn keep(busy: &Busy, mut sender: Sender) {
     });
 }
 
-fn answered(
+pub(crate) fn answered(
     mut answer: Response<Incoming>,
     busy: Busy,
     upgrade: Option<hyper::upgrade::OnUpgrade>,
@@ -142,13 +142,13 @@ fn answered(
     answer.map(|body| Held { body, _busy: busy }.boxed_unsync())
 }
 
-fn unavailable(why: &str) -> Response<Answer> {
+pub(crate) fn unavailable(why: &str) -> Response<Answer> {
     let mut answer = reply(StatusCode::SERVICE_UNAVAILABLE, why);
     answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     answer
 }
 
-fn reply(status: StatusCode, why: &str) -> Response<Answer> {
+pub(crate) fn reply(status: StatusCode, why: &str) -> Response<Answer> {
     let mut answer = Response::new(text(format!("litekeep: {why}\n")));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod body;
+pub mod cluster;
 mod forward;
 mod headers;
 mod instances;
@@ -20,8 +21,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use body::Answer;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
@@ -43,6 +47,19 @@ impl Default for Settings {
 
 /// Serves requests from a listening socket until the task is aborted.
 pub async fn serve(listener: TcpListener, instances: Arc<Instances>, settings: Settings) {
+    let each = move |request, client| {
+        let instances = instances.clone();
+        async move { forward::answer(request, client, &instances, settings).await }
+    };
+    listen(listener, each).await;
+}
+
+async fn listen<F>(
+    listener: TcpListener,
+    each: impl Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
+) where
+    F: Future<Output = Response<Answer>> + Send + 'static,
+{
     loop {
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -54,22 +71,20 @@ pub async fn serve(listener: TcpListener, instances: Arc<Instances>, settings: S
             }
         };
         _ = stream.set_nodelay(true);
-        let instances = instances.clone();
-        tokio::spawn(connection(stream, client, instances, settings));
+        tokio::spawn(connection(stream, client, each.clone()));
     }
 }
 
-async fn connection(
+async fn connection<F>(
     stream: tokio::net::TcpStream,
     client: SocketAddr,
-    instances: Arc<Instances>,
-    settings: Settings,
-) {
+    each: impl Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
+) where
+    F: Future<Output = Response<Answer>> + Send + 'static,
+{
     let service = service_fn(move |request| {
-        let instances = instances.clone();
-        async move {
-            Ok::<_, std::convert::Infallible>(forward::answer(request, client, &instances, settings).await)
-        }
+        let answer = each(request, client);
+        async move { Ok::<_, std::convert::Infallible>(answer.await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD);

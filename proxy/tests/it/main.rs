@@ -1,5 +1,7 @@
 //! The proxy between real sockets. The instances here speak just enough HTTP, so that each can misbehave in its own way.
 
+mod cluster;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
