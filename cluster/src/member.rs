@@ -85,8 +85,8 @@ impl Term {
 }
 
 /// The databases and processes of a node.
-#[async_trait]
-pub trait Member: Send {
+#[async_trait(?Send)]
+pub trait Member {
     /// Whether all its databases are copies, or are not there. Then nobody is kept from writing.
     fn is_copy(&self) -> bool;
 

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 const FOLDER: &str = "forks";
 const ABOUT: &str = "fork.json";
+/// A folder in that of a fork: the same transaction by transaction, as far as they were told apart.
+const TRANSACTIONS: &str = "transactions";
 
 /// Where a fork comes from.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -89,6 +91,24 @@ impl Fork {
             about: about.and_then(|text| serde_json::from_slice(&text).ok()),
             files,
         }))
+    }
+
+    /// Takes in what waited in the spool: it is a part of the fork.
+    pub(crate) fn take_in(&self, spool: &Path) -> Result<(), Error> {
+        let within = self.path.join(TRANSACTIONS);
+        match std::fs::rename(spool, &within) {
+            Ok(()) => Ok(()),
+            // There is nothing, or a kill came after some was taken in: what is left is a fork of its own.
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                Ok(())
+            }
+            Err(e) => Err(Error::file("move", spool)(e)),
+        }
     }
 
     /// When it was kept, milliseconds since the epoch.

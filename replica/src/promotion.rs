@@ -139,7 +139,7 @@ fn hand_over(mut replica: Replica, header: &Header, place: &str, now_ms: i64) ->
     disk::sync_dir(&meta).map_err(Error::file("sync", &meta))
 }
 
-/// Removes what a replicator keeps of a log that went on without it. What waited in the spool is a fork by now.
+/// Removes what a replicator keeps of a log that went on without it. What waits in the spool is kept, too.
 pub(crate) fn forget_state(meta_dir: &Path) -> Result<(), Error> {
     let kept = Spool::of(meta_dir).keep_as_fork(&format!("spool-{:08x}", random_u64() >> 32))?;
     if let Some(kept) = kept {

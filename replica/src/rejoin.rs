@@ -16,7 +16,7 @@ use crate::state::{note_source, real};
 use litekeep_env::disk;
 use litekeep_format::PageSource as _;
 use litekeep_ltx::{FileName, PageSize, Pgno, Txid};
-use litekeep_replicate::local::{MetaDir, State, StateFile};
+use litekeep_replicate::local::{MetaDir, PageSums, Spool, State, StateFile};
 use litekeep_replicate::log_state::{self, LogState};
 use litekeep_replicate::restore::{self, Goal, Progress};
 use litekeep_replicate::{Error, Kind};
@@ -180,7 +180,19 @@ async fn leave(
         }
     };
     note_source(&meta_dir, &url)?;
-    blocking(move || forget_state(&meta_dir)).await?;
+    let kept = fork.clone();
+    let clear = move || {
+        let spool = Spool::of(&meta_dir);
+        // What the log has all the same is nobody's to keep.
+        for file in spool.list()?.iter().filter(|file| file.name.max <= common) {
+            spool.remove(file.name)?;
+        }
+        if let Some(kept) = kept.filter(|_| spool.dir().is_dir()) {
+            kept.take_in(spool.dir())?;
+        }
+        forget_state(&meta_dir)
+    };
+    blocking(clear).await?;
     follower.with(Replica::begin_work).await?;
     Ok((follower, fork))
 }
@@ -265,7 +277,7 @@ async fn sums_at(
     let page_count = state.page_count;
     follower
         .with(move |replica| {
-            let known = litekeep_replicate::local::PageSums::open(&replica.meta.file("pages"))?;
+            let known = PageSums::open(&replica.meta.file("pages"))?;
             copy_sums(&known, &replica.sums)?;
             let Some(batch) = batch else { return replica.sums.apply(&[], page_count) };
             let mut sums = Vec::with_capacity(batch.len());
@@ -278,10 +290,7 @@ async fn sums_at(
         .await
 }
 
-fn copy_sums(
-    from: &litekeep_replicate::local::PageSums,
-    to: &litekeep_replicate::local::PageSums,
-) -> Result<(), Error> {
+fn copy_sums(from: &PageSums, to: &PageSums) -> Result<(), Error> {
     let count = from.page_count()?;
     let mut known = from.ascending();
     let mut run = Vec::with_capacity(crate::comparison::RUN);

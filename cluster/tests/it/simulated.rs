@@ -15,6 +15,7 @@ use litekeep_cluster::{Ask, Authority, Failure, Machine, Member, Role, Settings,
 use litekeep_env::Clock;
 use litekeep_lease::{Lease, Node, Put, Record, Register, Result};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep};
 
 const TTL: Duration = Duration::from_secs(5);
@@ -214,7 +215,7 @@ impl Simulated {
     }
 }
 
-#[async_trait]
+#[async_trait(?Send)]
 impl Member for Simulated {
     fn is_copy(&self) -> bool {
         self.database.lock().unwrap().writer.is_none()
@@ -349,7 +350,7 @@ fn player(world: &Arc<World>, name: &str, random: &mut Rng) -> Player {
     let (database, term) = (Arc::<Mutex<Database>>::default(), Arc::default());
     let situation = machine.situation();
     let mut member = Simulated { way: way.clone(), database: database.clone(), term: Arc::clone(&term) };
-    tokio::spawn(async move { machine.run(&mut member, asked, stopped).await });
+    tokio::task::spawn_local(async move { machine.run(&mut member, asked, stopped).await });
     // The replicator, and whoever follows.
     let (own, on) = (database.clone(), way.clone());
     tokio::spawn(async move {
@@ -451,7 +452,7 @@ fn one_leads_at_a_time_and_nothing_committed_is_lost() {
     let mut changes = 0;
     for seed in seed..seed + rounds {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        changes += runtime.unwrap().block_on(play(seed));
+        changes += runtime.unwrap().block_on(LocalSet::new().run_until(play(seed)));
     }
     assert!(changes as u64 > 2 * rounds, "the lead went from node to node: {changes}");
 }
