@@ -55,7 +55,7 @@ every = "1h"
     eventually("the notes tell of the new primary", LONG, || {
         Ok(NODES
             .into_iter()
-            .all(|node| note(node) == if node == other { "" } else { &*format!("{other}\n") }))
+            .all(|node| note(node) == if node == other { String::new() } else { format!("{other}\n") }))
     })
     .unwrap();
     let log = |node, process: &str| {
