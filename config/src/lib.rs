@@ -34,14 +34,14 @@ pub use feed_url::{FeedServer, FeedUrl};
 pub use foreign::{Foreign, Imported, import};
 pub use pattern::Pattern;
 pub use process::{
-    Check, Command, Due, Hook, JobConfig, Limits, Listen, Litestream, Overlap, Probe, ProcessConfig,
-    ProcessLog, Restart, RunConfig, Schedule, Until, WatchConfig, is_name,
+    Check, Command, Due, Hook, JobConfig, Limits, Listen, Litestream, OnRoleChange, Overlap, Probe,
+    ProcessConfig, ProcessLog, Restart, RunConfig, Schedule, Until, WatchConfig, is_name,
 };
 pub use secret::Secret;
 pub use settings::{
-    CacheConfig, ConditionalWrites, Config, ConflictPolicy, Credentials, Dashboard, DatabaseConfig,
-    Destination, Direction, FeedConfig, FeedFrom, Input, Log, LogFormat, LogLevel, Metrics, MigrationProgram,
-    Migrations, OtherSide, Preset, Source, SyncConfig,
+    CacheConfig, ClusterConfig, ClusterLease, ConditionalWrites, Config, ConflictPolicy, Credentials,
+    Dashboard, DatabaseConfig, Destination, Direction, FeedConfig, FeedFrom, Input, Log, LogFormat, LogLevel,
+    Metrics, MigrationProgram, Migrations, OtherSide, Preset, Source, SyncConfig,
 };
 pub use store_url::{AzureUrl, GcsUrl, S3Url, SftpUrl, StoreUrl, WebDavUrl};
 pub use template::template;

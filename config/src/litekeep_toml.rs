@@ -4,6 +4,7 @@
 //! the built-in defaults; the first that has it counts.
 
 mod backup;
+mod cluster;
 mod dashboard;
 mod feed;
 mod health;
@@ -27,8 +28,19 @@ use crate::reader::{Dialect, Reader, lexical};
 use crate::settings::{Config, DatabaseConfig, Input, Log, LogFormat, LogLevel, Metrics, Preset, Source};
 use crate::units;
 
-const ROOT_KEYS: [&str; 10] =
-    ["database", "defaults", "metrics", "dashboard", "log", "feed", "sync", "process", "job", "supervisor"];
+const ROOT_KEYS: [&str; 11] = [
+    "database",
+    "defaults",
+    "metrics",
+    "dashboard",
+    "log",
+    "feed",
+    "sync",
+    "process",
+    "job",
+    "supervisor",
+    "cluster",
+];
 /// What `[defaults]` has, and each `[[database]]` too.
 const SETTING_KEYS: [&str; 13] = [
     "preset",
@@ -164,7 +176,10 @@ impl Reader<'_> {
             entry(root, "feed").map(|found| self.feeds(found, &config.databases)).unwrap_or_default();
         config.syncs =
             entry(root, "sync").map(|found| self.syncs(found, &config.databases)).unwrap_or_default();
+        config.cluster = entry(root, "cluster").and_then(|found| self.cluster(found, &config.databases));
         self.supervised(root, config);
+        let has_cluster = entry(root, "cluster").is_some();
+        self.check_roles(root, &config.processes, has_cluster);
     }
 
     /// What `litekeep up` runs.

@@ -55,6 +55,22 @@ pub struct ProcessConfig {
     pub hooks: Vec<(Hook, Command)>,
     /// `litestream replicate`, whose work is litekeep's own, unless `native = false` wants the program.
     pub litestream: Option<Litestream>,
+    /// In a cluster it runs on the primary only.
+    pub if_primary: bool,
+    /// In a cluster, what becomes of it when its node changes roles.
+    pub on_role_change: OnRoleChange,
+}
+
+/// What becomes of a process that runs in every role when its node changes roles.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum OnRoleChange {
+    /// It is reloaded, with another `LITEKEEP_ROLE`.
+    #[default]
+    Restart,
+    /// It gets this signal, named without `SIG`.
+    Signal(String),
+    /// It goes on.
+    Nothing,
 }
 
 impl ProcessConfig {
@@ -81,6 +97,8 @@ impl ProcessConfig {
             log: ProcessLog::default(),
             hooks: Vec::new(),
             litestream: None,
+            if_primary: false,
+            on_role_change: OnRoleChange::default(),
         }
     }
 }
@@ -327,6 +345,8 @@ pub struct JobConfig {
     pub limits: Limits,
     /// Where its output is kept.
     pub log: ProcessLog,
+    /// In a cluster it runs on the primary only.
+    pub if_primary: bool,
 }
 
 /// When a job is due.

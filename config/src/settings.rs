@@ -49,6 +49,8 @@ pub struct Config {
     pub jobs: Vec<JobConfig>,
     /// Where `litekeep up` keeps its socket, its logs and its state; `None`: `.litekeep` beside the configuration.
     pub state_dir: Option<PathBuf>,
+    /// The cluster that this node is one of.
+    pub cluster: Option<ClusterConfig>,
     /// What works otherwise than the file's author may think; to be shown at start.
     pub warnings: Vec<Warning>,
 }
@@ -70,6 +72,46 @@ impl Config {
     pub fn from_litestream_yaml(input: &Input<'_>) -> Result<Self, Error> {
         crate::litestream_yaml::read(input)
     }
+}
+
+/// `[cluster]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterConfig {
+    /// The name of this node; `None`: that of its host.
+    pub node: Option<String>,
+    /// Who says which node is the primary.
+    pub lease: ClusterLease,
+    /// How long a lease holds.
+    pub ttl: Duration,
+    /// Whether this node may become primary by itself.
+    pub candidate: bool,
+    /// Nodes with smaller numbers come first.
+    pub priority: u32,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        ClusterConfig {
+            node: None,
+            lease: ClusterLease::Beside,
+            ttl: Duration::from_secs(5),
+            candidate: true,
+            priority: 0,
+        }
+    }
+}
+
+/// Who says which node of a cluster is the primary.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClusterLease {
+    /// A lease beside the backup of the first database.
+    Beside,
+    /// A lease in a folder or a bucket.
+    Store(Box<Destination>),
+    /// A lease in etcd; its URL.
+    Etcd(Secret),
+    /// Nobody: it is always this node.
+    Fixed(String),
 }
 
 /// One `[[database]]`.

@@ -30,6 +30,8 @@ struct Known {
     newest: Option<Seen>,
     /// A put of ours that takes over and was not answered, and when it began.
     unanswered: Option<(Record, Duration)>,
+    /// A holding of this node that is over.
+    over: Option<Record>,
 }
 
 #[derive(Clone)]
@@ -101,8 +103,16 @@ impl Lease {
         }))
     }
 
+    /// Notes that a holding of this node is over and that nobody counts on it: its process is dead, or has given it up. Where it is the
+    /// newest one, nobody has to wait for it.
+    pub fn note_over(&self, record: &Record) {
+        self.known().over = Some(record.clone());
+    }
+
     fn waits_for(&self, record: &Record, handicap: Duration) -> Duration {
+        let is_over = self.known().over.as_ref().is_some_and(|over| over.is_of_holding(record));
         match &record.released {
+            None if is_over => handicap,
             Some(Release { to: Some(to) }) if *to == self.node.name => Duration::ZERO,
             Some(Release { to: None }) => handicap,
             _ => record.ttl() + margin(record.ttl()) + handicap,

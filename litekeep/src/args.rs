@@ -3,6 +3,7 @@
 //! Litestream's flags with one dash (`-config`, `-txid`) work beside the usual two dashes: [`single_dash`] rewrites them
 //! before clap sees them.
 
+pub(crate) mod cluster;
 pub(crate) mod copy;
 pub(crate) mod follow;
 pub(crate) mod graduate;
@@ -100,6 +101,14 @@ pub(crate) enum Command {
     Reload(Processes),
     /// End what `up` runs, and wait until the backup is complete
     Down(Down),
+    /// Become the primary of the cluster, in the place of another node or of none
+    Promote(cluster::Promote),
+    /// Leave the lead of the cluster to another node, with everything confirmed
+    Handoff(cluster::Handoff),
+    /// Show the nodes of the cluster
+    Cluster(cluster::Cluster),
+    /// Show what was committed on this node and is not in the log that another node went on with
+    Forks(cluster::Forks),
     /// Let systemd run `litekeep up`
     Service(Service),
     /// Restore into a scratch folder and compare each page with the live database; exit code 1 when one differs

@@ -3,12 +3,14 @@
 mod ask;
 mod bench;
 mod changes;
+mod cluster;
 mod copy;
 mod databases;
 mod demo;
 mod diff;
 mod doctor;
 mod follow;
+mod forks;
 mod get;
 mod graduate;
 pub(crate) mod history;
@@ -16,7 +18,7 @@ mod import;
 mod init;
 mod migrate;
 mod portability;
-mod replicate;
+pub(crate) mod replicate;
 mod restore;
 mod row_history;
 mod run;
@@ -81,6 +83,10 @@ pub(crate) async fn run(args: Args) -> Result<Outcome> {
         Command::Stop(args) => ask::stop(&args, format).await,
         Command::Restart(args) => ask::restart(&args, format).await,
         Command::Reload(args) => ask::reload(&args, format).await,
+        Command::Promote(args) => cluster::promote(&args, format).await,
+        Command::Handoff(args) => cluster::handoff(&args, format).await,
+        Command::Cluster(args) => cluster::cluster(&args, format).await,
+        Command::Forks(args) => forks::run(&args, format).await,
         Command::Service(args) => service::run(&args, format),
         Command::Down(args) => ask::down(&args, format).await,
         Command::Verify(args) => verify::run(&args, format).await,

@@ -47,6 +47,14 @@ pub(crate) enum Ask {
     },
     /// What the status page shows: one item.
     Board,
+    /// The node and its cluster: one item.
+    Cluster,
+    /// To take the lease of the cluster; answered when it leads.
+    Promote,
+    /// To give the lease away; answered when it is given.
+    HandOff {
+        to: Option<String>,
+    },
     /// Ends everything; answered when the backup is complete.
     Down,
 }

@@ -6,6 +6,7 @@
 mod args;
 mod caches;
 mod child;
+mod cluster;
 mod commands;
 mod control;
 mod dashboard;

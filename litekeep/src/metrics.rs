@@ -14,17 +14,13 @@ use litekeep_sync::cache::figures::Counts;
 
 use crate::dashboard::Board;
 use crate::feeds::FeedStatus;
-use crate::replication::Replication;
+use crate::replication::Current;
 use crate::stack::{ProcessStatus, Stack, StackStatus};
 use crate::syncs::SyncStatus;
 use crate::verification::Verified;
 
 /// What is at `/metrics`.
-pub(crate) fn routes(
-    replication: Weak<Replication>,
-    stack: Option<Weak<Stack>>,
-    board: Arc<Board>,
-) -> Router {
+pub(crate) fn routes(replication: Current, stack: Option<Weak<Stack>>, board: Arc<Board>) -> Router {
     let page = move || {
         // At the end there is a moment without replication, in which the page is empty.
         let mut text = replication.upgrade().map_or(String::new(), |replication| {

@@ -8,7 +8,7 @@ mod left_out;
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -67,6 +67,26 @@ impl Choices {
     /// Somebody begins only when all of them are fit.
     fn is_waited_for(self) -> bool {
         !self.each_by_itself
+    }
+}
+
+/// The replication of now, if there is one: in a cluster it comes and goes.
+#[derive(Clone, Default)]
+pub(crate) struct Current(Arc<Mutex<Weak<Replication>>>);
+
+impl Current {
+    pub(crate) fn of(replication: &Arc<Replication>) -> Current {
+        let current = Current::default();
+        current.set(replication);
+        current
+    }
+
+    pub(crate) fn set(&self, replication: &Arc<Replication>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(replication);
+    }
+
+    pub(crate) fn upgrade(&self) -> Option<Arc<Replication>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
     }
 }
 
@@ -301,6 +321,20 @@ impl Replication {
         // What is refused is not waited for.
         let waited = (clock.boottime() - begin >= timeout).then_some(timeout);
         Err(not_confirmed(&unconfirmed, waited))
+    }
+
+    /// Ships what is there now, and waits for its confirmation within a time.
+    ///
+    /// # Errors
+    /// When a destination has not confirmed it; names what is not safe.
+    pub(crate) async fn confirm(&self, within: Duration) -> Result<()> {
+        let unconfirmed = self.replicator.sync(within).await;
+        if unconfirmed.is_empty() { Ok(()) } else { Err(not_confirmed(&unconfirmed, Some(within))) }
+    }
+
+    /// Lets go of the databases without waiting for anything.
+    pub(crate) async fn leave(self) {
+        self.replicator.shut_down(Duration::ZERO).await;
     }
 
     /// Waits until no database is left that the replicator takes for absent because it has not looked yet. Returns what

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::dashboard::{self, Board};
 use crate::metrics;
-use crate::replication::Replication;
+use crate::replication::Current;
 use crate::report::{Failure, Kind, text};
 use crate::stack::Stack;
 use patience::Patient;
@@ -30,7 +30,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// What is served, and what it shows.
 pub(crate) struct Pages {
     board: Arc<Board>,
-    replication: Weak<Replication>,
+    replication: Current,
     stack: Option<Weak<Stack>>,
     dashboard: Option<Served>,
     metrics: Option<Served>,
@@ -38,11 +38,7 @@ pub(crate) struct Pages {
 
 impl Pages {
     /// Nothing is served yet.
-    pub(crate) fn new(
-        board: Arc<Board>,
-        replication: Weak<Replication>,
-        stack: Option<Weak<Stack>>,
-    ) -> Pages {
+    pub(crate) fn new(board: Arc<Board>, replication: Current, stack: Option<Weak<Stack>>) -> Pages {
         Pages { board, replication, stack, dashboard: None, metrics: None }
     }
 

@@ -14,6 +14,7 @@ mod jobs;
 mod migrations;
 mod older;
 mod output;
+mod roles;
 mod services;
 mod sockets;
 mod status;
@@ -23,13 +24,14 @@ mod written;
 pub(crate) use deploys::Deploy;
 pub(crate) use hooks::LAST_HOOKS;
 pub(crate) use output::{Happened, Line};
+pub(crate) use roles::{Place, note_primary};
 pub(crate) use services::log_files;
 pub(crate) use status::{JobStatus, ProcessStatus, StackStatus};
 
 use std::collections::HashSet;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -44,9 +46,11 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
 use crate::args::ConfigArgs;
+use crate::child::Signals;
+use crate::cluster::Link;
 use crate::control::{Ask, Home, Out};
 use crate::dashboard::Board;
-use crate::replication::Replication;
+use crate::replication::{Current, Replication};
 use crate::report::{Failure, Format, Kind, Report};
 use crate::served::Pages;
 use crate::settings::Settings;
@@ -60,7 +64,10 @@ pub(crate) struct Stack {
     args: ConfigArgs,
     home: Home,
     begun_ms: i64,
-    replication: OnceLock<Weak<Replication>>,
+    replication: Current,
+    /// In a cluster.
+    place: Mutex<Option<Place>>,
+    node: OnceLock<Arc<Link>>,
     board: OnceLock<Arc<Board>>,
     deploys: Arc<Deploys>,
     /// Held while something is replaced, which may take as long as a process needs to become ready.
@@ -102,6 +109,8 @@ struct Running {
 struct Changing {
     /// What `up` began with.
     begun: Config,
+    /// What was read last and could be taken.
+    accepted: Option<Settings>,
     pages: Option<Pages>,
     /// Names of processes as the configuration has them.
     order: Vec<String>,
@@ -122,7 +131,9 @@ impl Stack {
             deploys: Arc::new(Deploys::read(&home.deploys())),
             home,
             begun_ms: SystemClock.unix_ms(),
-            replication: OnceLock::new(),
+            replication: Current::default(),
+            place: Mutex::default(),
+            node: OnceLock::new(),
             board: OnceLock::new(),
             changing: tokio::sync::Mutex::default(),
             is_up: AtomicBool::new(false),
@@ -137,7 +148,7 @@ impl Stack {
 
     /// The databases that processes wait for are now under replication.
     pub(crate) fn replicated(&self, replication: &Arc<Replication>) {
-        _ = self.replication.set(Arc::downgrade(replication));
+        self.replication.set(replication);
     }
 
     /// Everything is shown there.
@@ -146,8 +157,36 @@ impl Stack {
         self.changing.lock().await.pages = Some(pages);
     }
 
-    fn replication(&self) -> Weak<Replication> {
-        self.replication.get().cloned().unwrap_or_default()
+    /// It is one of a cluster.
+    pub(crate) fn is_node(&self, link: &Arc<Link>) {
+        _ = self.node.set(link.clone());
+    }
+
+    fn node(&self) -> Result<&Arc<Link>> {
+        let alone = || {
+            let failure = Failure::invalid("this `litekeep up` is not one of a cluster");
+            failure.hint("[cluster] in litekeep.toml makes it one")
+        };
+        Ok(self.node.get().ok_or_else(alone)?)
+    }
+
+    /// Waits for a signal that ends litekeep, or for somebody who asks for the end. Others that come meanwhile are followed.
+    pub(crate) async fn ended_by(self: &Arc<Self>, signals: &mut Signals) {
+        loop {
+            tokio::select! {
+                () = self.downed() => return,
+                signal = signals.next() => match signal {
+                    libc::SIGHUP => self.reload_by_signal(),
+                    libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => return,
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    /// What is replicated, now and later.
+    pub(crate) fn replication(&self) -> Current {
+        self.replication.clone()
     }
 
     /// Runs pending migrations and starts the processes, each when what it waits for is there.
@@ -156,16 +195,16 @@ impl Stack {
     /// When a migration fails or the processes cannot be as the configuration wants them; then none has started.
     pub(crate) async fn start(&self, settings: &Settings) -> Result<()> {
         let config = &settings.config;
-        migrations::run(settings, None, &self.args).await?;
+        let place = self.place();
+        if place.is_none_or(Place::has_primarys) {
+            migrations::run(settings, None, &self.args).await?;
+        }
         let mut changing = self.changing.lock().await;
-        let services = {
-            let replication = self.replication();
-            services::of(config, &self.args, &self.home, &mut changing.sockets, &replication)?
-        };
+        let services = self.services(config, &mut changing.sockets)?;
         changing.order = names(&services);
         let setup = Setup {
             services,
-            jobs: jobs::of(config, &self.args, &self.home)?,
+            jobs: self.jobs(config)?,
             state: Some(self.home.runs()),
             ..Setup::new(Arc::new(SystemClock), Cgroups::detect())
         };
@@ -181,6 +220,7 @@ impl Stack {
         *self.running() = Running { processes: in_order(&supervisor, &changing.order), begun, jobs, events };
         supervisor.start().await?;
         changing.supervisor = Some(supervisor);
+        changing.accepted = Some(settings.clone());
         self.keep_accepted(settings);
         self.is_up.store(true, SeqCst);
         Ok(())
@@ -274,6 +314,9 @@ impl Stack {
             Ask::Logs { names, lines, follow } => {
                 output::send(self.printing(&names)?, lines, follow, out).await
             }
+            Ask::Cluster => out.item(&self.node()?.view().await).await,
+            Ask::Promote => self.node()?.promote().await,
+            Ask::HandOff { to } => self.node()?.hand_off(to).await,
             // The server's own, which stays to tell how it went.
             Ask::Down => Ok(()),
         }
@@ -418,6 +461,7 @@ impl Stack {
         }
         let Replaced { mut done, mut failed } = replaced.map_err(Failure::invalid)??;
         self.keep_accepted(settings);
+        changing.accepted = Some(settings.clone());
         if let Some(hooks) = &changing.hooks {
             hooks.change(&settings.config, &self.args);
         }
@@ -472,8 +516,7 @@ impl Stack {
         wanted: &[String],
     ) -> Result<Replaced> {
         let config = &settings.config;
-        let replication = self.replication();
-        let mut services = services::of(config, &self.args, &self.home, &mut changing.sockets, &replication)?;
+        let mut services = self.services(config, &mut changing.sockets)?;
         if let Some(name) = wanted.iter().find(|name| !services.iter().any(|service| service.name == **name))
         {
             let known: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
@@ -488,11 +531,13 @@ impl Stack {
             services.extend(others.cloned());
         }
         untaken::check(&changing.begun, config)?;
-        let jobs = wanted.is_empty().then(|| jobs::of(config, &self.args, &self.home)).transpose()?;
+        let jobs = wanted.is_empty().then(|| self.jobs(config)).transpose()?;
         let all = Wanted { services, jobs };
         supervisor.check(&all)?;
         self.reaches(Stage::Migrating);
-        migrations::run(settings, Some(&changing.begun), &self.args).await?;
+        if self.place().is_none_or(Place::has_primarys) {
+            migrations::run(settings, Some(&changing.begun), &self.args).await?;
+        }
         self.reaches(Stage::Replacing);
         let Applied { started, stopped, reloaded, failed, not_enforced } = supervisor.apply(all).await?;
         changing.order = order;

@@ -4,6 +4,7 @@ use crate::batch::Batch;
 use crate::comparison;
 use crate::log::{Next, Tail};
 use crate::position::{Doing, Held};
+use crate::promotion::Claim;
 use crate::replica::{NEXT, Replica};
 use crate::start::{self, blocking};
 use litekeep_env::file::sibling;
@@ -75,6 +76,8 @@ pub struct Follower {
     path: PathBuf,
     held: Option<Held>,
     looked_at: Instant,
+    /// What takes the log over.
+    pub(crate) claim: Option<Claim>,
 }
 
 impl Follower {
@@ -102,7 +105,20 @@ impl Follower {
 
     pub(crate) fn new(tail: Tail, replica: Replica, options: Options) -> Follower {
         let (path, held) = (replica.path.clone(), replica.position.held);
-        Follower { tail, options, replica: Some(replica), path, held, looked_at: Instant::now() }
+        let (replica, looked_at) = (Some(replica), Instant::now());
+        Follower { tail, options, replica, path, held, looked_at, claim: None }
+    }
+
+    /// The file is taken to have a state.
+    pub(crate) fn hold(&mut self, held: Held) {
+        self.held = Some(held);
+        if let Some(replica) = &mut self.replica {
+            replica.position.held = Some(held);
+        }
+    }
+
+    pub(crate) fn take(&mut self) -> Option<Replica> {
+        self.replica.take()
     }
 
     /// The file.
@@ -163,7 +179,7 @@ impl Follower {
         })
     }
 
-    fn require_held(&self) -> Result<Held, Error> {
+    pub(crate) fn require_held(&self) -> Result<Held, Error> {
         self.held.ok_or_else(|| Error::new(Kind::Internal, "the replica has no state"))
     }
 

@@ -22,18 +22,25 @@
 //!
 //! - [`Follower`] reads the log and keeps the file up to it. `log` finds what comes next, `batch` makes one transaction of it,
 //!   `replica` applies that, `start` finds out where a file stands.
+//! - In a cluster a copy becomes the database that transactions come from ([`Follower::claim`], [`Follower::hand_over`]), and that a copy again
+//!   ([`rejoin()`]), which keeps what only it had as a [`Fork`].
 
 mod batch;
 mod comparison;
 mod follower;
+mod fork;
 mod log;
 mod position;
+mod promotion;
+mod rejoin;
 mod replica;
 mod start;
 mod state;
 
 pub use follower::{Applied, Follower, Options, Proof};
+pub use fork::{About, Fork};
 pub use litekeep_replicate::{Error, Kind};
 pub use position::{Held, Position};
+pub use rejoin::{Standing, is_source_of, rejoin};
 pub use replica::WAL_LIMIT;
 pub use state::{State, is_replica};

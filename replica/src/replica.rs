@@ -43,7 +43,7 @@ pub(crate) struct Replica {
     /// For pasting: the command that follows.
     command: String,
     /// Bytes of pages since the last checkpoint.
-    in_wal: u64,
+    pub(crate) in_wal: u64,
     synced_at: Instant,
     waited_at: Option<Instant>,
 }
@@ -53,7 +53,7 @@ impl Replica {
     pub(crate) fn claim(path: &Path, command: &str) -> Result<Replica, Error> {
         let meta = MetaDir::claim(&MetaDir::default_path(path), path)?;
         let (positions, position) = PositionFile::open(&meta.file(crate::position::NAME))?;
-        let sums = Arc::new(PageSums::open(&meta.file("replica-pages"))?);
+        let sums = Arc::new(PageSums::open(&meta.file(SUMS))?);
         Ok(Replica {
             path: path.to_owned(),
             meta,
@@ -354,5 +354,7 @@ impl Replica {
     }
 }
 
+/// The page checksums, in the folder of local state.
+pub(crate) const SUMS: &str = "replica-pages";
 /// A restored state, in the folder of local state.
 pub(crate) const NEXT: &str = "replica-next";

@@ -6,7 +6,7 @@ use litekeep_replicate::Error;
 use litekeep_replicate::local::{MetaDir, Trouble};
 use std::path::{Path, PathBuf};
 
-const SOURCE: &str = "replica.json";
+pub(crate) const SOURCE: &str = "replica.json";
 
 /// Where the log is.
 #[derive(serde::Serialize, serde::Deserialize)]

@@ -101,6 +101,15 @@ impl PageWriter {
         self.known = self.seen;
     }
 
+    /// Begins a transaction, whatever others have written before: from here on it is known, and nobody writes more.
+    pub fn begin_over(&mut self) -> Result<(), Error> {
+        self.known = self.version(WRITE)?;
+        while !self.begin()? {
+            self.known = self.version(WRITE)?;
+        }
+        Ok(())
+    }
+
     /// Begins a transaction; `false`, and nothing begun, when anybody else may have written before.
     pub fn begin(&mut self) -> Result<bool, Error> {
         self.run("BEGIN IMMEDIATE")?;
@@ -163,13 +172,18 @@ impl PageWriter {
         self.header().map(|(_, page_count)| page_count)
     }
 
-    /// The header, and the pages.
-    fn header(&self) -> Result<(DatabaseHeader, u32), Error> {
+    /// Page 1 as it is now.
+    pub fn first_page(&self) -> Result<Vec<u8>, Error> {
         let failed = |e| Error::new(READ, e);
         let sql = "SELECT data FROM sqlite_dbpage WHERE pgno = 1";
         let mut first = self.reader.prepare_cached(sql).map_err(failed)?;
-        let page: Vec<u8> = first.query_row([], |row| row.get(0)).map_err(failed)?;
-        let header = parse(&page, READ)?;
+        first.query_row([], |row| row.get(0)).map_err(failed)
+    }
+
+    /// The header, and the pages.
+    fn header(&self) -> Result<(DatabaseHeader, u32), Error> {
+        let failed = |e| Error::new(READ, e);
+        let header = parse(&self.first_page()?, READ)?;
         // Programs of old do not keep it.
         let count = || number(&self.reader, "SELECT count(*) FROM sqlite_dbpage");
         let page_count = header.valid_page_count().map_or_else(count, Ok).map_err(failed)?;

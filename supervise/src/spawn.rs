@@ -96,6 +96,8 @@ pub struct Spawn {
     pub cwd: Option<PathBuf>,
     /// Variables.
     pub env: Vec<(OsString, OsString)>,
+    /// Variables about the moment of the start: a run that was told otherwise is the same run.
+    pub told: Vec<(OsString, OsString)>,
     /// Lines `NAME=VALUE`, read at each start.
     pub env_file: Option<PathBuf>,
     /// A user's name or number.
@@ -117,6 +119,7 @@ impl Spawn {
             command,
             cwd: None,
             env: vec![],
+            told: vec![],
             env_file: None,
             user: None,
             group: None,
@@ -133,7 +136,7 @@ impl Spawn {
 
     /// A number that is another one when a run of it would be another one. It is the same in every litekeep that was built alike.
     pub fn fingerprint(&self) -> u64 {
-        let Spawn { command, cwd, env, env_file, user, group, umask, rlimits, sockets } = self;
+        let Spawn { command, cwd, env, told: _, env_file, user, group, umask, rlimits, sockets } = self;
         let names: Vec<&str> = sockets.iter().map(|socket| socket.name.as_str()).collect();
         let mut hasher = std::hash::DefaultHasher::new();
         (command, cwd, env, env_file, user, group, umask, names).hash(&mut hasher);
@@ -230,7 +233,7 @@ impl Spawn {
                 Error::invalid(format!("`{}`, line {line}", path.display()), "is not NAME=VALUE")
             })?);
         }
-        env.extend(self.env.iter().cloned());
+        env.extend(self.told.iter().chain(&self.env).cloned());
         env.insert(INSTANCE.into(), instance.into());
         Ok(env.into_iter().collect())
     }

@@ -280,6 +280,14 @@ impl Supervisor {
         join_all(self.processes().map(Process::start)).await.into_iter().collect()
     }
 
+    /// Waits until what an earlier litekeep left and nobody wants has ended.
+    pub async fn strays_gone(&self) {
+        let strays = self.strays.lock().expect("no panic while held").take();
+        if let Some(strays) = strays {
+            _ = strays.await;
+        }
+    }
+
     /// Stops everything, jobs first, then dependants before what they depend on, and then whatever they left behind. Goes on after a failure and tells the first.
     /// What an [`apply`](Supervisor::apply) that was dropped has begun is stopped with it.
     pub async fn stop(&self) -> Result<()> {
@@ -295,10 +303,7 @@ impl Supervisor {
             }
         }
         self.begun.by_service().clear();
-        let strays = self.strays.lock().expect("no panic while held").take();
-        if let Some(strays) = strays {
-            _ = strays.await;
-        }
+        self.strays_gone().await;
         let own = format!(":{}:", self.context.id);
         let killed = kill_adopted(|instance| instance.contains(':') && !instance.contains(&own)).await;
         if killed > 0 {

@@ -12,7 +12,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     (1, &["env"]),
     (2, &["store", "sql", "lease", "supervise"]),
     (3, &["replicate", "replica", "rows", "proxy", "schema", "gateway"]),
-    (4, &["sync"]),
+    (4, &["sync", "cluster"]),
     (5, &["sync-postgres", "sync-mysql", "sync-mongodb", "feed", "query", "dashboard"]),
     (6, &["litekeep"]),
     (7, &["sim", "testkit", "recorder", "xtask"]),

@@ -114,7 +114,7 @@ impl Reader<'_> {
         destinations
     }
 
-    fn destination_url(&mut self, found: &Entry, insecure_allowed: bool) -> Option<StoreUrl> {
+    pub(super) fn destination_url(&mut self, found: &Entry, insecure_allowed: bool) -> Option<StoreUrl> {
         let text = self.non_empty(found)?;
         let (url, consent) = self.accept(found, StoreUrl::parse_with_consent(&text))?;
         if url.skip_verify() && !consent && !insecure_allowed {

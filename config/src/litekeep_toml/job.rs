@@ -8,8 +8,8 @@ use crate::node::{Entry, entry};
 use crate::process::{JobConfig, Overlap, Schedule};
 use crate::reader::Reader;
 
-const JOB_KEYS: [&str; 8] =
-    ["cron", "time_zone", "every", "overlap", "timeout", "jitter", "catch_up", "history"];
+const JOB_KEYS: [&str; 9] =
+    ["cron", "time_zone", "every", "overlap", "timeout", "jitter", "catch_up", "history", "if_primary"];
 const OVERLAPS: [(&str, Overlap); 3] =
     [("skip", Overlap::Skip), ("queue", Overlap::Queue), ("kill", Overlap::Kill)];
 const DEFAULT_HISTORY: u32 = 20;
@@ -54,7 +54,9 @@ impl Reader<'_> {
             stop_timeout: stop_timeout.unwrap_or(10 * SECOND),
             limits,
             log,
+            if_primary: true,
         };
+        self.fill(entries, "if_primary", &mut job.if_primary, Self::boolean);
         self.fill(entries, "overlap", &mut job.overlap, |r, f| r.one_of(f, &OVERLAPS));
         self.fill(entries, "jitter", &mut job.jitter, |r, f| r.duration(f, "30s", ANY_TIME));
         self.fill(entries, "catch_up", &mut job.catch_up, Self::boolean);

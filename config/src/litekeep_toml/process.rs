@@ -14,7 +14,7 @@ use crate::process::{
 use crate::processes::{Dependency, PlacedProcess};
 use crate::reader::Reader;
 
-const PROCESS_KEYS: [&str; 14] = [
+const PROCESS_KEYS: [&str; 16] = [
     "instances",
     "restart",
     "restart_limit",
@@ -29,6 +29,8 @@ const PROCESS_KEYS: [&str; 14] = [
     "watch",
     "hooks",
     "native",
+    "if_primary",
+    "on_role_change",
 ];
 const HOOKS: [(&str, Hook); 4] = [
     ("healthy", Hook::Healthy),
@@ -97,6 +99,14 @@ impl Reader<'_> {
         for (key, check) in [("health", &config.health), ("liveness", &config.liveness)] {
             if let (Some(found), Some(check), Some(proxy)) = (get(key), check, config.proxy) {
                 self.check_own_proxy(found, check, proxy);
+            }
+        }
+        self.fill(entries, "if_primary", &mut config.if_primary, Self::boolean);
+        if let Some(found) = get("on_role_change") {
+            config.on_role_change = self.on_role_change(found).unwrap_or_default();
+            if config.if_primary {
+                let message = "a process with `if_primary` ends when its node is not the primary any more: remove `on_role_change`";
+                self.report.error(&found.key_span, message);
             }
         }
         config.watch = get("watch").and_then(|found| self.watch(found));

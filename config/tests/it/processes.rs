@@ -28,6 +28,7 @@ fn the_least_process_and_job_have_the_documented_defaults() {
     assert_eq!(
         *job,
         JobConfig {
+            if_primary: true,
             name: "nightly".into(),
             run: RunConfig::new(Command::Shell("./a | ./b".into())),
             schedule: Schedule::Every(3600 * SECOND),

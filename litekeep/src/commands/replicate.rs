@@ -17,7 +17,7 @@ use crate::dashboard::Board;
 use crate::feeds::{self, Feed};
 use crate::followers::Followers;
 use crate::memory;
-use crate::replication::{self, Choices, Replication};
+use crate::replication::{self, Choices, Current, Replication};
 use crate::report::{Failure, Format, Outcome, log};
 use crate::served::Pages;
 use crate::settings::{Database, Settings, database, env};
@@ -228,7 +228,7 @@ impl Run {
         let Scope { databases, folders, config, dashboard, metrics, feeds, syncs, .. } = &self.scope;
         let stack = self.stack();
         let of_stack = stack.map(Arc::downgrade);
-        let replication = Arc::downgrade(replication);
+        let replication = Current::of(replication);
         let board =
             Board::new(replication.clone(), of_stack.clone(), (databases, folders), (feeds, syncs), config);
         let board = Arc::new(board);
@@ -329,16 +329,9 @@ impl Run {
 
     /// Waits for a signal that ends litekeep, or for somebody who asks for the end.
     async fn ended(&self, signals: &mut Signals) {
-        let Beside::Stack { stack, .. } = &self.beside else { return signals.end().await };
-        loop {
-            tokio::select! {
-                () = stack.downed() => return,
-                signal = signals.next() => match signal {
-                    libc::SIGHUP => stack.reload_by_signal(),
-                    libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => return,
-                    _ => {}
-                },
-            }
+        match &self.beside {
+            Beside::Stack { stack, .. } => stack.ended_by(signals).await,
+            _ => signals.end().await,
         }
     }
 }
@@ -361,7 +354,7 @@ fn unfit(database: &Database) -> Option<Failure> {
 }
 
 /// Copies what is in the WAL into the database file: while its backup was held, the application's own last close did not.
-fn checkpoint(database: &Database) {
+pub(crate) fn checkpoint(database: &Database) {
     let path = &database.path;
     if path.metadata().is_ok_and(|metadata| metadata.len() > 0)
         && let Err(error) = Observer::open(path).and_then(|observer| observer.checkpoint_passive())
@@ -371,10 +364,15 @@ fn checkpoint(database: &Database) {
 }
 
 /// A request for metrics may still hold the replication for as long as it takes to answer.
-async fn shut_down(mut replication: Arc<Replication>) -> Result<()> {
+async fn shut_down(replication: Arc<Replication>) -> Result<()> {
+    alone(replication).await.shut_down().await
+}
+
+/// Waits until nobody else has it.
+pub(crate) async fn alone(mut replication: Arc<Replication>) -> Replication {
     loop {
         match Arc::try_unwrap(replication) {
-            Ok(replication) => return replication.shut_down().await,
+            Ok(replication) => return replication,
             Err(shared) => replication = shared,
         }
         tokio::task::yield_now().await;

@@ -11,9 +11,11 @@ use litekeep_env::SystemClock;
 use litekeep_env::notify::ServiceManager;
 use litekeep_supervise as supervise;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
 use super::replicate::{Beside, Run, Scope};
 use crate::args::{self, ConfigArgs};
+use crate::cluster;
 use crate::control::{self, Ask, Client, Home};
 use crate::replication::Choices;
 use crate::report::{self, Failure, Format, Kind, Outcome, Report, log};
@@ -59,10 +61,14 @@ async fn foreground(
         });
     }
     let all = Box::new(settings.clone());
-    let stack = Arc::new(Stack::new(own, home.clone()));
+    let prints = (!args.quiet && !args.detached).then_some(format);
+    let stack = Arc::new(Stack::new(own.clone(), home.clone()));
     let server = tokio::spawn(control::serve(home.listen()?, stack.clone()));
     let alive = tokio::spawn(keep_alive());
-    let prints = (!args.quiet && !args.detached).then_some(format);
+    if settings.config.cluster.is_some() {
+        let result = cluster::run(settings, &own, &stack, &home, prints).await;
+        return finish(result, &stack, &home, (server, alive)).await;
+    }
     let run = Run {
         scope: Scope::of_settings(settings, &args.config)?,
         choices: Choices::of_all(args.new_timeline),
@@ -70,6 +76,16 @@ async fn foreground(
         once: false,
     };
     let result = run.run().await;
+    finish(result, &stack, &home, (server, alive)).await
+}
+
+/// Tells how it went, and is not to be asked any more.
+async fn finish(
+    result: Result<Outcome>,
+    stack: &Stack,
+    home: &Home,
+    (server, alive): (JoinHandle<()>, JoinHandle<()>),
+) -> Result<Outcome> {
     let told = result.as_ref().map(|_| ()).map_err(Report::of);
     stack.tell_end(told).await;
     server.abort();

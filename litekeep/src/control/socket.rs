@@ -23,6 +23,7 @@ const OWN_LOG: &str = "up.log";
 const DEPLOYS: &str = "deploys.json";
 const DEPLOYS_TMP: &str = "deploys.tmp";
 const ACCEPTED: &str = "configuration";
+const LEASE: &str = "lease.json";
 /// What to do for those that may not.
 pub(super) const WHO_MAY: &str =
     "only the user that runs `litekeep up`, and root, may ask it: run this command as that user";
@@ -81,6 +82,11 @@ impl Home {
         self.file(ACCEPTED)
     }
 
+    /// The lease that this node has held last.
+    pub(crate) fn lease(&self) -> PathBuf {
+        self.file(LEASE)
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
@@ -91,7 +97,7 @@ impl Home {
         let Some(first) = below.iter().next() else { return true };
         let is_one_of = |names: &[&str]| names.iter().any(|name| first == *name);
         let is_own_log = first.to_string_lossy().starts_with(OWN_LOG);
-        is_own_log || is_one_of(&[SOCKET, LOCK, RUNS, LOGS, JOBS, DEPLOYS, DEPLOYS_TMP, ACCEPTED])
+        is_own_log || is_one_of(&[SOCKET, LOCK, RUNS, LOGS, JOBS, DEPLOYS, DEPLOYS_TMP, ACCEPTED, LEASE])
     }
 
     /// Makes the folder where needed and takes it for this process.

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Weak;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -16,7 +15,7 @@ use litekeep_rows::{Error, Selection};
 use litekeep_store::Store;
 
 use super::view::{Board, file_name, is_meant};
-use crate::replication::Replication;
+use crate::replication::Current;
 
 /// Between two looks at what the replicator has confirmed, which cost nothing to speak of.
 const LOOK: Duration = Duration::from_millis(50);
@@ -30,7 +29,7 @@ struct Following {
     feed: Feed,
     name: String,
     path: PathBuf,
-    replication: Weak<Replication>,
+    replication: Current,
     due: VecDeque<Told>,
     /// There are other backups to read.
     has_others: bool,

@@ -25,7 +25,7 @@ use crate::commands::status::backup::Backup;
 use crate::feeds::{self, Feed, FeedStatus};
 use crate::program;
 use crate::proof::Proof;
-use crate::replication::Replication;
+use crate::replication::Current;
 use crate::report::text;
 use crate::settings::Database;
 use crate::stack::{Deploy, Stack, StackStatus};
@@ -141,7 +141,7 @@ pub(super) struct TimelineView {
 
 /// Where all of this comes from.
 pub(crate) struct Board {
-    replication: Weak<Replication>,
+    replication: Current,
     stack: Option<Weak<Stack>>,
     databases: Vec<Database>,
     /// Where new ones may appear.
@@ -163,7 +163,7 @@ fn of_each<T>(statuses: &[Status], of: impl Fn(&Status) -> Vec<T>) -> Vec<(PathB
 
 impl Board {
     pub(crate) fn new(
-        replication: Weak<Replication>,
+        replication: Current,
         stack: Option<Weak<Stack>>,
         (databases, folders): (&[Database], &[DatabaseConfig]),
         (feeds, syncs): (&[Feed], &[DatabaseSync]),
@@ -184,7 +184,7 @@ impl Board {
         }
     }
 
-    pub(super) fn replication(&self) -> Weak<Replication> {
+    pub(super) fn replication(&self) -> Current {
         self.replication.clone()
     }
 

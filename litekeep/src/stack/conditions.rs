@@ -1,20 +1,20 @@
 //! What processes wait for beside other processes: the state of a database.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use litekeep_replicate::replicator::{Phase, Status};
 use litekeep_supervise::Condition;
 
-use crate::replication::Replication;
+use crate::replication::Current;
 
 /// Between two looks at a backup.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Waits until a backup has its first copy and goes well, where there is a database.
-pub(super) fn replicating(database: &Path, replication: &Weak<Replication>) -> Condition {
+pub(super) fn replicating(database: &Path, replication: &Current) -> Condition {
     let (database, replication) = (database.to_owned(), replication.clone());
     let what = format!("the first copy of `{}`", database.display());
     let met = move || -> BoxFuture<'static, Result<(), String>> {
@@ -42,7 +42,7 @@ pub(super) fn replicating(database: &Path, replication: &Weak<Replication>) -> C
 }
 
 /// Where the backup of a database stands.
-pub(super) fn of(database: &Path, replication: &Weak<Replication>) -> Option<Status> {
+pub(super) fn of(database: &Path, replication: &Current) -> Option<Status> {
     let canonical = canonical(database);
     replication
         .upgrade()?

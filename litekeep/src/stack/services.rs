@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures::future::BoxFuture;
-use litekeep_config::{Check, Command, Config, Probe, ProcessConfig, ProcessLog, RunConfig, Until as Wanted};
+use litekeep_config::{
+    Check, Command, Config, OnRoleChange, Probe, ProcessConfig, ProcessLog, RunConfig, Until as Wanted,
+};
 use litekeep_env::file::sibling;
 use litekeep_env::process::{Resource, signal_number};
 use litekeep_env::{Clock, SystemClock};
@@ -19,11 +21,12 @@ use litekeep_supervise::limits::Memory;
 use litekeep_supervise::spawn::{self, Spawn};
 use litekeep_supervise::{Service, Spec, Until, log, policy, survivors, watch};
 
+use super::roles::{Place, ROLE};
 use super::sockets::Sockets;
 use super::{conditions, written};
 use crate::args::ConfigArgs;
 use crate::control::Home;
-use crate::replication::Replication;
+use crate::replication::Current;
 use crate::report::Failure;
 use crate::settings::Settings;
 
@@ -39,13 +42,15 @@ pub(super) fn of(
     args: &ConfigArgs,
     home: &Home,
     sockets: &mut Sockets,
-    replication: &Weak<Replication>,
+    replication: &Current,
+    place: Option<Place>,
 ) -> Result<Vec<Service>> {
     sockets.begin();
     let ours: Vec<&str> = config.processes.iter().filter(|p| is_ours(p)).map(|p| p.name.as_str()).collect();
     let never = written::never(config, home);
-    let context = Context { cwd: folder(args)?, home, replication, never, ours };
-    let own = config.processes.iter().filter(|process| !is_ours(process));
+    let context = Context { cwd: folder(args)?, home, replication, never, ours, place };
+    let runs = |process: &&ProcessConfig| place.is_none_or(Place::has_primarys) || !process.if_primary;
+    let own = config.processes.iter().filter(|process| !is_ours(process)).filter(runs);
     own.map(|process| context.service(process, sockets).with_context(|| format!("set up `{}`", process.name)))
         .collect()
 }
@@ -65,9 +70,11 @@ struct Context<'a> {
     /// The folder of the configuration.
     cwd: PathBuf,
     home: &'a Home,
-    replication: &'a Weak<Replication>,
+    replication: &'a Current,
     /// What litekeep and the databases write.
     never: watch::Never,
+    /// In a cluster.
+    place: Option<Place>,
     /// Names of processes whose work is litekeep's own: it is done already when the others start.
     ours: Vec<&'a str>,
 }
@@ -75,6 +82,13 @@ struct Context<'a> {
 impl Context<'_> {
     fn service(&self, process: &ProcessConfig, sockets: &mut Sockets) -> Result<Service> {
         let mut spec = Spec::new(spawn_of(process, &self.cwd)?);
+        if let Some(place) = self.place {
+            let role = (ROLE.into(), place.name().into());
+            match process.on_role_change {
+                OnRoleChange::Restart => spec.spawn.env.push(role),
+                OnRoleChange::Signal(_) | OnRoleChange::Nothing => spec.spawn.told.push(role),
+            }
+        }
         for (name, listen) in &process.listen {
             let left = || survivors::socket(&self.home.runs(), &process.name, name);
             spec.spawn.sockets.push(sockets.get(name, listen, left)?);
@@ -114,6 +128,8 @@ impl Context<'_> {
                 Wanted::CompletedSuccessfully => service.after.push((name.clone(), Until::Completed)),
                 // No process starts before every database is fit and migrated.
                 Wanted::DbRestored | Wanted::Migrated => {}
+                // A copy is whole before anything starts.
+                Wanted::Replicating if self.place.is_some_and(|place| place != Place::Primary) => {}
                 Wanted::Replicating => {
                     // The configuration has resolved it already.
                     let database = std::path::absolute(name)?;
@@ -269,7 +285,7 @@ fn database_probe(
     path: PathBuf,
     max_wal: Option<u64>,
     max_lag: Option<Duration>,
-    replication: Weak<Replication>,
+    replication: Current,
 ) -> health::Closure {
     Arc::new(move || -> BoxFuture<'static, Result<(), String>> {
         let (path, replication) = (path.clone(), replication.clone());

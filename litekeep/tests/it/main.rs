@@ -3,6 +3,7 @@
 
 mod bench;
 mod cache;
+mod cluster;
 mod command_line;
 mod copy;
 mod credentials;

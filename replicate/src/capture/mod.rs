@@ -16,6 +16,7 @@ mod pages;
 mod reset;
 pub mod segment;
 mod wal;
+mod write_block;
 
 pub use continuity::Broken;
 use continuity::damaged;
@@ -25,6 +26,7 @@ use pages::Slots;
 pub use reset::Reset;
 pub use segment::{Body, Segment, Stamp};
 pub use wal::{Frames, Place};
+pub use write_block::WriteBlock;
 
 use crate::local::{Packs, PageSums, Spool};
 use crate::{Error, Kind};

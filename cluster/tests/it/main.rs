@@ -1,0 +1,3 @@
+//! Tests of the roles, in simulated time.
+
+mod simulated;

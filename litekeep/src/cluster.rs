@@ -1,0 +1,14 @@
+//! A node of a cluster: `litekeep up` where the configuration has `[cluster]`.
+//!
+//! [`litekeep_cluster`] says when the node becomes what; [`node`] does it with databases and processes, [`copies`] follows logs,
+//! [`link`] is asked from outside, and [`records`] is what the nodes tell each other.
+
+mod copies;
+mod link;
+mod node;
+mod records;
+mod run;
+
+pub(crate) use link::{ClusterView, DatabaseView, Link};
+pub(crate) use records::Records;
+pub(crate) use run::{primary_store, run};

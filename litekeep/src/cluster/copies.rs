@@ -1,0 +1,117 @@
+//! The copies of a node: each is followed by a task of its own.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use litekeep_replica::{Error, Follower, Held, Kind};
+use litekeep_store::Store;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::followers::pause;
+
+/// Between two tries while a store does not answer.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How a copy stands.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CopyState {
+    pub(super) held: Option<Held>,
+    /// It has all that the log has, as far as it knows.
+    pub(super) is_level: bool,
+    pub(super) trouble: Option<String>,
+    /// It does not go on by itself.
+    is_over: bool,
+}
+
+/// A copy that is followed.
+pub(super) struct Copy {
+    pub(super) path: PathBuf,
+    pub(super) state: Arc<Mutex<CopyState>>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Option<Follower>>,
+}
+
+impl Copy {
+    pub(super) fn follow(follower: Follower, store: &Store) -> Copy {
+        let state =
+            Arc::new(Mutex::new(CopyState { held: follower.held().copied(), ..CopyState::default() }));
+        let (stop, stopped) = watch::channel(false);
+        let path = follower.path().to_owned();
+        let task = tokio::spawn(follow(follower, store.clone(), state.clone(), stopped));
+        Copy { path, state, stop, task }
+    }
+
+    pub(super) fn is_of(&self, path: &Path) -> bool {
+        self.path == path
+    }
+
+    pub(super) fn state(&self) -> CopyState {
+        lock(&self.state).clone()
+    }
+
+    pub(super) fn goes_on(&self) -> bool {
+        !lock(&self.state).is_over && !self.task.is_finished()
+    }
+
+    /// Ends the task at the end of what it does; `None`: it had ended by itself.
+    pub(super) async fn stop(self) -> Option<Follower> {
+        self.stop.send_replace(true);
+        self.task.await.ok().flatten()
+    }
+}
+
+fn lock(state: &Mutex<CopyState>) -> MutexGuard<'_, CopyState> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn follow(
+    mut follower: Follower,
+    store: Store,
+    state: Arc<Mutex<CopyState>>,
+    mut stop: watch::Receiver<bool>,
+) -> Option<Follower> {
+    while !*stop.borrow() {
+        let stepped = step(&mut follower).await;
+        let wait = {
+            let mut state = lock(&state);
+            state.held = follower.held().copied();
+            match &stepped {
+                Ok(is_more) => {
+                    if state.trouble.take().is_some() {
+                        follower.tell(None);
+                    }
+                    state.is_level = !is_more;
+                    if *is_more { Duration::ZERO } else { pause(&store) }
+                }
+                Err(e) => {
+                    if state.trouble.replace(e.to_string()).is_none() {
+                        tracing::warn!(path = %follower.path().display(), "{e}");
+                    }
+                    follower.tell(Some(e));
+                    state.is_level = false;
+                    OUTAGE_PAUSE
+                }
+            }
+        };
+        match stepped {
+            Err(e) if e.kind() != Kind::Unavailable => {
+                lock(&state).is_over = true;
+                _ = follower.close().await;
+                return None;
+            }
+            _ if wait.is_zero() => {}
+            _ => _ = tokio::time::timeout(wait, stop.changed()).await,
+        }
+    }
+    Some(follower)
+}
+
+/// Applies what comes next; `false`: there is nothing.
+pub(super) async fn step(follower: &mut Follower) -> Result<bool, Error> {
+    match follower.look().await? {
+        Some(work) => follower.apply(work, &()).await.map(|_| true),
+        None => follower.rest().await.map(|()| false),
+    }
+}

@@ -1,0 +1,273 @@
+//! A node, for those who ask: the commands, and the other nodes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use litekeep_cluster::{Ask, Role, Situation};
+use litekeep_env::{Clock, SystemClock, random_u64};
+use litekeep_replica::Fork;
+use litekeep_replicate::local::StateFile;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::copies::CopyState;
+use super::records::{NodeRecord, Records, Wish};
+use crate::replication::Current;
+use crate::report::{Failure, Kind, text};
+
+/// Between two looks whether the node leads.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Between two words of a node about itself.
+const REPORT: Duration = Duration::from_secs(5);
+/// What was asked for is done within so many times the time of a lease, or it has failed.
+const PATIENCE: u32 = 12;
+
+/// One database on one node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DatabaseView {
+    pub(crate) path: PathBuf,
+    /// The last transaction of the log that it has.
+    pub(crate) txid: Option<String>,
+    /// How old the oldest thing is that it lacks, or that the log lacks.
+    pub(crate) lag_ms: Option<i64>,
+    pub(crate) forks: usize,
+    pub(crate) trouble: Option<String>,
+}
+
+/// The cluster, as one node sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ClusterView {
+    pub(crate) node: String,
+    pub(crate) role: String,
+    pub(crate) epoch: Option<u64>,
+    pub(crate) primary: Option<String>,
+    pub(crate) ok: bool,
+    pub(crate) trouble: Option<String>,
+    pub(crate) nodes: Vec<NodeRecord>,
+}
+
+/// What is known of the node, and how it is asked.
+pub(crate) struct Link {
+    pub(super) name: String,
+    pub(super) candidate: bool,
+    pub(super) ttl: Duration,
+    pub(super) situation: watch::Receiver<Situation>,
+    pub(super) asks: mpsc::Sender<Ask>,
+    pub(super) records: Records,
+    pub(super) shown: Arc<Shown>,
+}
+
+/// The databases of the node, for those who ask.
+pub(super) struct Shown {
+    /// With their local state.
+    pub(super) databases: Vec<(PathBuf, PathBuf)>,
+    pub(super) copies: Mutex<BTreeMap<PathBuf, Arc<Mutex<CopyState>>>>,
+    pub(super) replication: Current,
+}
+
+impl Shown {
+    fn databases(&self) -> Vec<DatabaseView> {
+        let replication = self.replication.upgrade();
+        let statuses = replication.map(|replication| replication.statuses()).unwrap_or_default();
+        let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let now_ms = SystemClock.unix_ms();
+        let view = |(path, meta_dir): &(PathBuf, PathBuf)| {
+            let forks = Fork::all(meta_dir).map_or(0, |forks| forks.len());
+            let own = DatabaseView { path: path.clone(), txid: None, lag_ms: None, forks, trouble: None };
+            if let Some(state) = copies.get(path) {
+                let state = state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let behind = state.held.filter(|_| !state.is_level).map_or(0, |held| now_ms - held.time_ms);
+                let txid = state.held.map(|held| held.txid.to_string());
+                return DatabaseView { txid, lag_ms: Some(behind), trouble: state.trouble, ..own };
+            }
+            let canonical = crate::verification::canonical(path);
+            if let Some(status) = statuses.iter().find(|status| status.path == canonical) {
+                let behind = status.behind_since_ms.map_or(0, |since| now_ms - since);
+                let txid = status.durable.map(|txid| txid.to_string());
+                return DatabaseView { txid, lag_ms: Some(behind), trouble: status.message.clone(), ..own };
+            }
+            let known = StateFile::peek(&meta_dir.join("state"));
+            DatabaseView { txid: known.map(|known| known.txid.to_string()), ..own }
+        };
+        self.databases.iter().map(view).collect()
+    }
+}
+
+impl Link {
+    pub(crate) fn situation(&self) -> Situation {
+        self.situation.borrow().clone()
+    }
+
+    /// What the node tells of itself.
+    pub(crate) fn own(&self) -> NodeRecord {
+        let Situation { role, epoch, trouble, .. } = self.situation();
+        NodeRecord {
+            node: self.name.clone(),
+            role: role.name().to_owned(),
+            epoch,
+            at: text::rfc3339(SystemClock.unix_ms()),
+            candidate: self.candidate,
+            trouble,
+            databases: self.shown.databases(),
+        }
+    }
+
+    /// The whole cluster; of the others what they told last.
+    pub(crate) async fn view(&self) -> ClusterView {
+        let situation = self.situation();
+        let own = self.own();
+        let (mut nodes, silence) = match self.records.nodes().await {
+            Ok(nodes) => (nodes, None),
+            Err(error) => (vec![], Some(format!("the other nodes are not known: {error:#}"))),
+        };
+        nodes.retain(|node| node.node != self.name);
+        nodes.push(own);
+        nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        let trouble = situation.trouble.or(silence);
+        let is_well = matches!(situation.role, Role::Primary | Role::Replica) && trouble.is_none();
+        let has_trouble =
+            |node: &NodeRecord| node.databases.iter().any(|database| database.trouble.is_some());
+        ClusterView {
+            node: self.name.clone(),
+            role: situation.role.name().to_owned(),
+            epoch: situation.epoch,
+            primary: situation.primary.map(|primary| primary.name),
+            ok: is_well && !nodes.iter().any(|node| node.node == self.name && has_trouble(node)),
+            trouble,
+            nodes,
+        }
+    }
+
+    /// Takes the lead from whoever has it.
+    ///
+    /// # Errors
+    /// When that does not come about.
+    pub(crate) async fn promote(&self) -> Result<()> {
+        let situation = self.situation();
+        if situation.role == Role::Primary {
+            return Ok(());
+        }
+        let Some(epoch) = self.epoch_of_lease()? else { return self.lead().await };
+        // One that does not answer any more loses the lease by itself.
+        if let Err(error) = self.wish(Some(self.name.clone()), epoch).await {
+            tracing::warn!(
+                "could not ask the primary for the lease: {error:#}; it is taken when it has run out"
+            );
+        }
+        self.lead().await
+    }
+
+    async fn wish(&self, to: Option<String>, epoch: u64) -> Result<()> {
+        self.records.wish(&Wish { to, epoch, nonce: random_u64() }).await
+    }
+
+    /// `None`: nobody has ever had it.
+    fn epoch_of_lease(&self) -> Result<Option<u64>> {
+        let Situation { epoch, primary, .. } = self.situation();
+        match (epoch, primary) {
+            (None, Some(primary)) => {
+                let failure = Failure::invalid(format!(
+                    "the configuration says that `{}` is the primary, and there is no lease",
+                    primary.name
+                ));
+                Err(failure.hint("change `primary` below [cluster] on every node").into())
+            }
+            (epoch, _) => Ok(epoch),
+        }
+    }
+
+    async fn lead(&self) -> Result<()> {
+        let within = self.ttl * PATIENCE;
+        self.ask(Ask::Lead { within }).await?;
+        let until = Instant::now() + within;
+        while Instant::now() < until {
+            if self.situation().role == Role::Primary {
+                return Ok(());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        let trouble = self.situation().trouble.map_or(String::new(), |trouble| format!(": {trouble}"));
+        let seconds = within.as_secs();
+        let failure = Failure::new(
+            Kind::Unavailable,
+            format!("this node has not become the primary within {seconds} s{trouble}"),
+        );
+        Err(failure.hint("`litekeep cluster status` shows who leads, and what is wrong").into())
+    }
+
+    /// Gives the lead to another node.
+    ///
+    /// # Errors
+    /// When that does not come about: the primary goes on then.
+    pub(crate) async fn hand_off(&self, to: Option<String>) -> Result<()> {
+        let situation = self.situation();
+        if situation.role == Role::Primary {
+            if to.as_ref() == Some(&self.name) {
+                return Ok(());
+            }
+            let (reply, answer) = oneshot::channel();
+            self.ask(Ask::HandOff { to, reply }).await?;
+            let ended = || Failure::new(Kind::Unavailable, "the node ends");
+            let answer = answer.await.map_err(|_| ended())?;
+            return answer.map_err(|failure| Failure::new(Kind::Unavailable, failure.to_string()).into());
+        }
+        let (epoch, former) = (self.epoch_of_lease()?, situation.primary);
+        let (Some(epoch), Some(former)) = (epoch, former) else {
+            return Err(Failure::new(Kind::Unavailable, "there is no primary that could hand over").into());
+        };
+        self.wish(to, epoch).await?;
+        let until = Instant::now() + self.ttl * PATIENCE;
+        while Instant::now() < until {
+            let now = self.situation();
+            if now.epoch > Some(epoch) {
+                return Ok(());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        let failure = Failure::new(Kind::Unavailable, format!("`{}` has not handed over", former.name));
+        Err(failure
+            .hint("`litekeep promote` on the node that shall lead takes the lease when it has run out")
+            .into())
+    }
+
+    async fn ask(&self, ask: Ask) -> Result<()> {
+        let ended = |_| Failure::new(Kind::Unavailable, "the node ends");
+        Ok(self.asks.send(ask).await.map_err(ended)?)
+    }
+
+    /// Tells the others of this node, and does as primary what they wish. Does not return.
+    pub(super) async fn keep_in_touch(&self) {
+        let (mut told, mut told_at) = (None, Instant::now());
+        let mut done = None;
+        loop {
+            let own = self.own();
+            let essence = (own.role.clone(), own.epoch, own.trouble.clone());
+            if told.as_ref() != Some(&essence) || told_at.elapsed() >= REPORT {
+                match self.records.put(&own).await {
+                    Ok(()) => (told, told_at) = (Some(essence), Instant::now()),
+                    Err(error) => tracing::debug!("tell the other nodes: {error:#}"),
+                }
+            }
+            if self.situation().role == Role::Primary
+                && let Ok(Some(wish)) = self.records.wished().await
+                && Some(wish.epoch) == self.situation().epoch
+                && done != Some(wish.nonce)
+                && wish.to.as_ref() != Some(&self.name)
+            {
+                done = Some(wish.nonce);
+                tracing::info!(
+                    "asked to hand over{}",
+                    wish.to.as_ref().map_or(String::new(), |to| format!(" to `{to}`"))
+                );
+                if let Err(error) = self.hand_off(wish.to).await {
+                    tracing::warn!("could not hand over: {error:#}");
+                }
+            }
+            tokio::time::sleep(self.ttl / 5).await;
+        }
+    }
+}

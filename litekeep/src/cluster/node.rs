@@ -1,0 +1,468 @@
+//! What the roles of a node do with its databases and processes.
+//!
+//! At any time each database is followed as a [`Copy`], or replicated, or only there, blocked.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use async_trait::async_trait;
+use litekeep_cluster::{Failure, Member, Term};
+use litekeep_env::SystemClock;
+use litekeep_lease::Record;
+use litekeep_replica::{Follower, Options, Standing, is_source_of, rejoin};
+use litekeep_replicate::Kind;
+use litekeep_replicate::capture::WriteBlock;
+use litekeep_replicate::replicator::Phase;
+use litekeep_store::Store;
+use tokio::task::JoinHandle;
+
+use super::copies::{Copy, step};
+use super::link::Shown;
+use crate::args::ConfigArgs;
+use crate::commands::replicate::alone;
+use crate::control::Home;
+use crate::feeds::{self, Feed};
+use crate::followers::Followers;
+use crate::replication::{Choices, Replication};
+use crate::report::text;
+use crate::settings::{Database, Settings};
+use crate::stack::{Place, Stack};
+use crate::syncs::{self, DatabaseSync};
+use crate::verification::Schedule;
+
+/// Between two tries to keep writers out: transactions are short.
+const BLOCK_PAUSE: Duration = Duration::from_millis(2);
+/// How long that is waited for; it goes on afterwards.
+const BLOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// Between two tries while a store does not answer.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// One database, with the log that all nodes share.
+pub(super) struct Shared {
+    pub(super) database: Database,
+    pub(super) store: Store,
+}
+
+/// A time as primary.
+struct Leading {
+    replication: Arc<Replication>,
+    followers: Followers,
+    schedule: Option<JoinHandle<()>>,
+}
+
+/// Everything that a node has.
+pub(super) struct Node {
+    pub(super) settings: Settings,
+    pub(super) stack: Arc<Stack>,
+    pub(super) home: Home,
+    pub(super) shared: Vec<Shared>,
+    copies: Vec<Copy>,
+    leading: Option<Leading>,
+    blocks: Arc<Blocks>,
+    config: ConfigArgs,
+    shown: Arc<Shown>,
+}
+
+/// What keeps writers out.
+#[derive(Default)]
+struct Blocks {
+    all: Mutex<Vec<WriteBlock>>,
+    /// They are to be closed, as far as they are not.
+    is_wanted: AtomicBool,
+}
+
+impl Node {
+    pub(super) fn new(
+        settings: Settings,
+        stack: Arc<Stack>,
+        home: Home,
+        shared: Vec<Shared>,
+        config: ConfigArgs,
+        shown: Arc<Shown>,
+    ) -> Node {
+        let (copies, leading, blocks) = (vec![], None, Arc::default());
+        Node { settings, stack, home, shared, copies, leading, blocks, config, shown }
+    }
+
+    fn copy_of(&self, path: &Path) -> Option<&Copy> {
+        self.copies.iter().find(|copy| copy.is_of(path))
+    }
+
+    fn keep(&mut self, copy: Copy) {
+        let mut shown = self.shown.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.insert(copy.path.clone(), copy.state.clone());
+        self.copies.push(copy);
+    }
+
+    /// Nobody follows it any more; `None`: it had ended by itself.
+    async fn end(&self, copy: Copy) -> Option<Follower> {
+        let path = copy.path.clone();
+        let follower = copy.stop().await;
+        self.shown.copies.lock().unwrap_or_else(PoisonError::into_inner).remove(&path);
+        follower
+    }
+
+    fn options(shared: &Shared) -> Options {
+        let url = shared.database.destinations[0].url.to_string();
+        Options {
+            force: false,
+            new_timeline: false,
+            parallelism: 4,
+            clock: Arc::new(SystemClock),
+            url: url.clone(),
+            command: format!(
+                "litekeep follow {} -o {}",
+                text::shell_word(&url),
+                text::shell_word(&shared.database.path.display().to_string())
+            ),
+        }
+    }
+
+    /// Ends the time as primary, without waiting for what is not confirmed.
+    async fn leave(&mut self) {
+        let Some(leading) = self.leading.take() else { return };
+        let Leading { replication, followers, schedule } = leading;
+        if let Some(schedule) = schedule {
+            schedule.abort();
+            _ = schedule.await;
+        }
+        followers.stop().await;
+        alone(replication).await.leave().await;
+    }
+
+    /// Nobody is kept from writing any more, and the files are closed: not while anything of this process has them open.
+    fn unblock(&self) {
+        let mut blocks = self.blocks.lock();
+        self.blocks.is_wanted.store(false, SeqCst);
+        blocks.clear();
+    }
+
+    async fn try_follow(&mut self) -> Result<()> {
+        self.stack.end_primarys().await.context("end what runs on the primary only")?;
+        if !self.is_copy() {
+            self.stack.end_survivors(&self.settings).await.context("end what runs since an earlier start")?;
+        }
+        self.leave().await;
+        {
+            // Whoever is still closing blocks would open the files again.
+            let _blocks = self.blocks.lock();
+            self.blocks.is_wanted.store(false, SeqCst);
+        }
+        for nth in 0..self.shared.len() {
+            let path = self.shared[nth].database.path.clone();
+            if let Some(ended) = self.copies.iter().position(|copy| copy.is_of(&path) && !copy.goes_on()) {
+                let ended = self.copies.remove(ended);
+                self.end(ended).await;
+            }
+            if self.copy_of(&path).is_some() {
+                continue;
+            }
+            // His own connection takes the lock over.
+            self.blocks.lock().retain(|block| !block.is_at(&path));
+            let shared = &self.shared[nth];
+            if Standing::of(&path) == Standing::Absent && shared.store.list().await?.is_empty() {
+                continue;
+            }
+            let (follower, fork) = rejoin(&shared.store, &path, Node::options(shared), &())
+                .await
+                .with_context(|| format!("make `{}` a copy of its log", path.display()))?;
+            if let Some(fork) = fork {
+                tracing::error!(
+                    path = %path.display(),
+                    "what only this node had is kept as the fork `{}`: `litekeep forks show {}` has it", fork.name, fork.name
+                );
+            }
+            follower.tell(None);
+            let copy = Copy::follow(follower, &shared.store);
+            self.keep(copy);
+        }
+        self.take_place(Place::Replica).await
+    }
+
+    async fn take_place(&self, place: Place) -> Result<()> {
+        self.stack.take_place(place, &self.settings).await
+    }
+
+    /// Whether every database here is where its log ends, or has none yet.
+    async fn is_source(&self, term: &Term) -> Result<bool> {
+        for Shared { database, store } in &self.shared {
+            let path = &database.path;
+            let is_so = match Standing::of(path) {
+                Standing::Copy => false,
+                Standing::Source => retried(term, async || Ok(is_source_of(store, path).await?)).await?,
+                Standing::Unknown | Standing::Absent => {
+                    retried(term, async || Ok(store.list().await?.is_empty())).await?
+                }
+            };
+            if !is_so {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn try_lead(&mut self, term: &Term, is_next: bool) -> Result<()> {
+        if is_next && self.copies.is_empty() && self.is_source(term).await? {
+            if self.leading.is_none() {
+                self.unblock();
+                self.replicate(term).await?;
+            }
+            self.blocks.lift()?;
+            require(term)?;
+            return self.take_place(Place::Primary).await;
+        }
+        if !self.follows() || self.leading.is_some() {
+            self.try_follow().await?;
+        }
+        while let Some(copy) = self.copies.pop() {
+            let found = self.shared.iter().find(|shared| copy.is_of(&shared.database.path));
+            let store = found.map(|shared| shared.store.clone()).context("find the log of a copy")?;
+            let mut follower =
+                self.end(copy).await.context("a copy could not be followed to the end of its log")?;
+            match take_over(&mut follower, term).await {
+                Ok(()) => follower.hand_over().await?,
+                Err(error) => {
+                    self.keep(Copy::follow(follower, &store));
+                    return Err(error);
+                }
+            }
+        }
+        self.replicate(term).await?;
+        require(term)?;
+        self.take_place(Place::Primary).await
+    }
+
+    /// Begins to replicate, and waits until each database is fit.
+    async fn replicate(&mut self, term: &Term) -> Result<()> {
+        require(term)?;
+        let databases: Vec<Database> = self.shared.iter().map(|shared| shared.database.clone()).collect();
+        let choices = Choices { roll_forward: false, ..Choices::of_all(false) };
+        let replication = Arc::new(Replication::start(&databases, choices).await?);
+        self.stack.replicated(&replication);
+        let mut followers = Followers::default();
+        feeds::start(&Feed::all(&self.settings)?, &replication, &mut followers);
+        syncs::start(&DatabaseSync::all(&self.settings)?, &replication, &mut followers);
+        let schedule = Schedule::new(self.config.clone(), &databases, &[]);
+        let verified = Arc::downgrade(&replication);
+        let schedule = schedule.map(|schedule| {
+            tokio::spawn(async move {
+                if let Some(replication) = verified.upgrade() {
+                    schedule.keep(&replication).await;
+                }
+            })
+        });
+        let settled = replication.clone();
+        self.leading = Some(Leading { replication, followers, schedule });
+        tokio::select! {
+            settled = settled.settled() => settled,
+            error = over(term) => Err(error),
+        }
+    }
+
+    /// Ends everything, when nothing is the node's to decide any more.
+    pub(super) async fn close(mut self) -> Result<()> {
+        for copy in std::mem::take(&mut self.copies) {
+            if let Some(follower) = self.end(copy).await {
+                follower.close().await?;
+            }
+        }
+        let Some(Leading { replication, followers, schedule }) = self.leading.take() else { return Ok(()) };
+        if let Some(schedule) = schedule {
+            schedule.abort();
+            _ = schedule.await;
+        }
+        followers.stop().await;
+        let confirmed = alone(replication).await.shut_down().await;
+        self.unblock();
+        confirmed
+    }
+}
+
+fn require(term: &Term) -> Result<()> {
+    if term.is_valid() { Ok(()) } else { Err(anyhow::anyhow!("the lease has run out before that")) }
+}
+
+/// Returns when a time as primary is over.
+async fn over(term: &Term) -> anyhow::Error {
+    loop {
+        if let Err(error) = require(term) {
+            return error;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Tries again while a store does not answer, and the lease holds.
+async fn retried<T>(term: &Term, mut ask: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    loop {
+        require(term)?;
+        match ask().await {
+            Err(error) if crate::report::Report::of(&error).kind == crate::report::Kind::Unavailable => {
+                tracing::warn!("{error:#}; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            asked => return asked,
+        }
+    }
+}
+
+/// Takes all that the log has, and then the log.
+async fn take_over(follower: &mut Follower, term: &Term) -> Result<()> {
+    loop {
+        require(term)?;
+        let stepped = match step(follower).await {
+            Ok(true) => continue,
+            Ok(false) => {
+                require(term)?;
+                follower.claim().await
+            }
+            Err(e) => Err(e),
+        };
+        match stepped {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(e) if e.kind() == Kind::Unavailable => {
+                tracing::warn!(path = %follower.path().display(), "{e}; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+impl Blocks {
+    fn lock(&self) -> MutexGuard<'_, Vec<WriteBlock>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets everybody write; the files stay open, for a connection of this process may have locks there.
+    fn lift(&self) -> Result<()> {
+        let mut blocks = self.lock();
+        self.is_wanted.store(false, SeqCst);
+        blocks.iter_mut().try_for_each(|block| Ok(block.lift()?))
+    }
+
+    /// Keeps writers out of what can be kept; `true`: there is nothing left to do.
+    fn close(&self, paths: &[PathBuf]) -> bool {
+        let mut blocks = self.lock();
+        if !self.is_wanted.load(SeqCst) {
+            return true;
+        }
+        let failed = |e: litekeep_replicate::Error| {
+            tracing::debug!("keep writers out: {e}");
+            false
+        };
+        let mut all = true;
+        for path in paths {
+            if !blocks.iter().any(|block| block.is_at(path)) {
+                all &=
+                    WriteBlock::open(path).map(|block| blocks.extend(block)).map_or_else(failed, |()| true);
+            }
+        }
+        for block in blocks.iter_mut() {
+            all &= block.close().unwrap_or_else(failed);
+        }
+        all
+    }
+
+    /// The same until it is done, or not wanted any more.
+    fn close_all(&self, paths: &[PathBuf]) {
+        let (begun, mut is_told) = (Instant::now(), false);
+        while !self.close(paths) {
+            std::thread::sleep(BLOCK_PAUSE);
+            if begun.elapsed() > BLOCK_PATIENCE && !std::mem::replace(&mut is_told, true) {
+                tracing::warn!(
+                    "a transaction that writes is under way; when it ends, nobody begins another one"
+                );
+            }
+        }
+    }
+}
+
+fn failure(error: anyhow::Error) -> Failure {
+    Failure(format!("{error:#}"))
+}
+
+#[async_trait(?Send)]
+impl Member for Node {
+    fn is_copy(&self) -> bool {
+        let is_source = |shared: &Shared| {
+            matches!(Standing::of(&shared.database.path), Standing::Source | Standing::Unknown)
+        };
+        self.leading.is_none() && !self.shared.iter().any(is_source)
+    }
+
+    fn is_fit(&self) -> bool {
+        self.copies.iter().all(Copy::goes_on)
+    }
+
+    fn is_level(&self) -> bool {
+        // Without any of it, others may have it.
+        self.copies.iter().all(|copy| copy.state().is_level)
+            && self.shared.iter().all(|shared| shared.database.path.exists())
+    }
+
+    fn follows(&self) -> bool {
+        let follows = |shared: &Shared| self.copy_of(&shared.database.path).is_some_and(Copy::goes_on);
+        self.leading.is_none() && self.shared.iter().all(follows)
+    }
+
+    async fn follow(&mut self) -> Result<(), Failure> {
+        let followed = self.try_follow().await;
+        if followed.is_err() {
+            self.block().await;
+        }
+        followed.map_err(failure)
+    }
+
+    async fn lead(&mut self, term: &Term, is_next: bool) -> Result<(), Failure> {
+        self.try_lead(term, is_next).await.map_err(failure)
+    }
+
+    fn is_overtaken(&self) -> bool {
+        let is_fenced = |status: &litekeep_replicate::replicator::Status| status.phase == Phase::Fenced;
+        self.leading.as_ref().is_some_and(|leading| leading.replication.statuses().iter().any(is_fenced))
+    }
+
+    async fn block(&mut self) {
+        // What is a copy is nobody's to write to.
+        let is_ours = |shared: &&Shared| self.copy_of(&shared.database.path).is_none();
+        let paths: Vec<_> =
+            self.shared.iter().filter(is_ours).map(|shared| shared.database.path.clone()).collect();
+        let blocks = self.blocks.clone();
+        blocks.is_wanted.store(true, SeqCst);
+        let closing = tokio::task::spawn_blocking(move || blocks.close_all(&paths));
+        _ = tokio::time::timeout(BLOCK_PATIENCE, closing).await;
+    }
+
+    async fn complete(&mut self, term: &Term) -> Result<(), Failure> {
+        let completed = async {
+            self.stack.end_primarys().await.context("end what runs on the primary only")?;
+            self.block().await;
+            let Some(leading) = &self.leading else { return Ok(()) };
+            let timeouts = self.shared.iter().map(|shared| shared.database.config.shutdown_timeout);
+            let within = timeouts.max().unwrap_or_default();
+            let replication = leading.replication.clone();
+            tokio::select! {
+                confirmed = replication.confirm(within) => confirmed,
+                error = over(term) => Err(error),
+            }
+        };
+        let completed: Result<()> = completed.await;
+        if completed.is_err() {
+            self.block().await;
+        }
+        completed.map_err(failure)
+    }
+
+    fn holds(&mut self, record: &Record) {
+        let path = self.home.lease();
+        let text = serde_json::to_vec(record).unwrap_or_default();
+        if let Err(error) = litekeep_env::file::replace(&path, &text) {
+            tracing::warn!("write `{}`: {error}", path.display());
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Tests of live copies with real files, replicators and SQLite connections.
+
+mod roles;
