@@ -12,9 +12,10 @@ pub(crate) mod sync;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use litekeep_ltx::Point;
+use litekeep_ltx::{Point, Txid};
 use litekeep_replicate::restore::DEFAULT_PARALLELISM;
 use litekeep_schema::migrations::{Convention, HARMS};
 
@@ -113,6 +114,8 @@ pub(crate) enum Command {
     Service(Service),
     /// Restore into a scratch folder and compare each page with the live database; exit code 1 when one differs
     Verify(Verify),
+    /// Wait until what is committed now is in the backup; exit code 1 when it is not in time
+    Wait(Wait),
     /// Change the schema by numbered files of SQL, each run once and under a guard
     Migrate(Migrate),
     /// Make a bank in a temporary folder, lose it under load, bring it back, and check every account
@@ -729,6 +732,21 @@ pub(crate) struct Verify {
     /// Seconds to wait until the backup has the last commits
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) patience: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Wait {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The database, or with --txid also a live copy of it
+    #[arg(value_name = "DB")]
+    pub(crate) target: PathBuf,
+    /// Until this transaction is there [default: everything that is committed now]
+    #[arg(long, value_name = "TXID")]
+    pub(crate) txid: Option<Txid>,
+    /// For so long
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = litekeep_config::parse_duration)]
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, clap::Args)]

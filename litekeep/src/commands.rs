@@ -31,6 +31,7 @@ mod undo;
 mod up;
 mod verify;
 mod version;
+mod wait;
 
 use anyhow::Result;
 
@@ -90,6 +91,7 @@ pub(crate) async fn run(args: Args) -> Result<Outcome> {
         Command::Service(args) => service::run(&args, format),
         Command::Down(args) => ask::down(&args, format).await,
         Command::Verify(args) => verify::run(&args, format).await,
+        Command::Wait(args) => wait::run(&args, format).await,
         Command::Demo(args) => demo::run(&args, format).await,
         Command::DemoWriter(args) => demo::write(&args),
         Command::Version => version::run(format),

@@ -40,6 +40,7 @@ mod tune;
 mod two_way;
 mod up;
 mod vanished;
+mod waiting;
 mod wrapped_restart;
 
 use std::path::{Path, PathBuf};

@@ -94,6 +94,7 @@ fn results_have_the_documented_shapes() {
     matches("restore", &forced);
     assert!(forced["kept_aside"].is_string(), "{forced:#}");
     matches("verify", &place.run(&["verify", "--json", "app.db"]).succeeded().json());
+    matches("wait", &place.run(&["wait", "app.db", "--json"]).succeeded().json());
     matches("version", &place.run(&["version", "--json"]).succeeded().json());
     // A log with a gap.
     let level = place.path("app.db-backup/ltx/0");

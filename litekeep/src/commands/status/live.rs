@@ -252,7 +252,7 @@ impl Pending<'_> {
     }
 }
 
-fn index(database: &Path) -> Option<WalIndexHeader> {
+pub(in crate::commands) fn index(database: &Path) -> Option<WalIndexHeader> {
     let mut bytes = [0; WalIndexHeader::LEN];
     // Caught in the middle of a commit the header is not valid; the next moment it is.
     (0..10).find_map(|_| {

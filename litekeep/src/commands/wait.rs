@@ -1,0 +1,153 @@
+//! `litekeep wait`: until what was committed is in the backup, or what was told of is in a live copy.
+//!
+//! It reads what the replicator and the follower keep beside the files, and asks nobody.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use litekeep_env::SystemClock;
+use litekeep_ltx::{Salt, Txid};
+use litekeep_replica::State as Replica;
+use litekeep_replicate::local::{MetaDir, State, StateFile};
+use serde::Serialize;
+
+use super::status::live::{Look, index};
+use crate::args;
+use crate::report::{self, Failure, Format, Kind, Outcome};
+use crate::settings::{Database, database};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(5);
+
+#[derive(Serialize)]
+struct Waited {
+    /// Whether it is there.
+    ok: bool,
+    database: PathBuf,
+    /// How far the backup, or the copy, is.
+    txid: Option<String>,
+    seconds: f64,
+}
+
+/// What is waited for.
+enum Goal {
+    Txid(Txid),
+    /// So many frames of this WAL, and all before it.
+    Frames(Salt, u32),
+    /// What is in the database file.
+    Rest,
+}
+
+/// Whose position is looked at.
+enum Subject {
+    Database(Box<Database>),
+    Copy(PathBuf),
+}
+
+pub(super) async fn run(args: &args::Wait, format: Format) -> Result<Outcome> {
+    let waited = wait(args, format)
+        .await
+        .with_context(|| format!("wait for the backup of `{}`", args.target.display()))?;
+    report::result(format, &waited, || {
+        let at = waited.txid.as_deref().map_or("nothing".to_owned(), |txid| format!("transaction {txid}"));
+        match waited.ok {
+            true => format!("it is safe up to {at}\n"),
+            false => format!("NOT SAFE after {:.1} s: it has come as far as {at}\n", waited.seconds),
+        }
+    });
+    Ok(if waited.ok { Outcome::Done } else { Outcome::No })
+}
+
+async fn wait(args: &args::Wait, format: Format) -> Result<Waited> {
+    let begun = Instant::now();
+    let (subject, goal) = match (Replica::read(&args.target), args.txid) {
+        (Some(copy), Some(txid)) => (Subject::Copy(copy.path), Goal::Txid(txid)),
+        (Some(_), None) => {
+            return Err(Failure::invalid("this is a live copy, in which nothing is committed")
+                .hint("say with --txid which transaction shall be there")
+                .into());
+        }
+        (None, txid) => {
+            let database = database::databases(Some(&args.target), &args.config, format)?.remove(0);
+            if !database.path.exists() {
+                return Err(Failure::invalid(format!("there is no `{}`", database.path.display())).into());
+            }
+            // First of all: what is committed from here on is not waited for.
+            let present = index(&database.path).filter(|index| index.max_frame > 0);
+            let frames = present.map(|index| Goal::Frames(index.salt, index.max_frame));
+            let goal = txid.map(Goal::Txid).or(frames).unwrap_or(Goal::Rest);
+            (Subject::Database(Box::new(database)), goal)
+        }
+    };
+    loop {
+        let (txid, is_there) = subject.look(&goal);
+        let is_over = begun.elapsed() >= args.timeout;
+        if !is_there && !is_over {
+            subject.require_somebody()?;
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        }
+        let database = subject.path().to_owned();
+        let seconds = begun.elapsed().as_secs_f64();
+        return Ok(Waited { ok: is_there, database, txid: txid.map(|txid| txid.to_string()), seconds });
+    }
+}
+
+impl Subject {
+    fn path(&self) -> &Path {
+        match self {
+            Subject::Database(database) => &database.path,
+            Subject::Copy(path) => path,
+        }
+    }
+
+    /// How far it is, and whether that is far enough.
+    fn look(&self, goal: &Goal) -> (Option<Txid>, bool) {
+        match self {
+            Subject::Copy(path) => {
+                let held = Replica::read(path).and_then(|copy| copy.held).map(|held| held.txid);
+                (held, matches!(goal, Goal::Txid(txid) if held >= Some(*txid)))
+            }
+            Subject::Database(database) => {
+                let state = StateFile::peek(&database.meta_dir.join("state"));
+                let is_there = state.as_ref().is_some_and(|state| covers(database, state, goal));
+                (state.map(|state| state.txid), is_there)
+            }
+        }
+    }
+
+    /// # Errors
+    /// When nobody is there to move it.
+    fn require_somebody(&self) -> Result<(), Failure> {
+        let path = self.path().display();
+        let (pid, command) = match self {
+            Subject::Database(database) => {
+                (MetaDir::claimed_by(&database.meta_dir, &database.path), "replicate")
+            }
+            Subject::Copy(path) => (Replica::read(path).and_then(|copy| copy.follower_pid), "follow"),
+        };
+        match pid {
+            Some(_) => Ok(()),
+            None => Err(Failure::new(
+                Kind::Unavailable,
+                format!("it is not there, and no process works on `{path}`"),
+            )
+            .hint(format!("`litekeep {command}` starts one; `litekeep status` says more"))),
+        }
+    }
+}
+
+/// Whether the backup has all of it.
+fn covers(database: &Database, state: &State, goal: &Goal) -> bool {
+    match (goal, state.place) {
+        (Goal::Txid(txid), _) => state.txid >= *txid,
+        (Goal::Frames(salt, frames), Some(place)) if place.salt == *salt => place.frames >= *frames,
+        // A WAL begins anew only when all of the one before is captured, and captures are confirmed in their order.
+        (Goal::Frames(..), Some(place)) => {
+            index(&database.path).is_some_and(|index| index.salt == place.salt)
+        }
+        (Goal::Frames(..), None) => false,
+        (Goal::Rest, _) => Look::at(database, &SystemClock).is_confirmed(),
+    }
+}
