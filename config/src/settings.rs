@@ -87,6 +87,49 @@ pub struct ClusterConfig {
     pub candidate: bool,
     /// Nodes with smaller numbers come first.
     pub priority: u32,
+    /// The host at which the other nodes reach the proxies of this one; `None`: they are for this node alone.
+    pub address: Option<String>,
+    /// How these proxies answer.
+    pub proxy: ClusterProxy,
+}
+
+/// How the proxies of a node of a cluster answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterProxy {
+    /// When a request that may have written is answered.
+    pub acknowledge: Acknowledge,
+    /// How long a read waits for what its client has seen, before the primary answers it.
+    pub read_patience: Duration,
+    /// A node that is further behind is not healthy.
+    pub max_lag: Duration,
+    /// Requests of which the path begins so go to the primary whatever their method.
+    pub to_primary: Vec<String>,
+    /// WebSockets stay on the node instead of going to the primary.
+    pub websockets_stay: bool,
+    /// The path that tells how the node is.
+    pub health: String,
+}
+
+impl Default for ClusterProxy {
+    fn default() -> Self {
+        ClusterProxy {
+            acknowledge: Acknowledge::Local,
+            read_patience: Duration::from_secs(2),
+            max_lag: Duration::from_secs(10),
+            to_primary: vec![],
+            websockets_stay: false,
+            health: "/.litekeep/health".to_owned(),
+        }
+    }
+}
+
+/// What a write has survived when its request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledge {
+    /// Its COMMIT on the primary.
+    Local,
+    /// Also the loss of the primary's machine.
+    Bucket,
 }
 
 impl Default for ClusterConfig {
@@ -97,6 +140,8 @@ impl Default for ClusterConfig {
             ttl: Duration::from_secs(5),
             candidate: true,
             priority: 0,
+            address: None,
+            proxy: ClusterProxy::default(),
         }
     }
 }

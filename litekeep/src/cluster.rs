@@ -1,14 +1,16 @@
 //! A node of a cluster: `litekeep up` where the configuration has `[cluster]`.
 //!
 //! [`litekeep_cluster`] says when the node becomes what; [`node`] does it with databases and processes, [`copies`] follows logs,
-//! [`link`] is asked from outside, and [`records`] is what the nodes tell each other.
+//! [`link`] is asked from outside, [`facing`] by the proxies, and [`records`] is what the nodes tell each other.
 
 mod copies;
+mod facing;
 mod link;
 mod node;
 mod records;
 mod run;
 
+pub(crate) use facing::Facing;
 pub(crate) use link::{ClusterView, DatabaseView, Link};
 pub(crate) use records::Records;
 pub(crate) use run::{primary_store, run};

@@ -223,6 +223,11 @@ impl Replication {
         self.replicator.status_of(path)?.durable
     }
 
+    /// The transaction that has, or will have, what is committed now; `None`: nobody can tell yet.
+    pub(crate) async fn position(&self, path: &Path) -> Option<Txid> {
+        self.replicator.position(path).await
+    }
+
     /// What verifications on schedule have found.
     pub(crate) fn verifications(&self) -> &Verifications {
         &self.verifications

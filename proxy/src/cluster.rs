@@ -28,8 +28,8 @@ pub use positions::{COOKIE, HEADER, Positions};
 /// Where what writes is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Writer {
-    /// By this node.
-    Here,
+    /// By this node, in its time as primary of this number.
+    Here(u64),
     /// By another one, whose proxy is at this host and port.
     At(String),
     /// By nobody, for now.
@@ -39,7 +39,8 @@ pub enum Writer {
 /// What the proxy must know of its node.
 #[async_trait]
 pub trait Node: Send + Sync {
-    /// Who is primary, as far as this node knows. [`Writer::Here`] only while nobody else can be.
+    /// Who is primary, as far as this node knows. [`Writer::Here`] only while nobody else can be, and nothing keeps applications from
+    /// writing.
     fn writer(&self) -> Writer;
 
     /// Ends when somebody else than this is.
@@ -48,8 +49,9 @@ pub trait Node: Send + Sync {
     /// Where its databases are, with everything that was committed before the call. An error is why it may not answer any more.
     async fn positions(&self) -> Result<Positions, String>;
 
-    /// Ends when everything up to there is as safe as its configuration wants it; an error when it cannot be, or may not be.
-    async fn acknowledge(&self, positions: &Positions) -> Result<(), String>;
+    /// Ends when everything up to there is as safe as its configuration wants it, and that time as primary is not over; an error when it
+    /// is.
+    async fn acknowledge(&self, term: u64, positions: &Positions) -> Result<(), String>;
 
     /// Ends when its databases are there or further.
     async fn has(&self, positions: &Positions);

@@ -2,15 +2,23 @@
 
 use std::time::Duration;
 
+use super::run::each;
 use super::{DAY, SECOND};
 use crate::node::{Entry, entry};
 use crate::process::{OnRoleChange, ProcessConfig};
 use crate::reader::Reader;
-use crate::settings::{ClusterConfig, ClusterLease, DatabaseConfig, Destination};
+use crate::settings::{Acknowledge, ClusterConfig, ClusterLease, ClusterProxy, DatabaseConfig, Destination};
 
-const KEYS: [&str; 6] = ["node", "lease", "primary", "ttl", "candidate", "priority"];
+const KEYS: [&str; 8] = ["node", "address", "lease", "primary", "ttl", "candidate", "priority", "proxy"];
+const PROXY_KEYS: [&str; 6] =
+    ["acknowledge", "read_patience", "max_lag", "to_primary", "websockets", "health"];
+const ACKNOWLEDGE: [(&str, Acknowledge); 2] =
+    [("local", Acknowledge::Local), ("bucket", Acknowledge::Bucket)];
+/// Whether they stay on the node.
+const WEBSOCKETS: [(&str, bool); 2] = [("primary", false), ("here", true)];
 /// Shorter ones would end by a slow request.
 const TTL: (Duration, Duration) = (SECOND, DAY);
+const ANY: (Duration, Duration) = (Duration::ZERO, DAY);
 const MOST_PRIORITY: u32 = 100;
 
 impl Reader<'_> {
@@ -37,6 +45,14 @@ impl Reader<'_> {
         self.fill(entries, "ttl", &mut cluster.ttl, |r, f| r.duration(f, "5s", TTL));
         self.fill(entries, "candidate", &mut cluster.candidate, Self::boolean);
         self.fill(entries, "priority", &mut cluster.priority, |r, f| r.count(f, 0..=MOST_PRIORITY));
+        cluster.address = get("address").and_then(|found| self.host(found));
+        if let Some(found) = get("proxy") {
+            if cluster.address.is_none() {
+                let message = "nodes send requests to each other at an `address`: add it to [cluster]";
+                self.report.error(&found.key_span, message);
+            }
+            cluster.proxy = self.cluster_proxy(found).unwrap_or_default();
+        }
         if databases.is_empty() {
             self.report.error(&found.key_span, "a cluster needs a [[database]] that its nodes share");
         }
@@ -54,6 +70,48 @@ impl Reader<'_> {
             self.report.error(&found.key_span, message);
         }
         Some(cluster)
+    }
+
+    /// A host without a port, which is that of each process.
+    fn host(&mut self, found: &Entry) -> Option<String> {
+        let text = self.non_empty(found)?;
+        let is_v6 = text.parse::<std::net::Ipv6Addr>().is_ok();
+        if is_v6 {
+            return Some(format!("[{text}]"));
+        }
+        let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if !text.chars().all(is_host) {
+            self.refuse(
+                found,
+                "it is the name or the IP address of this host, without a port, such as \"10.0.0.1\"",
+            );
+            return None;
+        }
+        Some(text)
+    }
+
+    fn cluster_proxy(&mut self, found: &Entry) -> Option<ClusterProxy> {
+        let entries = self.table(found)?;
+        self.check_keys(entries, "[cluster.proxy]", &PROXY_KEYS, |_| None);
+        let mut proxy = ClusterProxy::default();
+        self.fill(entries, "acknowledge", &mut proxy.acknowledge, |r, f| r.one_of(f, &ACKNOWLEDGE));
+        self.fill(entries, "read_patience", &mut proxy.read_patience, |r, f| r.duration(f, "2s", ANY));
+        self.fill(entries, "max_lag", &mut proxy.max_lag, |r, f| r.duration(f, "10s", ANY));
+        self.fill(entries, "websockets", &mut proxy.websockets_stay, |r, f| r.one_of(f, &WEBSOCKETS));
+        self.fill(entries, "health", &mut proxy.health, Self::http_path);
+        self.fill(entries, "to_primary", &mut proxy.to_primary, |r, f| {
+            each(f).iter().map(|one| r.http_path(one)).collect()
+        });
+        Some(proxy)
+    }
+
+    fn http_path(&mut self, found: &Entry) -> Option<String> {
+        let text = self.non_empty(found)?;
+        if !text.starts_with('/') {
+            self.refuse(found, "a path begins with `/`");
+            return None;
+        }
+        Some(text)
     }
 
     fn lease(&mut self, found: &Entry) -> Option<ClusterLease> {

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::copies::CopyState;
+use super::facing::Terms;
 use super::records::{NodeRecord, Records, Wish};
 use crate::replication::Current;
 use crate::report::{Failure, Kind, text};
@@ -67,6 +68,7 @@ pub(super) struct Shown {
     pub(super) databases: Vec<(PathBuf, PathBuf)>,
     pub(super) copies: Mutex<BTreeMap<PathBuf, Arc<Mutex<CopyState>>>>,
     pub(super) replication: Current,
+    pub(super) terms: Terms,
 }
 
 impl Shown {

@@ -419,6 +419,7 @@ impl Member for Node {
     }
 
     async fn lead(&mut self, term: &Term, is_next: bool) -> Result<(), Failure> {
+        self.shown.terms.begin(term);
         self.try_lead(term, is_next).await.map_err(failure)
     }
 

@@ -12,6 +12,7 @@ use litekeep_lease::{Bucket, Etcd, EtcdAddress, Lease, Node as LeaseNode, Record
 use litekeep_store::Store;
 use tokio::sync::{mpsc, watch};
 
+use super::facing::Terms;
 use super::link::{Link, Shown};
 use super::node::{Node, Shared};
 use super::records::Records;
@@ -77,7 +78,8 @@ pub(crate) async fn run(
     }
     let databases: Vec<Database> = shared.iter().map(|shared| shared.database.clone()).collect();
     let records = Records::of(&shared.first().context("find a database")?.store);
-    let opening = authority(&cluster, &name, &shared[0].store, &stores);
+    let own = LeaseNode { name: name.clone(), address: cluster.address.clone() };
+    let opening = authority(&cluster, &own, &shared[0].store, &stores);
     let authority = tokio::select! {
         opened = opening => opened?,
         () = stack.ended_by(&mut signals) => return Ok(Outcome::Done),
@@ -98,6 +100,7 @@ pub(crate) async fn run(
         databases: places.collect(),
         copies: std::sync::Mutex::default(),
         replication: stack.replication(),
+        terms: Terms::default(),
     });
     let link = Arc::new(Link {
         name,
@@ -164,7 +167,7 @@ async fn show(
 /// Who says which node is the primary. A lease that cannot be reached is waited for.
 async fn authority(
     cluster: &ClusterConfig,
-    name: &str,
+    own: &LeaseNode,
     beside: &Store,
     stores: &Stores,
 ) -> Result<Authority> {
@@ -173,7 +176,7 @@ async fn authority(
         ClusterLease::Etcd(url) => {
             let etcd =
                 EtcdAddress::parse(url.expose()).and_then(Etcd::open).context("use the lease in etcd")?;
-            return Ok(lease(Arc::new(etcd), name, cluster.ttl));
+            return Ok(lease(Arc::new(etcd), own, cluster.ttl));
         }
         ClusterLease::Beside => beside.clone(),
         ClusterLease::Store(destination) => stores.open(destination)?,
@@ -181,7 +184,7 @@ async fn authority(
     let mut is_told = false;
     loop {
         match Bucket::open(store.clone()).await {
-            Ok(bucket) => return Ok(lease(Arc::new(bucket), name, cluster.ttl)),
+            Ok(bucket) => return Ok(lease(Arc::new(bucket), own, cluster.ttl)),
             Err(error) if error.kind() == litekeep_lease::ErrorKind::Unavailable => {
                 if !std::mem::replace(&mut is_told, true) {
                     tracing::warn!("the lease cannot be reached: {error}; trying again");
@@ -193,9 +196,8 @@ async fn authority(
     }
 }
 
-fn lease(register: Arc<dyn Register>, name: &str, ttl: Duration) -> Authority {
-    let node = LeaseNode { name: name.to_owned(), address: None };
-    Authority::Lease(Arc::new(Lease::new(register, Arc::new(SystemClock), node, ttl)))
+fn lease(register: Arc<dyn Register>, own: &LeaseNode, ttl: Duration) -> Authority {
+    Authority::Lease(Arc::new(Lease::new(register, Arc::new(SystemClock), own.clone(), ttl)))
 }
 
 /// Keeps the names of the primary beside the databases. Does not return.

@@ -5,10 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
-use litekeep_proxy::{Instance, Instances};
+use litekeep_proxy::{Instance, Instances, cluster};
 use litekeep_supervise::Front;
 use tokio::task::JoinHandle;
 
+use crate::cluster::Facing;
 use crate::report::{Failure, Kind, text};
 
 /// One service's.
@@ -27,11 +28,14 @@ struct Run {
 }
 
 impl Behind {
-    /// Listens from now on, and until the task is aborted.
+    /// Listens from now on, and until the task is aborted; in a cluster for what the other nodes send on, too.
     ///
     /// # Errors
     /// When the address is taken or not ours.
-    pub(super) fn listen(address: SocketAddr) -> Result<(Arc<Behind>, JoinHandle<()>), Failure> {
+    pub(super) fn listen(
+        address: SocketAddr,
+        of_node: Option<(Facing, cluster::Settings)>,
+    ) -> Result<(Arc<Behind>, JoinHandle<()>), Failure> {
         let failed = |error: std::io::Error| {
             let failure =
                 Failure::new(Kind::Invalid, format!("listen on {address}: {}", text::io_error(&error)));
@@ -41,8 +45,15 @@ impl Behind {
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         let behind = Arc::new(Behind::default());
-        let settings = litekeep_proxy::Settings::default();
-        let task = tokio::spawn(litekeep_proxy::serve(listener, behind.instances.clone(), settings));
+        let instances = behind.instances.clone();
+        let task = match of_node {
+            Some((node, settings)) => {
+                tokio::spawn(cluster::serve(listener, instances, Arc::new(node), settings))
+            }
+            None => {
+                tokio::spawn(litekeep_proxy::serve(listener, instances, litekeep_proxy::Settings::default()))
+            }
+        };
         Ok((behind, task))
     }
 

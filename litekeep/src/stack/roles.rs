@@ -49,7 +49,8 @@ impl Stack {
     /// The processes that run in the role of now.
     pub(super) fn services(&self, config: &Config, sockets: &mut Sockets) -> Result<Vec<Service>> {
         let place = self.place();
-        let mut services = services::of(config, &self.args, &self.home, sockets, &self.replication(), place)?;
+        let node = (place, self.node.get());
+        let mut services = services::of(config, &self.args, &self.home, sockets, &self.replication(), node)?;
         services.retain(|_| place != Some(Place::Nowhere));
         Ok(services)
     }

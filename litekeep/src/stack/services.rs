@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use futures::future::BoxFuture;
 use litekeep_config::{
-    Check, Command, Config, OnRoleChange, Probe, ProcessConfig, ProcessLog, RunConfig, Until as Wanted,
+    Check, ClusterConfig, Command, Config, OnRoleChange, Probe, ProcessConfig, ProcessLog, RunConfig,
+    Until as Wanted,
 };
 use litekeep_env::file::sibling;
 use litekeep_env::process::{Resource, signal_number};
@@ -25,6 +26,7 @@ use super::roles::{Place, ROLE};
 use super::sockets::Sockets;
 use super::{conditions, written};
 use crate::args::ConfigArgs;
+use crate::cluster::{Facing, Link};
 use crate::control::Home;
 use crate::replication::Current;
 use crate::report::Failure;
@@ -43,12 +45,13 @@ pub(super) fn of(
     home: &Home,
     sockets: &mut Sockets,
     replication: &Current,
-    place: Option<Place>,
+    (place, node): (Option<Place>, Option<&Arc<Link>>),
 ) -> Result<Vec<Service>> {
     sockets.begin();
     let ours: Vec<&str> = config.processes.iter().filter(|p| is_ours(p)).map(|p| p.name.as_str()).collect();
     let never = written::never(config, home);
-    let context = Context { cwd: folder(args)?, home, replication, never, ours, place };
+    let node = node.zip(config.cluster.as_ref());
+    let context = Context { cwd: folder(args)?, home, replication, never, ours, place, node };
     let runs = |process: &&ProcessConfig| place.is_none_or(Place::has_primarys) || !process.if_primary;
     let own = config.processes.iter().filter(|process| !is_ours(process)).filter(runs);
     own.map(|process| context.service(process, sockets).with_context(|| format!("set up `{}`", process.name)))
@@ -75,6 +78,7 @@ struct Context<'a> {
     never: watch::Never,
     /// In a cluster.
     place: Option<Place>,
+    node: Option<(&'a Arc<Link>, &'a ClusterConfig)>,
     /// Names of processes whose work is litekeep's own: it is done already when the others start.
     ours: Vec<&'a str>,
 }
@@ -106,7 +110,11 @@ impl Context<'_> {
         spec.readiness = process.health.as_ref().map(|health| self.check(health)).transpose()?;
         spec.liveness = process.liveness.as_ref().map(|health| self.check(health)).transpose()?;
         if let Some(address) = process.proxy {
-            spec.front = Some(sockets.front(address)?);
+            spec.front = Some(sockets.front(address, || {
+                // The others do not reach it where there is no address.
+                let node = self.node.filter(|(_, cluster)| cluster.address.is_some());
+                node.map(|(link, cluster)| Facing::new(link, address.port(), &cluster.proxy))
+            })?);
             let accepts = || Check {
                 interval: Duration::from_secs(1),
                 ..Check::new(health::Probe::Tcp(OWN_PORT.into()))

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use litekeep_config::Listen;
+use litekeep_proxy::cluster;
 use litekeep_supervise::spawn::Socket;
 use tokio::task::JoinHandle;
 
 use super::front::Behind;
+use crate::cluster::Facing;
 
 /// Those that are open.
 #[derive(Default)]
@@ -51,12 +53,16 @@ impl Sockets {
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub(super) fn front(&mut self, address: SocketAddr) -> Result<Arc<Behind>> {
+    pub(super) fn front(
+        &mut self,
+        address: SocketAddr,
+        of_node: impl FnOnce() -> Option<(Facing, cluster::Settings)>,
+    ) -> Result<Arc<Behind>> {
         self.wanted.insert(address.to_string());
         if let Some((front, _)) = self.fronts.get(&address) {
             return Ok(front.clone());
         }
-        let (front, task) = Behind::listen(address)?;
+        let (front, task) = Behind::listen(address, of_node())?;
         self.fronts.insert(address, (front.clone(), task));
         Ok(front)
     }

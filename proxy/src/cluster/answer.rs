@@ -42,7 +42,8 @@ enum Body {
 
 /// Who answers.
 enum Place {
-    Here,
+    /// This node, as primary in this time, or as a copy.
+    Here(Option<u64>),
     There(String),
 }
 
@@ -78,10 +79,10 @@ impl Proxy {
             let Ok(place) = tokio::time::timeout_at(deadline, self.place(may_write, &seen)).await else {
                 return unavailable("no node is primary now");
             };
-            let there = match place {
-                Place::Here => None,
+            let (term, there) = match place {
+                Place::Here(term) => (term, None),
                 Place::There(_) if was_sent_on => return not_primary(),
-                Place::There(authority) => Some(authority),
+                Place::There(authority) => (None, Some(authority)),
             };
             let Some(outgoing) = outgoing(&parts, &mut body, there.is_some()) else {
                 return unavailable("the primary has changed while the request was sent");
@@ -94,7 +95,7 @@ impl Proxy {
                 Ok((answer, _)) if there.is_some() && answer.headers().contains_key(NOT_PRIMARY) => {}
                 Ok((mut answer, busy)) => {
                     if there.is_none()
-                        && let Err(refused) = self.release(&mut answer, may_write, &seen).await
+                        && let Err(refused) = self.release(&mut answer, term, may_write, &seen).await
                     {
                         return refused;
                     }
@@ -121,15 +122,15 @@ impl Proxy {
 
     /// Who is to answer; waits until somebody may.
     async fn place(&self, may_write: bool, seen: &Positions) -> Place {
-        if !may_write && self.node.writer() != Writer::Here {
+        if !may_write && !matches!(self.node.writer(), Writer::Here(_)) {
             let has = tokio::time::timeout(self.settings.read_patience, self.node.has(seen)).await;
             if has.is_ok() {
-                return Place::Here;
+                return Place::Here(None);
             }
         }
         loop {
             match self.node.writer() {
-                Writer::Here => return Place::Here,
+                Writer::Here(term) => return Place::Here(Some(term)),
                 Writer::At(authority) => return Place::There(authority),
                 Writer::Nobody => self.node.writer_changed(&Writer::Nobody).await,
             }
@@ -186,20 +187,17 @@ impl Proxy {
     async fn release(
         &self,
         answer: &mut Response<Incoming>,
+        term: Option<u64>,
         may_write: bool,
         seen: &Positions,
     ) -> Result<(), Response<Answer>> {
-        let is_primary = self.node.writer() == Writer::Here;
         let refused = |why: String| {
             let what = if may_write { "; whether it was done is not known" } else { "" };
             unavailable(&format!("this node may not answer: {why}{what}"))
         };
-        if may_write && !is_primary {
-            return Err(refused("it is not primary any more".to_owned()));
-        }
         let at = self.node.positions().await.map_err(refused)?;
-        if is_primary && (may_write || self.settings.reads_wait) {
-            self.node.acknowledge(&at).await.map_err(refused)?;
+        if let Some(term) = term.filter(|_| may_write || self.settings.reads_wait) {
+            self.node.acknowledge(term, &at).await.map_err(refused)?;
         }
         answer.headers_mut().remove(HEADER);
         if at != *seen {
@@ -211,7 +209,7 @@ impl Proxy {
     fn health(&self) -> Response<Answer> {
         let lag = self.node.lag();
         let role = match self.node.writer() {
-            Writer::Here => "primary",
+            Writer::Here(_) => "primary",
             _ => "replica",
         };
         let is_healthy = lag.is_some_and(|lag| lag <= self.settings.max_lag);

@@ -50,9 +50,10 @@ impl Node for Stand {
         }
     }
 
-    async fn acknowledge(&self, positions: &Positions) -> Result<(), String> {
+    async fn acknowledge(&self, term: u64, positions: &Positions) -> Result<(), String> {
         self.safe.subscribe().wait_for(|safe| *safe >= number(positions)).await.unwrap();
-        self.positions().await.map(drop)
+        let is_its = *self.may_answer.borrow() && matches!(self.writer(), Writer::Here(now) if now == term);
+        if is_its { Ok(()) } else { Err("its lease has run out".to_owned()) }
     }
 
     async fn has(&self, positions: &Positions) {
@@ -132,7 +133,7 @@ fn at(place: &Place) -> Writer {
 /// Two nodes, the first of which is primary.
 async fn two(settings: &Settings) -> (Place, Place) {
     let (a, b) = (Place::new("a", settings.clone()).await, Place::new("b", settings.clone()).await);
-    a.knows(Writer::Here);
+    a.knows(Writer::Here(1));
     b.knows(at(&a));
     (a, b)
 }
@@ -212,7 +213,7 @@ async fn writes_are_held_until_there_is_a_primary() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(asking.iter().all(|asking| !asking.is_finished()));
     assert!(a.seen().is_empty() && b.seen().is_empty());
-    b.knows(Writer::Here);
+    b.knows(Writer::Here(1));
     tokio::time::sleep(Duration::from_millis(50)).await;
     a.knows(at(&b));
     for asking in asking {
@@ -246,7 +247,8 @@ async fn an_answer_is_released_when_its_write_is_safe_and_not_after_the_lease() 
     assert_eq!(body(&waiting.await.unwrap()), "a");
     let waiting = tokio::spawn(async move { ask(address, "POST", "/", "", "").await });
     tokio::time::sleep(Duration::from_millis(200)).await;
-    a.stand.may_answer.send_replace(false);
+    // Primary again, but not without having been none: what was written may be gone.
+    a.knows(Writer::Here(2));
     a.stand.safe.send_replace(3);
     let answer = waiting.await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("is not known"), "{answer}");

@@ -655,6 +655,26 @@ impl Database {
         captured
     }
 
+    /// Where what is committed now is, or will be; captures nothing, for each capture is an upload.
+    pub(crate) async fn position(self: &Arc<Self>) -> Option<Txid> {
+        let this = self.clone();
+        let found = self.run_blocking(move || {
+            let mut work = this.work();
+            let (last, must_put) = (work.last, work.must_put);
+            let Some(capture) = work.capture.as_mut().filter(|c| c.is_position_known()) else {
+                return Ok(None);
+            };
+            let (salt, frames) = capture.wal_end()?;
+            let is_captured = match capture.place() {
+                Some(place) => (place.salt, place.frames) == (salt, frames),
+                None => frames == 0,
+            };
+            // A capture takes everything that is there, so the next one has it.
+            Ok(last.map(|last| if is_captured && !must_put { last } else { last.next() }))
+        });
+        found.await.unwrap_or(None)
+    }
+
     /// Lets go of everything. Page checksums are synced, so that the next start can believe them.
     pub(crate) async fn close(self: Arc<Self>) {
         let this = self.clone();

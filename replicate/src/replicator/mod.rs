@@ -36,6 +36,7 @@ use database::Database;
 use litekeep_env::file::sibling;
 use litekeep_env::watch::{Event, Watcher};
 use litekeep_env::{Clock, SystemClock};
+use litekeep_ltx::Txid;
 use litekeep_store::Store;
 use litekeep_store::plan::Policy;
 use std::collections::BTreeMap;
@@ -182,6 +183,13 @@ impl Replicator {
     /// Whether a database at this path is replicated.
     pub fn has(&self, path: &Path) -> bool {
         lock(&self.databases).by_event.contains_key(path)
+    }
+
+    /// The transaction that has, or will have, everything that is committed now in the database at this path; `None`: nobody can tell, for
+    /// it is not replicated, or has just begun to be.
+    pub async fn position(&self, path: &Path) -> Option<Txid> {
+        let database = lock(&self.databases).by_event.get(path).cloned()?;
+        database.position().await
     }
 
     /// Captures and ships everything there is now, and waits for the confirmation of every destination, at most so long.
