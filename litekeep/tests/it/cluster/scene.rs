@@ -205,6 +205,7 @@ impl Cluster {
         for node in NODES {
             let listed = self.litekeep(node, &["forks", "list", "--json"]).json();
             for fork in listed.as_array().context("a list of forks")? {
+                crate::shapes::matches("fork", fork);
                 let name = fork["name"].as_str().context("a name")?;
                 let file = format!("fork-{forks}.db");
                 let ran = self.litekeep(node, &["forks", "restore", name, "-o", &file]);
