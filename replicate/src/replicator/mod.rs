@@ -15,6 +15,7 @@ mod arrival;
 mod copying;
 mod database;
 mod destination;
+mod gate;
 mod kinship;
 mod look;
 mod maintain;
@@ -27,6 +28,7 @@ mod status;
 mod stranded;
 
 pub use database::PACKS;
+pub use gate::Gate;
 pub use status::{DestinationStatus, Phase, Status};
 pub use stranded::{Stranded, put_stranded, stranded};
 
@@ -66,6 +68,8 @@ pub struct Settings {
     pub new_timeline: bool,
     /// How long the log is watched for another writer before a newcomer takes it over.
     pub newcomer_watch: Duration,
+    /// Whether transactions may be put.
+    pub gate: Gate,
 }
 
 /// Shared by all databases of a process.

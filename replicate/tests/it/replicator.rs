@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use litekeep_env::ManualClock;
 use litekeep_replicate::local::{MetaDir, StateFile};
-use litekeep_replicate::replicator::{Phase, Replicator, Settings};
+use litekeep_replicate::replicator::{Gate, Phase, Replicator, Settings};
 use litekeep_replicate::restore::{Goal, Options, outrun, roll_forward, to_path};
 use litekeep_store::plan::Policy;
 use litekeep_store::{Store, Target};
@@ -43,6 +43,7 @@ impl Scene {
             spool_limit: 1 << 30,
             new_timeline: false,
             newcomer_watch: Duration::from_millis(100),
+            gate: Gate::default(),
         }
     }
 

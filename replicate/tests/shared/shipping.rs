@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use litekeep_replicate::local::MetaDir;
-use litekeep_replicate::replicator::{Replicator, Settings};
+use litekeep_replicate::replicator::{Gate, Replicator, Settings};
 use litekeep_store::Store;
 use litekeep_store::plan::Policy;
 use tokio::runtime::Runtime;
@@ -23,6 +23,7 @@ pub(crate) fn ship(runtime: &Runtime, database: &Path, store: &Store) {
         spool_limit: 1 << 30,
         new_timeline: false,
         newcomer_watch: Duration::from_millis(100),
+        gate: Gate::default(),
     };
     runtime.block_on(async {
         let replicator = Replicator::start().unwrap();

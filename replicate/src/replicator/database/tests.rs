@@ -1,4 +1,5 @@
 use super::*;
+use crate::replicator::Gate;
 use litekeep_env::watch::Watcher;
 use litekeep_env::{Clock, SystemClock};
 use litekeep_store::plan::Policy;
@@ -37,6 +38,7 @@ pub(in super::super) fn database(dir: &Path, clock: Arc<dyn Clock>, policy: Poli
         spool_limit: 1 << 30,
         new_timeline: false,
         newcomer_watch: Duration::ZERO,
+        gate: Gate::default(),
     };
     Database::new(settings, shared)
 }
