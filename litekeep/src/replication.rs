@@ -18,7 +18,9 @@ use litekeep_config::{DatabaseConfig, Source};
 use litekeep_env::{Clock, SystemClock};
 use litekeep_ltx::Txid;
 use litekeep_replicate::local::{MetaDir, Places, StateFile};
-use litekeep_replicate::replicator::{Choose, Phase, Replicator, Settings, Status, Stranded, put_stranded};
+use litekeep_replicate::replicator::{
+    Choose, Gate, Phase, Replicator, Settings, Status, Stranded, put_stranded,
+};
 use litekeep_replicate::restore::{self, Goal, v03};
 use litekeep_store::Store;
 use litekeep_store::plan::Policy;
@@ -95,6 +97,7 @@ pub(crate) struct Replication {
     replicator: Replicator,
     stores: Arc<Stores>,
     choices: Choices,
+    gate: Gate,
     left_out: LeftOut,
     shutdown_timeout: Duration,
     verifications: Verifications,
@@ -107,12 +110,25 @@ impl Replication {
     /// When a database must not be touched: it is empty and its backup is not, or cannot be restored. Where each is taken up by
     /// itself, only when none can be.
     pub(crate) async fn start(databases: &[Database], choices: Choices) -> Result<Replication> {
+        Replication::start_behind(Gate::default(), databases, choices).await
+    }
+
+    /// The same, and puts transactions only while a gate is open.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub(crate) async fn start_behind(
+        gate: Gate,
+        databases: &[Database],
+        choices: Choices,
+    ) -> Result<Replication> {
         litekeep_sql::check_build()?;
         let timeouts = databases.iter().map(|database| database.config.shutdown_timeout);
         let replication = Replication {
             replicator: Replicator::start()?,
             stores: Arc::default(),
             choices,
+            gate,
             left_out: LeftOut::default(),
             verifications: Verifications::default(),
             shutdown_timeout: timeouts.max().unwrap_or(Duration::from_secs(30)),
@@ -208,7 +224,8 @@ impl Replication {
         if !self.choices.new_timeline {
             refuse_empty(database, &stores, self.choices).await?;
         }
-        Ok(settings(database, stores, self.choices.new_timeline))
+        let gate = self.gate.clone();
+        Ok(Settings { gate, ..settings(database, stores, self.choices.new_timeline) })
     }
 
     pub(crate) fn statuses(&self) -> Vec<Status> {
@@ -412,6 +429,7 @@ fn settings(database: &Database, stores: Vec<Store>, new_timeline: bool) -> Sett
         new_timeline,
         newcomer_watch: (2 * upload_interval + NEWCOMER_WATCH).min(LONGEST_WATCH),
         absence_patience: ABSENCE_PATIENCE,
+        gate: Gate::default(),
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) use hooks::LAST_HOOKS;
 pub(crate) use output::{Happened, Line};
 pub(crate) use roles::{Place, note_primary};
 pub(crate) use services::log_files;
-pub(crate) use status::{JobStatus, ProcessStatus, StackStatus};
+pub(crate) use status::{JobStatus, NodeStatus, ProcessStatus, StackStatus};
 
 use std::collections::HashSet;
 use std::pin::{Pin, pin};

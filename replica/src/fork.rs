@@ -62,7 +62,7 @@ impl Fork {
         let mut forks = vec![];
         for entry in entries {
             let path = entry.map_err(Error::file("list", &dir))?.path();
-            if !path.extension().is_some_and(|end| end == "tmp") {
+            if path.extension().is_none_or(|end| end != "tmp") {
                 forks.extend(Fork::read(&path)?);
             }
         }

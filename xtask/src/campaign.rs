@@ -74,6 +74,16 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Test("litekeep", "follow::interruptions::power_cuts_leave_what_the_log_mends"),
     },
     Campaign {
+        name: "failovers",
+        about: "three nodes whose primary is killed, stopped or hands over: one leads at a time, and what was acknowledged is in the log or in a fork",
+        how: How::Test("litekeep", "cluster::failovers::nothing_acknowledged_is_lost_in_failovers"),
+    },
+    Campaign {
+        name: "roles",
+        about: "the roles of nodes in simulated time: late, lost and repeated requests, skewed clocks, nodes that stop",
+        how: How::Test("litekeep-cluster", "simulated::one_leads_at_a_time_and_nothing_committed_is_lost"),
+    },
+    Campaign {
         name: "syncs",
         about: "kill -9 of litekeep, PostgreSQL or the connection beside a writer: in the end both sides have the same rows",
         how: How::Test("litekeep", "sync::kills_lose_no_row_and_repeat_none"),

@@ -30,9 +30,8 @@ impl Reader<'_> {
             _ => None,
         });
         let get = |key: &str| entry(entries, key);
-        let mut cluster = ClusterConfig::default();
-        cluster.node = get("node").and_then(|found| self.name_of(found));
-        cluster.lease = match (get("lease"), get("primary")) {
+        let node = get("node").and_then(|found| self.name_of(found));
+        let lease = match (get("lease"), get("primary")) {
             (Some(_), Some(primary)) => {
                 let message = "a cluster has a `lease`, or always the same `primary`, not both";
                 self.report.error(&primary.key_span, message);
@@ -42,6 +41,7 @@ impl Reader<'_> {
             (None, Some(primary)) => ClusterLease::Fixed(self.name_of(primary)?),
             (None, None) => ClusterLease::Beside,
         };
+        let mut cluster = ClusterConfig { node, lease, ..ClusterConfig::default() };
         self.fill(entries, "ttl", &mut cluster.ttl, |r, f| r.duration(f, "5s", TTL));
         self.fill(entries, "candidate", &mut cluster.candidate, Self::boolean);
         self.fill(entries, "priority", &mut cluster.priority, |r, f| r.count(f, 0..=MOST_PRIORITY));

@@ -1,5 +1,6 @@
 //! The crate from outside: whole files in, settings and messages out.
 
+mod cluster;
 mod foreign;
 mod litekeep_toml;
 mod litestream_yaml;

@@ -146,6 +146,7 @@ type Held = Arc<Mutex<Option<(u64, Validity)>>>;
 
 async fn node(lease: Lease, held: Held, seed: u64, quiet: Arc<Mutex<bool>>) {
     let mut random = Rng::with_seed(seed);
+    let (mut dice, calm) = (random.fork(), quiet.clone());
     // Stops now and then for longer than the lease lasts.
     let mut pause = move |calm: u64| {
         let ms = match *quiet.lock().unwrap() {
@@ -162,6 +163,12 @@ async fn node(lease: Lease, held: Held, seed: u64, quiet: Arc<Mutex<bool>>) {
         *held.lock().unwrap() = Some((holding.record().epoch, holding.validity()));
         loop {
             pause(1_500).await;
+            if !*calm.lock().unwrap() && dice.u8(..) < 8 {
+                // It dies, and the next process of the node knows that.
+                *held.lock().unwrap() = None;
+                lease.note_over(holding.record());
+                break;
+            }
             match lease.renew(&mut holding).await {
                 Ok(true) => {}
                 Ok(false) => break,

@@ -19,6 +19,7 @@ use super::facing::Terms;
 use super::records::{NodeRecord, Records, Wish};
 use crate::replication::Current;
 use crate::report::{Failure, Kind, text};
+use crate::stack::NodeStatus;
 
 /// Between two looks whether the node leads.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -115,6 +116,18 @@ impl Link {
             candidate: self.candidate,
             trouble,
             databases: self.shown.databases(),
+        }
+    }
+
+    /// How the node stands.
+    pub(crate) fn status(&self) -> NodeStatus {
+        let Situation { role, epoch, primary, trouble } = self.situation();
+        NodeStatus {
+            name: self.name.clone(),
+            role: role.name().to_owned(),
+            epoch,
+            primary: primary.map(|primary| primary.name),
+            trouble,
         }
     }
 

@@ -15,7 +15,7 @@ use litekeep_lease::Record;
 use litekeep_replica::{Follower, Options, Standing, is_source_of, rejoin};
 use litekeep_replicate::Kind;
 use litekeep_replicate::capture::WriteBlock;
-use litekeep_replicate::replicator::Phase;
+use litekeep_replicate::replicator::{Gate, Phase};
 use litekeep_store::Store;
 use tokio::task::JoinHandle;
 
@@ -64,6 +64,8 @@ pub(super) struct Node {
     blocks: Arc<Blocks>,
     config: ConfigArgs,
     shown: Arc<Shown>,
+    /// The time as primary that the replication of now is for.
+    term: Arc<Mutex<Option<Term>>>,
 }
 
 /// What keeps writers out.
@@ -83,8 +85,8 @@ impl Node {
         config: ConfigArgs,
         shown: Arc<Shown>,
     ) -> Node {
-        let (copies, leading, blocks) = (vec![], None, Arc::default());
-        Node { settings, stack, home, shared, copies, leading, blocks, config, shown }
+        let (copies, leading, blocks, term) = (vec![], None, Arc::default(), Arc::default());
+        Node { settings, stack, home, shared, copies, leading, blocks, config, shown, term }
     }
 
     fn copy_of(&self, path: &Path) -> Option<&Copy> {
@@ -205,6 +207,7 @@ impl Node {
     }
 
     async fn try_lead(&mut self, term: &Term, is_next: bool) -> Result<()> {
+        *self.term.lock().unwrap_or_else(PoisonError::into_inner) = Some(term.clone());
         if is_next && self.copies.is_empty() && self.is_source(term).await? {
             if self.leading.is_none() {
                 self.unblock();
@@ -240,7 +243,12 @@ impl Node {
         require(term)?;
         let databases: Vec<Database> = self.shared.iter().map(|shared| shared.database.clone()).collect();
         let choices = Choices { roll_forward: false, ..Choices::of_all(false) };
-        let replication = Arc::new(Replication::start(&databases, choices).await?);
+        let now = self.term.clone();
+        let gate = Gate::new(move || {
+            let term = now.lock().unwrap_or_else(PoisonError::into_inner);
+            term.as_ref().is_some_and(Term::is_valid)
+        });
+        let replication = Arc::new(Replication::start_behind(gate, &databases, choices).await?);
         self.stack.replicated(&replication);
         let mut followers = Followers::default();
         feeds::start(&Feed::all(&self.settings)?, &replication, &mut followers);

@@ -87,6 +87,7 @@ impl Scope {
         let Some(settings) = Settings::find(config, format)? else {
             return Ok(Scope::of(Database::unconfigured(path)));
         };
+        refuse_cluster(&settings)?;
         let database = Database::named(&settings, path)?;
         let config = settings.args(config);
         let mut feeds = Feed::all(&settings)?;
@@ -108,6 +109,7 @@ impl Scope {
     pub(super) fn of_all(config: &ConfigArgs, format: Format) -> Result<Scope> {
         let settings = Settings::load(config, format)?;
         settings.require_database()?;
+        refuse_cluster(&settings)?;
         Scope::of_settings(settings, config)
     }
 
@@ -119,6 +121,20 @@ impl Scope {
         let Config { databases: folders, metrics, dashboard, log, exec, .. } = settings.config;
         Ok(Scope { databases, folders, metrics, dashboard, log, exec, feeds, syncs, config })
     }
+}
+
+/// In a cluster only the primary may replicate, and `up` knows which node that is.
+fn refuse_cluster(settings: &Settings) -> Result<()> {
+    if settings.config.cluster.is_none() {
+        return Ok(());
+    }
+    let failure = Failure::invalid(format!(
+        "`{}` is the configuration of a node of a cluster",
+        settings.path.display()
+    ));
+    Err(failure
+        .hint("`litekeep up` replicates its databases while the node is the primary, and follows them else")
+        .into())
 }
 
 /// What runs beside the replication, and ends it when it ends.

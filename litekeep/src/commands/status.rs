@@ -31,6 +31,7 @@ use crate::syncs::{self, DatabaseSync, SyncStatus};
 
 use backup::Backup;
 use live::{Live, Replicates, Watch};
+use replica::Replica;
 
 /// What replicates without processes.
 const REPLICATE: &str = "litekeep replicate";
@@ -50,6 +51,8 @@ struct Status {
     /// What is wrong with the configuration's databases as a whole.
     red: Vec<String>,
     databases: Vec<DatabaseStatus>,
+    /// Databases of the configuration that are copies here: in a cluster, where another node is the primary.
+    copies: Vec<Replica>,
     /// What `litekeep up` runs; `None` where it does not run, or where one database was asked for.
     stack: Option<StackStatus>,
     /// Processes or jobs are configured, and nothing runs them.
@@ -173,6 +176,7 @@ pub(super) async fn run(args: &args::Status, format: Format) -> Result<Outcome> 
     report::result(format, &status, || {
         let now_ms = clock.unix_ms();
         let mut out: String = status.databases.iter().map(|database| database.text(now_ms)).collect();
+        out.extend(status.copies.iter().map(Replica::text));
         if !status.red.is_empty() {
             out.push_str("RED the configuration\n");
             status.red.iter().for_each(|reason| out.push_str(&format!("    ! {reason}\n")));
@@ -189,7 +193,7 @@ pub(super) async fn run(args: &args::Status, format: Format) -> Result<Outcome> 
                 let what = "goes on in nobody's care: `litekeep up` takes it over";
                 out.push_str(&format!("    ! `{name}` (process {pid}) {what}\n"));
             }
-        } else if status.databases.is_empty() && status.red.is_empty() {
+        } else if status.databases.is_empty() && status.copies.is_empty() && status.red.is_empty() {
             out.push_str("no folder of the configuration has a database yet\n");
         }
         out
@@ -244,13 +248,18 @@ async fn status(args: &args::Status, format: Format, clock: &dyn Clock) -> Resul
             (databases, red, followers(&settings)?, by, stack, is_down, hangs, survivors)
         }
     };
+    let (copied, databases): (Vec<_>, Vec<_>) =
+        databases.into_iter().partition(|database| litekeep_replica::is_replica(&database.path));
+    let copied = copied.iter().filter_map(|database| litekeep_replica::State::read(&database.path));
+    let copies = futures::future::join_all(copied.map(|state| replica::of(state, Some("litekeep up")))).await;
     let databases = statuses(&databases, (&followers.0, &followers.1), by, clock).await?;
     let is_red = !red.is_empty() || down || hangs || stack.as_ref().is_some_and(StackStatus::is_red);
     Ok(Status {
-        ok: !is_red && databases.iter().all(|database| database.ok),
+        ok: !is_red && databases.iter().all(|database| database.ok) && copies.iter().all(Replica::is_ok),
         at: text::rfc3339(clock.unix_ms()),
         red,
         databases,
+        copies,
         stack,
         down,
         hangs,

@@ -24,6 +24,20 @@ pub(crate) struct StackStatus {
     pub(crate) state_dir: PathBuf,
     pub(crate) processes: Vec<ProcessStatus>,
     pub(crate) jobs: Vec<JobStatus>,
+    /// In a cluster.
+    pub(crate) node: Option<NodeStatus>,
+}
+
+/// A node of a cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct NodeStatus {
+    pub(crate) name: String,
+    /// `replica`, `promoting`, `primary` or `fencing`.
+    pub(crate) role: String,
+    pub(crate) epoch: Option<u64>,
+    pub(crate) primary: Option<String>,
+    /// What is wrong.
+    pub(crate) trouble: Option<String>,
 }
 
 /// One process.
@@ -135,6 +149,7 @@ impl Stack {
             state_dir: self.home.dir.clone(),
             processes: self.processes().iter().map(ProcessStatus::of).collect(),
             jobs: self.running().jobs.iter().map(JobStatus::of).collect(),
+            node: self.node.get().map(|link| link.status()),
         }
     }
 }
@@ -195,7 +210,10 @@ impl StackStatus {
     }
 
     pub(crate) fn is_red(&self) -> bool {
-        self.processes.iter().any(ProcessStatus::is_red) || self.jobs.iter().any(JobStatus::is_red)
+        let is_in_trouble = |node: &NodeStatus| node.trouble.is_some() || node.role == "fencing";
+        self.processes.iter().any(ProcessStatus::is_red)
+            || self.jobs.iter().any(JobStatus::is_red)
+            || self.node.as_ref().is_some_and(is_in_trouble)
     }
 
     pub(crate) fn text(&self) -> String {
@@ -222,11 +240,15 @@ impl StackStatus {
         };
         let rows: Vec<_> = self.processes.iter().map(row).collect();
         let mut out = String::new();
+        if let Some(NodeStatus { name, role, trouble, .. }) = &self.node {
+            let trouble = trouble.as_ref().map_or(String::new(), |trouble| format!("    ! {trouble}\n"));
+            out = format!("node {name}: {role}; `litekeep cluster status` shows the others\n{trouble}");
+        }
         if !self.up && rows.is_empty() {
-            out = "    `litekeep up` makes the databases fit, and runs their migrations; the processes start then\n".to_owned();
+            out += "    `litekeep up` makes the databases fit, and runs their migrations; the processes start then\n";
         }
         if !rows.is_empty() {
-            out = text::table(&["PROCESS", "STATE", "FOR", "PID", "RESTARTS", "WHY"], &[2, 3, 4], &rows);
+            out += &text::table(&["PROCESS", "STATE", "FOR", "PID", "RESTARTS", "WHY"], &[2, 3, 4], &rows);
         }
         let row = |job: &JobStatus| {
             let next = match (&job.running_since, &job.next_due) {

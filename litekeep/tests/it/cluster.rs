@@ -3,6 +3,7 @@
 //! have numbers of their own and a chain of checksums, so that a state is known to be a beginning of another one; kills, stops and
 //! handovers; in the end every operation that was acknowledged is in the database or in a fork.
 
+mod facing;
 mod failovers;
 mod scene;
 
@@ -46,7 +47,8 @@ every = "1h"
     let first = cluster.primary();
     cluster.acknowledges(first, 20);
     let other = NODES.into_iter().find(|node| *node != first).unwrap();
-    cluster.litekeep(first, &["handoff", other]).succeeded();
+    let handed_over = cluster.litekeep(first, &["handoff", other, "--json"]).succeeded().json();
+    shapes::matches("handoff", &handed_over);
     cluster.until_primary(other);
     cluster.acknowledges(other, 20);
     // Who leads is written beside the copies, and not on the primary.
@@ -71,13 +73,22 @@ every = "1h"
     .unwrap();
     assert_eq!(log(first, "signalled").matches("as ").count(), 1, "it goes on");
     let status = cluster.litekeep(other, &["status", "--json"]).json();
+    shapes::matches("stack", &status["stack"]);
     let jobs = |status: &serde_json::Value| status["stack"]["jobs"].as_array().map_or(0, Vec::len);
     assert_eq!(jobs(&status), 2, "{status}");
-    let status = cluster.litekeep(first, &["status", "--json"]).json();
+    let mut status = cluster.litekeep(first, &["status", "--json"]).json();
     assert_eq!(jobs(&status), 1, "{status}");
+    assert_eq!(
+        (status["ok"].as_bool(), status["copies"].as_array().map(Vec::len)),
+        (Some(true), Some(1)),
+        "{status}"
+    );
+    status["stack"] = serde_json::Value::Null;
+    shapes::matches("status", &status);
     // On a node that is not the primary: the lease is taken from the one that has it.
     let third = NODES.into_iter().find(|node| *node != first && *node != other).unwrap();
-    cluster.litekeep(third, &["promote"]).succeeded();
+    let promoted = cluster.litekeep(third, &["promote", "--json"]).succeeded().json();
+    shapes::matches("promote", &promoted);
     cluster.until_primary(third);
     cluster.acknowledges(third, 20);
     cluster.litekeep(third, &["handoff", "nobody-of-that-name"]);
@@ -119,4 +130,24 @@ fn a_primary_that_starts_again_at_once_goes_on() {
     std::thread::sleep(Duration::from_secs(1));
     let report = cluster.settle();
     assert_eq!((report.forks, report.changes), (0, 0));
+}
+
+/// Who is always the primary needs no lease, and nobody else takes over.
+#[test]
+fn a_fixed_primary_needs_no_lease() {
+    let mut cluster = Cluster::new(false, "");
+    for node in NODES {
+        cluster.configure(node, "primary = \"b\"", "");
+        cluster.start(node);
+    }
+    cluster.until_primary("b");
+    cluster.acknowledges("b", 20);
+    cluster.litekeep("a", &["promote"]).failed_with(&["the configuration says that `b` is the primary"]);
+    cluster.kill("b");
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(!cluster.is_primary("a") && !cluster.is_primary("c"));
+    cluster.start("b");
+    let report = cluster.settle();
+    assert_eq!((report.forks, report.changes), (0, 0));
+    assert!(!cluster.path("", "log/litekeep/lease").exists());
 }

@@ -4,12 +4,13 @@
 use litekeep_env::SystemClock;
 use litekeep_replica::{Follower, Fork, Options, Standing, is_source_of, rejoin};
 use litekeep_replicate::local::MetaDir;
-use litekeep_replicate::replicator::{Phase, Replicator, Settings};
+use litekeep_replicate::replicator::{Gate, Phase, Replicator, Settings};
 use litekeep_store::plan::Policy;
 use litekeep_store::{Store, Target};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -48,6 +49,10 @@ impl Cluster {
     }
 
     async fn lead(&self, node: &str) -> Replicator {
+        self.lead_behind(node, Gate::default()).await
+    }
+
+    async fn lead_behind(&self, node: &str, gate: Gate) -> Replicator {
         let replicator = Replicator::start().unwrap();
         replicator
             .add(Settings {
@@ -60,6 +65,7 @@ impl Cluster {
                 spool_limit: 64 << 20,
                 new_timeline: false,
                 newcomer_watch: Duration::from_secs(60),
+                gate,
             })
             .unwrap();
         while replicator.statuses()[0].phase != Phase::Following {
@@ -163,6 +169,27 @@ async fn a_copy_takes_over_and_what_only_the_former_source_had_is_a_fork() {
     to_the_end(&mut at_b).await;
     assert_eq!(rows(&b), ["first", "second", "third", "fourth"]);
     assert_eq!(at_b.verify(&()).await.unwrap().differs, None);
+    at_a.shut_down(Duration::from_secs(10)).await;
+}
+
+/// A node that has slept for so long that compaction has made its next name free again must not put anything there.
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_closed_gate_transactions_wait() {
+    let cluster = Cluster::new();
+    let a = cluster.path("a");
+    write(&a, &["first"]);
+    let is_open = Arc::new(AtomicBool::new(true));
+    let asked = is_open.clone();
+    let at_a = cluster.lead_behind("a", Gate::new(move || asked.load(SeqCst))).await;
+    assert!(at_a.sync(Duration::from_secs(10)).await.is_empty());
+    let last = cluster.store.list().await.unwrap().last();
+    is_open.store(false, SeqCst);
+    write(&a, &["second"]);
+    assert!(!at_a.sync(Duration::from_secs(1)).await.is_empty());
+    assert_eq!(cluster.store.list().await.unwrap().last(), last);
+    is_open.store(true, SeqCst);
+    assert!(at_a.sync(Duration::from_secs(10)).await.is_empty());
+    assert!(cluster.store.list().await.unwrap().last() > last);
     at_a.shut_down(Duration::from_secs(10)).await;
 }
 

@@ -15,6 +15,7 @@ mod arrival;
 mod copying;
 mod database;
 mod destination;
+mod gate;
 mod kinship;
 mod left_behind;
 mod look;
@@ -28,6 +29,7 @@ mod status;
 mod stranded;
 
 pub use database::PACKS;
+pub use gate::Gate;
 pub use status::{DestinationStatus, Phase, Status};
 pub use stranded::{Stranded, put_stranded, stranded};
 
@@ -70,6 +72,8 @@ pub struct Settings {
     pub newcomer_watch: Duration,
     /// How long a destination may show nothing while another one lacks what it has, before that goes on with a snapshot.
     pub absence_patience: Duration,
+    /// Whether transactions may be put.
+    pub gate: Gate,
 }
 
 /// Shared by all databases of a process.

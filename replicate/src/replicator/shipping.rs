@@ -77,7 +77,8 @@ impl Database {
                 let is_folder = d.store.as_folder().is_some();
                 let Some(segment) = d.queue.front().filter(|_| d.queue.len() == 1).cloned() else { continue };
                 let is_hot = segment.commits > FEW_COMMITS;
-                if !is_folder || is_hot || d.shipping || d.lags || d.failures > 0 {
+                let may_put = self.settings.gate.is_open();
+                if !is_folder || is_hot || d.shipping || d.lags || d.failures > 0 || !may_put {
                     continue;
                 }
                 d.shipping = true;
@@ -158,6 +159,10 @@ impl Database {
         segment: &Arc<Segment>,
     ) -> Result<(), Error> {
         let local = self.local()?;
+        if !self.settings.gate.is_open() {
+            let message = "this node does not lead now, so nothing of it goes into the log";
+            return Err(Error::new(Kind::Unavailable, message));
+        }
         destination::put(store, &local.spool, segment).await?;
         self.landed(nth, segment)
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use litekeep_env::ManualClock;
 use litekeep_replicate::local::{MetaDir, StateFile};
-use litekeep_replicate::replicator::{Phase, Replicator, Settings};
+use litekeep_replicate::replicator::{Gate, Phase, Replicator, Settings};
 use litekeep_replicate::restore::{Goal, Options, outrun, roll_forward, to_path};
 use litekeep_store::plan::Policy;
 use litekeep_store::{Store, Target};
@@ -44,6 +44,7 @@ impl Scene {
             new_timeline: false,
             newcomer_watch: Duration::from_millis(100),
             absence_patience: Duration::from_secs(60),
+            gate: Gate::default(),
         }
     }
 

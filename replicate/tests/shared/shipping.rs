@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use litekeep_replicate::local::MetaDir;
-use litekeep_replicate::replicator::{Replicator, Settings};
+use litekeep_replicate::replicator::{Gate, Replicator, Settings};
 use litekeep_store::Store;
 use litekeep_store::plan::Policy;
 use tokio::runtime::Runtime;
@@ -24,6 +24,7 @@ pub(crate) fn ship(runtime: &Runtime, database: &Path, store: &Store) {
         new_timeline: false,
         newcomer_watch: Duration::from_millis(100),
         absence_patience: Duration::from_secs(60),
+        gate: Gate::default(),
     };
     runtime.block_on(async {
         let replicator = Replicator::start().unwrap();

@@ -26,8 +26,9 @@ struct Status {
     replica: Replica,
 }
 
+/// A copy.
 #[derive(Serialize)]
-struct Replica {
+pub(super) struct Replica {
     path: PathBuf,
     /// Why it is not well.
     red: Vec<String>,
@@ -56,7 +57,15 @@ struct Has {
     page_size: u32,
 }
 
-pub(super) async fn run(mut state: State, format: Format) -> Outcome {
+pub(super) async fn run(state: State, format: Format) -> Outcome {
+    let replica = of(state, None).await;
+    let status = Status { ok: replica.is_ok(), at: text::rfc3339(SystemClock.unix_ms()), replica };
+    report::result(format, &status, || status.replica.text());
+    if status.ok { Outcome::Done } else { Outcome::No }
+}
+
+/// How a copy stands; `by`: what makes it and follows, where that is not `litekeep follow`.
+pub(super) async fn of(mut state: State, by: Option<&str>) -> Replica {
     // Before the listing: what comes meanwhile makes nobody late.
     let last = match &state.url {
         Some(url) => last(url).await,
@@ -82,6 +91,9 @@ pub(super) async fn run(mut state: State, format: Format) -> Outcome {
     let (path, held) = (state.path, state.held);
     let exists = path.exists();
     let command = || {
+        if let Some(by) = by {
+            return by.to_owned();
+        }
         let url = state.url.as_deref().map_or("URL".to_owned(), text::shell_word);
         format!("litekeep follow {url} -o {}", text::shell_word(&path.to_string_lossy()))
     };
@@ -99,7 +111,7 @@ pub(super) async fn run(mut state: State, format: Format) -> Outcome {
     let length = |path: &PathBuf| std::fs::metadata(path).ok().map(|file| file.len());
     let pins = wal_in_use(&path) > WAL_LIMIT;
     let readers = if pins { readers(&path).unwrap_or_default() } else { vec![] };
-    let replica = Replica {
+    Replica {
         size_bytes: length(&path),
         wal_bytes: length(&sibling(&path, "-wal")),
         wal_reader_pid: readers.into_iter().find(|pid| Some(*pid) != state.follower_pid),
@@ -118,10 +130,7 @@ pub(super) async fn run(mut state: State, format: Format) -> Outcome {
         url: state.url,
         follower_pid: state.follower_pid,
         error,
-    };
-    let status = Status { ok: replica.red.is_empty(), at: text::rfc3339(SystemClock.unix_ms()), replica };
-    report::result(format, &status, || status.text());
-    if status.ok { Outcome::Done } else { Outcome::No }
+    }
 }
 
 /// The last transaction of the backup.
@@ -132,10 +141,14 @@ async fn last(url: &str) -> Result<Option<u64>, String> {
     Ok(log.last().map(litekeep_ltx::Txid::get))
 }
 
-impl Status {
-    fn text(&self) -> String {
-        let replica = &self.replica;
-        let state = if self.ok { "ok " } else { "RED" };
+impl Replica {
+    pub(super) fn is_ok(&self) -> bool {
+        self.red.is_empty()
+    }
+
+    pub(super) fn text(&self) -> String {
+        let replica = self;
+        let state = if self.is_ok() { "ok " } else { "RED" };
         let of = replica.url.as_ref().map_or(String::new(), |url| format!(", a copy of {url}"));
         let mut out = format!("{state} {}{of}\n", replica.path.display());
         replica.red.iter().for_each(|reason| out.push_str(&format!("    ! {reason}\n")));

@@ -31,6 +31,7 @@ fn play(cluster: &mut Cluster, random: &mut fastrand::Rng) -> Result<()> {
         let primary = cluster.primary();
         cluster.acknowledges(primary, 10);
         std::thread::sleep(Duration::from_millis(random.u64(..500)));
+        cluster.look();
         match random.u8(..4) {
             // The machine goes off, and comes back.
             0 => {
@@ -60,6 +61,7 @@ fn play(cluster: &mut Cluster, random: &mut fastrand::Rng) -> Result<()> {
                 }
             }
         }
+        cluster.look();
     }
     cluster.try_settle().map(drop)
 }

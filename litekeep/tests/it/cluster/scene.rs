@@ -20,6 +20,9 @@ pub(super) struct Cluster {
     place: Place,
     _server: Option<S3Server>,
     up: [Option<Process>; 3],
+    url: String,
+    /// States that readers have seen on copies: so many operations, and the last one.
+    seen: Vec<(usize, String)>,
 }
 
 /// What was found in the end.
@@ -31,6 +34,11 @@ pub(super) struct Report {
 
 /// The operations of one state, in their order.
 type Ops = Vec<String>;
+
+/// Each node has an address of its own on this machine.
+pub(super) fn host(node: &str) -> String {
+    format!("127.0.0.{}", nth(node) + 2)
+}
 
 fn nth(node: &str) -> usize {
     NODES.iter().position(|own| *own == node).unwrap()
@@ -52,15 +60,22 @@ impl Cluster {
         for node in NODES {
             std::fs::create_dir(place.path(node)).unwrap();
             std::fs::write(place.path(node).join("writer.py"), WRITER).unwrap();
-            let toml = format!(
-                "[[database]]\npath = \"app.db\"\nbackup = {url:?}\nupload_interval = \"20ms\"\n\
-                 [cluster]\nnode = \"{node}\"\nttl = \"2s\"\n\
+        }
+        let cluster = Cluster { place, _server: server, up: [None, None, None], url, seen: vec![] };
+        NODES.iter().for_each(|node| cluster.configure(node, "", rest));
+        cluster
+    }
+
+    /// Writes the configuration of a node.
+    pub(super) fn configure(&self, node: &str, keys: &str, rest: &str) {
+        let url = &self.url;
+        let toml = format!(
+            "[[database]]\npath = \"app.db\"\nbackup = {url:?}\nupload_interval = \"20ms\"\n\
+                 [cluster]\nnode = \"{node}\"\nttl = \"2s\"\n{keys}\n\
                  [process.writer]\ncommand = [\"python3\", \"writer.py\"]\nenv = {{ NODE = \"{node}\" }}\nif_primary = true\n\
                  stop_timeout = \"2s\"\n{rest}"
-            );
-            std::fs::write(place.path(node).join("litekeep.toml"), toml).unwrap();
-        }
-        Cluster { place, _server: server, up: [None, None, None] }
+        );
+        std::fs::write(self.path(node, "litekeep.toml"), toml).unwrap();
     }
 
     /// Keeps everything where it is, for a look at what went wrong.
@@ -125,7 +140,7 @@ impl Cluster {
         serde_json::from_str(&ran.stdout).ok()
     }
 
-    fn is_primary(&self, node: &str) -> bool {
+    pub(super) fn is_primary(&self, node: &str) -> bool {
         self.is_up(node) && self.view(node).is_some_and(|view| view["role"] == "primary")
     }
 
@@ -157,6 +172,19 @@ impl Cluster {
         let text = std::fs::read_to_string(self.path(node, "acks")).unwrap_or_default();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         whole.lines().map(str::to_owned).collect()
+    }
+
+    /// Reads every copy as it is now.
+    pub(super) fn look(&mut self) {
+        for node in NODES {
+            // Only beside a copy.
+            if !self.path(node, ".app.db-litekeep/primary").exists() {
+                continue;
+            }
+            // One that is being made has no table yet.
+            let Ok(ops) = self.ops(node) else { continue };
+            self.seen.extend(ops.last().map(|last| (ops.len(), last.clone())));
+        }
     }
 
     /// Waits until the writer of a node has had so many more operations acknowledged.
@@ -201,19 +229,27 @@ impl Cluster {
         ensure!(output.code == 0, "{}", output.stderr);
         let last = read(&self.path(first, "final.db"))?;
         let mut known: BTreeSet<&String> = last.iter().collect();
-        let (mut forked, mut forks) = (Vec::new(), 0);
+        let (mut forked, mut forks): (Vec<Ops>, usize) = (Vec::new(), 0);
         for node in NODES {
             let listed = self.litekeep(node, &["forks", "list", "--json"]).json();
             for fork in listed.as_array().context("a list of forks")? {
+                crate::shapes::matches("fork", fork);
                 let name = fork["name"].as_str().context("a name")?;
                 let file = format!("fork-{forks}.db");
                 let ran = self.litekeep(node, &["forks", "restore", name, "-o", &file]);
                 ensure!(ran.code == 0, "restore the fork {name}: {}", ran.stderr);
-                forked.extend(read(&self.path(node, &file))?);
+                forked.push(read(&self.path(node, &file))?);
                 forks += 1;
             }
         }
-        known.extend(&forked);
+        known.extend(forked.iter().flatten());
+        for (count, op) in &self.seen {
+            let has = |state: &Ops| state.get(count - 1) == Some(op);
+            ensure!(
+                has(&last) || forked.iter().any(has),
+                "a reader has seen `{op}` after {count} operations, which was never so"
+            );
+        }
         for node in NODES {
             let copy = self.path(node, "app.db");
             if copy.exists() {

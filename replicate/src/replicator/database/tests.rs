@@ -1,4 +1,5 @@
 use super::*;
+use crate::replicator::Gate;
 use litekeep_env::watch::Watcher;
 use litekeep_env::{Clock, SystemClock};
 use litekeep_store::plan::Policy;
@@ -53,6 +54,7 @@ fn with(dir: &Path, buckets: &[&str], clock: Arc<dyn Clock>, policy: Policy) -> 
         new_timeline: false,
         newcomer_watch: Duration::ZERO,
         absence_patience: Duration::ZERO,
+        gate: Gate::default(),
     };
     Database::new(settings, shared)
 }
