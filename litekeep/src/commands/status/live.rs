@@ -183,7 +183,9 @@ impl Look {
         let replicator_pid = MetaDir::claimed_by(&database.meta_dir, &database.path);
         let modified_ms = metadata.as_ref().map(|metadata| {
             use std::os::unix::fs::MetadataExt;
-            metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000
+            let of = |seconds: i64, nanoseconds: i64| seconds * 1000 + nanoseconds / 1_000_000;
+            // A file that was put in the place of another may be older than that.
+            of(metadata.mtime(), metadata.mtime_nsec()).max(of(metadata.ctime(), metadata.ctime_nsec()))
         });
         let pending = Pending { database: &database.path, wal: &wal, state: state.as_ref() };
         let wal_bytes = std::fs::metadata(&wal).ok().map(|metadata| metadata.len());
@@ -230,7 +232,8 @@ impl Pending<'_> {
         let place = self.state.and_then(|state| state.place);
         match (present, place) {
             (Some((salt, frames)), Some(place)) if place.salt == salt => {
-                return Some(frames.saturating_sub(place.frames.into()));
+                // One that is shorter than what was confirmed was set back.
+                return frames.checked_sub(place.frames.into());
             }
             (Some((_, frames)), _) if frames > 0 => return Some(frames),
             _ => {}
