@@ -38,7 +38,9 @@ enum Goal {
     Txid(Txid),
     /// So many frames of this WAL, and all before it.
     Frames(Salt, u32),
-    /// What is in the database file.
+    /// What is in the database file, beside a WAL that was empty.
+    Empty,
+    /// What is there, of which the index of the WAL does not tell.
     Rest,
 }
 
@@ -78,9 +80,11 @@ async fn wait(args: &args::Wait, format: Format) -> Result<Waited> {
                 return Err(Failure::invalid(format!("there is no `{}`", database.path.display())).into());
             }
             // First of all: what is committed from here on is not waited for.
-            let present = index(&database.path).filter(|index| index.max_frame > 0);
-            let frames = present.map(|index| Goal::Frames(index.salt, index.max_frame));
-            let goal = txid.map(Goal::Txid).or(frames).unwrap_or(Goal::Rest);
+            let present = index(&database.path).map(|index| match index.max_frame {
+                0 => Goal::Empty,
+                frames => Goal::Frames(index.salt, frames),
+            });
+            let goal = txid.map(Goal::Txid).or(present).unwrap_or(Goal::Rest);
             let stores = Stores::default();
             let places = database.destinations.iter().map(|to| anyhow::Ok(stores.open(to)?.identity()));
             let places = places.collect::<Result<_>>()?;
@@ -156,9 +160,9 @@ fn covers(database: &Database, state: &State, goal: &Goal) -> bool {
         (Goal::Frames(salt, frames), Some(place)) if place.salt == *salt => place.frames >= *frames,
         // A WAL begins anew only when all of the one before is captured, and captures are confirmed in their order.
         (Goal::Frames(..), Some(_)) => true,
-        // It was empty, and what is in it has come since.
-        (Goal::Rest, Some(_)) => true,
-        (_, None) => Look::at(database, &SystemClock).is_confirmed(),
+        // What is in it has come since.
+        (Goal::Empty, Some(_)) => true,
+        (Goal::Rest, Some(_)) | (_, None) => Look::at(database, &SystemClock).is_confirmed(),
     }
 }
 
