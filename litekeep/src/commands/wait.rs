@@ -1,7 +1,9 @@
 //! `litekeep wait`: until what was committed is in the backup, or what was told of is in a live copy.
 //!
-//! It reads what the replicator and the follower keep beside the files, and asks nobody.
+//! It reads what the replicator and the follower keep beside the files, and asks nobody: a backup that somebody deleted since it was
+//! confirmed is not missed.
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,13 +11,14 @@ use anyhow::{Context as _, Result};
 use litekeep_env::SystemClock;
 use litekeep_ltx::{Salt, Txid};
 use litekeep_replica::State as Replica;
-use litekeep_replicate::local::{MetaDir, State, StateFile};
+use litekeep_replicate::capture::Place;
+use litekeep_replicate::local::{MetaDir, Places, State, StateFile};
 use serde::Serialize;
 
 use super::status::live::{Look, index};
 use crate::args;
 use crate::report::{self, Failure, Format, Kind, Outcome};
-use crate::settings::{Database, database};
+use crate::settings::{Database, Stores, database};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -35,13 +38,16 @@ enum Goal {
     Txid(Txid),
     /// So many frames of this WAL, and all before it.
     Frames(Salt, u32),
-    /// What is in the database file.
+    /// What is in the database file, beside a WAL that was empty.
+    Empty,
+    /// What is there, of which the index of the WAL does not tell.
     Rest,
 }
 
 /// Whose position is looked at.
 enum Subject {
-    Database(Box<Database>),
+    /// With the identities of its backups.
+    Database(Box<Database>, Vec<String>),
     Copy(PathBuf),
 }
 
@@ -74,10 +80,15 @@ async fn wait(args: &args::Wait, format: Format) -> Result<Waited> {
                 return Err(Failure::invalid(format!("there is no `{}`", database.path.display())).into());
             }
             // First of all: what is committed from here on is not waited for.
-            let present = index(&database.path).filter(|index| index.max_frame > 0);
-            let frames = present.map(|index| Goal::Frames(index.salt, index.max_frame));
-            let goal = txid.map(Goal::Txid).or(frames).unwrap_or(Goal::Rest);
-            (Subject::Database(Box::new(database)), goal)
+            let present = index(&database.path).map(|index| match index.max_frame {
+                0 => Goal::Empty,
+                frames => Goal::Frames(index.salt, frames),
+            });
+            let goal = txid.map(Goal::Txid).or(present).unwrap_or(Goal::Rest);
+            let stores = Stores::default();
+            let places = database.destinations.iter().map(|to| anyhow::Ok(stores.open(to)?.identity()));
+            let places = places.collect::<Result<_>>()?;
+            (Subject::Database(Box::new(database), places), goal)
         }
     };
     loop {
@@ -97,7 +108,7 @@ async fn wait(args: &args::Wait, format: Format) -> Result<Waited> {
 impl Subject {
     fn path(&self) -> &Path {
         match self {
-            Subject::Database(database) => &database.path,
+            Subject::Database(database, _) => &database.path,
             Subject::Copy(path) => path,
         }
     }
@@ -109,9 +120,12 @@ impl Subject {
                 let held = Replica::read(path).and_then(|copy| copy.held).map(|held| held.txid);
                 (held, matches!(goal, Goal::Txid(txid) if held >= Some(*txid)))
             }
-            Subject::Database(database) => {
+            Subject::Database(database, places) => {
                 let state = StateFile::peek(&database.meta_dir.join("state"));
-                let is_there = state.as_ref().is_some_and(|state| covers(database, state, goal));
+                let known = Places::read(&database.meta_dir);
+                let is_configured = places.iter().any(|place| known.is_current(place));
+                let is_there =
+                    is_configured && state.as_ref().is_some_and(|state| covers(database, state, goal));
                 (state.map(|state| state.txid), is_there)
             }
         }
@@ -122,7 +136,7 @@ impl Subject {
     fn require_somebody(&self) -> Result<(), Failure> {
         let path = self.path().display();
         let (pid, command) = match self {
-            Subject::Database(database) => {
+            Subject::Database(database, _) => {
                 (MetaDir::claimed_by(&database.meta_dir, &database.path), "replicate")
             }
             Subject::Copy(path) => (Replica::read(path).and_then(|copy| copy.follower_pid), "follow"),
@@ -140,14 +154,24 @@ impl Subject {
 
 /// Whether the backup has all of it.
 fn covers(database: &Database, state: &State, goal: &Goal) -> bool {
-    match (goal, state.place) {
+    let place = state.place.filter(|place| place.frames > 0 && is_here(database, *place));
+    match (goal, place) {
         (Goal::Txid(txid), _) => state.txid >= *txid,
         (Goal::Frames(salt, frames), Some(place)) if place.salt == *salt => place.frames >= *frames,
         // A WAL begins anew only when all of the one before is captured, and captures are confirmed in their order.
-        (Goal::Frames(..), Some(place)) => {
-            index(&database.path).is_some_and(|index| index.salt == place.salt)
-        }
-        (Goal::Frames(..), None) => false,
-        (Goal::Rest, _) => Look::at(database, &SystemClock).is_confirmed(),
+        (Goal::Frames(..), Some(_)) => true,
+        // What is in it has come since.
+        (Goal::Empty, Some(_)) => true,
+        (Goal::Rest, Some(_)) | (_, None) => Look::at(database, &SystemClock).is_confirmed(),
+    }
+}
+
+/// Whether a place is in the WAL of now: a file or a volume that was set back has another past.
+fn is_here(database: &Database, place: Place) -> bool {
+    let Some(index) = index(&database.path).filter(|index| index.salt == place.salt) else { return false };
+    match place.frames.cmp(&index.max_frame) {
+        Ordering::Less => true,
+        Ordering::Equal => place.checksum == index.frame_checksum,
+        Ordering::Greater => false,
     }
 }

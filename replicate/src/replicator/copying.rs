@@ -147,6 +147,7 @@ async fn copy_what_lacks(db: &Arc<Database>, nth: usize) -> Result<(), Error> {
     }
     mend(db, nth).await?;
     let mut destinations = db.destinations();
+    destinations[best].note_silence(false);
     let others = destinations.iter().enumerate().filter(|(i, _)| *i != nth);
     let queued: Vec<Arc<Segment>> = others.flat_map(|(_, d)| d.queue.iter().cloned()).collect();
     let most = most_durable(&destinations, nth);
@@ -185,7 +186,7 @@ async fn copy(db: &Arc<Database>, from: &Store, nth: usize, file: &FileRef) -> R
 }
 
 /// Whether a file is of level 0 and this replicator wrote it.
-async fn is_ours(db: &Arc<Database>, store: &Store, file: &FileRef) -> Result<bool, Error> {
+pub(super) async fn is_ours(db: &Arc<Database>, store: &Store, file: &FileRef) -> Result<bool, Error> {
     Ok(file.level == 0 && store.header(file).await?.node == db.local()?.writer)
 }
 

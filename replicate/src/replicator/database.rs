@@ -74,8 +74,10 @@ pub(crate) struct Work {
     pub(crate) last: Option<Txid>,
     /// The next look must put something, so that the log has a level-0 file of ours.
     pub(crate) must_put: bool,
-    /// A snapshot of what has been captured is about to be read: until then nothing is captured.
+    /// A snapshot of what has been captured is being made: meanwhile nothing is captured, and nothing begins again.
     pub(super) is_cut: bool,
+    /// How often everything was to begin again.
+    pub(super) begun_again: u64,
     pub(crate) last_reset: Option<Instant>,
     /// At which size of the WAL the next one begins, once there was one.
     pub(super) reset_at: Option<u64>,
@@ -89,6 +91,14 @@ pub(crate) struct Work {
     pub(super) is_over_limit: bool,
     /// Page 1 does not say whether the file is an older copy: the pages that differ may.
     pub(super) may_be_older: bool,
+}
+
+impl Work {
+    /// The next step begins again.
+    fn forget_capture(&mut self) {
+        self.capture = None;
+        self.begun_again += 1;
+    }
 }
 
 pub(crate) struct Database {
@@ -425,7 +435,7 @@ impl Database {
 
     /// Lists the logs and brings everything in step with them, as at a start.
     pub(super) fn begin_again(self: &Arc<Self>) {
-        self.work().capture = None;
+        self.work().forget_capture();
         self.wake();
     }
 
@@ -467,7 +477,7 @@ impl Database {
         }
         if e.kind() == Kind::Internal {
             // Nothing in memory can be believed: begin again from what is confirmed.
-            self.work().capture = None;
+            self.work().forget_capture();
         }
         self.set_status(|s| {
             s.phase = phase;
@@ -495,10 +505,17 @@ impl Database {
     }
 
     /// One look: begin where necessary, capture, and hand over to the destinations.
-    async fn step(self: Arc<Self>) -> Result<Step, Error> {
+    pub(super) async fn step(self: Arc<Self>) -> Result<Step, Error> {
         let file = std::fs::metadata(&self.settings.path).ok().filter(|m| m.is_file() && m.len() > 0);
         let is_former = |c: &Capture| file.as_ref().is_none_or(|file| !c.files().is(file));
-        if self.work().capture.as_ref().is_some_and(is_former) {
+        let (is_cut, is_former) = {
+            let work = self.work();
+            (work.is_cut, work.capture.as_ref().is_some_and(is_former))
+        };
+        if is_cut {
+            return Ok(Step::MustDrain);
+        }
+        if is_former {
             self.part_from_former(file.is_some()).await;
         }
         if file.is_none() {
@@ -507,7 +524,11 @@ impl Database {
             return Ok(Step::Absent);
         }
         self.waiting.store(false, SeqCst);
-        if self.work().capture.is_none() {
+        let (is_cut, is_none) = {
+            let work = self.work();
+            (work.is_cut, work.capture.is_none())
+        };
+        if is_none && !is_cut {
             // What was captured of the former file goes first: page checksums know only what is confirmed. Once one
             // destination has it, the others copy it from there.
             if !self.destinations().iter().any(|d| !d.lags && d.queue.is_empty()) {

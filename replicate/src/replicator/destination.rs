@@ -86,6 +86,7 @@ impl Destination {
         self.log.insert(FileRef { level, name, size, modified_ms: timestamp_ms });
         self.times.insert(level, name, timestamp_ms);
         self.durable = self.durable.max(Some(name.max));
+        self.silent_since = None;
         self.store.expect_log(true);
     }
 

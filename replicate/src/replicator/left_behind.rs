@@ -5,19 +5,18 @@
 //! contents, and they go on as if nothing had been. Only a start cannot know what waits there (the database may have changed since),
 //! and takes the number after all that were given ([`start`](super::start)).
 
-use super::database::{Database, Work};
+use super::copying::is_ours;
+use super::database::{Database, Local, Work, lock};
 use super::destination::{Destination, Standing};
 use super::look::Step;
 use super::places::is_restorable;
-use super::shipping::forget_all_spooled;
 use super::start::{encode_pages, keep_parents};
-use crate::capture::{Frames, Segment, Stamp};
+use crate::capture::{Capture, Frames, Segment, Stamp};
 use crate::{Error, Kind};
-use litekeep_format::diff::ParentMap;
 use litekeep_ltx::{FileName, Header, Txid};
 use litekeep_store::plan::{self, Goal};
-use litekeep_store::{SNAPSHOT_LEVEL, Store, StreamWriter};
-use std::sync::Arc;
+use litekeep_store::{FileRef, SNAPSHOT_LEVEL, Store, StreamWriter};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 impl Destination {
@@ -32,33 +31,78 @@ impl Destination {
     }
 }
 
+/// What a snapshot is to end with. While it is made, [`Work::is_cut`] keeps everybody from capturing and from beginning again.
+struct Cut {
+    capture: Capture,
+    local: Arc<Local>,
+    stamp: Stamp,
+    /// What waits for the others up to there, in its order.
+    waiting: Vec<Arc<Segment>>,
+    /// How often everything had been begun again.
+    begun_again: u64,
+}
+
 /// Snapshots the database for a destination that cannot copy what it lacks.
 ///
 /// # Errors
-/// `why` it cannot, when the others are not given up; those of the snapshot.
+/// `why` it cannot, when the others are not given up, or what is there is not known to be this database's; those of the snapshot.
 pub(super) async fn go_on(db: &Arc<Database>, nth: usize, why: Error) -> Result<(), Error> {
-    if !are_given_up(db, nth).await {
+    if !are_given_up(db, nth).await || !is_own(db, nth).await {
         return Err(why);
     }
     let this = db.clone();
     let cut = db.run_blocking(move || this.cut(nth)).await?;
-    let Some((stamp, waiting)) = cut else { return Err(why) };
-    let put = put(db, nth, stamp, waiting).await;
-    // Whatever ended it before the pages had been read.
-    db.work().is_cut = false;
-    if put.is_err() {
-        let local = db.local()?;
+    let Some(Cut { capture, local, stamp, waiting, begun_again }) = cut else { return Err(why) };
+    // It comes back also where the encoder fails.
+    let capture = Arc::new(Mutex::new(capture));
+    let snapshot = put(db, nth, &capture, stamp).await;
+    let mut work = db.work();
+    work.is_cut = false;
+    let confirmed = snapshot.and_then(|(header, size)| {
+        db.may_go_on()?;
+        if work.begun_again != begun_again {
+            return Err(Error::new(Kind::Unavailable, "the logs are listed again"));
+        }
+        waiting.iter().try_for_each(|segment| db.confirmed(&local, segment))?;
         let mut destinations = db.destinations();
-        let left = std::mem::take(&mut destinations[nth].queue);
-        destinations[nth].lags = true;
-        forget_all_spooled(&local, &destinations, left);
+        let d = &mut destinations[nth];
+        d.landed(SNAPSHOT_LEVEL, FileName::from(&header), size, header.timestamp_ms);
+        (d.failures, d.error, d.standing, d.lags) = (0, None, Standing::Joined, false);
+        Ok(())
+    });
+    if work.begun_again == begun_again
+        && let Some(capture) = Arc::into_inner(capture)
+    {
+        // Not when another writer has taken over meanwhile, or everything ends.
+        let capture = capture.into_inner().unwrap_or_else(PoisonError::into_inner);
+        _ = db.take_up(&mut work, capture);
     }
-    put
+    drop(work);
+    // For what was committed meanwhile.
+    db.wake();
+    confirmed?;
+    db.keep_to_places(&local)
+}
+
+/// Whether a destination has a log that this replicator has written, or nothing yet.
+async fn is_own(db: &Arc<Database>, nth: usize) -> bool {
+    let (store, newest) = {
+        let destinations = db.destinations();
+        let d = &destinations[nth];
+        if d.standing == Standing::Unlisted {
+            return false;
+        }
+        (d.store.clone(), d.log.newest_l0().cloned())
+    };
+    match newest {
+        Some(file) => is_ours(db, &store, &file).await.unwrap_or(false),
+        None => true,
+    }
 }
 
 /// Whether none of the destinations that have everything shows a file with which a restore would begin.
 async fn are_given_up(db: &Arc<Database>, nth: usize) -> bool {
-    let others: Vec<(usize, Store, Option<litekeep_store::FileRef>)> = {
+    let others: Vec<(usize, Store, Option<FileRef>)> = {
         let destinations = db.destinations();
         let others = destinations.iter().enumerate().filter(|(i, d)| *i != nth && !d.lags);
         let first =
@@ -79,9 +123,8 @@ async fn are_given_up(db: &Arc<Database>, nth: usize) -> bool {
 }
 
 impl Database {
-    /// Captures all there is, and nothing more until a snapshot of that has been read for a destination. Returns what the snapshot
-    /// ends with, and what waits for the others up to there. `None`: not now.
-    fn cut(self: &Arc<Self>, nth: usize) -> Result<Option<(Stamp, Vec<Arc<Segment>>)>, Error> {
+    /// Captures all there is, and takes the capture away. `None`: not now.
+    fn cut(self: &Arc<Self>, nth: usize) -> Result<Option<Cut>, Error> {
         let mut work = self.work();
         let Some(local) = work.local.clone() else { return Ok(None) };
         let Work { capture: Some(capture), .. } = &mut *work else { return Ok(None) };
@@ -91,65 +134,53 @@ impl Database {
             return Ok(None);
         }
         let Some(last) = work.last else { return Ok(None) };
-        let destinations = self.destinations();
-        let mut waiting: Vec<Arc<Segment>> =
-            destinations.iter().flat_map(|d| d.queue.iter().filter(|s| s.txid() <= last).cloned()).collect();
-        waiting.sort_by_key(|s| s.txid());
-        waiting.dedup_by_key(|s| s.txid());
+        let waiting = {
+            let destinations = self.destinations();
+            let all = destinations.iter().flat_map(|d| d.queue.iter().filter(|s| s.txid() <= last).cloned());
+            let mut waiting: Vec<Arc<Segment>> = all.collect();
+            waiting.sort_by_key(|s| s.txid());
+            waiting.dedup_by_key(|s| s.txid());
+            waiting
+        };
         let confirmed = local.state().filter(|s| s.txid == last).map(|s| s.captured_ms);
         let captured = waiting.last().map(|s| s.header.timestamp_ms);
         let Some(timestamp_ms) = confirmed.or(captured) else { return Ok(None) };
-        let d = &destinations[nth];
+        let Some(capture) = work.capture.take() else { return Ok(None) };
         tracing::warn!(
             path = %self.settings.path.display(),
             "the log at {} lacks what only a place that does not answer has: it goes on with a snapshot at transaction {last}",
-            d.store.place()
+            self.destinations()[nth].store.place()
         );
         work.is_cut = true;
-        Ok(Some((Stamp { txid: last, writer: local.writer, timestamp_ms }, waiting)))
-    }
-
-    /// Encodes what was captured; from there on the destination gets what follows.
-    fn encode_captured(
-        self: &Arc<Self>,
-        nth: usize,
-        stamp: Stamp,
-        to: &mut StreamWriter,
-    ) -> Result<(Header, u64, Option<ParentMap>), Error> {
-        let mut work = self.work();
-        let Work { capture: Some(capture), .. } = &mut *work else {
-            return Err(Error::new(Kind::Unavailable, "the database is begun again"));
-        };
-        let Some(pages) = capture.captured_pages()? else {
-            return Err(Error::new(Kind::Unavailable, "the state that was captured cannot be read any more"));
-        };
-        let encoded = encode_pages(self, &pages, stamp, to, |_, _| self.may_go_on())?;
-        work.is_cut = false;
-        self.destinations()[nth].lags = false;
-        Ok(encoded)
+        let stamp = Stamp { txid: last, writer: local.writer, timestamp_ms };
+        Ok(Some(Cut { capture, local, stamp, waiting, begun_again: work.begun_again }))
     }
 }
 
-async fn put(db: &Arc<Database>, nth: usize, stamp: Stamp, waiting: Vec<Arc<Segment>>) -> Result<(), Error> {
+/// Puts the state that was captured.
+async fn put(
+    db: &Arc<Database>,
+    nth: usize,
+    capture: &Arc<Mutex<Capture>>,
+    stamp: Stamp,
+) -> Result<(Header, u64), Error> {
     let store = db.destinations()[nth].store.clone();
     let name = FileName { min: Txid::FIRST, max: stamp.txid };
     let expected = std::fs::metadata(&db.settings.path).map_or(0, |m| m.len());
-    let this = db.clone();
-    let encode = move |to: &mut StreamWriter| this.encode_captured(nth, stamp, to);
+    let (this, capture) = (db.clone(), capture.clone());
+    let encode = move |to: &mut StreamWriter| {
+        let mut capture = lock(&capture);
+        let Some(mut pages) = capture.captured_pages()? else {
+            return Err(Error::new(Kind::Unavailable, "more has been committed since what was captured"));
+        };
+        // The same bytes also when the WAL has begun anew before the next try.
+        pages.place = None;
+        encode_pages(&this, &pages, stamp, to, |_, _| this.may_go_on())
+    };
     let put = store.put_from(SNAPSHOT_LEVEL, name, stamp.timestamp_ms, Some(expected), encode);
     let ((header, size, parents), _) = put.await?;
     keep_parents(db, &store, stamp.txid, parents).await;
-    let local = db.local()?;
-    for segment in &waiting {
-        db.confirmed(&local, segment)?;
-    }
-    {
-        let mut destinations = db.destinations();
-        let d = &mut destinations[nth];
-        d.landed(SNAPSHOT_LEVEL, name, size, header.timestamp_ms);
-        (d.failures, d.error, d.standing) = (0, None, Standing::Joined);
-    }
-    db.keep_to_places(&local)
+    Ok((header, size))
 }
 
 #[cfg(test)]
@@ -267,6 +298,75 @@ mod tests {
         for nth in [0, 1] {
             assert_holds(&db, nth, dir.path()).await;
         }
+    }
+
+    /// The only thread of the runtime waited for the snapshot, which waited for it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn everything_else_goes_on_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let (app, db) = left_behind(dir.path()).await;
+        app.execute_batch("INSERT INTO t VALUES(randomblob(30000000))").unwrap();
+        let snapshot = tokio::spawn({
+            let db = db.clone();
+            async move { catch_up(&db, 1).await }
+        });
+        let mut rounds = 0;
+        while !snapshot.is_finished() {
+            app.execute("INSERT INTO t VALUES('meanwhile')", []).unwrap();
+            db.awake.store(false, SeqCst);
+            db.wake();
+            db.maintain().await;
+            db.capture_present().await;
+            rounds += 1;
+            assert!(rounds < 6000, "it does not end");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        snapshot.await.unwrap().unwrap();
+        db.destinations()[1].shipping = false;
+        std::fs::rename(dir.path().join("away"), dir.path().join("first")).unwrap();
+        assert!(db.sync().await);
+        for nth in [0, 1] {
+            assert_holds(&db, nth, dir.path()).await;
+        }
+    }
+
+    /// A number would have got two contents.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_is_captured_and_nothing_begins_while_it_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let (app, db) = left_behind(dir.path()).await;
+        let cut = db.cut(1).unwrap().unwrap();
+        app.execute("INSERT INTO t VALUES('afterwards')", []).unwrap();
+        assert!(matches!(db.look().unwrap(), Step::MustDrain));
+        assert!(matches!(db.clone().step().await.unwrap(), Step::MustDrain));
+        db.last_look().unwrap();
+        assert_eq!(last(&db), Some(cut.stamp.txid));
+        // What has been begun again since is another matter.
+        db.begin_again();
+        assert_ne!(db.work().begun_again, cut.begun_again);
+    }
+
+    /// A disk that is not mounted shows an empty folder.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_goes_to_where_nothing_is_left_of_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_app, db) = left_behind(dir.path()).await;
+        db.destinations()[1].standing = Standing::Unlisted;
+        std::fs::rename(dir.path().join("second"), dir.path().join("mounted")).unwrap();
+        std::fs::create_dir(dir.path().join("second")).unwrap();
+        catch_up(&db, 1).await.unwrap_err();
+        assert_eq!(std::fs::read_dir(dir.path().join("second")).unwrap().count(), 0);
+    }
+
+    /// A short outage counted from an earlier one.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_has_answered_is_not_silent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_app, db) = left_behind(dir.path()).await;
+        let d = &mut db.destinations()[0];
+        d.note_silence(true);
+        d.landed(0, FileName { min: Txid::FIRST, max: Txid::FIRST }, 1, 0);
+        assert_eq!(d.silent_since, None);
     }
 
     /// One that answers is waited for, however long it takes.

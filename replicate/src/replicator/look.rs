@@ -146,11 +146,11 @@ impl Database {
     }
 
     pub(super) fn capture(self: &Arc<Self>, work: &mut Work, frames: &mut Frames) -> Result<Step, Error> {
-        if work.capture.is_none() {
-            return Ok(Step::Absent);
-        }
         if work.is_cut {
             return Ok(Step::MustDrain);
+        }
+        if work.capture.is_none() {
+            return Ok(Step::Absent);
         }
         let stamp = self.next_stamp(work);
         let local = work.local.clone().expect("set when the capture was");

@@ -22,8 +22,9 @@ impl Database {
         self.set_status(|s| s.commits += u64::from(segment.commits));
         let mut destinations = self.destinations();
         let local = work.local.as_ref().expect("set when the capture was");
-        let left = leave_to_copying(&mut destinations);
-        forget_all_spooled(local, &destinations, left);
+        for left in leave_to_copying(&mut destinations) {
+            forget_spooled(local, &destinations, &left);
+        }
         let waiting =
             destinations.iter().filter(|d| !d.lags).map(Destination::waiting_bytes).max().unwrap_or(0);
         let mut segment = Arc::new(segment);
@@ -307,14 +308,6 @@ fn forget_spooled(local: &Local, destinations: &[Destination], segment: &Segment
     {
         tracing::warn!("a file that is in the store stays in the spool: {e}");
     }
-}
-
-pub(super) fn forget_all_spooled(
-    local: &Local,
-    destinations: &[Destination],
-    segments: impl IntoIterator<Item = Arc<Segment>>,
-) {
-    segments.into_iter().for_each(|segment| forget_spooled(local, destinations, &segment));
 }
 
 /// A destination that is far behind another does not fill the local disk: it copies from the other one later. Returns what

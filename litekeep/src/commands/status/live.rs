@@ -21,6 +21,10 @@ use crate::settings::Database;
 /// How long beyond twice its upload interval a replicator may be behind before it counts as stuck.
 const GRACE_MS: i64 = 10_000;
 
+/// How often an index that is not valid is read again, and what lies between the later half of these tries.
+const INDEX_TRIES: u32 = 200;
+const INDEX_PAUSE: Duration = Duration::from_millis(2);
+
 /// One look, as it is printed.
 #[derive(Debug, Serialize)]
 pub(super) struct Live {
@@ -183,7 +187,9 @@ impl Look {
         let replicator_pid = MetaDir::claimed_by(&database.meta_dir, &database.path);
         let modified_ms = metadata.as_ref().map(|metadata| {
             use std::os::unix::fs::MetadataExt;
-            metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000
+            let of = |seconds: i64, nanoseconds: i64| seconds * 1000 + nanoseconds / 1_000_000;
+            // A file that was put in the place of another may be older than that.
+            of(metadata.mtime(), metadata.mtime_nsec()).max(of(metadata.ctime(), metadata.ctime_nsec()))
         });
         let pending = Pending { database: &database.path, wal: &wal, state: state.as_ref() };
         let wal_bytes = std::fs::metadata(&wal).ok().map(|metadata| metadata.len());
@@ -230,7 +236,8 @@ impl Pending<'_> {
         let place = self.state.and_then(|state| state.place);
         match (present, place) {
             (Some((salt, frames)), Some(place)) if place.salt == salt => {
-                return Some(frames.saturating_sub(place.frames.into()));
+                // One that is shorter than what was confirmed was set back.
+                return frames.checked_sub(place.frames.into());
             }
             (Some((_, frames)), _) if frames > 0 => return Some(frames),
             _ => {}
@@ -254,12 +261,18 @@ impl Pending<'_> {
 
 pub(in crate::commands) fn index(database: &Path) -> Option<WalIndexHeader> {
     let mut bytes = [0; WalIndexHeader::LEN];
-    // Caught in the middle of a commit the header is not valid; the next moment it is.
-    (0..10).find_map(|_| {
+    // Caught in the middle of a commit the header is not valid. The next moment it is, if its writer has a core then.
+    for nth in 0..INDEX_TRIES {
         let mut file = File::open(sibling(database, "-shm")).ok()?;
         file.read_exact(&mut bytes).ok()?;
-        WalIndexHeader::parse(&bytes)
-    })
+        if let Some(index) = WalIndexHeader::parse(&bytes) {
+            return Some(index);
+        }
+        if nth > INDEX_TRIES / 2 {
+            std::thread::sleep(INDEX_PAUSE);
+        }
+    }
+    None
 }
 
 /// How many bytes of a WAL are in use: the file keeps its size after a reset.
