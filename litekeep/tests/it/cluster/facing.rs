@@ -136,7 +136,8 @@ fn clients_of_the_proxies_go_anywhere_and_lose_nothing() {
         client.join().unwrap_or_else(|_| panic!("{}", cluster.said()));
     }
     cluster.settle();
-    let last = NODES.map(|node| cluster.path(node, "final.db")).into_iter().find(|path| path.exists()).unwrap();
+    let last =
+        NODES.map(|node| cluster.path(node, "final.db")).into_iter().find(|path| path.exists()).unwrap();
     let last = Connection::open(last).unwrap();
     let mut posts = last.prepare("SELECT id FROM posts").unwrap();
     let all: Vec<String> = posts.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
