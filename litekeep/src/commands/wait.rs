@@ -20,6 +20,8 @@ use crate::args;
 use crate::report::{self, Failure, Format, Kind, Outcome};
 use crate::settings::{Database, Stores, database};
 
+/// So long nobody need be there who works on it.
+const GRACE: Duration = Duration::from_secs(2);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -95,7 +97,10 @@ async fn wait(args: &args::Wait, format: Format) -> Result<Waited> {
         let (txid, is_there) = subject.look(&goal);
         let is_over = begun.elapsed() >= args.timeout;
         if !is_there && !is_over {
-            subject.require_somebody()?;
+            // One that has just been started is not there yet.
+            if begun.elapsed() >= GRACE {
+                subject.require_somebody()?;
+            }
             tokio::time::sleep(PAUSE).await;
             continue;
         }
