@@ -5,6 +5,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod copy;
+pub(crate) mod demo;
 pub(crate) mod follow;
 pub(crate) mod graduate;
 mod single_dash;
@@ -116,10 +117,10 @@ pub(crate) enum Command {
     /// Change the schema by numbered files of SQL, each run once and under a guard
     Migrate(Migrate),
     /// Make a bank in a temporary folder, lose it under load, bring it back, and check every account
-    Demo(Demo),
+    Demo(demo::Demo),
     /// One writer of the demo
     #[command(hide = true)]
-    DemoWriter(DemoWriter),
+    DemoWriter(demo::DemoWriter),
     /// Print the versions of litekeep and of its SQLite
     Version,
 }
@@ -729,24 +730,6 @@ pub(crate) struct Verify {
     /// Seconds to wait until the backup has the last commits
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) patience: u64,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Demo {
-    /// Seconds of load before the database is deleted
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
-    pub(crate) seconds: u64,
-    /// Leave the folder where it is, to look around in it
-    #[arg(long)]
-    pub(crate) keep: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct DemoWriter {
-    /// The bank
-    pub(crate) database: PathBuf,
-    /// Which of the writers this is
-    pub(crate) writer: u32,
 }
 
 /// What SQLite checks.
