@@ -5,17 +5,18 @@
 
 pub(crate) mod cluster;
 pub(crate) mod copy;
+pub(crate) mod demo;
 pub(crate) mod follow;
 pub(crate) mod graduate;
 mod single_dash;
 pub(crate) mod sync;
+pub(crate) mod wait;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use litekeep_ltx::{Point, Txid};
+use litekeep_ltx::Point;
 use litekeep_replicate::restore::DEFAULT_PARALLELISM;
 use litekeep_schema::migrations::{Convention, HARMS};
 
@@ -115,14 +116,14 @@ pub(crate) enum Command {
     /// Restore into a scratch folder and compare each page with the live database; exit code 1 when one differs
     Verify(Verify),
     /// Wait until what is committed now is in the backup; exit code 1 when it is not in time
-    Wait(Wait),
+    Wait(wait::Wait),
     /// Change the schema by numbered files of SQL, each run once and under a guard
     Migrate(Migrate),
     /// Make a bank in a temporary folder, lose it under load, bring it back, and check every account
-    Demo(Demo),
+    Demo(demo::Demo),
     /// One writer of the demo
     #[command(hide = true)]
-    DemoWriter(DemoWriter),
+    DemoWriter(demo::DemoWriter),
     /// Print the versions of litekeep and of its SQLite
     Version,
 }
@@ -732,39 +733,6 @@ pub(crate) struct Verify {
     /// Seconds to wait until the backup has the last commits
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) patience: u64,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Wait {
-    #[command(flatten)]
-    pub(crate) config: ConfigArgs,
-    /// The database, or with --txid also a live copy of it
-    #[arg(value_name = "DB")]
-    pub(crate) target: PathBuf,
-    /// Until this transaction is there [default: everything that is committed now]
-    #[arg(long, value_name = "TXID")]
-    pub(crate) txid: Option<Txid>,
-    /// For so long
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = litekeep_config::parse_duration)]
-    pub(crate) timeout: Duration,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Demo {
-    /// Seconds of load before the database is deleted
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
-    pub(crate) seconds: u64,
-    /// Leave the folder where it is, to look around in it
-    #[arg(long)]
-    pub(crate) keep: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct DemoWriter {
-    /// The bank
-    pub(crate) database: PathBuf,
-    /// Which of the writers this is
-    pub(crate) writer: u32,
 }
 
 /// What SQLite checks.

@@ -152,7 +152,7 @@ impl Tail {
     ///
     /// # Errors
     /// `Invalid` when it is of another one.
-    async fn is_of(&self, held: &Held) -> Result<bool, Error> {
+    pub(crate) async fn is_of(&self, held: &Held) -> Result<bool, Error> {
         let name = FileName { min: held.txid, max: held.txid };
         if let Some(file) = self.store.find(0, name).await? {
             return self.ends_with(&file, held).await;

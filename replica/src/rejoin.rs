@@ -8,7 +8,7 @@ use crate::comparison::sum_of;
 use crate::follower::{Follower, Options};
 use crate::fork::{Draft, Fork};
 use crate::log::{Between, Tail};
-use crate::position::{Held, Mark, Position};
+use crate::position::{Doing, Held, Mark, Position};
 use crate::promotion::forget_state;
 use crate::replica::Replica;
 use crate::start::{blocking, sums_of};
@@ -72,19 +72,22 @@ pub async fn is_source_of(store: &Store, path: &Path) -> Result<bool, Error> {
 }
 
 /// Makes a copy of what stands there and goes on with it: of a database that transactions came from, or a copy into which somebody
-/// has written. What it has beyond the log is kept. Call from within the runtime.
+/// has written. What it has beyond the log is kept. `has_led`: a file that never had to do with the log was made while this node led, and is
+/// kept as a whole. Call from within the runtime.
 ///
 /// # Errors
 /// `Invalid` for a database that never had to do with this log; those of the store and the disk.
 pub async fn rejoin(
     store: &Store,
     path: &Path,
+    has_led: bool,
     options: Options,
     progress: &dyn Progress,
 ) -> Result<(Follower, Option<Fork>), Error> {
     let path = real(path);
     let meta_dir = MetaDir::default_path(&path);
     match Standing::of(&path) {
+        Standing::Unknown if has_led => return give_up_unknown(store, &path, options, progress).await,
         Standing::Source if path.exists() => return leave(store, &path, options, progress).await,
         Standing::Source => {
             let (at, command) = (path.clone(), options.command.clone());
@@ -104,12 +107,23 @@ pub async fn rejoin(
         Standing::Absent | Standing::Unknown => {}
     }
     match Follower::open(store, &path, options.clone(), progress).await {
+        // A kill came while it was given up.
+        Err(e) if e.kind() == Kind::Invalid && has_led && is_given_up(&path) => {
+            tracing::warn!("{e}");
+            give_up_unknown(store, &path, options, progress).await
+        }
         Err(e) if e.kind() == Kind::Invalid && is_ours_with_more(&path) => {
             tracing::warn!("{e}");
             take_back(store, &path, options).await
         }
         opened => Ok((opened?, None)),
     }
+}
+
+/// It is on the way to a state of the log, and has another one.
+fn is_given_up(path: &Path) -> bool {
+    let doing = Position::peek(&MetaDir::default_path(path)).and_then(|position| position.doing);
+    matches!(doing, Some((Doing::Patch, _))) && path.exists()
 }
 
 /// A copy of a known state, in which something is otherwise.
@@ -124,8 +138,12 @@ async fn take_back(store: &Store, path: &Path, options: Options) -> Result<(Foll
     let replica = blocking(move || Replica::claim(&at, &command)).await?;
     let gone = || Error::new(Kind::Internal, "the copy has no state");
     let held = replica.position.held.ok_or_else(gone)?;
-    let state = log_state::open(store, Goal::Txid(held.txid)).await?;
     let mut follower = Follower::new(Tail::new(store, &options.command), replica, options);
+    if !follower.tail.is_of(&held).await? {
+        let why = format!("no file of the log ends with transaction {}, which the copy has", held.txid);
+        return Err(Error::new(Kind::Invalid, why));
+    }
+    let state = log_state::open(store, Goal::Txid(held.txid)).await?;
     let fork = go_back(&mut follower, held, state).await?;
     follower.with(Replica::begin_work).await?;
     Ok((follower, fork))
@@ -171,13 +189,7 @@ async fn leave(
                 .await?;
             go_back(&mut follower, held, at_common).await?
         }
-        None => {
-            let (page_size, txid) = (state.page_size, common);
-            let fork = follower.with(move |replica| replica.keep_whole(txid, page_size)).await?;
-            follower.begin_at(common, &state);
-            follower.patch("the state before is gone from the log", true, progress).await?;
-            Some(fork)
-        }
+        None => Some(give_up(&mut follower, common, progress).await?),
     };
     note_source(&meta_dir, &url)?;
     let kept = fork.clone();
@@ -195,6 +207,30 @@ async fn leave(
     blocking(clear).await?;
     follower.with(Replica::begin_work).await?;
     Ok((follower, fork))
+}
+
+/// Keeps all of a file that nothing in the log leads to, and takes the log's last state in its place, in one transaction.
+async fn give_up(follower: &mut Follower, base: Txid, progress: &dyn Progress) -> Result<Fork, Error> {
+    let (fork, page_size, page_count) = follower.with(move |replica| replica.keep_whole(base)).await?;
+    follower.begin_at(base, page_size, page_count);
+    follower.patch("nothing in the log leads to what the file has", true, progress).await?;
+    Ok(fork)
+}
+
+/// The same of a file that the log knows nothing of.
+async fn give_up_unknown(
+    store: &Store,
+    path: &Path,
+    options: Options,
+    progress: &dyn Progress,
+) -> Result<(Follower, Option<Fork>), Error> {
+    let (at, command, url) = (path.to_owned(), options.command.clone(), options.url.clone());
+    let replica = blocking(move || Replica::claim(&at, &command)).await?;
+    note_source(replica.meta.path(), &url)?;
+    let mut follower = Follower::new(Tail::new(store, &options.command), replica, options);
+    let fork = give_up(&mut follower, Txid::FIRST, progress).await?;
+    follower.with(Replica::begin_work).await?;
+    Ok((follower, Some(fork)))
 }
 
 /// The last transaction of ours in the log: the one of local state, or a later one whose confirmation did not come.
@@ -370,16 +406,18 @@ impl Replica {
     }
 
     /// Keeps all of the file.
-    fn keep_whole(&mut self, base: Txid, page_size: PageSize) -> Result<Fork, Error> {
+    fn keep_whole(&mut self, base: Txid) -> Result<(Fork, PageSize, u32), Error> {
         self.open()?;
         let (meta_dir, now_ms) =
             (self.meta.path().to_owned(), litekeep_env::Clock::unix_ms(&litekeep_env::SystemClock));
         let writer = self.writer()?;
+        let page_size = writer.page_size();
         writer.begin_over()?;
         let kept = (|| {
-            let mut draft = Draft::begin(&meta_dir, base, true, page_size, writer.page_count()?, now_ms)?;
+            let page_count = writer.page_count()?;
+            let mut draft = Draft::begin(&meta_dir, base, true, page_size, page_count, now_ms)?;
             writer.read_all(|pgno, page| draft.page(pgno, page))?;
-            draft.finish("", now_ms)
+            Ok((draft.finish("", now_ms)?, page_size, page_count))
         })();
         writer.rollback();
         kept
@@ -388,16 +426,9 @@ impl Replica {
 
 impl Follower {
     /// Some state of the log's past, only so that a later one can be taken.
-    fn begin_at(&mut self, txid: Txid, state: &State) {
-        let mark = Mark { node: state.writer, wal: (Default::default(), 0) };
-        let held = Held {
-            txid,
-            time_ms: state.captured_ms,
-            applied_ms: state.confirmed_ms,
-            page_count: state.page_count,
-            page_size: state.page_size,
-            mark,
-        };
-        self.hold(held);
+    fn begin_at(&mut self, txid: Txid, page_size: PageSize, page_count: u32) {
+        let mark = Mark { node: Default::default(), wal: (Default::default(), 0) };
+        let (time_ms, applied_ms) = (0, self.now_ms());
+        self.hold(Held { txid, time_ms, applied_ms, page_count, page_size, mark });
     }
 }

@@ -168,7 +168,7 @@ impl Node {
             if Standing::of(&path) == Standing::Absent && shared.store.list().await?.is_empty() {
                 continue;
             }
-            let (follower, fork) = rejoin(&shared.store, &path, Node::options(shared), &())
+            let (follower, fork) = rejoin(&shared.store, &path, self.has_led(), Node::options(shared), &())
                 .await
                 .with_context(|| format!("make `{}` a copy of its log", path.display()))?;
             if let Some(fork) = fork {
@@ -182,6 +182,11 @@ impl Node {
             self.keep(copy);
         }
         self.take_place(Place::Replica).await
+    }
+
+    /// Whether this node has ever been the primary of its cluster.
+    fn has_led(&self) -> bool {
+        self.home.lease().exists()
     }
 
     async fn take_place(&self, place: Place) -> Result<()> {

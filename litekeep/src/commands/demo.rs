@@ -42,18 +42,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at something that is waited for.
 const PAUSE: Duration = Duration::from_millis(5);
 
-pub(super) async fn run(args: &args::Demo, format: Format) -> Result<Outcome> {
+pub(super) async fn run(args: &args::demo::Demo, format: Format) -> Result<Outcome> {
     demo(args, format).await.context("show what litekeep does")
 }
 
 /// One writer, until it is killed.
-pub(super) fn write(args: &args::DemoWriter) -> Result<Outcome> {
+pub(super) fn write(args: &args::demo::DemoWriter) -> Result<Outcome> {
     let acks = std::io::stdout().lock();
     bank::write(&args.database, args.writer, acks).context("write to the bank")?;
     Ok(Outcome::Done)
 }
 
-async fn demo(args: &args::Demo, format: Format) -> Result<Outcome> {
+async fn demo(args: &args::demo::Demo, format: Format) -> Result<Outcome> {
     let mut signals = Signals::catch().context("catch signals")?;
     let mut scratch = Scratch::new(&std::env::temp_dir(), "litekeep-demo-")?;
     let begin = SystemClock.boottime();

@@ -16,7 +16,7 @@ use litekeep_replicate::local::{MetaDir, Places, State, StateFile};
 use serde::Serialize;
 
 use super::status::live::{Look, index};
-use crate::args;
+use crate::args::wait::Wait;
 use crate::report::{self, Failure, Format, Kind, Outcome};
 use crate::settings::{Database, Stores, database};
 
@@ -53,7 +53,7 @@ enum Subject {
     Copy(PathBuf),
 }
 
-pub(super) async fn run(args: &args::Wait, format: Format) -> Result<Outcome> {
+pub(super) async fn run(args: &Wait, format: Format) -> Result<Outcome> {
     let waited = wait(args, format)
         .await
         .with_context(|| format!("wait for the backup of `{}`", args.target.display()))?;
@@ -67,7 +67,7 @@ pub(super) async fn run(args: &args::Wait, format: Format) -> Result<Outcome> {
     Ok(if waited.ok { Outcome::Done } else { Outcome::No })
 }
 
-async fn wait(args: &args::Wait, format: Format) -> Result<Waited> {
+async fn wait(args: &Wait, format: Format) -> Result<Waited> {
     let begun = Instant::now();
     let (subject, goal) = match (Replica::read(&args.target), args.txid) {
         (Some(copy), Some(txid)) => (Subject::Copy(copy.path), Goal::Txid(txid)),

@@ -75,7 +75,7 @@ impl Cluster {
     }
 
     async fn rejoin(&self, node: &str) -> (Follower, Option<Fork>) {
-        rejoin(&self.store, &self.path(node), self.options(), &()).await.unwrap()
+        rejoin(&self.store, &self.path(node), true, self.options(), &()).await.unwrap()
     }
 
     /// Lets a copy take over.
@@ -212,6 +212,32 @@ async fn what_was_written_into_a_copy_is_a_fork() {
     let restored = cluster.dir.path().join("fork.db");
     fork.unwrap().restore(&cluster.store, &restored, &()).await.unwrap();
     assert_eq!(rows(&restored), ["first", "by mistake"]);
+    at_a.shut_down(Duration::from_secs(10)).await;
+}
+
+/// Two nodes began with nothing, one after the other, and the first one's database never came into the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_the_log_knows_nothing_of_is_kept_whole() {
+    let cluster = Cluster::new();
+    let (a, b) = (cluster.path("a"), cluster.path("b"));
+    write(&a, &["in the log"]);
+    let at_a = cluster.lead("a").await;
+    assert!(at_a.sync(Duration::from_secs(10)).await.is_empty());
+    write(&b, &["never in the log", "nor this"]);
+    let refused = rejoin(&cluster.store, &b, false, cluster.options(), &()).await;
+    assert!(refused.err().unwrap().to_string().contains("it is no replica"));
+    assert_eq!(rows(&b), ["never in the log", "nor this"]);
+    let (mut at_b, fork) = cluster.rejoin("b").await;
+    assert_eq!(rows(&b), ["in the log"]);
+    write(&a, &["after it"]);
+    assert!(at_a.sync(Duration::from_secs(10)).await.is_empty());
+    to_the_end(&mut at_b).await;
+    assert_eq!(rows(&b), ["in the log", "after it"]);
+    assert_eq!(at_b.verify(&()).await.unwrap().differs, None);
+    let (fork, restored) = (fork.unwrap(), cluster.dir.path().join("fork.db"));
+    assert_eq!(fork.base, None);
+    fork.restore(&cluster.store, &restored, &()).await.unwrap();
+    assert_eq!(rows(&restored), ["never in the log", "nor this"]);
     at_a.shut_down(Duration::from_secs(10)).await;
 }
 
