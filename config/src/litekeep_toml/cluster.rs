@@ -46,6 +46,10 @@ impl Reader<'_> {
         self.fill(entries, "candidate", &mut cluster.candidate, Self::boolean);
         self.fill(entries, "priority", &mut cluster.priority, |r, f| r.count(f, 0..=MOST_PRIORITY));
         cluster.address = get("address").and_then(|found| self.host(found));
+        if let (Some(address), ClusterLease::Fixed(_)) = (get("address"), &cluster.lease) {
+            let message = "nodes find each other's `address` in the lease, which a fixed `primary` does without: remove one of them";
+            self.report.error(&address.key_span, message);
+        }
         if let Some(found) = get("proxy") {
             if cluster.address.is_none() {
                 let message = "nodes send requests to each other at an `address`: add it to [cluster]";
