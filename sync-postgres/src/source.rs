@@ -18,7 +18,7 @@ use litekeep_schema::portable::postgres::{Inward, quoted};
 use litekeep_schema::portable::{Level, Note};
 use litekeep_sql::{MirrorColumn, MirrorRules, MirrorTable};
 use litekeep_sync::source::{
-    Event, Incoming, Part, Rows as Which, Source, SourceTable, SourceType, Standing,
+    Event, Incoming, NO_KEY, Part, Rows as Which, Source, SourceTable, SourceType, Standing,
 };
 use litekeep_sync::{Error, Kind, Value};
 use tokio_postgres::CopyOutStream;
@@ -531,7 +531,9 @@ impl Source for PostgresSource {
             }
             let place = |name: &String| mirrored.iter().position(|column| column.name == *name);
             let key: Option<Vec<usize>> = keys.get(table).and_then(|key| key.iter().map(place).collect());
-            if key.is_none() {
+            if key.is_none() && self.is_once {
+                note(None, Level::Info, NO_KEY.to_owned());
+            } else if key.is_none() {
                 let path = format!("{}.{}", quoted(&self.schema), quoted(table));
                 let message = format!(
                     "has no primary key, by which changed rows are known: ALTER TABLE {path} ADD PRIMARY KEY (...), or with a unique index on \
@@ -636,8 +638,9 @@ impl Source for PostgresSource {
                 format!(" WHERE ({key}) IN ({})", rows.join(", "))
             }
         };
-        let sql =
-            format!("COPY (SELECT {all} FROM {}{condition} ORDER BY {key}) TO STDOUT", self.path(table));
+        // Without a key they come all, and in no order.
+        let order = if key.is_empty() { String::new() } else { format!(" ORDER BY {key}") };
+        let sql = format!("COPY (SELECT {all} FROM {}{condition}{order}) TO STDOUT", self.path(table));
         let forms: Option<Vec<Codec>> = table.types.iter().map(Codec::of).collect();
         let damaged =
             || Error::new(Kind::Corrupt, format!("read the plan of `{}`: a type is none", table.source));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use litekeep_schema::portable::mysql::{Flavor, Inward, quoted};
 use litekeep_schema::portable::{Level, Note};
 use litekeep_sql::{MirrorColumn, MirrorRules, MirrorTable};
-use litekeep_sync::source::{Part, SourceTable};
+use litekeep_sync::source::{NO_KEY, Part, SourceTable};
 use litekeep_sync::{Error, Kind};
 
 use super::Refused;
@@ -351,8 +351,14 @@ impl Catalog {
             let place = |name: &String| mirrored.iter().position(|column| column.name == *name);
             let places = |index: &FoundIndex| index.columns.iter().map(place).collect::<Option<Vec<usize>>>();
             let is_single = |nth: &usize| types[*nth].name.to_ascii_lowercase().starts_with("float");
-            let key_places = key.and_then(places);
+            let mut key_places = key.and_then(places);
             match &key_places {
+                None if self.is_copied => notes.add(None, Level::Info, NO_KEY.to_owned()),
+                Some(places) if self.is_copied && places.iter().any(is_single) => {
+                    let message = format!("comes without its key, in which is a FLOAT, and {NO_KEY}");
+                    notes.add(None, Level::Rule, message);
+                    key_places = None;
+                }
                 None => notes.no_table(
                     None,
                     format!("has no primary key, by which changed rows are known: ALTER TABLE {path} ADD PRIMARY KEY (...)"),

@@ -20,6 +20,8 @@ mod following;
 mod hub;
 #[path = "../../../sync/tests/conformance/in_sql.rs"]
 mod in_sql;
+#[path = "../../../sync/tests/conformance/keyless.rs"]
+mod keyless;
 mod once;
 mod pooling;
 #[path = "../../../sync/tests/conformance/pull_scene.rs"]
