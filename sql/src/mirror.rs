@@ -632,6 +632,20 @@ impl Mirror {
         Ok(gone.len())
     }
 
+    /// The tables to which rows of a table refer that are not there, each with how many rows do so.
+    ///
+    /// # Errors
+    /// What SQLite refuses.
+    pub fn dangling(&self, table: &MirrorTable) -> Result<Vec<(String, i64)>, Error> {
+        let sql = "SELECT parent, count(*) FROM pragma_foreign_key_check(?1) GROUP BY 1 ORDER BY 1";
+        let read = || {
+            let mut select = self.connection.prepare_cached(sql)?;
+            let rows = select.query_map([&table.name], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<_>>()
+        };
+        read().map_err(|e| Error::new("check foreign keys", e))
+    }
+
     /// Gives the values of each row, in no order.
     ///
     /// # Errors

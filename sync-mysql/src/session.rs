@@ -25,7 +25,7 @@ const AROUND: usize = 64 << 10;
 /// What every connection is: strict, in UTC, with all characters; a backslash is one, zero is a number, and rows that go and come again in one
 /// statement's stead set off nobody's cascade. A lock that somebody has is waited for a minute.
 const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION', \
-     time_zone = '+00:00', autocommit = 1, foreign_key_checks = 0, unique_checks = 1, lock_wait_timeout = 60, wait_timeout = 2147483";
+     time_zone = '+00:00', autocommit = 1, foreign_key_checks = 0, unique_checks = 1, sql_quote_show_create = 1, lock_wait_timeout = 60, wait_timeout = 2147483";
 
 /// A connection. Ends when it is dropped.
 pub(crate) struct Session {

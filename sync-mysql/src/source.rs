@@ -8,6 +8,7 @@ mod catalog;
 mod changes;
 mod hub;
 mod reading;
+mod rules;
 mod survey;
 mod writing;
 

@@ -23,6 +23,7 @@ mod hub;
 mod in_sql;
 #[path = "../../../sync/tests/conformance/keyless.rs"]
 mod keyless;
+mod once;
 #[path = "../../../sync/tests/conformance/pull_scene.rs"]
 mod pull_scene;
 mod pulled;

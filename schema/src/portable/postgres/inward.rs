@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use litekeep_format::Value;
 
+use crate::portable::value::{literal, unhex};
+
 /// How values of a type come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -123,34 +125,12 @@ pub fn default(expression: &str, form: Inward) -> Option<String> {
     }
 }
 
-/// As SQLite's SQL has it.
-fn literal(value: &Value) -> String {
-    match value {
-        Value::Null => "NULL".to_owned(),
-        Value::Integer(i) => i.to_string(),
-        Value::Real(f) => format!("{f:?}"),
-        Value::Text(text) => format!("'{}'", String::from_utf8_lossy(text).replace('\'', "''")),
-        Value::Blob(bytes) => {
-            format!("x'{}'", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-        }
-    }
-}
-
 fn boolean(text: &str) -> Option<bool> {
     match text {
         "t" | "true" => Some(true),
         "f" | "false" => Some(false),
         _ => None,
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pair = |pair: &[u8]| match pair {
-        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-        _ => None,
-    };
-    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 /// A time with six digits after its second; `None`: it is infinite, or before the year 1.
