@@ -22,6 +22,8 @@ mod hub;
 mod in_sql;
 #[path = "../../../sync/tests/conformance/keyless.rs"]
 mod keyless;
+#[path = "../../../sync/tests/conformance/merging.rs"]
+mod merging;
 #[path = "../it/once.rs"]
 mod once;
 #[path = "../../../sync/tests/conformance/pull_scene.rs"]
