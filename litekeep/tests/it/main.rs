@@ -21,6 +21,7 @@ mod interrupted;
 mod kills;
 mod lifecycle;
 mod migrate;
+mod offline;
 mod outages;
 mod power_cuts;
 mod rails;
