@@ -139,6 +139,11 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Fuzz("ltx/fuzz", GOLDEN),
     },
     Campaign {
+        name: "fuzz-binlog",
+        about: "the log of MySQL and MariaDB from damaged bytes: nothing panics, nothing takes forever",
+        how: How::Fuzz("sync-mysql/fuzz", &["sync-mysql/fuzz/seeds"]),
+    },
+    Campaign {
         name: "fuzz-format",
         about: "libFuzzer on SQLite's files: headers and frames are read alike in every way, trees and diffs of rows end; 10,000 inputs a round",
         how: How::Fuzz("format/fuzz", FORMAT_SEEDS),
