@@ -28,6 +28,7 @@ mod rails;
 #[cfg(any(feature = "sftp", feature = "webdav"))]
 mod remote;
 mod replication;
+mod round_trip;
 mod row_changes;
 mod scene;
 mod set_back;

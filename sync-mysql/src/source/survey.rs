@@ -40,7 +40,10 @@ impl FoundColumn {
     fn of(row: &Row, flavor: Flavor) -> FoundColumn {
         let text = |nth: usize| row.get(nth).cloned().flatten().unwrap_or_default();
         let extra = text(7).to_ascii_uppercase();
-        let default = row.get(8).cloned().flatten().map(|text| match flavor {
+        // Of MariaDB, what has none has NULL.
+        let told = row.get(8).cloned().flatten();
+        let told = told.filter(|text| flavor == Flavor::Mysql || text != "NULL");
+        let default = told.map(|text| match flavor {
             Flavor::Mariadb => Found::of_sql(&text),
             Flavor::Mysql if extra.contains("DEFAULT_GENERATED") => Found::Expression(text),
             Flavor::Mysql => Found::Constant(text),

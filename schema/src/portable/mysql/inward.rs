@@ -190,7 +190,14 @@ impl Inward {
 pub fn default(found: &Found, form: Inward, whole: &str) -> Option<String> {
     match found {
         Found::Expression(sql) if sql.eq_ignore_ascii_case("null") => Some("NULL".to_owned()),
-        Found::Expression(sql) => now(sql, form).map(str::to_owned),
+        Found::Expression(sql) => {
+            // MySQL tells of each text in an expression what it is, and quotes it once more.
+            let plain = sql.replace("_utf8mb4\\'", "'").replace("\\'", "'");
+            match Found::of_sql(&plain) {
+                Found::Constant(text) => constant(&text, form, whole).map(|value| literal(&value)),
+                Found::Expression(sql) => now(&sql, form).map(str::to_owned),
+            }
+        }
         Found::Constant(text) => constant(text, form, whole).map(|value| literal(&value)),
     }
 }
@@ -242,17 +249,28 @@ fn unescaped(literal: &str) -> Option<String> {
 
 /// The present time; times have as many digits as are asked for there, and thousandths of a second at most here.
 fn now(sql: &str, form: Inward) -> Option<&'static str> {
+    // As a push makes it of SQLite's.
+    let of_text = match sql.replace(", ", ",").as_str() {
+        "date_format(utc_timestamp(),'%Y-%m-%d %H:%i:%s')" => Some("datetime('now')"),
+        "date_format(utc_timestamp(),'%Y-%m-%d')" => Some("date('now')"),
+        "date_format(utc_timestamp(),'%H:%i:%s')" => Some("time('now')"),
+        _ => None,
+    };
+    if form == Inward::Text {
+        return of_text;
+    }
     let sql = sql.to_ascii_lowercase();
     let sql = sql.trim_start_matches('(').trim_end_matches(')');
     let (name, digits) = sql.split_once('(').unwrap_or((sql, ""));
-    let is_time = ["current_timestamp", "now", "localtimestamp", "localtime"].contains(&name);
+    let is_time =
+        ["current_timestamp", "now", "localtimestamp", "localtime", "utc_timestamp"].contains(&name);
     let is_whole = digits.is_empty() || digits == "0";
     match form {
         Inward::Timestamp if is_time && is_whole => Some("strftime('%Y-%m-%dT%H:%M:%S.000000Z')"),
         Inward::Timestamp if is_time => Some("strftime('%Y-%m-%dT%H:%M:%f000Z')"),
         Inward::Datetime if is_time && is_whole => Some("strftime('%Y-%m-%d %H:%M:%S.000000')"),
         Inward::Datetime if is_time => Some("strftime('%Y-%m-%d %H:%M:%f000')"),
-        Inward::Date if ["curdate", "current_date"].contains(&name) => Some("date('now')"),
+        Inward::Date if ["curdate", "current_date", "utc_date"].contains(&name) => Some("date('now')"),
         _ => None,
     }
 }

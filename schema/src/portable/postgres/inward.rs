@@ -95,6 +95,9 @@ impl Inward {
 
 /// What a column has by default, from how the server writes it; `None`: SQLite has not the like.
 pub fn default(expression: &str, form: Inward) -> Option<String> {
+    if let Some(now) = made_here(expression, form) {
+        return Some(now.to_owned());
+    }
     // Its type comes after the value: `'7'::bigint`, `'{}'::text[]`, `'2026-01-01'::timestamp without time zone`.
     let (value, _) = expression
         .rsplit_once("::")
@@ -121,6 +124,22 @@ pub fn default(expression: &str, form: Inward) -> Option<String> {
         (_, None) if value.parse::<f64>().is_ok() || boolean(value).is_some() => {
             Some(literal(&form.value(value.as_bytes())))
         }
+        _ => None,
+    }
+}
+
+/// The present time as a push makes it of SQLite's, in which the server writes types and parentheses of its own.
+fn made_here(expression: &str, form: Inward) -> Option<&'static str> {
+    let plain: String = expression.replace("::text", "").chars().filter(|c| !"() ".contains(*c)).collect();
+    match (form, plain.as_str()) {
+        (Inward::Timestamp, "date_trunc'second',nowATTIMEZONE'utc'") => {
+            Some("strftime('%Y-%m-%d %H:%M:%S.000000')")
+        }
+        (Inward::Text, "to_charnowATTIMEZONE'utc','YYYY-MM-DDHH24:MI:SS'") => Some("datetime('now')"),
+        (Inward::Text, "to_charnowATTIMEZONE'utc','YYYY-MM-DD'" | "nowATTIMEZONE'utc'::date") => {
+            Some("date('now')")
+        }
+        (Inward::Text, "to_charnowATTIMEZONE'utc','HH24:MI:SS'") => Some("time('now')"),
         _ => None,
     }
 }
