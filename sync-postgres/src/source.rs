@@ -24,13 +24,13 @@ use litekeep_sync::{Error, Kind, Value};
 use tokio_postgres::CopyOutStream;
 
 use self::hub::TwoWay;
-use crate::codec::Codec;
+use crate::Address;
+use crate::codec::{Codec, can_be, written};
 use crate::error::is_about_data;
 use crate::pgoutput::{self, Cell, Message, Relation};
 use crate::replication::{Received, Replication, lsn, lsn_text};
 use crate::rules::Rules;
 use crate::session::{Session, read_row};
-use crate::{Address, literal};
 
 /// Rows that are read at once, and bytes, unless one row alone has more.
 const FETCHED: usize = 5_000;
@@ -776,26 +776,5 @@ impl Source for PostgresSource {
         let session = self.session()?;
         let sql = format!("DROP PUBLICATION IF EXISTS {}", quoted(slot));
         session.run("drop the publication", &sql).await
-    }
-}
-
-/// Whether the server can have such a key: its text is UTF-8 without NUL.
-fn can_be(key: &[Value]) -> bool {
-    let is_text = |text: &[u8]| std::str::from_utf8(text).is_ok_and(|text| !text.contains('\0'));
-    key.iter().all(|value| !matches!(value, Value::Text(text) if !is_text(text)))
-}
-
-/// A value of a key in a statement; the column it is compared with gives it its type.
-fn written(value: &Value) -> String {
-    match value {
-        Value::Null => "NULL".to_owned(),
-        Value::Integer(i) => format!("'{i}'"),
-        Value::Real(f) if f.is_infinite() => format!("'{}Infinity'", if *f < 0.0 { "-" } else { "" }),
-        Value::Real(f) => format!("'{f:?}'"),
-        Value::Text(text) => literal(&String::from_utf8_lossy(text)),
-        Value::Blob(bytes) => {
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("'\\x{hex}'")
-        }
     }
 }

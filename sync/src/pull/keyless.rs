@@ -110,11 +110,11 @@ mod tests {
         let rows: [&[Value]; 7] = [
             &[Value::Integer(1)],
             &[Value::Real(1.0)],
-            &[text.clone()],
-            &[blob.clone()],
+            std::slice::from_ref(&text),
+            std::slice::from_ref(&blob),
             &[Value::Null],
             &[text.clone(), Value::Text("".into())],
-            &[Value::Text("".into()), text],
+            &[Value::Text("".into()), text.clone()],
         ];
         for a in &rows {
             for b in &rows {
