@@ -562,6 +562,12 @@ pub enum ConflictPolicy {
     Sqlite,
     /// The later change.
     Latest,
+    /// Columns are decided about one by one: who has changed one alone; of what both have changed, the server.
+    MergeServer,
+    /// The same, else SQLite.
+    MergeSqlite,
+    /// The same, else the later change.
+    MergeLatest,
 }
 
 /// The other side of a sync.

@@ -199,6 +199,9 @@ impl DatabaseSync {
             ConflictPolicy::Server => Policy::Server,
             ConflictPolicy::Sqlite => Policy::Sqlite,
             ConflictPolicy::Latest => Policy::Latest,
+            ConflictPolicy::MergeServer => Policy::MergeServer,
+            ConflictPolicy::MergeSqlite => Policy::MergeSqlite,
+            ConflictPolicy::MergeLatest => Policy::MergeLatest,
         };
         let by_table = self.config.conflicts.iter().map(|(table, of)| (table.clone(), policy(of)));
         let policies = Policies { all: policy(&self.config.conflict), tables: by_table.collect() };

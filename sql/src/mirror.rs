@@ -34,7 +34,7 @@ pub struct MirrorTable {
     pub name: String,
     /// Its columns.
     pub columns: Vec<MirrorColumn>,
-    /// Which of them are its key; never empty.
+    /// Which of them are its key. Empty where it has none and its rows only come: nothing tells one from another.
     pub key: Vec<usize>,
     /// Indexes by their names, each with its columns. They forbid nothing: what must be unique the server has checked.
     pub indexes: Vec<(String, Vec<usize>)>,
@@ -97,7 +97,7 @@ impl MirrorTable {
             format!("{} {}{rule}{default}", quoted(&column.name), column.declared)
         };
         let mut parts: Vec<String> = self.columns.iter().enumerate().map(column).collect();
-        if rowid.is_none() {
+        if rowid.is_none() && !self.key.is_empty() {
             parts.push(format!("PRIMARY KEY ({})", self.names(&self.key)));
         }
         parts.extend(self.rules.foreign_keys.iter().map(|key| {
@@ -153,6 +153,9 @@ impl MirrorTable {
         let others: Vec<usize> = all.iter().copied().filter(|nth| !self.key.contains(nth)).collect();
         let places = vec!["?"; all.len()].join(", ");
         let (table, names, key) = (quoted(&self.name), self.names(&all), self.names(&self.key));
+        if key.is_empty() {
+            return format!("INSERT OR ABORT INTO {table}({names}) VALUES({places})");
+        }
         let action = if others.is_empty() {
             "NOTHING".to_owned()
         } else {
@@ -422,7 +425,11 @@ impl Mirror {
             wanted.sort();
             key.sort();
             if wanted != key {
-                return Ok(Err(format!("its primary key is not ({})", table.names(&table.key))));
+                let wanted = match table.key.as_slice() {
+                    [] => "it has a primary key, and what comes has none".to_owned(),
+                    key => format!("its primary key is not ({})", table.names(key)),
+                };
+                return Ok(Err(wanted));
             }
             let any = format!("SELECT 1 FROM {} LIMIT 1", quoted(&table.name));
             if self.connection.prepare(&any)?.exists(())? {
@@ -505,7 +512,7 @@ impl Mirror {
         table.create_indexes().try_for_each(|sql| self.run("make an index", &sql))
     }
 
-    /// Writes a row, whether it is there or not.
+    /// Writes a row, whether it is there or not; of a table without a key one more.
     ///
     /// # Errors
     /// What SQLite refuses, but for constraints.
@@ -623,6 +630,39 @@ impl Mirror {
             self.delete(table, key)?;
         }
         Ok(gone.len())
+    }
+
+    /// The tables to which rows of a table refer that are not there, each with how many rows do so.
+    ///
+    /// # Errors
+    /// What SQLite refuses.
+    pub fn dangling(&self, table: &MirrorTable) -> Result<Vec<(String, i64)>, Error> {
+        let sql = "SELECT parent, count(*) FROM pragma_foreign_key_check(?1) GROUP BY 1 ORDER BY 1";
+        let read = || {
+            let mut select = self.connection.prepare_cached(sql)?;
+            let rows = select.query_map([&table.name], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<_>>()
+        };
+        read().map_err(|e| Error::new("check foreign keys", e))
+    }
+
+    /// Gives the values of each row, in no order.
+    ///
+    /// # Errors
+    /// What SQLite refuses.
+    pub fn each_row(&self, table: &MirrorTable, mut given: impl FnMut(Vec<Value>)) -> Result<(), Error> {
+        let all: Vec<usize> = (0..table.columns.len()).collect();
+        let sql = format!("SELECT {} FROM {}", table.names(&all), quoted(&table.name));
+        let mut read = || {
+            let mut select = self.connection.prepare_cached(&sql)?;
+            let mut rows = select.query(())?;
+            while let Some(row) = rows.next()? {
+                let values = all.iter().map(|nth| Ok(value(row.get_ref(*nth)?)));
+                given(values.collect::<rusqlite::Result<_>>()?);
+            }
+            Ok(())
+        };
+        read().map_err(|e| Error::new("read the rows of a table", e))
     }
 
     /// The values of a row.

@@ -11,6 +11,8 @@
 //!
 //! mysql_async carries the log. It has no decoder for all types of columns, and its one for documents rewrites them, so that rows are read here.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod any_bytes;
 pub(crate) mod charset;
 pub(crate) mod event;
 pub(crate) mod json;

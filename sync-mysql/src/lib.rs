@@ -18,3 +18,9 @@ pub mod target;
 pub use address::Address;
 pub use source::MysqlSource;
 pub use target::Mysql;
+
+/// Reads what may be no log, for the fuzz target.
+#[cfg(feature = "fuzzing")]
+pub fn decode_any_bytes(bytes: &[u8]) {
+    binlog::any_bytes::run(bytes);
+}

@@ -8,6 +8,7 @@ use litekeep_schema::portable::mysql::{Calendar, Flavor, Given, Raw};
 use litekeep_sync::{Error, Kind};
 use mysql_async::prelude::{AsQuery, Queryable as _};
 use mysql_async::{Conn, InfileData, Row, Value as Cell};
+use tokio::sync::mpsc;
 
 use crate::{Address, error};
 
@@ -24,7 +25,7 @@ const AROUND: usize = 64 << 10;
 /// What every connection is: strict, in UTC, with all characters; a backslash is one, zero is a number, and rows that go and come again in one
 /// statement's stead set off nobody's cascade. A lock that somebody has is waited for a minute.
 const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION', \
-     time_zone = '+00:00', autocommit = 1, foreign_key_checks = 0, unique_checks = 1, lock_wait_timeout = 60, wait_timeout = 2147483";
+     time_zone = '+00:00', autocommit = 1, foreign_key_checks = 0, unique_checks = 1, sql_quote_show_create = 1, lock_wait_timeout = 60, wait_timeout = 2147483";
 
 /// A connection. Ends when it is dropped.
 pub(crate) struct Session {
@@ -140,6 +141,40 @@ impl Session {
     ) -> Result<Vec<Vec<Option<Raw>>>, mysql_async::Error> {
         let rows = self.cells(sql).await?;
         Ok(rows.into_iter().map(|row| row.into_iter().map(raw).collect()).collect())
+    }
+
+    /// The same, given some at a time as they come: so many at most, and about so many bytes.
+    pub(crate) async fn stream_raw_rows(
+        &mut self,
+        sql: String,
+        (most, most_bytes): (usize, usize),
+        given: &mpsc::Sender<Result<Vec<Vec<Option<Raw>>>, Error>>,
+    ) -> Result<(), mysql_async::Error> {
+        let statement = self.conn.prep(sql).await?;
+        let mut coming = self.conn.exec_iter(&statement, ()).await?;
+        let (mut rows, mut bytes) = (vec![], 0);
+        loop {
+            let row: Option<Row> = coming.next().await?;
+            let is_last = row.is_none();
+            if let Some(row) = row {
+                let row = row.unwrap();
+                bytes += row.iter().map(|cell| cell.bin_len() as usize).sum::<usize>();
+                rows.push(row.into_iter().map(raw).collect());
+            }
+            let is_full = rows.len() >= most || bytes >= most_bytes;
+            if (is_full || is_last) && !rows.is_empty() {
+                bytes = 0;
+                // Nobody wants them any more.
+                if given.send(Ok(std::mem::take(&mut rows))).await.is_err() {
+                    break;
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        drop(coming);
+        self.conn.close(statement).await
     }
 
     async fn cells(&mut self, sql: impl AsQuery) -> Result<Vec<Vec<Cell>>, mysql_async::Error> {

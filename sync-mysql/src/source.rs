@@ -8,6 +8,7 @@ mod catalog;
 mod changes;
 mod hub;
 mod reading;
+mod rules;
 mod survey;
 mod writing;
 
@@ -25,7 +26,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use self::catalog::Catalog;
 use self::changes::{Asked, Coming, Transaction};
 use self::hub::TwoWay;
-use self::reading::Reading;
+use self::reading::{Reading, Whole};
 use crate::Address;
 use crate::binlog::event;
 use crate::binlog::position::Position;
@@ -51,6 +52,7 @@ pub struct MysqlSource {
     flavor: Flavor,
     has_gtids: bool,
     reading: Option<Reading>,
+    whole: Option<Whole>,
     stream: Option<Stream>,
     /// As which replica changes are taken.
     replica_id: u32,
@@ -84,6 +86,7 @@ impl MysqlSource {
             flavor,
             has_gtids: false,
             reading: None,
+            whole: None,
             stream: None,
             replica_id: 0,
             position: Position::Domains(BTreeMap::new()),
@@ -134,7 +137,7 @@ impl Source for MysqlSource {
     }
 
     fn disconnect(&mut self) {
-        (self.reading, self.stream, self.asked, self.catalog) = (None, None, None, None);
+        (self.reading, self.whole, self.stream, self.asked, self.catalog) = (None, None, None, None, None);
         self.tables.clear();
         self.let_go_of_writer();
     }
@@ -202,11 +205,20 @@ impl Source for MysqlSource {
     }
 
     async fn open(&mut self, table: &SourceTable, rows: Rows<'_>) -> Result<(), Error> {
+        self.whole = None;
+        if table.mirror.key.is_empty() {
+            self.reading = None;
+            self.whole = Some(Whole::of(table, self.catalog().await?)?);
+            return Ok(());
+        }
         self.reading = Some(Reading::of(table, rows)?);
         Ok(())
     }
 
     async fn fetch(&mut self) -> Result<Vec<Vec<Value>>, Error> {
+        if let Some(whole) = &mut self.whole {
+            return whole.next().await;
+        }
         let Some(mut reading) = self.reading.take() else { return Ok(vec![]) };
         let rows = reading.next(self.catalog().await?.session()).await?;
         self.reading = Some(reading);
@@ -214,7 +226,7 @@ impl Source for MysqlSource {
     }
 
     async fn position(&mut self) -> Result<String, Error> {
-        self.reading = None;
+        (self.reading, self.whole) = (None, None);
         let goal = self.catalog().await?.now().await?;
         self.goal = Some(goal.clone());
         Ok(goal.to_string())

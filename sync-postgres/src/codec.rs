@@ -7,6 +7,8 @@ use litekeep_sync::Value;
 use litekeep_sync::source::SourceType;
 use serde::{Deserialize, Serialize};
 
+use crate::literal;
+
 /// By which rules. One is told from the other by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -71,6 +73,27 @@ impl Codec {
 fn is_integral(f: f64) -> bool {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     f.fract() == 0.0 && f.abs() <= EXACT
+}
+
+/// Whether the server can have such a key: its text is UTF-8 without NUL.
+pub(crate) fn can_be(key: &[Value]) -> bool {
+    let is_text = |text: &[u8]| std::str::from_utf8(text).is_ok_and(|text| !text.contains('\0'));
+    key.iter().all(|value| !matches!(value, Value::Text(text) if !is_text(text)))
+}
+
+/// A value of a key in a statement; the column it is compared with gives it its type.
+pub(crate) fn written(value: &Value) -> String {
+    match value {
+        Value::Null => "NULL".to_owned(),
+        Value::Integer(i) => format!("'{i}'"),
+        Value::Real(f) if f.is_infinite() => format!("'{}Infinity'", if *f < 0.0 { "-" } else { "" }),
+        Value::Real(f) => format!("'{f:?}'"),
+        Value::Text(text) => literal(&String::from_utf8_lossy(text)),
+        Value::Blob(bytes) => {
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("'\\x{hex}'")
+        }
+    }
 }
 
 #[cfg(test)]

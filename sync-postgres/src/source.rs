@@ -18,19 +18,19 @@ use litekeep_schema::portable::postgres::{Inward, quoted};
 use litekeep_schema::portable::{Level, Note};
 use litekeep_sql::{MirrorColumn, MirrorRules, MirrorTable};
 use litekeep_sync::source::{
-    Event, Incoming, Part, Rows as Which, Source, SourceTable, SourceType, Standing,
+    Event, Incoming, NO_KEY, Part, Rows as Which, Source, SourceTable, SourceType, Standing,
 };
 use litekeep_sync::{Error, Kind, Value};
 use tokio_postgres::CopyOutStream;
 
 use self::hub::TwoWay;
-use crate::codec::Codec;
+use crate::Address;
+use crate::codec::{Codec, can_be, written};
 use crate::error::is_about_data;
 use crate::pgoutput::{self, Cell, Message, Relation};
 use crate::replication::{Received, Replication, lsn, lsn_text};
 use crate::rules::Rules;
 use crate::session::{Session, read_row};
-use crate::{Address, literal};
 
 /// Rows that are read at once, and bytes, unless one row alone has more.
 const FETCHED: usize = 5_000;
@@ -531,7 +531,9 @@ impl Source for PostgresSource {
             }
             let place = |name: &String| mirrored.iter().position(|column| column.name == *name);
             let key: Option<Vec<usize>> = keys.get(table).and_then(|key| key.iter().map(place).collect());
-            if key.is_none() {
+            if key.is_none() && self.is_once {
+                note(None, Level::Info, NO_KEY.to_owned());
+            } else if key.is_none() {
                 let path = format!("{}.{}", quoted(&self.schema), quoted(table));
                 let message = format!(
                     "has no primary key, by which changed rows are known: ALTER TABLE {path} ADD PRIMARY KEY (...), or with a unique index on \
@@ -636,8 +638,9 @@ impl Source for PostgresSource {
                 format!(" WHERE ({key}) IN ({})", rows.join(", "))
             }
         };
-        let sql =
-            format!("COPY (SELECT {all} FROM {}{condition} ORDER BY {key}) TO STDOUT", self.path(table));
+        // Without a key they come all, and in no order.
+        let order = if key.is_empty() { String::new() } else { format!(" ORDER BY {key}") };
+        let sql = format!("COPY (SELECT {all} FROM {}{condition}{order}) TO STDOUT", self.path(table));
         let forms: Option<Vec<Codec>> = table.types.iter().map(Codec::of).collect();
         let damaged =
             || Error::new(Kind::Corrupt, format!("read the plan of `{}`: a type is none", table.source));
@@ -773,26 +776,5 @@ impl Source for PostgresSource {
         let session = self.session()?;
         let sql = format!("DROP PUBLICATION IF EXISTS {}", quoted(slot));
         session.run("drop the publication", &sql).await
-    }
-}
-
-/// Whether the server can have such a key: its text is UTF-8 without NUL.
-fn can_be(key: &[Value]) -> bool {
-    let is_text = |text: &[u8]| std::str::from_utf8(text).is_ok_and(|text| !text.contains('\0'));
-    key.iter().all(|value| !matches!(value, Value::Text(text) if !is_text(text)))
-}
-
-/// A value of a key in a statement; the column it is compared with gives it its type.
-fn written(value: &Value) -> String {
-    match value {
-        Value::Null => "NULL".to_owned(),
-        Value::Integer(i) => format!("'{i}'"),
-        Value::Real(f) if f.is_infinite() => format!("'{}Infinity'", if *f < 0.0 { "-" } else { "" }),
-        Value::Real(f) => format!("'{f:?}'"),
-        Value::Text(text) => literal(&String::from_utf8_lossy(text)),
-        Value::Blob(bytes) => {
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("'\\x{hex}'")
-        }
     }
 }

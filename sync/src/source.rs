@@ -22,6 +22,10 @@ pub struct SourceTable {
     pub part: Part,
 }
 
+/// What is noted of a table without a primary key that is copied once.
+pub const NO_KEY: &str =
+    "has no primary key: it is copied in one piece, and compared by the number and a checksum of its rows";
+
 /// What of a table comes; by default all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {

@@ -1,5 +1,9 @@
-//! The two clocks that acknowledgements are stamped with, comparable between processes.
+//! The two clocks that acknowledgements are stamped with, comparable between processes; and programs whose clock is wrong.
 #![allow(unsafe_code, reason = "std's Instant does not give its number, which other processes must compare")]
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
 
 /// CLOCK_MONOTONIC, nanoseconds.
 #[must_use]
@@ -18,4 +22,18 @@ fn read(clock: libc::clockid_t) -> i64 {
     // SAFETY: `time` is a timespec to write to; both clocks exist on every Linux.
     unsafe { libc::clock_gettime(clock, &mut time) };
     time.tv_sec * 1_000_000_000 + time.tv_nsec
+}
+
+/// Has a program see a wall clock that is so many seconds ahead; the other clock goes on as it is.
+///
+/// # Errors
+/// When libfaketime is not there.
+pub fn skew(command: &mut Command, seconds: i64) -> Result<()> {
+    let folders = std::fs::read_dir("/usr/lib").context("look for libfaketime")?;
+    let libraries = folders.flatten().map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    let library = libraries.into_iter().find(|path| path.exists());
+    let library = library.context("there is no libfaketime: apt-get install -y faketime")?;
+    command.env("LD_PRELOAD", library).env("FAKETIME", format!("{seconds:+}"));
+    command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
+    Ok(())
 }

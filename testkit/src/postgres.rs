@@ -61,6 +61,11 @@ impl Postgres {
         Ok(server)
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// SIGKILL to all of it, in the middle of whatever it does.
     ///
     /// # Errors

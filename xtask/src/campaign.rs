@@ -114,6 +114,11 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Test("litekeep", "two_way::four_come_to_the_same_with_mysql"),
     },
     Campaign {
+        name: "offline",
+        about: "three databases behind connections that are cut, with clocks that differ, and PostgreSQL are written to: all come to the same, and no edit is lost without a word",
+        how: How::Test("litekeep", "offline::machines_that_were_cut_off_come_to_the_same"),
+    },
+    Campaign {
         name: "rows",
         about: "random schemas and transactions: the rows that a diff of pages reports are those that differ by SQL, and those that SQLite's sessions heard of",
         how: How::Test("litekeep-rows", "churn::rows_differ_as_sql_sees_it"),
@@ -142,6 +147,11 @@ const CAMPAIGNS: &[Campaign] = &[
         name: "fuzz-ltx",
         about: "libFuzzer on LTX files: all ways of reading agree, and what we write of it reads the same; 10,000 inputs a round",
         how: How::Fuzz("ltx/fuzz", GOLDEN),
+    },
+    Campaign {
+        name: "fuzz-binlog",
+        about: "the log of MySQL and MariaDB from damaged bytes: nothing panics, nothing takes forever",
+        how: How::Fuzz("sync-mysql/fuzz", &["sync-mysql/fuzz/seeds"]),
     },
     Campaign {
         name: "fuzz-format",

@@ -59,6 +59,11 @@ const TOOLS: &[Tool] = &[
         purpose: "the tests of syncs with MariaDB",
     },
     Tool {
+        packages: &["faketime"],
+        probe: &["sh", "-c", "ls /usr/lib/*/faketime/libfaketimeMT.so.1"],
+        purpose: "machines with wrong clocks",
+    },
+    Tool {
         packages: &["etcd-server"],
         probe: &["etcd", "--version"],
         purpose: "the tests of leases in etcd",

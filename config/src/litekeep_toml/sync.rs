@@ -192,8 +192,13 @@ impl Reader<'_> {
             "server" => Some(ConflictPolicy::Server),
             "sqlite" => Some(ConflictPolicy::Sqlite),
             "latest" => Some(ConflictPolicy::Latest),
+            "merge" => Some(ConflictPolicy::MergeServer),
+            "merge-sqlite" => Some(ConflictPolicy::MergeSqlite),
+            "merge-latest" => Some(ConflictPolicy::MergeLatest),
             text => {
-                let message = format!("`{text}` is not there: it is \"server\", \"sqlite\" or \"latest\"");
+                let message = format!(
+                    "`{text}` is not there: it is \"server\", \"sqlite\", \"latest\", \"merge\", \"merge-sqlite\" or \"merge-latest\""
+                );
                 self.refuse(found, message);
                 None
             }

@@ -514,6 +514,8 @@ fn a_sync_in_both_directions_says_who_wins() {
         for (conflict, of_all, of_orders) in [
             ("", ConflictPolicy::Server, None),
             ("conflict = \"sqlite\"\n", ConflictPolicy::Sqlite, None),
+            ("conflict = \"merge\"\n", ConflictPolicy::MergeServer, None),
+            ("conflict = \"merge-latest\"\n", ConflictPolicy::MergeLatest, None),
             ("conflict = { orders = \"latest\" }\n", ConflictPolicy::Server, Some(ConflictPolicy::Latest)),
         ] {
             let config = toml(&format!("{database}{sync}{conflict}")).unwrap();

@@ -29,7 +29,8 @@ async fn copy(args: &Args, format: Format) -> Result<Outcome> {
     }
     if !config.database.exists() {
         let message = format!("there is no `{}`", config.database.display());
-        return Err(Failure::invalid(message).into());
+        let hint = "the first place is copied to the second: to copy from the server, exchange them";
+        return Err(Failure::invalid(message).hint(hint).into());
     }
     with_side!(side(&config)?, target => to_server(&config, target, parts, args.dry_run, format).await)
 }

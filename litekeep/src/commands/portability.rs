@@ -54,6 +54,7 @@ impl Finding {
 }
 
 async fn surveyed(args: &Elsewhere) -> Result<Surveyed> {
+    is_there(&args.db)?;
     let (path, server) = (args.db.clone(), args.server);
     tokio::task::spawn_blocking(move || survey(&path, server)).await?
 }
@@ -107,6 +108,18 @@ fn no_foreign_keys(declared: &Declaration) -> Option<Note> {
     let message = "its foreign keys are not translated".to_owned();
     let note = Note { table: declared.name.clone(), column: None, level: Level::Rule, message };
     (!declared.foreign_keys.is_empty()).then_some(note)
+}
+
+fn is_there(path: &Path) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let folder = std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_owned));
+    let hint = match folder.filter(|folder| !folder.exists()) {
+        Some(folder) => format!("there is no folder `{}` either", folder.display()),
+        None => "give the path of a database, or for `lint` of files with SQL (*.sql): litekeep lint app.db --for postgres".to_owned(),
+    };
+    Err(Failure::invalid(format!("there is no `{}`", path.display())).hint(hint).into())
 }
 
 #[derive(Serialize)]
@@ -212,7 +225,9 @@ fn lint_sql(files: &[PathBuf], server: Server, format: Format) -> Result<Outcome
     };
     let (mut count, mut findings) = (0, vec![]);
     for file in files {
-        let sql = std::fs::read_to_string(file).with_context(|| format!("read `{}`", file.display()))?;
+        is_there(file)?;
+        let sql = std::fs::read_to_string(file)
+            .map_err(|error| Failure::io(format!("read `{}`", file.display()), &error))?;
         for (line, statement) in statements(&sql) {
             count += 1;
             findings.extend(dialect::findings(statement, dialect).into_iter().map(|found| Trouble {

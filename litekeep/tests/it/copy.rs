@@ -83,7 +83,7 @@ fn what_is_no_copy_is_told_without_a_password() {
     fails(&["app.db", "other.db"], &["both are SQLite", "VACUUM INTO 'other.db'"]);
     fails(&["postgres://a:secret@h/d", "mysql://a:secret@h/d"], &["neither is SQLite", "into a file first"]);
     fails(&["app.db", "oracle://a:secret@h/d"], &["`oracle://` is no server that can be copied"]);
-    fails(&["absent.db", "postgres://a:secret@127.0.0.1:1/d"], &["there is no `absent.db`"]);
+    fails(&["absent.db", "postgres://a:secret@127.0.0.1:1/d"], &["there is no `absent.db`", "exchange them"]);
     fails(&["app.db", "postgres://a:secret@127.0.0.1:1/d"], &["127.0.0.1"]);
     fails(&["postgres://a:secret@127.0.0.1:1/d", "new.db"], &["127.0.0.1"]);
     assert!(!place.path("new.db").exists());

@@ -22,12 +22,14 @@ mod interrupted;
 mod kills;
 mod lifecycle;
 mod migrate;
+mod offline;
 mod outages;
 mod power_cuts;
 mod rails;
 #[cfg(any(feature = "sftp", feature = "webdav"))]
 mod remote;
 mod replication;
+mod round_trip;
 mod row_changes;
 mod scene;
 mod set_back;

@@ -613,7 +613,10 @@ fn what_would_be_elsewhere_is_told() {
     {
         assert!(lint.stdout.contains(said), "{said}: {}", lint.stdout);
     }
-    scene.place.run(&["lint", "nothing.db", "--for", "postgres"]).failed_with(&["look at a database"]);
+    scene
+        .place
+        .run(&["lint", "nothing.db", "--for", "postgres"])
+        .failed_with(&["there is no `nothing.db`", "litekeep lint app.db --for postgres"]);
 }
 
 #[test]
@@ -640,5 +643,7 @@ fn statements_of_an_application_are_looked_at() {
     );
     place.run(&["lint", path, "--for", "mongodb"]).failed_with(&["MongoDB has no SQL"]);
     place.run(&["lint", path, "app.db", "--for", "mysql"]).failed_with(&["one database, or", "*.sql"]);
-    place.run(&["lint", "nothing.sql", "--for", "mysql"]).failed_with(&["nothing.sql"]);
+    place
+        .run(&["lint", "nothing.sql", "--for", "mysql"])
+        .failed_with(&["there is no `nothing.sql`", "give the path"]);
 }

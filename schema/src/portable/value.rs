@@ -51,6 +51,20 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// As SQLite's SQL has it.
+pub(super) fn literal(value: &Value) -> String {
+    match value {
+        Value::Null => "NULL".to_owned(),
+        Value::Integer(i) => i.to_string(),
+        Value::Real(f) if f.is_infinite() => if *f > 0.0 { "9e999" } else { "-9e999" }.to_owned(),
+        Value::Real(f) => format!("{f:?}"),
+        Value::Text(text) => format!("'{}'", String::from_utf8_lossy(text).replace('\'', "''")),
+        Value::Blob(bytes) => {
+            format!("x'{}'", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        }
+    }
+}
+
 pub(super) fn class(value: &Value) -> &'static str {
     match value {
         Value::Null => "NULL",

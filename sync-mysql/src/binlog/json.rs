@@ -25,22 +25,30 @@ const DEEPEST: usize = 128;
 /// Digits of a whole number, and zeros after the point, up to which a number is written without an exponent.
 const DIGITS: i32 = 15;
 
+/// Bytes that the text of a document of so many bytes can have: no value needs eight times its own, and none is written twice.
+pub(super) fn most(document: usize) -> usize {
+    64 + 8 * document
+}
+
 /// The text of a document. `None`: it is damaged.
 pub(crate) fn text(document: &[u8]) -> Option<String> {
     // What never was a document, in a column that cannot be NULL.
     let Some((kind, body)) = document.split_first() else { return Some("null".to_owned()) };
     let mut text = String::new();
-    value(*kind, body, 0, &mut text)?;
-    Some(text)
+    let limits = (DEEPEST, most(document.len()));
+    value(*kind, body, limits, &mut text)?;
+    Some(text).filter(|text| text.len() <= limits.1)
 }
 
-fn value(kind: u8, body: &[u8], depth: usize, text: &mut String) -> Option<()> {
-    if depth > DEEPEST {
+/// `limits`: so many documents may be within this one, and so long may the text become, or parts of it are within themselves.
+fn value(kind: u8, body: &[u8], limits: (usize, usize), text: &mut String) -> Option<()> {
+    let within = (limits.0.checked_sub(1)?, limits.1);
+    if text.len() > limits.1 {
         return None;
     }
     let mut bytes = Bytes(body);
     match kind {
-        SMALL_OBJECT | LARGE_OBJECT | SMALL_ARRAY | LARGE_ARRAY => return many(kind, body, depth, text),
+        SMALL_OBJECT | LARGE_OBJECT | SMALL_ARRAY | LARGE_ARRAY => return many(kind, body, within, text),
         LITERAL => literal(bytes.byte()?, text)?,
         INT16 => text.push_str(&(bytes.number(2)? as i16).to_string()),
         UINT16 => text.push_str(&bytes.number(2)?.to_string()),
@@ -74,7 +82,7 @@ fn literal(byte: u8, text: &mut String) -> Option<()> {
 }
 
 /// How many there are and how long they are; where each name is and how long; then what each value is and where, or itself if it is small.
-fn many(kind: u8, body: &[u8], depth: usize, text: &mut String) -> Option<()> {
+fn many(kind: u8, body: &[u8], within: (usize, usize), text: &mut String) -> Option<()> {
     let size = if matches!(kind, LARGE_OBJECT | LARGE_ARRAY) { 4 } else { 2 };
     let is_object = matches!(kind, SMALL_OBJECT | LARGE_OBJECT);
     let mut bytes = Bytes(body);
@@ -100,10 +108,10 @@ fn many(kind: u8, body: &[u8], depth: usize, text: &mut String) -> Option<()> {
         let entry = bytes.take(size)?;
         let is_here = matches!(kind, LITERAL | INT16 | UINT16) || size == 4 && matches!(kind, INT32 | UINT32);
         match is_here {
-            true => value(kind, entry, depth + 1, text)?,
+            true => value(kind, entry, within, text)?,
             false => {
                 let at = usize::try_from(Bytes(entry).number(size)?).ok()?;
-                value(kind, body.get(at..)?, depth + 1, text)?;
+                value(kind, body.get(at..)?, within, text)?;
             }
         }
     }

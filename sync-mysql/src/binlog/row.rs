@@ -44,6 +44,7 @@ pub(crate) fn rows(kind: RowsKind, body: &[u8], has_extra: bool, map: &TableMap)
     }
     let mut rows = vec![];
     while !body.0.is_empty() {
+        let left = body.0.len();
         let mut image = |present: &[u8]| image(&mut body, present, map);
         rows.push(match kind {
             RowsKind::Insert => Row { before: None, after: Some(image(second)?) },
@@ -53,6 +54,9 @@ pub(crate) fn rows(kind: RowsKind, body: &[u8], has_extra: bool, map: &TableMap)
                 Row { before, after: Some(image(second)?) }
             }
         });
+        if body.0.len() == left {
+            return Err(format!("rows of `{}` that tell of no column", map.table));
+        }
     }
     Ok(rows)
 }

@@ -179,8 +179,10 @@ fn column(kind: u8, meta: &mut Bytes<'_>) -> Option<MapColumn> {
     use self::kind::*;
     let mut column = MapColumn { kind, ..MapColumn::default() };
     match kind {
-        FLOAT | DOUBLE | BLOB | TINY_BLOB | MEDIUM_BLOB | LONG_BLOB | GEOMETRY | JSON | VECTOR
-        | TIMESTAMP2 | DATETIME2 | TIME2 => column.meta[0] = meta.byte()?,
+        FLOAT | DOUBLE | BLOB | TINY_BLOB | MEDIUM_BLOB | LONG_BLOB | GEOMETRY | JSON | VECTOR => {
+            column.meta[0] = meta.byte()?;
+        }
+        TIMESTAMP2 | DATETIME2 | TIME2 => column.meta[0] = meta.byte().filter(|digits| *digits <= 6)?,
         BIT | NEWDECIMAL => column.meta = meta.take(2)?.try_into().ok()?,
         VARCHAR | VAR_STRING => {
             let length = meta.number(2)? as u16;
@@ -198,7 +200,7 @@ fn column(kind: u8, meta: &mut Bytes<'_>) -> Option<MapColumn> {
         }
         // The type of its elements, with what that needs.
         TYPED_ARRAY => {
-            let of = meta.byte()?;
+            let of = meta.byte().filter(|of| *of != TYPED_ARRAY)?;
             self::column(of, meta)?;
         }
         _ => {}

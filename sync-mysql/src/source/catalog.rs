@@ -30,6 +30,8 @@ pub(super) struct Catalog {
     pub(super) server_id: u32,
     /// It was connected to only to read: nothing is followed.
     pub(super) is_once: bool,
+    /// Everything is read as it is at one moment, to be copied.
+    pub(super) is_copied: bool,
     /// Rows go there, too.
     pub(super) is_written_to: bool,
 }
@@ -44,6 +46,7 @@ impl Catalog {
             has_gtids: false,
             server_id: 0,
             is_once: false,
+            is_copied: false,
             is_written_to: false,
         })
     }
@@ -73,6 +76,7 @@ impl Catalog {
         catalog.session.run("hold the state of the database", sql).await?;
         let sql = "START TRANSACTION WITH CONSISTENT SNAPSHOT";
         catalog.session.run("hold the state of the database", sql).await?;
+        catalog.is_copied = true;
         Ok(catalog)
     }
 

@@ -3,7 +3,9 @@
 use litekeep_schema::portable::mysql::{Inward, Raw, quoted};
 use litekeep_sync::source::{Rows, SourceTable};
 use litekeep_sync::{Error, Kind, Value};
+use tokio::sync::{OwnedMutexGuard, mpsc};
 
+use super::catalog::Catalog;
 use crate::codec::Codec;
 use crate::error::is_about_comparing;
 use crate::session::Session;
@@ -13,6 +15,35 @@ use crate::target::statements::is_after;
 const FIRST: usize = 500;
 const MOST: usize = 5_000;
 const BYTES: usize = 4 << 20;
+
+/// All rows of a table without a key, as they come: in no order, so that nothing else can be asked over the connection until they are here.
+pub(super) struct Whole {
+    codecs: Vec<Codec>,
+    coming: mpsc::Receiver<Result<Vec<Vec<Option<Raw>>>, Error>>,
+}
+
+impl Whole {
+    pub(super) fn of(table: &SourceTable, catalog: OwnedMutexGuard<Catalog>) -> Result<Whole, Error> {
+        let (send, coming) = mpsc::channel(1);
+        let codecs = codecs(table)?;
+        let (sql, doing) = (select(table), format!("read the table {}", table.source));
+        tokio::spawn(async move {
+            let mut catalog = catalog;
+            let session = catalog.session();
+            if let Err(e) = session.stream_raw_rows(sql, (MOST, BYTES), &send).await {
+                // Where nobody waits for them any more, nobody misses them.
+                let _ = send.send(Err(session.failed(&doing, &e))).await;
+            }
+        });
+        Ok(Whole { codecs, coming })
+    }
+
+    /// The next rows; none: there are no more.
+    pub(super) async fn next(&mut self) -> Result<Vec<Vec<Value>>, Error> {
+        let read = self.coming.recv().await.unwrap_or_else(|| Ok(vec![]))?;
+        Ok(read.into_iter().map(|row| values(row, &self.codecs)).collect())
+    }
+}
 
 /// Rows on their way.
 pub(super) struct Reading {
@@ -76,9 +107,7 @@ impl Reading {
     }
 
     pub(super) fn statement(&self) -> Vec<u8> {
-        let columns: Vec<String> = self.table.coming().map(|(column, _)| quoted(&column.name)).collect();
-        let mut sql =
-            format!("SELECT {} FROM {}", columns.join(", "), quoted(&self.table.source)).into_bytes();
+        let mut sql = select(&self.table).into_bytes();
         if let Some(keys) = &self.with {
             with_keys(&self.key, keys, &mut sql);
             return sql;
@@ -90,6 +119,11 @@ impl Reading {
         sql.extend_from_slice(format!(" ORDER BY {} LIMIT {}", self.key.join(", "), self.count).as_bytes());
         sql
     }
+}
+
+fn select(table: &SourceTable) -> String {
+    let columns: Vec<String> = table.coming().map(|(column, _)| quoted(&column.name)).collect();
+    format!("SELECT {} FROM {}", columns.join(", "), quoted(&table.source))
 }
 
 fn size(value: &Value) -> usize {

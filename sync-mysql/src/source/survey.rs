@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use litekeep_schema::portable::mysql::{Flavor, Inward, quoted};
+use litekeep_schema::portable::mysql::{Flavor, Found, Inward, quoted};
 use litekeep_schema::portable::{Level, Note};
 use litekeep_sql::{MirrorColumn, MirrorRules, MirrorTable};
-use litekeep_sync::source::{Part, SourceTable};
+use litekeep_sync::source::{NO_KEY, Part, SourceTable};
 use litekeep_sync::{Error, Kind};
 
 use super::Refused;
 use super::catalog::Catalog;
+use super::rules;
 use crate::binlog::charset::{self, Charset, Charsets};
 use crate::codec::Codec;
 use crate::error;
@@ -18,23 +19,35 @@ use crate::target::statements::literal;
 type Row = Vec<Option<String>>;
 
 /// A column as the server describes it.
-struct FoundColumn {
-    table: String,
-    name: String,
+pub(super) struct FoundColumn {
+    pub(super) table: String,
+    pub(super) name: String,
     is_not_null: bool,
-    whole_type: String,
+    pub(super) whole_type: String,
     type_name: String,
     digits: u8,
     charset: Option<String>,
     is_virtual: bool,
     /// It is computed when it is written.
     is_stored: bool,
+    pub(super) default: Option<Found>,
+    pub(super) numbers_itself: bool,
+    /// Each change of the row sets it to the present time.
+    pub(super) is_set_again: bool,
 }
 
 impl FoundColumn {
-    fn of(row: &Row) -> FoundColumn {
+    fn of(row: &Row, flavor: Flavor) -> FoundColumn {
         let text = |nth: usize| row.get(nth).cloned().flatten().unwrap_or_default();
         let extra = text(7).to_ascii_uppercase();
+        // Of MariaDB, what has none has NULL.
+        let told = row.get(8).cloned().flatten();
+        let told = told.filter(|text| flavor == Flavor::Mysql || text != "NULL");
+        let default = told.map(|text| match flavor {
+            Flavor::Mariadb => Found::of_sql(&text),
+            Flavor::Mysql if extra.contains("DEFAULT_GENERATED") => Found::Expression(text),
+            Flavor::Mysql => Found::Constant(text),
+        });
         FoundColumn {
             table: text(0),
             name: text(1),
@@ -45,6 +58,9 @@ impl FoundColumn {
             charset: Some(text(6)).filter(|name| !name.is_empty()),
             is_virtual: extra.contains("VIRTUAL"),
             is_stored: extra.contains("STORED") || extra.contains("PERSISTENT"),
+            default,
+            numbers_itself: extra.contains("AUTO_INCREMENT"),
+            is_set_again: extra.contains("ON UPDATE"),
         }
     }
 }
@@ -294,10 +310,11 @@ impl Catalog {
 
     /// Those of the tables that are wanted that are there.
     pub(super) async fn surveyed(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error> {
-        let sql = "SELECT table_name, column_name, is_nullable, column_type, data_type, datetime_precision, character_set_name, extra \
+        let sql = "SELECT table_name, column_name, is_nullable, column_type, data_type, datetime_precision, character_set_name, extra, column_default \
                    FROM information_schema.columns WHERE table_schema = $database ORDER BY table_name, ordinal_position";
         let columns = self.of_tables("read the columns of tables", sql).await?;
-        let columns: Vec<FoundColumn> = columns.iter().map(FoundColumn::of).collect();
+        let columns: Vec<FoundColumn> =
+            columns.iter().map(|row| FoundColumn::of(row, self.flavor())).collect();
         let (engines, mut indexes, cascades) =
             (self.engines().await?, self.indexes().await?, self.cascades().await?);
         let mut found: Vec<(SourceTable, Vec<Note>)> = vec![];
@@ -332,15 +349,16 @@ impl Catalog {
                 );
                 notes.no_table(None, message);
             }
-            let indexes = indexes.remove(table).unwrap_or_default();
-            let key = indexes.iter().find(|index| index.is_key());
-            let (mut types, mut mirrored) = (vec![], vec![]);
+            let indexes_there = indexes.remove(table).unwrap_or_default();
+            let key = indexes_there.iter().find(|index| index.is_key());
+            let (mut types, mut forms, mut mirrored) = (vec![], vec![], vec![]);
             for column in of_table {
                 let is_only_key = key.is_some_and(|key| key.columns == [column.name.clone()]);
                 let Some((form, declared)) = self.column(column, is_only_key, &mirrored, &mut notes).await?
                 else {
                     continue;
                 };
+                forms.push(form);
                 types.push(Codec::Theirs(form).kind(column.whole_type.clone()));
                 mirrored.push(MirrorColumn {
                     name: column.name.clone(),
@@ -351,8 +369,14 @@ impl Catalog {
             let place = |name: &String| mirrored.iter().position(|column| column.name == *name);
             let places = |index: &FoundIndex| index.columns.iter().map(place).collect::<Option<Vec<usize>>>();
             let is_single = |nth: &usize| types[*nth].name.to_ascii_lowercase().starts_with("float");
-            let key_places = key.and_then(places);
+            let mut key_places = key.and_then(places);
             match &key_places {
+                None if self.is_copied => notes.add(None, Level::Info, NO_KEY.to_owned()),
+                Some(places) if self.is_copied && places.iter().any(is_single) => {
+                    let message = format!("comes without its key, in which is a FLOAT, and {NO_KEY}");
+                    notes.add(None, Level::Rule, message);
+                    key_places = None;
+                }
                 None => notes.no_table(
                     None,
                     format!("has no primary key, by which changed rows are known: ALTER TABLE {path} ADD PRIMARY KEY (...)"),
@@ -362,23 +386,28 @@ impl Catalog {
                 }
                 Some(_) => {}
             }
-            let others = indexes.iter().filter(|index| {
+            let others = indexes_there.iter().filter(|index| {
                 index.is_whole && index.is_ordered && key.is_none_or(|key| key.name != index.name)
             });
-            // Names of indexes are a table's own there, and the database's here.
-            let of = |index: &FoundIndex| Some((format!("{here}_{}", index.name), places(index)?));
+            let of = |index: &FoundIndex| Some((index.name_in(&here), places(index)?));
             let indexes = others.filter_map(of).collect();
-            let mirror = MirrorTable {
-                name: here.clone(),
+            let mut mirror = MirrorTable {
+                name: here,
                 columns: mirrored,
                 key: key_places.unwrap_or_default(),
                 indexes,
                 rules: MirrorRules::default(),
             };
+            if self.is_copied {
+                let rules = self.rules(table).await?;
+                let of = (of_table, forms.as_slice(), indexes_there.as_slice());
+                mirror.rules = rules.of(of, &mirror, |there| self.wanted(there), &mut notes);
+            }
             let notes = notes.notes;
             let (source, part) = (table.clone(), Part::default());
             found.push((SourceTable { source, types, mirror, part }, notes));
         }
+        rules::to_unique_only(&mut found);
         Ok(found)
     }
 
@@ -448,30 +477,35 @@ impl Catalog {
 }
 
 /// An index as the server describes it.
-struct FoundIndex {
-    name: String,
+pub(super) struct FoundIndex {
+    pub(super) name: String,
     columns: Vec<String>,
-    is_unique: bool,
-    is_ordered: bool,
+    pub(super) is_unique: bool,
+    pub(super) is_ordered: bool,
     /// Of columns as they are, and not of parts of them or of something computed.
-    is_whole: bool,
+    pub(super) is_whole: bool,
     is_not_null: bool,
 }
 
 impl FoundIndex {
+    /// Its name in SQLite, where names of indexes are the database's; there they are a table's own.
+    pub(super) fn name_in(&self, table: &str) -> String {
+        format!("{table}_{}", self.name)
+    }
+
     /// A part of a column that is unique makes the column so.
-    fn is_key(&self) -> bool {
+    pub(super) fn is_key(&self) -> bool {
         self.name == "PRIMARY" || self.is_unique && self.is_not_null && self.is_whole
     }
 }
 
-struct Notes<'a> {
+pub(super) struct Notes<'a> {
     table: &'a str,
     notes: Vec<Note>,
 }
 
 impl Notes<'_> {
-    fn add(&mut self, column: Option<&str>, level: Level, message: String) {
+    pub(super) fn add(&mut self, column: Option<&str>, level: Level, message: String) {
         let (table, column) = (self.table.to_owned(), column.map(str::to_owned));
         self.notes.push(Note { table, column, level, message });
     }

@@ -21,6 +21,11 @@ mod following;
 mod hub;
 #[path = "../../../sync/tests/conformance/in_sql.rs"]
 mod in_sql;
+#[path = "../../../sync/tests/conformance/keyless.rs"]
+mod keyless;
+#[path = "../../../sync/tests/conformance/merging.rs"]
+mod merging;
+mod once;
 #[path = "../../../sync/tests/conformance/pull_scene.rs"]
 mod pull_scene;
 mod pulled;

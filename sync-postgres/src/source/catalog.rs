@@ -39,16 +39,24 @@ impl PostgresSource {
         Ok(rows.iter().map(found).collect())
     }
 
-    /// The columns by which a changed row is known, by table.
+    /// The columns by which a changed row is known, by table; of what is copied once those of the primary key, if there is one.
     pub(super) async fn keys(&self) -> Result<HashMap<String, Vec<String>>, Error> {
-        let sql = "SELECT c.relname::text, a.attname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid \
+        let is_key = match self.is_once {
+            false => {
+                "i.indimmediate AND (i.indisprimary AND c.relreplident IN ('d', 'f') OR i.indisreplident AND c.relreplident = 'i')"
+            }
+            true => {
+                "(i.indisprimary OR i.indisreplident AND NOT EXISTS (SELECT 1 FROM pg_index p WHERE p.indrelid = c.oid AND p.indisprimary))"
+            }
+        };
+        let sql = format!(
+            "SELECT c.relname::text, a.attname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid \
                    JOIN pg_namespace n ON n.oid = c.relnamespace \
                    CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place) \
                    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum \
-                   WHERE n.nspname = $1 AND i.indimmediate AND k.place <= i.indnkeyatts \
-                   AND (i.indisprimary AND c.relreplident IN ('d', 'f') OR i.indisreplident AND c.relreplident = 'i') \
-                   ORDER BY c.relname, k.place";
-        let rows = self.session()?.rows("read the keys of tables", sql, &[&self.schema]).await?;
+                   WHERE n.nspname = $1 AND k.place <= i.indnkeyatts AND {is_key} ORDER BY c.relname, k.place"
+        );
+        let rows = self.session()?.rows("read the keys of tables", &sql, &[&self.schema]).await?;
         let mut keys: HashMap<String, Vec<String>> = HashMap::new();
         rows.iter().for_each(|row| keys.entry(row.get(0)).or_default().push(row.get(1)));
         Ok(keys)

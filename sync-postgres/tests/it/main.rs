@@ -20,6 +20,10 @@ mod following;
 mod hub;
 #[path = "../../../sync/tests/conformance/in_sql.rs"]
 mod in_sql;
+#[path = "../../../sync/tests/conformance/keyless.rs"]
+mod keyless;
+#[path = "../../../sync/tests/conformance/merging.rs"]
+mod merging;
 mod once;
 mod pooling;
 #[path = "../../../sync/tests/conformance/pull_scene.rs"]

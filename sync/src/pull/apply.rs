@@ -118,7 +118,11 @@ fn is_part_of_refused(mirror: &Mirror, table: &MirrorTable, change: &Incoming) -
     Ok(mirror.item(&refused_item(&table.name, key))?.is_some())
 }
 
+/// The key of a row, or all of its values where the table has none.
 pub(crate) fn key_of(table: &MirrorTable, row: &[Value]) -> Vec<Value> {
+    if table.key.is_empty() {
+        return row.to_vec();
+    }
     table.key.iter().map(|nth| row[*nth].clone()).collect()
 }
 

@@ -75,6 +75,9 @@ impl<S: Source> Sides<'_, S> {
     /// Counts the rows of a table that differ.
     pub(crate) async fn compare(&mut self, table: &SourceTable, found: &mut Found) -> Result<(), Error> {
         let sieve = Sieve::of(table)?;
+        if table.mirror.key.is_empty() {
+            return self.compare_without_key((table, &sieve), found).await;
+        }
         let mirrored = table.mirror.clone();
         self.local.on(move |mirror| Ok(mirror.begin_sweep(&mirrored)?)).await?;
         self.source.open(table, Rows::All).await?;

@@ -4,6 +4,7 @@
 //! there already are not written again, and those that are gone go.
 
 use litekeep_schema::portable::Note;
+use litekeep_sql::Mirror;
 
 use super::Pull;
 use super::state::{Stage, kept};
@@ -53,6 +54,9 @@ impl<S: Source> Pull<S> {
             copied.tables = tables.iter().map(name).zip(found.1).collect();
             (copied.found, copied.refused) = (Some(found.0), refused);
             copied.leave_out_refused();
+            if parts == Parts::All {
+                copied.failed.extend(self.dangling(tables).await?);
+            }
         }
         self.keep_nothing().await?;
         Ok(copied)
@@ -84,6 +88,23 @@ impl<S: Source> Pull<S> {
         let (position, after, rows) = (String::new(), None, 0);
         let stage = Stage::Copying { position, server, tables, after, rows, sweeps: resumed };
         self.commit(stage, |_| Ok(())).await
+    }
+
+    /// Foreign keys that do not hold here: servers may compare text without its case, or have not checked what was there before the key.
+    async fn dangling(&mut self, tables: Vec<SourceTable>) -> Result<Vec<String>, Error> {
+        let look = move |mirror: &Mirror| {
+            let mut told = vec![];
+            for SourceTable { mirror: table, .. } in &tables {
+                for (parent, rows) in mirror.dangling(table)? {
+                    let name = &table.name;
+                    told.push(format!(
+                        "{rows} of the rows of `{name}` refer to no row of `{parent}` as SQLite compares them"
+                    ));
+                }
+            }
+            Ok(told)
+        };
+        self.local.on(look).await
     }
 
     async fn refused_rows(&mut self) -> Result<Vec<Listed>, Error> {

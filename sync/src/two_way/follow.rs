@@ -231,6 +231,8 @@ impl<H: Hub> TwoWay<H> {
         let Some(last) = ended.last() else { return Ok(()) };
         let time_ms = last.time_ms;
         inflow.reached.clone_from(&last.position);
+        let policies = &self.settings.policies;
+        let merges = |nth: usize| policies.of(&kept.plan.tables[nth].mirror.name).merges();
         let (mut arrivals, mut emptied) = (vec![], vec![]);
         for Incomings { says, changes, time_ms, .. } in ended {
             let ours = says.as_ref().filter(|says| says.node == kept.plan.slot).map(|says| says.push);
@@ -245,6 +247,7 @@ impl<H: Hub> TwoWay<H> {
                     table: row.table,
                     key: row.key,
                     old: Some(image(row.before.as_deref())),
+                    before: row.before.filter(|_| merges(row.table)),
                     new: row.after,
                     made: Some(made.clone()),
                     is_ours: false,

@@ -195,6 +195,7 @@ impl<H: Hub> TwoWay<H> {
                         table: nth,
                         key: key.clone(),
                         old,
+                        before: None,
                         new: Some(there),
                         made: None,
                         is_ours: false,
@@ -251,11 +252,9 @@ impl<H: Hub> TwoWay<H> {
                 // It was deleted there.
                 Some(base) => {
                     let old = Some(base.clone());
-                    arrivals.push((
-                        Arrival { table: nth, key, old, new: None, made: None, is_ours: false },
-                        id,
-                        work,
-                    ));
+                    let (before, new, made) = (None, None, None);
+                    let arrival = Arrival { table: nth, key, old, before, new, made, is_ours: false };
+                    arrivals.push((arrival, id, work));
                 }
             }
         }

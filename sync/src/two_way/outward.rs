@@ -116,15 +116,18 @@ impl Diff {
     pub(super) fn fold(self, works: &mut BTreeMap<String, Work>, time_ms: i64) -> Vec<(String, Seen)> {
         let Diff { rows, mut seen, .. } = self;
         for (id, Net { table, key, before, after }) in rows {
-            let base = match (seen.remove(&id), works.get(&id)) {
+            let (base, time_ms) = match (seen.remove(&id), works.get(&id)) {
                 // As the hub has it.
                 (Some(seen), _) if seen.image == image(after.as_deref()) => {
                     works.remove(&id);
                     continue;
                 }
-                (Some(seen), _) => seen.image,
-                (None, Some(work)) => work.base.clone(),
-                (None, None) => image(before.as_deref()),
+                (Some(seen), _) => {
+                    let changed_ms = seen.changed_ms(&image(after.as_deref()));
+                    (seen.image, changed_ms.unwrap_or(time_ms))
+                }
+                (None, Some(work)) => (work.base.clone(), time_ms),
+                (None, None) => (image(before.as_deref()), time_ms),
             };
             works.insert(
                 id,
@@ -150,7 +153,9 @@ pub(super) fn found(
     (table, row): (usize, Option<Vec<Value>>),
     time_ms: i64,
 ) -> Result<(), Error> {
-    if seen.image != image(row.as_deref()) {
+    let image_here = image(row.as_deref());
+    if seen.image != image_here {
+        let time_ms = seen.changed_ms(&image_here).unwrap_or(time_ms);
         let key = values(&seen.key)?;
         works.insert(
             id,
@@ -294,7 +299,12 @@ mod tests {
         };
         let mut works: BTreeMap<String, Work> =
             before.map(|before| ("t/1".to_owned(), work(before))).into_iter().collect();
-        let seen = |note: Option<&str>| Seen { commit: 1, image: of(note), key: vec!["i1".to_owned()] };
+        let seen = |note: Option<&str>| Seen {
+            commit: 1,
+            image: of(note),
+            key: vec!["i1".to_owned()],
+            merged: None,
+        };
         let diff = Diff {
             rows: net.map(|net| ("t/1".to_owned(), net)).into_iter().collect(),
             seen: note.map(|note| ("t/1".to_owned(), seen(note))).into_iter().collect(),

@@ -263,6 +263,7 @@ impl<H: Hub> TwoWay<H> {
                         table: work.table,
                         key: work.key.clone(),
                         old: None,
+                        before: None,
                         new: row.cloned(),
                         made: None,
                         is_ours: false,

@@ -34,6 +34,19 @@ pub enum Policy {
     Sqlite,
     /// The change that was made later; one that keeps the row over one that deletes it.
     Latest,
+    /// Each column as the side has it that alone has changed it; of what both have changed, or one has deleted, the server.
+    MergeServer,
+    /// The same, else SQLite.
+    MergeSqlite,
+    /// The same, else the change that was made later.
+    MergeLatest,
+}
+
+impl Policy {
+    /// Whether columns are decided about one by one.
+    pub(super) fn merges(self) -> bool {
+        matches!(self, Policy::MergeServer | Policy::MergeSqlite | Policy::MergeLatest)
+    }
 }
 
 /// The same by table.
@@ -183,6 +196,16 @@ pub(super) struct Seen {
     pub(super) commit: u64,
     pub(super) image: String,
     pub(super) key: Vec<String>,
+    /// Where the row here has columns of both sides since then: its image, and when it was changed here, milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) merged: Option<(String, i64)>,
+}
+
+impl Seen {
+    /// When the row here was changed, as far as it is known that it was not in that very moment.
+    pub(super) fn changed_ms(&self, image_here: &str) -> Option<i64> {
+        self.merged.as_ref().filter(|(image, _)| image == image_here).map(|(_, ms)| *ms)
+    }
 }
 
 /// A row that shall be otherwise in the hub.
@@ -278,7 +301,7 @@ pub struct Conflict {
     pub kept: Option<Vec<String>>,
     /// What has lost.
     pub lost: Option<Vec<String>>,
-    /// The columns.
+    /// The columns; where these are decided about one by one, those that both sides have changed.
     pub columns: Vec<String>,
 }
 

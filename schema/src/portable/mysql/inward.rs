@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use litekeep_format::Value;
 
+use crate::portable::value::{literal, unhex};
+
 /// How values of a type come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -180,6 +182,150 @@ impl Inward {
                 };
                 text(format!("{sign}{hours:02}:{minutes:02}:{:02}{fraction}", seconds % 60))
             }
+        }
+    }
+}
+
+/// What a column of a type (`varchar(9)`) has by default, as an expression of SQLite; `None`: it has not the like.
+pub fn default(found: &Found, form: Inward, whole: &str) -> Option<String> {
+    match found {
+        Found::Expression(sql) if sql.eq_ignore_ascii_case("null") => Some("NULL".to_owned()),
+        Found::Expression(sql) => {
+            // MySQL tells of each text in an expression what it is, and quotes it once more.
+            let plain = sql.replace("_utf8mb4\\'", "'").replace("\\'", "'");
+            match Found::of_sql(&plain) {
+                Found::Constant(text) => constant(&text, form, whole).map(|value| literal(&value)),
+                Found::Expression(sql) => now(&sql, form).map(str::to_owned),
+            }
+        }
+        Found::Constant(text) => constant(text, form, whole).map(|value| literal(&value)),
+    }
+}
+
+/// A default as a server describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A value, as text; of bytes `0x` and hexadecimal digits, of bits `b'101'`.
+    Constant(String),
+    /// An expression of SQL.
+    Expression(String),
+}
+
+impl Found {
+    /// Of what MariaDB says, which is SQL.
+    pub fn of_sql(sql: &str) -> Found {
+        let is_number = |sql: &str| sql.bytes().all(|byte| byte.is_ascii_digit() || b"+-.e".contains(&byte));
+        let is_value = |sql: &str| is_number(sql) || sql.starts_with("b'") || sql.starts_with("0x");
+        if let Some(text) = sql.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')) {
+            return unescaped(text).map_or_else(|| Found::Expression(sql.to_owned()), Found::Constant);
+        }
+        match is_value(sql) {
+            true => Found::Constant(sql.to_owned()),
+            false => Found::Expression(sql.to_owned()),
+        }
+    }
+}
+
+/// The text of a literal; `None`: there is more than one.
+fn unescaped(literal: &str) -> Option<String> {
+    let (mut text, mut rest) = (String::new(), literal.chars());
+    while let Some(c) = rest.next() {
+        text.push(match c {
+            '\'' if rest.next() == Some('\'') => '\'',
+            '\'' => return None,
+            '\\' => match rest.next()? {
+                '0' => '\0',
+                'n' => '\n',
+                'r' => '\r',
+                't' => '\t',
+                'Z' => '\u{1a}',
+                c => c,
+            },
+            c => c,
+        });
+    }
+    Some(text)
+}
+
+/// The present time; times have as many digits as are asked for there, and thousandths of a second at most here.
+fn now(sql: &str, form: Inward) -> Option<&'static str> {
+    // As a push makes it of SQLite's.
+    let of_text = match sql.replace(", ", ",").as_str() {
+        "date_format(utc_timestamp(),'%Y-%m-%d %H:%i:%s')" => Some("datetime('now')"),
+        "date_format(utc_timestamp(),'%Y-%m-%d')" => Some("date('now')"),
+        "date_format(utc_timestamp(),'%H:%i:%s')" => Some("time('now')"),
+        _ => None,
+    };
+    if form == Inward::Text {
+        return of_text;
+    }
+    let sql = sql.to_ascii_lowercase();
+    let sql = sql.trim_start_matches('(').trim_end_matches(')');
+    let (name, digits) = sql.split_once('(').unwrap_or((sql, ""));
+    let is_time =
+        ["current_timestamp", "now", "localtimestamp", "localtime", "utc_timestamp"].contains(&name);
+    let is_whole = digits.is_empty() || digits == "0";
+    match form {
+        Inward::Timestamp if is_time && is_whole => Some("strftime('%Y-%m-%dT%H:%M:%S.000000Z')"),
+        Inward::Timestamp if is_time => Some("strftime('%Y-%m-%dT%H:%M:%f000Z')"),
+        Inward::Datetime if is_time && is_whole => Some("strftime('%Y-%m-%d %H:%M:%S.000000')"),
+        Inward::Datetime if is_time => Some("strftime('%Y-%m-%d %H:%M:%f000')"),
+        Inward::Date if ["curdate", "current_date", "utc_date"].contains(&name) => Some("date('now')"),
+        _ => None,
+    }
+}
+
+/// A value by what a server says of it, as one of that type [comes](Inward::value).
+fn constant(text: &str, form: Inward, whole: &str) -> Option<Value> {
+    let whole = whole.to_ascii_lowercase();
+    let sized = || whole.split_once('(')?.1.split([',', ')']).next()?.parse::<usize>().ok();
+    let is = |text: String| Some(Value::Text(text.into_bytes()));
+    let padded = |digits: usize| {
+        let (time, fraction) = text.split_once('.').unwrap_or((text, ""));
+        match (digits, time.len() >= 8 && fraction.bytes().all(|byte| byte.is_ascii_digit())) {
+            (_, false) => None,
+            (0, true) => Some(time.to_owned()),
+            (_, true) => Some(format!("{time}.{fraction:0<digits$.digits$}")),
+        }
+    };
+    match form {
+        Inward::Integer => text.parse().ok().map(Value::Integer),
+        Inward::Unsigned => text.parse().ok().map(|u| form.value(Raw::Unsigned(u))),
+        Inward::Real => text.parse().ok().map(Value::Real),
+        Inward::Decimal => {
+            let digits: usize = whole.split_once(',').map_or(Some(0), |(_, scale)| {
+                scale.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok()
+            })?;
+            let (number, fraction) = text.split_once('.').unwrap_or((text, ""));
+            number.parse::<i128>().ok()?;
+            // Another one than the column can have: it would be rounded there.
+            let fraction = fraction.trim_end_matches('0');
+            match digits {
+                _ if fraction.len() > digits => None,
+                0 => is(number.to_owned()),
+                _ => is(format!("{number}.{fraction:0<digits$}")),
+            }
+        }
+        Inward::Text | Inward::Json => is(text.to_owned()),
+        Inward::Date => is(text.to_owned()).filter(|_| text.len() == 10),
+        Inward::Time(digits) => padded(usize::from(digits)).and_then(is),
+        Inward::Datetime => padded(6).filter(|time| time.len() == 26).and_then(is),
+        // No time at all is written otherwise.
+        Inward::Timestamp => padded(6)
+            .filter(|time| time.len() == 26 && !time.starts_with("0000"))
+            .and_then(|time| is(format!("{}Z", time.replacen(' ', "T", 1)))),
+        Inward::Bytes => {
+            let mut bytes = text.strip_prefix("0x").map_or_else(|| Some(text.as_bytes().to_vec()), unhex)?;
+            if whole.starts_with("binary") {
+                bytes.resize(sized().unwrap_or(1), 0);
+            }
+            Some(Value::Blob(bytes))
+        }
+        Inward::Bits => {
+            let bits = text.strip_prefix("b'").and_then(|rest| rest.strip_suffix('\''))?;
+            let bytes = u64::from_str_radix(bits, 2).ok()?.to_be_bytes();
+            let width = sized().unwrap_or(1).div_ceil(8);
+            Some(Value::Blob(bytes[bytes.len().checked_sub(width)?..].to_vec()))
         }
     }
 }

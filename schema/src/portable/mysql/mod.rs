@@ -4,6 +4,6 @@ mod inward;
 mod table;
 mod value;
 
-pub use inward::{Calendar, Inward, Raw};
+pub use inward::{Calendar, Found, Inward, Raw, default};
 pub use table::{Column, Flavor, Index, Options, Part, Table, map, path, quoted};
 pub use value::{Given, MyType};

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use litekeep_format::Value;
 
+use crate::portable::value::{literal, unhex};
+
 /// How values of a type come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -93,6 +95,9 @@ impl Inward {
 
 /// What a column has by default, from how the server writes it; `None`: SQLite has not the like.
 pub fn default(expression: &str, form: Inward) -> Option<String> {
+    if let Some(now) = made_here(expression, form) {
+        return Some(now.to_owned());
+    }
     // Its type comes after the value: `'7'::bigint`, `'{}'::text[]`, `'2026-01-01'::timestamp without time zone`.
     let (value, _) = expression
         .rsplit_once("::")
@@ -123,16 +128,19 @@ pub fn default(expression: &str, form: Inward) -> Option<String> {
     }
 }
 
-/// As SQLite's SQL has it.
-fn literal(value: &Value) -> String {
-    match value {
-        Value::Null => "NULL".to_owned(),
-        Value::Integer(i) => i.to_string(),
-        Value::Real(f) => format!("{f:?}"),
-        Value::Text(text) => format!("'{}'", String::from_utf8_lossy(text).replace('\'', "''")),
-        Value::Blob(bytes) => {
-            format!("x'{}'", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+/// The present time as a push makes it of SQLite's, in which the server writes types and parentheses of its own.
+fn made_here(expression: &str, form: Inward) -> Option<&'static str> {
+    let plain: String = expression.replace("::text", "").chars().filter(|c| !"() ".contains(*c)).collect();
+    match (form, plain.as_str()) {
+        (Inward::Timestamp, "date_trunc'second',nowATTIMEZONE'utc'") => {
+            Some("strftime('%Y-%m-%d %H:%M:%S.000000')")
         }
+        (Inward::Text, "to_charnowATTIMEZONE'utc','YYYY-MM-DDHH24:MI:SS'") => Some("datetime('now')"),
+        (Inward::Text, "to_charnowATTIMEZONE'utc','YYYY-MM-DD'" | "nowATTIMEZONE'utc'::date") => {
+            Some("date('now')")
+        }
+        (Inward::Text, "to_charnowATTIMEZONE'utc','HH24:MI:SS'") => Some("time('now')"),
+        _ => None,
     }
 }
 
@@ -142,15 +150,6 @@ fn boolean(text: &str) -> Option<bool> {
         "f" | "false" => Some(false),
         _ => None,
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pair = |pair: &[u8]| match pair {
-        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-        _ => None,
-    };
-    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 /// A time with six digits after its second; `None`: it is infinite, or before the year 1.

@@ -1,0 +1,5 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    litekeep_sync_mysql::decode_any_bytes(data);
+});
