@@ -191,9 +191,17 @@ impl DatabaseSync {
                 let options = options(config, MyType::named, &MyType::names())?;
                 Box::new(MysqlSource::two_way(address, wanted_of_mysql(config), options))
             }
-            OtherSide::Mongodb(_) => {
-                return Err(Failure::invalid("MongoDB is not kept in step in both directions").into());
+            #[cfg(feature = "mongodb")]
+            OtherSide::Mongodb(url) => {
+                use litekeep_schema::portable::mongodb::MongoType;
+                let address = litekeep_sync_mongodb::Address::parse(url.expose())?;
+                no_schema(config, "MongoDB")?;
+                let options = options(config, MongoType::named, &MongoType::names())?;
+                let wanted = wanted_of_mongodb(config);
+                Box::new(litekeep_sync_mongodb::MongoSource::two_way(address, wanted, options))
             }
+            #[cfg(not(feature = "mongodb"))]
+            OtherSide::Mongodb(_) => return Err(no_client().into()),
         };
         let policy = |policy: &ConflictPolicy| match policy {
             ConflictPolicy::Server => Policy::Server,
@@ -589,6 +597,12 @@ fn wanted_of_mysql(config: &SyncConfig) -> litekeep_sync_mysql::source::Wanted {
     litekeep_sync_mysql::source::Wanted { tables, names }
 }
 
+#[cfg(feature = "mongodb")]
+fn wanted_of_mongodb(config: &SyncConfig) -> litekeep_sync_mongodb::source::Wanted {
+    let (tables, names) = (config.tables.clone(), config.names.clone());
+    litekeep_sync_mongodb::source::Wanted { tables, names }
+}
+
 /// Where it comes from.
 ///
 /// # Errors
@@ -613,9 +627,7 @@ pub(crate) fn source(config: &SyncConfig) -> Result<Box<dyn Source>> {
         OtherSide::Mongodb(url) => {
             let address = litekeep_sync_mongodb::Address::parse(url.expose())?;
             no_schema(config, "MongoDB")?;
-            let (tables, names) = (config.tables.clone(), config.names.clone());
-            let wanted = litekeep_sync_mongodb::source::Wanted { tables, names };
-            Box::new(litekeep_sync_mongodb::MongoSource::new(address, wanted))
+            Box::new(litekeep_sync_mongodb::MongoSource::new(address, wanted_of_mongodb(config)))
         }
         #[cfg(not(feature = "mongodb"))]
         OtherSide::Mongodb(_) => return Err(no_client().into()),

@@ -1,13 +1,21 @@
 //! A connection, and what travels over it.
 
-use bson::{Document, RawDocumentBuf, Timestamp, doc};
+use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
 use litekeep_sync::{Error, Kind};
-use mongodb::error::{Error as Cause, ErrorKind};
+use mongodb::error::{Error as Cause, ErrorKind, TRANSIENT_TRANSACTION_ERROR};
 use mongodb::options::{ReadConcern, TransactionOptions};
 use mongodb::{Client, ClientSession, Database};
 
 use crate::address::durable;
 use crate::{Address, error};
+
+/// Why a transaction is not committed, as far as one knows.
+pub(crate) enum Uncommitted {
+    /// It is not, and can be tried again.
+    Not(Cause),
+    /// It is, or it is not.
+    Perhaps(Error),
+}
 
 /// What MongoDB 5.0 says of itself: the first that shows one state to many reads, and makes collections in transactions.
 const OLDEST: i32 = 13;
@@ -33,9 +41,12 @@ impl Session {
         Session::open_as(address, error::WRITES, database).await.map(|(session, _)| session)
     }
 
-    /// The same of a user who only reads; with what the server says of itself.
-    pub(crate) async fn open_to_read(address: &Address) -> Result<(Session, Document), Error> {
-        Session::open_as(address, error::READS, None).await
+    /// The same of the address's database, for a user who only reads or writes, too; with what the server says of itself.
+    pub(crate) async fn open_to_follow(
+        address: &Address,
+        writes: bool,
+    ) -> Result<(Session, Document), Error> {
+        Session::open_as(address, if writes { error::WRITES } else { error::READS }, None).await
     }
 
     async fn open_as(
@@ -66,6 +77,23 @@ impl Session {
     /// An error of the server's, with what was being done.
     pub(crate) fn failed(&self, doing: &str, error: &Cause) -> Error {
         error::server_as(&self.address, self.role, doing, error)
+    }
+
+    /// The server and the database, for people.
+    pub(crate) fn name(&self) -> &str {
+        self.address.name()
+    }
+
+    /// The first document that fulfils a condition, as most of the servers have it.
+    pub(crate) async fn first(
+        &self,
+        doing: &str,
+        collection: &str,
+        filter: Document,
+    ) -> Result<Option<Document>, Error> {
+        let collection = self.db.collection::<Document>(collection);
+        let first = collection.find_one(filter).read_concern(ReadConcern::majority()).await;
+        first.map_err(|e| self.failed(doing, &e))
     }
 
     pub(crate) fn db(&self) -> &Database {
@@ -131,6 +159,50 @@ impl Session {
             .write_concern(durable())
             .build();
         self.writing.start_transaction().with_options(options).await
+    }
+
+    /// The same of one that reads what is there at one moment, and writes only where that is still so.
+    pub(crate) async fn begin_at_a_moment(&mut self) -> Result<(), Cause> {
+        let options = TransactionOptions::builder()
+            .read_concern(ReadConcern::snapshot())
+            .write_concern(durable())
+            .build();
+        self.writing.start_transaction().with_options(options).await
+    }
+
+    /// Commits the transaction.
+    pub(crate) async fn commit(&mut self) -> Result<(), Uncommitted> {
+        let mut tries = 0;
+        loop {
+            match self.writing.commit_transaction().await {
+                Ok(()) => return Ok(()),
+                // Nothing of it has come to be.
+                Err(e) if e.contains_label(TRANSIENT_TRANSACTION_ERROR) => return Err(Uncommitted::Not(e)),
+                // Whatever else it says, it may have, and can be asked again.
+                Err(_) if tries < 3 => tries += 1,
+                Err(e) => {
+                    let message = self.failed("commit rows", &e).to_string();
+                    return Err(Uncommitted::Perhaps(Error::new(Kind::Unavailable, message)));
+                }
+            }
+        }
+    }
+
+    /// Documents with one of these keys, in their order, as the transaction sees them.
+    pub(crate) async fn find_within(
+        &mut self,
+        collection: &str,
+        keys: &[Bson],
+    ) -> Result<Vec<RawDocumentBuf>, Cause> {
+        let (by_key, with) = (doc! { "_id": 1 }, doc! { "_id": { "$in": keys } });
+        let collection = self.db.collection::<RawDocumentBuf>(collection);
+        let found = collection.find(with).sort(by_key);
+        let mut cursor = found.session(&mut self.writing).await?;
+        let mut all = vec![];
+        while cursor.advance(&mut self.writing).await? {
+            all.push(cursor.current().to_owned());
+        }
+        Ok(all)
     }
 
     /// Runs a command in the transaction.

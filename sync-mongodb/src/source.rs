@@ -8,9 +8,11 @@
 
 mod changes;
 mod form;
+mod hub;
 mod json;
 mod layout;
 mod position;
+mod pushing;
 mod reader;
 mod reading;
 mod stream;
@@ -25,6 +27,7 @@ use litekeep_sync::source::{Event, Rows, Source, SourceTable, Standing, Unfit};
 use litekeep_sync::{Error, Kind, Value};
 
 use self::changes::Open;
+use self::hub::TwoWay;
 use self::layout::Layout;
 use self::position::Position;
 use self::reader::Reader;
@@ -68,9 +71,16 @@ pub struct MongoSource {
     position: Position,
     /// The transaction that is on its way.
     open: Option<Open>,
-    /// It is to be told how far the stream is.
+    /// It is to be told how far the stream is: with what comes next, and where it comes to where the server was when it was asked.
     is_asked: bool,
+    goal: Option<Position>,
     ready: VecDeque<Event>,
+    /// What it has where rows go there, too.
+    two_way: Option<TwoWay>,
+    /// Everything up to this moment is known, and is not told.
+    is_known: Option<Timestamp>,
+    /// Of a change it was not told how the document was: what has come cannot be gone on from.
+    lacks_images: bool,
 }
 
 impl MongoSource {
@@ -92,7 +102,11 @@ impl MongoSource {
             position: Position::of(Timestamp { time: 0, increment: 0 }),
             open: None,
             is_asked: false,
+            goal: None,
             ready: VecDeque::new(),
+            two_way: None,
+            is_known: None,
+            lacks_images: false,
         }
     }
 
@@ -100,11 +114,19 @@ impl MongoSource {
         self.session.as_ref().ok_or_else(unconnected)
     }
 
+    fn surveyor(&mut self) -> Result<Surveyor<'_>, Error> {
+        let session = self.session.as_ref().ok_or_else(unconnected)?;
+        let reader = self.reader.as_mut().ok_or_else(unconnected)?;
+        let (address, wanted, known) = (&self.address, &self.wanted, &self.known[..]);
+        Ok(Surveyor { session, reader, address, wanted, is_once: self.is_once, known })
+    }
+
     fn followed(&self, tables: &[SourceTable]) -> Followed {
         Followed {
             address: self.address.clone(),
             collections: tables.iter().map(|table| table.source.clone()).collect(),
             has_images: self.said.get_i32("maxWireVersion").is_ok_and(|version| version >= IMAGES),
+            is_two_way: self.two_way.is_some(),
             is_router: self.said.get_str("msg").is_ok_and(|msg| msg == "isdbgrid"),
         }
     }
@@ -139,11 +161,16 @@ impl Source for MongoSource {
     fn disconnect(&mut self) {
         (self.session, self.reader, self.reading, self.stream) = (None, None, None, None);
         self.layouts.clear();
+        self.let_go();
     }
 
     async fn connect(&mut self) -> Result<String, Error> {
         self.disconnect();
-        let (session, said) = Session::open_to_read(&self.address).await?;
+        let is_two_way = self.two_way.is_some();
+        let (session, said) = Session::open_to_follow(&self.address, is_two_way).await?;
+        if is_two_way {
+            hub::check_server(&self.address, &said)?;
+        }
         self.reader = Some(Reader::after(&session, None).await?);
         (self.session, self.said, self.is_once) = (Some(session), said, false);
         let set = self.said.get_str("setName").unwrap_or("a sharded cluster");
@@ -152,7 +179,7 @@ impl Source for MongoSource {
 
     async fn connect_to_copy(&mut self) -> Result<String, Error> {
         self.disconnect();
-        let (session, said) = Session::open_to_read(&self.address).await?;
+        let (session, said) = Session::open_to_follow(&self.address, false).await?;
         self.reader = Some(Reader::of_one_moment(&session).await?);
         (self.session, self.said, self.is_once) = (Some(session), said, true);
         Ok(self.address.name().to_owned())
@@ -160,7 +187,7 @@ impl Source for MongoSource {
 
     async fn connect_to_look(&mut self) -> Result<bool, Error> {
         self.disconnect();
-        let (session, said) = Session::open_to_read(&self.address).await?;
+        let (session, said) = Session::open_to_follow(&self.address, false).await?;
         self.reader = Some(Reader::after(&session, None).await?);
         (self.session, self.said, self.is_once) = (Some(session), said, true);
         // What documents have they tell.
@@ -172,10 +199,7 @@ impl Source for MongoSource {
     }
 
     async fn survey(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error> {
-        let session = self.session.as_ref().ok_or_else(unconnected)?;
-        let reader = self.reader.as_mut().ok_or_else(unconnected)?;
-        let (address, wanted, known) = (&self.address, &self.wanted, &self.known[..]);
-        Surveyor { session, reader, address, wanted, is_once: self.is_once, known }.survey().await
+        self.surveyor()?.survey().await
     }
 
     async fn partial(&mut self, table: &SourceTable) -> Result<Option<Note>, Error> {
@@ -198,6 +222,9 @@ impl Source for MongoSource {
 
     async fn standing(&mut self, _: &str, position: &str) -> Result<Standing, Error> {
         let position = position_of(position)?;
+        if std::mem::take(&mut self.lacks_images) {
+            return Ok(Standing::Beyond);
+        }
         // One that was set back would tell other changes under the times of those that have come.
         if !Position::of(self.session()?.now().await?).is_at(&position) {
             return Ok(Standing::Beyond);
@@ -215,6 +242,9 @@ impl Source for MongoSource {
         let Some(mut reading) = self.reading.take() else { return Ok(vec![]) };
         let session = self.session.as_ref().ok_or_else(unconnected)?;
         let fetched = reading.next(session, self.reader.as_mut().ok_or_else(unconnected)?).await?;
+        if self.two_way.is_some() {
+            self.check_fetched(&fetched)?;
+        }
         (self.reading, self.unfit, self.grown) = (Some(reading), fetched.unfit, fetched.grown);
         Ok(fetched.rows)
     }
@@ -228,16 +258,19 @@ impl Source for MongoSource {
     }
 
     async fn position(&mut self) -> Result<String, Error> {
-        Ok(Position::of(self.session()?.now().await?).to_string())
+        let goal = Position::of(self.session()?.now().await?);
+        self.goal = Some(goal.clone());
+        Ok(goal.to_string())
     }
 
     async fn follow(&mut self, _: &str, tables: &[SourceTable], position: &str) -> Result<(), Error> {
         self.position = position_of(position)?;
+        self.is_known = self.position.moment().filter(|_| self.two_way.is_some());
         self.layouts = tables.iter().map(Layout::of).collect::<Result<_, _>>()?;
         (self.stream, self.open) = (None, None);
         self.ready.clear();
         // The first answer tells where it is.
-        self.is_asked = true;
+        (self.is_asked, self.goal) = (true, None);
         let there = survey::names(self.session()?).await?;
         for (table, known) in tables.iter().enumerate() {
             if !there.contains(&known.source) {

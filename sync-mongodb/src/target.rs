@@ -5,7 +5,7 @@
 //!
 //! A row that changes goes by its key and comes again, so that rows can exchange what must be unique.
 
-mod documents;
+pub(crate) mod documents;
 mod journal;
 mod kept;
 mod reading;
@@ -24,6 +24,7 @@ use litekeep_sync::{Change, Error, Kept, Kind, Refused, Stage, Target, Value};
 use serde::{Deserialize, Serialize};
 
 use self::journal::Segment;
+pub(crate) use self::kept::{LEASE, UNDER_WAY};
 use self::reading::{Hold, Reading};
 use self::writing::Pending;
 use crate::error::code;

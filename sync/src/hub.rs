@@ -4,6 +4,7 @@
 //! written there while their present images are locked, together with how far the node is.
 
 mod pairing;
+mod parts;
 mod rows;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use litekeep_schema::portable::Note;
 use litekeep_sql::{Declaration, Profile};
 
 pub use self::pairing::{There, check_named, only_here, read_only, unfit};
+pub use self::parts::Parted;
 pub use self::rows::{Act, RowWriter, write_rows};
 use crate::source::{Source, SourceTable};
 use crate::{Error, Value};

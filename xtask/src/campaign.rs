@@ -119,6 +119,14 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Test("litekeep", "offline::machines_that_were_cut_off_come_to_the_same"),
     },
     Campaign {
+        name: "two-way-mongodb",
+        about: "the same with MongoDB",
+        how: How::Test(
+            "litekeep",
+            "two_way::mongodb::four_come_to_the_same_and_no_edit_is_lost_without_a_word",
+        ),
+    },
+    Campaign {
         name: "rows",
         about: "random schemas and transactions: the rows that a diff of pages reports are those that differ by SQL, and those that SQLite's sessions heard of",
         how: How::Test("litekeep-rows", "churn::rows_differ_as_sql_sees_it"),

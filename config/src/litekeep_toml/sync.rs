@@ -229,7 +229,7 @@ impl Reader<'_> {
         let ((database, key), other) = if is_pull { ((to, "to"), from) } else { ((from, "from"), to) };
         let database = self.database_of(database, node, ("sync", key), databases);
         let other = match other {
-            Some(found) => self.other_side(found, direction),
+            Some(found) => self.other_side(found),
             None => {
                 let message = "this sync has no `to`: add to = \"${DATABASE_URL}\", or a URL such as postgres://user@host/database \
                                (as `from` where SQLite is to get its rows)";
@@ -258,14 +258,9 @@ impl Reader<'_> {
         Some((database?, other?, direction))
     }
 
-    fn other_side(&mut self, found: &Entry, direction: Direction) -> Option<OtherSide> {
+    fn other_side(&mut self, found: &Entry) -> Option<OtherSide> {
         let url = self.non_empty(found)?;
         match (OtherSide::of(&url), url.split_once("://")) {
-            (Some(OtherSide::Mongodb(_)), _) if direction == Direction::Both => {
-                let message = "there is no sync in both directions with MongoDB; with postgres://, mysql:// and mariadb:// there is";
-                self.refuse(found, message);
-                None
-            }
             (Some(other), _) => Some(other),
             (None, Some((scheme, _))) => {
                 let message = format!(

@@ -2,6 +2,9 @@
 //! edit is lost without a word. Method: the real binary beside random edits on all four. Each edit adds its name to the row, so a row tells all edits that it has come from; an
 //! edit must be told by a row, have been deleted by somebody who saw it, or be in the list of conflicts.
 
+#[cfg(feature = "mongodb")]
+mod mongodb;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -25,23 +28,47 @@ const KEYS: u32 = 25;
 trait Hub: Sized {
     /// What its URL begins with.
     const SCHEME: &'static str;
+    /// What makes a table there begins so.
+    const MAKES: &'static str = "CREATE TABLE";
 
     fn begin() -> Result<Self>;
     fn url(&self) -> String;
-    fn query(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>>;
+    /// Somebody writes rows, whether they are there or not.
+    fn write(&self, rows: &[(u32, &str)]) -> Result<()>;
+    /// Somebody makes an edit: of a row that was deleted it tells `-` and its edits, of one that was written `+`.
+    fn edit(&self, edit: &Edit, name: &str) -> Result<Told>;
+    fn rows(&self) -> Result<Vec<String>>;
+    /// What it keeps of how far each node is.
+    fn stages(&self) -> Result<Vec<String>>;
     fn kill(&mut self) -> Result<()>;
     fn resume(&mut self) -> Result<()>;
     /// Ends the connections of litekeeps.
     fn cut_off(&self) -> Result<()>;
-    /// Statements that make an edit: of a row that was deleted they tell `-` and its edits, of one that was written `+`.
-    fn statements(edit: &Edit, name: &str) -> String;
     /// What it keeps of syncs beside its tables.
     fn left(&self) -> Result<usize>;
+}
 
-    fn rows(&self) -> Result<Vec<String>> {
-        let rows = self.query("SELECT concat(id, ':', edits) FROM t ORDER BY id")?;
-        Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+type Told = Vec<(String, String)>;
+
+/// What a server tells that was asked in SQL.
+fn told(answer: Result<Vec<Vec<Option<String>>>>) -> Result<Told> {
+    let row = |row: Vec<Option<String>>| {
+        let mut texts = row.into_iter().flatten();
+        Some((texts.next()?, texts.next()?))
+    };
+    match answer {
+        Ok(rows) => Ok(rows.into_iter().filter_map(row).collect()),
+        // It waited for a litekeep that waited for it, and was ended without effect.
+        Err(error) if error.to_string().to_lowercase().contains("deadlock") => Ok(vec![]),
+        Err(error) => Err(error),
     }
+}
+
+const STAGES: &str = "SELECT content FROM _litekeep_sync WHERE item = 'stage' ORDER BY name";
+const ROWS: &str = "SELECT concat(id, ':', edits) FROM t ORDER BY id";
+
+fn texts(rows: Vec<Vec<Option<String>>>) -> Vec<String> {
+    rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect()
 }
 
 impl Hub for Postgres {
@@ -55,8 +82,25 @@ impl Hub for Postgres {
         self.url("postgres")
     }
 
-    fn query(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
-        self.query(sql)
+    fn write(&self, rows: &[(u32, &str)]) -> Result<()> {
+        rows.iter().try_for_each(|(id, edits)| {
+            let sql = format!(
+                "INSERT INTO t VALUES ({id}, '{edits}') ON CONFLICT (id) DO UPDATE SET edits = '{edits}'"
+            );
+            self.query(&sql).map(drop)
+        })
+    }
+
+    fn edit(&self, edit: &Edit, name: &str) -> Result<Told> {
+        told(self.query(&returning(edit, name)))
+    }
+
+    fn rows(&self) -> Result<Vec<String>> {
+        Ok(texts(self.query(ROWS)?))
+    }
+
+    fn stages(&self) -> Result<Vec<String>> {
+        Ok(texts(self.query(STAGES)?))
     }
 
     fn kill(&mut self) -> Result<()> {
@@ -71,10 +115,6 @@ impl Hub for Postgres {
         let sql =
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'litekeep'";
         self.query(sql).map(drop)
-    }
-
-    fn statements(edit: &Edit, name: &str) -> String {
-        returning(edit, name)
     }
 
     fn left(&self) -> Result<usize> {
@@ -97,8 +137,22 @@ impl<const IS_MARIADB: bool> Hub for OfFlavor<IS_MARIADB> {
         self.0.url("test")
     }
 
-    fn query(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
-        self.0.query_in("test", sql)
+    fn write(&self, rows: &[(u32, &str)]) -> Result<()> {
+        rows.iter().try_for_each(|(id, edits)| {
+            self.query(&format!("REPLACE INTO t VALUES ({id}, '{edits}')")).map(drop)
+        })
+    }
+
+    fn edit(&self, edit: &Edit, name: &str) -> Result<Told> {
+        told(self.query(&statements(edit, name)))
+    }
+
+    fn rows(&self) -> Result<Vec<String>> {
+        Ok(texts(self.query(ROWS)?))
+    }
+
+    fn stages(&self) -> Result<Vec<String>> {
+        Ok(texts(self.query(STAGES)?))
     }
 
     fn kill(&mut self) -> Result<()> {
@@ -119,24 +173,30 @@ impl<const IS_MARIADB: bool> Hub for OfFlavor<IS_MARIADB> {
         Ok(())
     }
 
-    fn statements(edit: &Edit, name: &str) -> String {
-        let told = "SELECT '+', '' FROM (SELECT row_count() AS n) written WHERE n = 1";
-        match edit {
-            Edit::Delete { id } => format!(
-                "START TRANSACTION; SELECT '-', edits FROM t WHERE id = {id} FOR UPDATE; DELETE FROM t WHERE id = {id}; COMMIT"
-            ),
-            Edit::Move { id, to } => format!(
-                "UPDATE IGNORE t SET id = {to}, edits = concat(edits, ' {name}') WHERE id = {id}; {told}"
-            ),
-            Edit::Insert { id } => format!("INSERT IGNORE INTO t VALUES ({id}, '{name}'); {told}"),
-            Edit::Append { id } => {
-                format!("UPDATE t SET edits = concat(edits, ' {name}') WHERE id = {id}; {told}")
-            }
-        }
-    }
-
     fn left(&self) -> Result<usize> {
         Ok(0)
+    }
+}
+
+impl<const IS_MARIADB: bool> OfFlavor<IS_MARIADB> {
+    fn query(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        self.0.query_in("test", sql)
+    }
+}
+
+fn statements(edit: &Edit, name: &str) -> String {
+    let told = "SELECT '+', '' FROM (SELECT row_count() AS n) written WHERE n = 1";
+    match edit {
+        Edit::Delete { id } => format!(
+            "START TRANSACTION; SELECT '-', edits FROM t WHERE id = {id} FOR UPDATE; DELETE FROM t WHERE id = {id}; COMMIT"
+        ),
+        Edit::Move { id, to } => {
+            format!("UPDATE IGNORE t SET id = {to}, edits = concat(edits, ' {name}') WHERE id = {id}; {told}")
+        }
+        Edit::Insert { id } => format!("INSERT IGNORE INTO t VALUES ({id}, '{name}'); {told}"),
+        Edit::Append { id } => {
+            format!("UPDATE t SET edits = concat(edits, ' {name}') WHERE id = {id}; {told}")
+        }
     }
 }
 
@@ -184,7 +244,7 @@ fn goes_in_step_and_says_how<H: Hub>() {
     let run = |args: &[&str]| scene.place.run(args);
     let plan = run(&["sync", "plan", "--json"]).succeeded().json();
     shapes::matches("sync plan", &plan);
-    assert!(plan["tables"][0]["sql"][0].as_str().unwrap().starts_with("CREATE TABLE"), "{plan:#}");
+    assert!(plan["tables"][0]["sql"][0].as_str().unwrap().starts_with(H::MAKES), "{plan:#}");
     for command in ["verify", "conflicts", "forget", "refused"] {
         run(&["sync", command]).failed_with(&["the sync `both` has not begun", "litekeep sync run both"]);
     }
@@ -196,7 +256,7 @@ fn goes_in_step_and_says_how<H: Hub>() {
     assert!(none.contains("no row was changed on both sides"), "{none}");
 
     let litekeep = scene.replicate().unwrap();
-    server.query("UPDATE t SET edits = 'there' WHERE id = 1; INSERT INTO t VALUES (3, 'c')").unwrap();
+    server.write(&[(1, "there"), (3, "c")]).unwrap();
     let db = Connection::open(scene.db()).unwrap();
     db.execute_batch("UPDATE t SET edits = 'here' WHERE id = 2").unwrap();
     let expected = ["1:there", "2:here", "3:c"];
@@ -207,7 +267,7 @@ fn goes_in_step_and_says_how<H: Hub>() {
     scene.stop(litekeep).unwrap();
 
     // Both change a row while nobody looks.
-    server.query("UPDATE t SET edits = 'lost' WHERE id = 1").unwrap();
+    server.write(&[(1, "lost")]).unwrap();
     db.execute_batch("UPDATE t SET edits = 'kept' WHERE id = 1").unwrap();
     let litekeep = scene.replicate().unwrap();
     eventually("the row here has won", LONG, || Ok(server.rows()?[0] == "1:kept"))
@@ -262,7 +322,7 @@ enum Edit {
     },
 }
 
-/// A statement of SQLite's and PostgreSQL's; see [`Hub::statements`].
+/// A statement of SQLite's and PostgreSQL's; see [`Hub::edit`].
 fn returning(edit: &Edit, name: &str) -> String {
     match edit {
         Edit::Delete { id } => format!("DELETE FROM t WHERE id = {id} RETURNING '-', edits"),
@@ -323,19 +383,6 @@ fn edit_here(scene: &Scene, sql: &str) -> Result<Vec<(String, String)>> {
     let mut statement = db.prepare(sql)?;
     let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
-}
-
-fn edit_there(server: &impl Hub, sql: &str) -> Result<Vec<(String, String)>> {
-    let row = |row: Vec<Option<String>>| {
-        let mut texts = row.into_iter().flatten();
-        Some((texts.next()?, texts.next()?))
-    };
-    match server.query(sql) {
-        Ok(rows) => Ok(rows.into_iter().filter_map(row).collect()),
-        // It waited for a litekeep that waited for it, and was ended without effect.
-        Err(error) if error.to_string().to_lowercase().contains("deadlock") => Ok(vec![]),
-        Err(error) => Err(error),
-    }
 }
 
 /// Edits that the list of conflicts tells.
@@ -404,7 +451,7 @@ fn four_come_to_the_same<H: Hub>(campaign: &str) {
                 let (name, edit) = edits.random(site, &mut random);
                 let rows = match nodes.get(site) {
                     Some(scene) => edit_here(scene, &returning(&edit, &name))?,
-                    None => edit_there(&server, &H::statements(&edit, &name))?,
+                    None => server.edit(&edit, &name)?,
                 };
                 edits.done(name, rows);
                 std::thread::sleep(Duration::from_millis(random.u64(0..12)));
@@ -428,10 +475,8 @@ fn four_come_to_the_same<H: Hub>(campaign: &str) {
         .with_context(|| format!("{before:#?}\n{}", logs()))?;
         // Nothing goes in circles.
         let pushes = || -> Result<Vec<Value>> {
-            let kept =
-                server.query("SELECT content FROM _litekeep_sync WHERE item = 'stage' ORDER BY name")?;
-            let kept = kept.into_iter().flatten().flatten();
-            kept.map(|stage| Ok(serde_json::from_str::<Value>(&stage)?["pushes"].take())).collect()
+            let pushes = |stage: &String| Ok(serde_json::from_str::<Value>(stage)?["pushes"].take());
+            server.stages()?.iter().map(pushes).collect()
         };
         let at_rest = pushes()?;
         std::thread::sleep(Duration::from_secs(1));

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use bson::{Bson, Document};
 use litekeep_sync::source::{Event, Incoming, Unfit};
-use litekeep_sync::{Error, Kind};
+use litekeep_sync::{Error, Kind, ledger};
 
 use super::MongoSource;
 use super::form::Inward;
 use super::layout::{ID, Layout, Part, Taken};
 use super::position::Position;
-use super::stream::{self, Batch, Came, FOLLOW};
+use super::stream::{self, Batch, Came, FOLLOW, SAYS};
 
 pub(super) const DROPPED: &str = "it was dropped there, or has another name";
 const REPLACED: &str = "another collection was given its name there";
@@ -31,6 +31,8 @@ pub(super) struct Open {
 enum Comes {
     Nothing,
     Change(Incoming),
+    /// The server does not tell how the document was.
+    Untold,
     /// The table needs further columns before.
     Wider(Vec<(String, Inward)>),
 }
@@ -47,7 +49,10 @@ impl MongoSource {
         if let Some(reached) = reached {
             self.position = reached;
         }
-        if self.open.is_none() && std::mem::take(&mut self.is_asked) {
+        let is_there = self.goal.as_ref().is_some_and(|goal| self.position.is_at(goal));
+        if self.open.is_none() && (is_there || self.is_asked) {
+            self.is_asked = false;
+            self.goal = self.goal.take().filter(|_| !is_there);
             self.ready.push_back(Event::Alive { position: self.position.to_string(), wants_answer: false });
         }
         Ok(())
@@ -72,6 +77,9 @@ impl MongoSource {
     fn came(&mut self, came: Came) -> Result<(), Error> {
         let event = &came.event;
         let position = stream::position_of(event).ok_or_else(|| self.damaged("its place"))?;
+        if self.is_known.is_some_and(|known| position.at <= known) {
+            return Ok(());
+        }
         let id = event.get_document("lsid").ok().cloned().zip(event.get_i64("txnNumber").ok());
         if self.open.as_ref().is_some_and(|open| open.id != id || open.position.at != position.at) {
             self.ends();
@@ -84,6 +92,10 @@ impl MongoSource {
         let mut is_wanted = self.open.as_ref().is_some_and(|open| open.is_wanted);
         match event.get_str("operationType").unwrap_or_default() {
             "insert" | "replace" | "update" | "delete" => {
+                if let Some(content) = said(event).filter(|_| self.two_way.is_some()) {
+                    is_wanted = true;
+                    self.ready.push_back(Event::Said { content: content.to_owned() });
+                }
                 if let Some(table) = of {
                     is_wanted = true;
                     self.changed(table, &came)?;
@@ -112,8 +124,29 @@ impl MongoSource {
         let key = came.event.get_document("documentKey").ok().and_then(|key| key.get(ID));
         let key = key.ok_or_else(|| self.damaged("the key of its document"))?;
         let layout = &self.layouts[table];
-        match comes(layout, key, came) {
+        let comes = match self.two_way {
+            Some(_) => both(layout, &came.event),
+            None => comes(layout, key, came),
+        };
+        match comes {
             Comes::Nothing => {}
+            Comes::Change(Incoming::Unfit(Unfit { reason, .. })) if self.two_way.is_some() => {
+                let id = super::json::text(key);
+                self.gone(table, &format!("the document there with the key {id} cannot be here: {reason}"));
+            }
+            Comes::Untold => {
+                self.lacks_images = true;
+                let source = &layout.table.source;
+                let message = format!(
+                    "{FOLLOW} in {}: a document of `{source}` came without how it was before",
+                    self.address.name()
+                );
+                return Err(Error::with_hint(
+                    Kind::Unavailable,
+                    message,
+                    "all rows of both sides are compared, and it goes on from there",
+                ));
+            }
             Comes::Change(change) => self.ready.push_back(Event::Change { table, change }),
             Comes::Wider(more) => match layout.with(more) {
                 Ok(wider) => self.ready.push_back(Event::Grows { table, now: Box::new(wider.table) }),
@@ -122,6 +155,37 @@ impl MongoSource {
         }
         Ok(())
     }
+}
+
+/// What a node says of its transaction.
+fn said(event: &Document) -> Option<&str> {
+    let is_says = event.get_document("ns").ok()?.get_str("coll").ok()? == ledger::TABLE
+        && event.get_document("documentKey").ok()?.get_document(ID).ok()?.get_str("item").ok()? == SAYS;
+    let set =
+        event.get_document("updateDescription").and_then(|described| described.get_document("updatedFields"));
+    let of = set.or_else(|_| event.get_document("fullDocument")).ok()?;
+    of.get_str("content").ok().filter(|_| is_says)
+}
+
+/// A document as it was and as it is.
+fn both(layout: &Layout, event: &Document) -> Comes {
+    let (had, has) = match event.get_str("operationType").unwrap_or_default() {
+        "insert" => (false, true),
+        "delete" => (true, false),
+        _ => (true, true),
+    };
+    let mut images = [None, None];
+    let sides = [(had, "fullDocumentBeforeChange"), (has, "fullDocument")];
+    for (image, (_, name)) in images.iter_mut().zip(sides).filter(|(_, (is, _))| *is) {
+        let Ok(document) = event.get_document(name) else { return Comes::Untold };
+        match layout.row(document) {
+            Taken { more, .. } if !more.is_empty() => return Comes::Wider(more),
+            Taken { row: Ok(row), .. } => *image = Some(row),
+            Taken { row: Err(unfit), .. } => return Comes::Change(Incoming::Unfit(unfit)),
+        }
+    }
+    let [before, after] = images;
+    Comes::Change(Incoming::Images { before, after })
 }
 
 fn comes(layout: &Layout, id: &Bson, came: &Came) -> Comes {

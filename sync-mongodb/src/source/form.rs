@@ -188,6 +188,60 @@ impl Inward {
         })
     }
 
+    /// A value as it is there, in the place of `old`. `Err`: why it cannot be there so that it comes back as it is.
+    pub(super) fn written(
+        self,
+        affinity: Affinity,
+        value: &Value,
+        old: Option<&Bson>,
+    ) -> Result<Bson, String> {
+        let own = old.filter(|old| self == Inward::Any && class(old) != Class::Plain).and_then(Inward::of);
+        let written = own.unwrap_or(self).encoded(value)?;
+        let comes = self.value(affinity, &written);
+        let is_same = match (&comes, value) {
+            (Ok(Value::Real(a)), Value::Real(b)) => a == b,
+            (Ok(comes), value) => comes == value,
+            (Err(_), _) => false,
+        };
+        match is_same {
+            true => Ok(written),
+            false => Err("it would not come back as it is".to_owned()),
+        }
+    }
+
+    fn encoded(self, value: &Value) -> Result<Bson, String> {
+        let kind = match self {
+            Inward::Boolean => MongoType::Boolean,
+            Inward::Date(form) => MongoType::Date(form),
+            Inward::Decimal => MongoType::Decimal,
+            _ => MongoType::Any,
+        };
+        let stored = kind.encode(value).map_err(|refusal| refusal.to_string())?;
+        Ok(match (self, stored) {
+            (_, Stored::Null) => Bson::Null,
+            (_, Stored::Long(i)) => Bson::Int64(i),
+            (_, Stored::Double(f)) => Bson::Double(f),
+            (_, Stored::Bytes(bytes)) => {
+                Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: bytes.into_owned() })
+            }
+            (_, Stored::Bool(is)) => Bson::Boolean(is),
+            (_, Stored::Millis(millis)) => Bson::DateTime(DateTime::from_millis(millis)),
+            (_, Stored::Decimal(text)) => {
+                let decimal = Decimal128::from_str(&text).map_err(|e| e.to_string())?;
+                Bson::Decimal128(decimal)
+            }
+            (Inward::ObjectId, Stored::Text(text)) if is_object_id(&text) => {
+                Bson::ObjectId(ObjectId::parse_str(&*text).map_err(|e| e.to_string())?)
+            }
+            (Inward::Uuid, Stored::Text(text)) => match Uuid::parse_str(&*text) {
+                Ok(uuid) if uuid.to_string() == *text => Bson::Binary(Binary::from_uuid(uuid)),
+                _ => Bson::String(text.into_owned()),
+            },
+            (Inward::Json, Stored::Text(text)) => json_written(text.into_owned())?,
+            (_, Stored::Text(text)) => Bson::String(text.into_owned()),
+        })
+    }
+
     /// A value of a key as it is there; `None`: no key there is so.
     pub(super) fn bson(self, value: &Value) -> Option<Bson> {
         let text = match value {
@@ -214,6 +268,21 @@ impl Inward {
             Inward::Any if is_object_id(text) => Bson::ObjectId(ObjectId::parse_str(text).ok()?),
             _ => Bson::String(text.to_owned()),
         })
+    }
+}
+
+/// What a text stands for that is written as documents and arrays are; any other is text.
+fn json_written(text: String) -> Result<Bson, String> {
+    if !text.starts_with(['{', '[']) {
+        return Ok(Bson::String(text));
+    }
+    match super::json::parse(&text) {
+        None => Ok(Bson::String(text)),
+        Some(value) if json_of(&value) == text => Ok(value),
+        Some(value) => {
+            let said: String = json_of(&value).chars().take(200).collect();
+            Err(format!("it is no canonical extended JSON, in which it may be {said}"))
+        }
     }
 }
 
@@ -367,6 +436,19 @@ mod tests {
                 };
                 prop_assert!(same, "{inward:?}: {value} is {key:?} is {back}");
                 prop_assert_eq!(&stored(&db, inward.declared(), &key), &key, "{:?}: {}", inward, value);
+            }
+        }
+
+        /// Goal: a value that is written comes back as it is, and one that came is written as it was where it is not the number of another type.
+        #[test]
+        fn what_is_written_comes_back(value in any_value()) {
+            for inward in ALL {
+                let affinity = Affinity::of(inward.declared());
+                let Ok(came) = inward.value(affinity, &value) else { continue };
+                let Ok(written) = inward.written(affinity, &came, Some(&value)) else { continue };
+                prop_assert_eq!(inward.value(affinity, &written), Ok(came), "{:?}: {}", inward, value);
+                let is_of_its_own = class(&value) != Class::Plain && class(&value) == inward.class();
+                prop_assert!(!is_of_its_own || written == value, "{:?}: {} is {}", inward, value, written);
             }
         }
 

@@ -101,6 +101,50 @@ impl Layout {
         }
     }
 
+    /// A key as it is there. `Err`: why no document can have it.
+    pub(super) fn written_key(&self, key: &[Value]) -> Result<Bson, String> {
+        let is_null = |value: &Value| *value == Value::Null;
+        let id = match key.iter().any(is_null) {
+            true => Err(format!("`{ID}`: it is in the primary key and NULL")),
+            false => self.id(key).ok_or_else(|| format!("`{ID}`: no key there is so")),
+        }?;
+        match self.key(Some(&id)) {
+            Ok(comes) if comes == key => Ok(id),
+            Ok(_) => Err(format!("`{ID}`: it would not come back as it is")),
+            Err(unfit) => Err(unfit.reason),
+        }
+    }
+
+    /// A row as a document.
+    pub(super) fn document(&self, row: &[Value]) -> Result<Document, String> {
+        let key: Vec<Value> = self.key_columns().iter().map(|nth| row[*nth].clone()).collect();
+        let mut document = Document::new();
+        document.insert(ID, self.written_key(&key)?);
+        for (nth, value) in row.iter().enumerate().filter(|(nth, _)| !self.key_columns().contains(nth)) {
+            document.insert(self.name(nth), self.written(nth, value, None)?);
+        }
+        Ok(document)
+    }
+
+    /// The fields that a document gets so that it is a row. What is as it was stays what it is there.
+    pub(super) fn change(&self, old: &Document, row: &[Value]) -> Result<Document, String> {
+        let mut change = Document::new();
+        for (nth, value) in row.iter().enumerate().filter(|(nth, _)| !self.key_columns().contains(nth)) {
+            let name = self.name(nth);
+            let found = old.get(name);
+            let is = found.map_or(Ok(Value::Null), |found| self.value(nth, found));
+            if is.as_ref() != Ok(value) {
+                change.insert(name, self.written(nth, value, found)?);
+            }
+        }
+        Ok(change)
+    }
+
+    fn written(&self, nth: usize, value: &Value, old: Option<&Bson>) -> Result<Bson, String> {
+        let (inward, affinity) = self.forms[nth];
+        inward.written(affinity, value, old).map_err(|why| format!("`{}`: {why}", self.name(nth)))
+    }
+
     /// A document as a row.
     pub(super) fn row(&self, document: &Document) -> Taken {
         let mut more = vec![];
@@ -258,6 +302,38 @@ mod tests {
             assert!(layout.key(Some(&other)).is_err(), "{other}");
         }
         assert!(layout.key(None).is_err());
+    }
+
+    #[test]
+    fn what_was_not_changed_stays_as_it_is_there() {
+        let columns = [
+            ("id", Inward::Integer),
+            ("n", Inward::Integer),
+            ("any", Inward::Any),
+            ("json", Inward::Json),
+            ("at", Inward::Date(DATE)),
+        ];
+        let layout = layout(&columns, &[0]);
+        let old = doc! { "any": { "a": 1_i32 }, "_id": 1_i32, "n": 7.0, "json": [1_i32] };
+        let mut row = layout.row(&old).row.unwrap();
+        assert_eq!(layout.change(&old, &row), Ok(doc! {}));
+        row[1] = Value::Integer(8);
+        row[2] = text(r#"{"a":{"$numberLong":"2"}}"#);
+        row[4] = text("2026-01-01T00:00:00.000Z");
+        let date = bson::DateTime::from_millis(1_767_225_600_000);
+        assert_eq!(layout.change(&old, &row), Ok(doc! { "n": 8_i64, "any": { "a": 2_i64 }, "at": date }));
+        let whole = layout.document(&row).unwrap();
+        assert_eq!(layout.row(&whole).row, Ok(row.clone()));
+        assert_eq!(
+            whole.get("any"),
+            Some(&bson!(r#"{"a":{"$numberLong":"2"}}"#)),
+            "nobody says what else it is"
+        );
+        row[3] = text(r#"[1, 2]"#);
+        let why = layout.change(&old, &row).unwrap_err();
+        assert!(why.contains("canonical extended JSON") && why.contains("numberInt"), "{why}");
+        assert!(layout.written_key(&[text("x")]).unwrap_err().contains("text"));
+        assert!(layout.written_key(&[Value::Null]).unwrap_err().contains("NULL"));
     }
 
     #[test]

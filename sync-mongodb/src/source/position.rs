@@ -59,6 +59,11 @@ impl Position {
         Some(Position { at, token: Some(data.to_owned()) })
     }
 
+    /// The moment that it is, where no change of it is told apart.
+    pub(super) fn moment(&self) -> Option<Timestamp> {
+        self.token.is_none().then_some(self.at)
+    }
+
     /// What a stream is asked for that goes on from here. What came with a moment without a token comes again.
     pub(super) fn begin(&self) -> (&'static str, Bson) {
         match &self.token {

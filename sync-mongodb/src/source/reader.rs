@@ -27,6 +27,11 @@ impl Reader {
         Ok(Reader { state: session.snapshot().await?, concern: None })
     }
 
+    /// Of which moment that is; `None`: of none, or nothing was read yet.
+    pub(super) fn moment(&self) -> Option<Timestamp> {
+        self.state.snapshot_time()
+    }
+
     /// What a pipeline makes of a collection.
     pub(super) async fn aggregate(
         &mut self,

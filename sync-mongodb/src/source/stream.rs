@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
 use bson::{Bson, Document, doc};
-use litekeep_sync::{Error, Kind};
+use litekeep_sync::{Error, Kind, ledger};
 use mongodb::error::Error as Cause;
 use mongodb::options::ReadConcern;
 use mongodb::{ClientSession, Database};
@@ -22,12 +22,14 @@ use crate::{Address, error::READS};
 
 /// Changes that are asked for at once.
 const EVENTS: i32 = 2_000;
-/// How long the server waits for changes; and where the end of a transaction is waited for.
+/// How long the server waits for changes; and where the end of a transaction is waited for, or nothing but how far the server is.
 const PATIENCE: Duration = Duration::from_secs(1);
 const SETTLING: Duration = Duration::from_millis(1);
 /// Documents that are looked up at once.
 const LOOKED_UP: usize = 1_000;
 pub(super) const FOLLOW: &str = "read changes";
+/// The item in which a node says something of its transaction.
+pub(super) const SAYS: &str = "says";
 
 /// Changes, in their order.
 pub(super) struct Batch {
@@ -52,6 +54,8 @@ pub(super) struct Followed {
     pub(super) collections: Vec<String>,
     /// The server can tell documents as they were after a change.
     pub(super) has_images: bool,
+    /// Rows go there, too: each change is to come with the document as it was, and with what nodes say of their transactions.
+    pub(super) is_two_way: bool,
     /// It puts together what several servers tell, and so may have none of it for a while.
     pub(super) is_router: bool,
 }
@@ -64,15 +68,22 @@ impl Followed {
         if self.has_images {
             stage.insert("fullDocument", "whenAvailable");
         }
+        if self.is_two_way {
+            stage.insert("fullDocumentBeforeChange", "whenAvailable");
+        }
         let mut pipeline = vec![doc! { "$changeStream": stage }];
         if !self.collections.is_empty() {
             let ours = doc! { "$in": &self.collections };
             let whole = doc! { "$in": ["dropDatabase", "invalidate"] };
-            pipeline.push(doc! { "$match": { "$or": [
-                { "ns.coll": ours.clone() },
-                { "to.coll": ours },
-                { "operationType": whole },
-            ] } });
+            let mut wanted = vec![
+                doc! { "ns.coll": ours.clone() },
+                doc! { "to.coll": ours },
+                doc! { "operationType": whole },
+            ];
+            if self.is_two_way {
+                wanted.push(doc! { "ns.coll": ledger::TABLE, "documentKey._id.item": SAYS });
+            }
+            pipeline.push(doc! { "$match": { "$or": wanted } });
         }
         doc! { "aggregate": 1, "pipeline": pipeline, "cursor": { "batchSize": at_once } }
     }
@@ -173,7 +184,10 @@ async fn receive(
             }
             let is_open = events.last().is_some_and(|event| event.contains_key("txnNumber"));
             let is_all = events.is_empty() && !is_first && !followed.is_router;
-            let events = looked_up(db, &mut session, events).await?;
+            let events = match followed.is_two_way {
+                true => events.into_iter().map(|event| Came { event, now: None }).collect(),
+                false => looked_up(db, &mut session, events).await?,
+            };
             if to.send(Ok(Batch { events, reached, is_all })).await.is_err() {
                 return Ok(());
             }
@@ -181,7 +195,9 @@ async fn receive(
                 // A database that is dropped ends it; another one of its name may come.
                 break;
             }
-            let patience = if is_open && !followed.is_router { SETTLING } else { PATIENCE };
+            // At first it tells how far the server is, where nothing comes.
+            let is_short = is_first || is_open && !followed.is_router;
+            let patience = if is_short { SETTLING } else { PATIENCE };
             let more = doc! {
                 "getMore": cursor,
                 "collection": "$cmd.aggregate",

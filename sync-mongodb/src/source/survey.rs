@@ -99,9 +99,9 @@ impl Field {
 }
 
 /// What is known of a collection before its documents are looked at.
-struct Found {
-    name: String,
-    options: Document,
+pub(super) struct Found {
+    pub(super) name: String,
+    pub(super) options: Document,
     is_collection: bool,
 }
 
@@ -120,6 +120,13 @@ pub(super) struct Surveyor<'a> {
 impl Surveyor<'_> {
     /// The tables that are wanted; all of those that are named must be there.
     pub(super) async fn survey(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error> {
+        let found = self.surveyed().await?;
+        self.check_found(&found)?;
+        Ok(found)
+    }
+
+    /// Those of them that are there.
+    pub(super) async fn surveyed(&mut self) -> Result<Vec<(SourceTable, Vec<Note>)>, Error> {
         let collections = collections(self.session).await?;
         let pushed = match collections.iter().any(|found| found.name == ledger::TABLE) {
             true => self.pushed().await?,
@@ -144,7 +151,6 @@ impl Surveyor<'_> {
             let table = self.table(&collection, &here, pushed.get(&collection.name), &mut notes).await?;
             found.push((table, notes.notes));
         }
-        self.check_found(&found)?;
         Ok(found)
     }
 
@@ -365,7 +371,7 @@ impl Surveyor<'_> {
 }
 
 /// The collections of the database, without views.
-async fn collections(session: &Session) -> Result<Vec<Found>, Error> {
+pub(super) async fn collections(session: &Session) -> Result<Vec<Found>, Error> {
     let listed = session.all_of(doc! { "listCollections": 1 }).await;
     let of = |found: Document| {
         let kind = found.get_str("type").unwrap_or_default().to_owned();

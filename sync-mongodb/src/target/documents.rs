@@ -208,7 +208,7 @@ fn type_of(stored: &Stored<'_>) -> &'static str {
 }
 
 /// What an index is made of.
-pub(super) fn index(table: &Table, index: &litekeep_schema::portable::mongodb::Index) -> Document {
+pub(crate) fn index(table: &Table, index: &litekeep_schema::portable::mongodb::Index) -> Document {
     let mut key = Document::new();
     for part in &index.parts {
         key.insert(table.path(part.column), if part.is_descending { -1 } else { 1 });

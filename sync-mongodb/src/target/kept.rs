@@ -18,12 +18,12 @@ use crate::error::code;
 use crate::session::Session;
 
 /// How long one that compares has the sync for itself without saying that it goes on, and how often it says so.
-pub(super) const LEASE: Duration = Duration::from_secs(30);
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(super) const RENEWED: Duration = Duration::from_secs(5);
 /// Looking whether it is over.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a write may wait for one that is under way.
-const UNDER_WAY: Duration = Duration::from_secs(2);
+pub(crate) const UNDER_WAY: Duration = Duration::from_secs(2);
 const SESSION: &str = "session";
 const LEFT: &str = "wait for others";
 

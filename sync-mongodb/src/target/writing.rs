@@ -2,34 +2,23 @@
 //! it, and again where somebody else was in the way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use litekeep_schema::portable::mongodb::Table;
-use litekeep_sync::ledger::{self, STAGE, text as json};
+use litekeep_sync::ledger::{self, STAGE};
 use litekeep_sync::target::TargetTable as _;
 use litekeep_sync::{Error, Kind, Refused};
-use mongodb::error::{Error as Cause, TRANSIENT_TRANSACTION_ERROR};
+use mongodb::error::Error as Cause;
 use tokio::time::Instant;
 
 use super::documents::{self, ID};
 use super::journal::{Journal, Segment};
 use super::kept::rows;
 use super::{Mongo, MongoTable};
+use crate::command::{COMMAND_ROWS, Tries, WRITE, first_error, groups};
 use crate::error::{self, code};
+use crate::session::Uncommitted;
 
-/// Documents and bytes that a command has, unless one document alone has more.
-const COMMAND_ROWS: usize = 1_000;
-const COMMAND_BYTES: usize = 8 << 20;
-/// Tries where others are in the way, and the pause after the first of them.
-const TRIES: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(5);
-/// A transaction that is ended after so long has taken too long; the server gives it a minute by default.
-const LONG: Duration = Duration::from_secs(30);
-/// Or as often, however long it took.
-const TIMES: u32 = 3;
-const ENDED: [i32; 2] = [code::NO_SUCH_TRANSACTION, code::TRANSACTION_TOO_LONG];
-const WRITE: &str = "write rows";
 const KEEP: &str = "keep how far the sync is";
 
 /// What a transaction does.
@@ -80,7 +69,7 @@ enum Failed {
 impl Mongo {
     pub(super) async fn write(&mut self, mut pending: Pending, stage: &str) -> Result<(), Error> {
         self.note_session().await?;
-        let (mut blamed, mut tries, mut ended, mut pause) = (Blamed::default(), 0, 0, PAUSE);
+        let (mut blamed, mut tries) = (Blamed::default(), Tries::default());
         loop {
             let begun = Instant::now();
             match self.try_write(&mut pending, &mut blamed, stage).await {
@@ -92,22 +81,11 @@ impl Mongo {
                 Err(Failed::Again) => blamed.again(),
                 Err(Failed::Other(error)) => return Err(error),
                 Err(Failed::Server(doing, cause)) => {
-                    let session = self.session()?;
-                    if !error::is_transient(&cause) || tries == TRIES {
-                        return Err(session.failed(doing, &cause));
-                    }
-                    if ENDED.iter().any(|ended| error::number(&cause) == Some(*ended)) {
-                        ended += 1;
-                        if begun.elapsed() >= LONG || ended == TIMES {
-                            return Err(too_long(self.address.name(), &cause));
-                        }
-                    }
-                    tries += 1;
-                    if tries == TRIES / 2 {
+                    tries.failed(self.session()?, doing, &cause, begun.elapsed())?;
+                    if tries.are_half() {
                         self.end_left_transaction().await?;
                     }
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
+                    tries.pause().await;
                 }
             }
         }
@@ -127,22 +105,10 @@ impl Mongo {
             let _ = self.connected()?.writing.abort_transaction().await;
             return written;
         };
-        let mut tries = 0;
-        loop {
-            let session = self.connected()?;
-            match session.writing.commit_transaction().await {
-                Ok(()) => return Ok(refused),
-                // Nothing of it has come to be.
-                Err(e) if e.contains_label(TRANSIENT_TRANSACTION_ERROR) => {
-                    return Err(Failed::Server("commit rows", e));
-                }
-                // Whatever else it says, it may have, and can be asked again.
-                Err(_) if tries < 3 => tries += 1,
-                Err(e) => {
-                    let message = session.failed("commit rows", &e).to_string();
-                    return Err(Failed::Other(Error::new(Kind::Unavailable, message)));
-                }
-            }
+        match self.connected()?.commit().await {
+            Ok(()) => Ok(refused),
+            Err(Uncommitted::Not(e)) => Err(Failed::Server("commit rows", e)),
+            Err(Uncommitted::Perhaps(error)) => Err(Failed::Other(error)),
         }
     }
 
@@ -421,22 +387,6 @@ fn first_of(said: &Document) -> Option<&Document> {
     said.get_document("cursor").ok()?.get_array("firstBatch").ok()?.first()?.as_document()
 }
 
-/// The place, the number and the words of the first error of a write.
-fn first_error(said: &Document) -> Option<(usize, i32, String)> {
-    let first = said.get_array("writeErrors").ok()?.first()?.as_document()?;
-    let place = usize::try_from(first.get_i32("index").unwrap_or(0)).ok()?;
-    Some((place, first.get_i32("code").unwrap_or(0), words(first)))
-}
-
-/// What the server says of a document, with why a validator does not admit it.
-fn words(error: &Document) -> String {
-    let said = error.get_str("errmsg").unwrap_or_default();
-    match error.get_document("errInfo").and_then(|info| info.get_document("details")) {
-        Ok(details) => format!("{said}: {}", json(&Bson::Document(details.clone()).into_relaxed_extjson())),
-        Err(_) => said.to_owned(),
-    }
-}
-
 fn key(document: &RawDocumentBuf) -> RawDocumentBuf {
     let mut key = RawDocumentBuf::new();
     if let Ok(Some(id)) = document.get(ID) {
@@ -447,23 +397,6 @@ fn key(document: &RawDocumentBuf) -> RawDocumentBuf {
 
 fn size(document: &RawDocumentBuf) -> usize {
     document.as_bytes().len()
-}
-
-/// Of one command each.
-fn groups<R>(rows: &[R], bytes_of: impl Fn(&R) -> usize) -> Vec<&[R]> {
-    let (mut groups, mut first, mut bytes) = (vec![], 0, 0);
-    for (nth, row) in rows.iter().enumerate() {
-        let size = bytes_of(row);
-        if nth > first && (nth - first == COMMAND_ROWS || bytes + size > COMMAND_BYTES) {
-            groups.push(&rows[first..nth]);
-            (first, bytes) = (nth, 0);
-        }
-        bytes += size;
-    }
-    if first < rows.len() {
-        groups.push(&rows[first..]);
-    }
-    groups
 }
 
 fn read(journal: &mut Journal, nth: usize) -> Result<Segment, Failed> {
@@ -477,30 +410,9 @@ fn raw(command: &Document) -> Result<RawDocumentBuf, Failed> {
     RawDocumentBuf::try_from(command).map_err(failed)
 }
 
-fn too_long(place: &str, cause: &Cause) -> Error {
-    let message = format!(
-        "{WRITE} in {place}: a transaction took longer than the server lets one take: {}",
-        error::cause(cause)
-    );
-    let hint = "as an administrator: db.adminCommand({ setParameter: 1, transactionLifetimeLimitSeconds: 600 }), on every server of the set";
-    Error::with_hint(Kind::Invalid, message, hint)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn commands_are_neither_too_long_nor_empty() {
-        let half = vec![0_u8; COMMAND_BYTES / 2];
-        let rows: Vec<&[u8]> = vec![&half, &half, &[1], &half];
-        let sizes: Vec<usize> = groups(&rows, |row| row.len()).iter().map(|group| group.len()).collect();
-        assert_eq!(sizes, [2, 2]);
-        let many = vec![&[1_u8][..]; 2 * COMMAND_ROWS + 1];
-        let sizes: Vec<usize> = groups(&many, |row| row.len()).iter().map(|group| group.len()).collect();
-        assert_eq!(sizes, [COMMAND_ROWS, COMMAND_ROWS, 1]);
-        assert!(groups(&[], |row: &&[u8]| row.len()).is_empty());
-    }
 
     #[test]
     fn what_is_refused_for_a_unique_value_gets_a_second_chance() {

@@ -11,6 +11,7 @@ mod comparing;
 mod copying;
 #[path = "../../../sync/tests/conformance/following.rs"]
 mod following;
+mod hub;
 mod inward;
 mod inward_changes;
 mod once;
@@ -30,4 +31,8 @@ mod shipping;
 #[path = "../../../sync/tests/conformance/taking.rs"]
 mod taking;
 mod transactions;
+#[path = "../../../sync/tests/conformance/two_way.rs"]
+mod two_way;
+#[path = "../../../sync/tests/conformance/two_way_scene.rs"]
+mod two_way_scene;
 mod values;

@@ -7,14 +7,13 @@
 //! read before, and no gap between rows is locked, where others insert theirs. Where two transactions are in each other's way, the server
 //! ends one of them or lets it wait in vain; when it is ours, it is done again from what is known then.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use litekeep_schema::portable::Note;
 use litekeep_schema::portable::mysql::{Flavor, Inward, MyType, Options, Table, map, quoted};
 use litekeep_sql::{Declaration, DeclaredColumn, MirrorColumn, Profile, SYNC_TABLE};
-use litekeep_sync::hub::{self, Hub, Paired, There, Writing};
+use litekeep_sync::hub::{self, Hub, Paired, Parted, There, Writing};
 use litekeep_sync::source::{Rows, SourceTable};
 use litekeep_sync::{Error, Kind, Value, ledger};
 
@@ -40,22 +39,18 @@ const PATIENCE: u32 = 5;
 
 /// Bytes of an item that a row has: what is longer, as a row that could not be written may be, has no room in a statement and is kept in parts.
 const PART: usize = 1 << 20;
-/// What an item is then, with how many there are, and what the names of the parts begin with.
-const PARTS: &str = "parts/";
-const PART_OF: &str = "part/";
 
 /// What it has for the way there.
 pub(super) struct TwoWay {
     options: Options,
     writer: Option<Session>,
-    /// How many parts items have that are kept in some.
-    parted: HashMap<String, usize>,
+    parted: Parted,
 }
 
 impl MysqlSource {
     /// One to which rows go, too. Connects to nothing yet.
     pub fn two_way(address: Address, wanted: Wanted, options: Options) -> MysqlSource {
-        let two_way = Some(TwoWay { options, writer: None, parted: HashMap::new() });
+        let two_way = Some(TwoWay { options, writer: None, parted: Parted::default() });
         MysqlSource { two_way, ..MysqlSource::new(address, wanted) }
     }
 
@@ -279,7 +274,7 @@ impl Hub for MysqlSource {
             Some((row.next()?, row.next()?))
         };
         let mut items: BTreeMap<String, String> = rows.into_iter().filter_map(pair).collect();
-        let parted = whole(&mut items);
+        let parted = Parted::read(&mut items);
         if let Some(two_way) = &mut self.two_way {
             two_way.parted = parted;
         }
@@ -351,22 +346,7 @@ impl Hub for MysqlSource {
         if found.into_iter().flatten().next().flatten().as_deref() != expected {
             return Err(fenced);
         }
-        let (mut kept, mut gone): (Vec<(String, Cow<'_, str>)>, Vec<String>) = (vec![], vec![]);
-        for (item, content) in items {
-            gone.extend((0..parted.remove(item).unwrap_or(0)).map(|nth| part_of(item, nth)));
-            match content {
-                None => gone.push(item.clone()),
-                Some(content) if content.len() <= room => kept.push((item.clone(), content.into())),
-                Some(content) => {
-                    let parts = parts(content, room);
-                    parted.insert(item.clone(), parts.len());
-                    kept.push((item.clone(), format!("{PARTS}{}", parts.len()).into()));
-                    kept.extend(
-                        parts.iter().enumerate().map(|(nth, part)| (part_of(item, nth), (*part).into())),
-                    );
-                }
-            }
-        }
+        let (kept, gone) = parted.changed(items, room);
         for gone in gone.chunks(LOCKED) {
             let gone: Vec<String> = gone.iter().map(|item| literal(item)).collect();
             let sql =
@@ -423,57 +403,5 @@ impl MysqlSource {
         let writer = self.writer()?;
         let ended = writer.try_run_all(format!("{how}; SET SESSION wait_timeout = {SILENCE}")).await;
         ended.map(drop).map_err(|e| writer.failed(doing, &e))
-    }
-}
-
-/// The name of a part of an item.
-fn part_of(item: &str, nth: usize) -> String {
-    format!("{PART_OF}{nth:06}/{item}")
-}
-
-/// A content in parts of so many bytes at most.
-fn parts(content: &str, room: usize) -> Vec<&str> {
-    let (mut parts, mut rest) = (vec![], content);
-    while !rest.is_empty() {
-        let (part, more) = rest.split_at(rest.floor_char_boundary(room));
-        parts.push(part);
-        rest = more;
-    }
-    parts
-}
-
-/// Puts items together that are kept in parts, and tells how many each has.
-fn whole(items: &mut BTreeMap<String, String>) -> HashMap<String, usize> {
-    let count = |content: &String| content.strip_prefix(PARTS)?.parse().ok();
-    let parted: HashMap<String, usize> =
-        items.iter().filter_map(|(item, content)| Some((item.clone(), count(content)?))).collect();
-    for (item, count) in &parted {
-        let content = (0..*count).filter_map(|nth| items.remove(&part_of(item, nth))).collect();
-        items.insert(item.clone(), content);
-    }
-    parted
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_long_is_kept_in_parts() {
-        let long = "ä".repeat(PART);
-        let kept = parts(&long, PART);
-        assert_eq!(kept.len(), 2);
-        let odd = format!("a{long}");
-        assert_eq!(parts(&odd, PART).len(), 3);
-        let mut items: BTreeMap<String, String> = kept
-            .iter()
-            .enumerate()
-            .map(|(nth, part)| (part_of("pending/t/1", nth), (*part).to_owned()))
-            .collect();
-        items.insert("pending/t/1".to_owned(), format!("{PARTS}2"));
-        items.insert("stage".to_owned(), "{}".to_owned());
-        assert_eq!(whole(&mut items), HashMap::from([("pending/t/1".to_owned(), 2)]));
-        assert_eq!(items.keys().collect::<Vec<_>>(), ["pending/t/1", "stage"]);
-        assert!(items["pending/t/1"] == long);
     }
 }

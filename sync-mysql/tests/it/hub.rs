@@ -1,5 +1,6 @@
 //! What of a sync in both directions is MySQL's and MariaDB's own: their log, their types, and their rights.
 
+use std::path::Path;
 use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use litekeep_testkit::process::eventually;
 
 use crate::pulled::ALL_TYPES;
 use crate::server::{Server, server, start};
-use crate::two_way_scene::{ALL, Database, Node, PATIENCE, TABLE, all, shown};
+use crate::two_way_scene::{ALL, Database, Edit, Node, PATIENCE, TABLE, shown};
+
+pub(crate) use crate::two_way_in_sql::{all, edit, edit_at, fill, lose, stages};
 
 pub(crate) type Hub = MysqlSource;
 
@@ -56,7 +59,7 @@ pub(crate) fn keys() -> String {
 pub(crate) fn end(_: &Server, _: &str) {}
 
 /// The server lets go of the changes that are in its log; whether it has.
-pub(crate) fn let_go(server: &Server) -> Result<bool> {
+pub(crate) fn let_go(server: &Server, _: &Path) -> Result<bool> {
     server.query("FLUSH BINARY LOGS")?;
     let last = server.query("SHOW BINARY LOGS")?.last().unwrap()[0].clone().unwrap();
     // One that somebody reads stays.
@@ -75,8 +78,9 @@ pub(crate) fn login(database: &str) -> String {
 }
 
 /// A transaction of others' that is open for a while after each of its statements, once it has done the first one.
-pub(crate) fn holding(database: &'static str, statements: &[&str], seconds: f64) -> JoinHandle<Result<()>> {
-    let held: Vec<String> = statements.iter().map(|sql| format!("{sql}; SELECT sleep({seconds})")).collect();
+pub(crate) fn holding(database: &'static str, edits: &[Edit], seconds: f64) -> JoinHandle<Result<()>> {
+    let held: Vec<String> =
+        edits.iter().map(|edit| format!("{}; SELECT sleep({seconds})", edit.sql())).collect();
     let sql = format!("START TRANSACTION; {}; COMMIT", held.join("; "));
     let login = login(database);
     let open = spawn(move || query_at(&login, &sql).map(drop));
@@ -93,7 +97,7 @@ pub(crate) fn holding(database: &'static str, statements: &[&str], seconds: f64)
 /// Goal: a row of values of every type goes back as it has come. Method: each row is changed in SQLite in one column, so that all of it is written.
 #[test]
 fn every_type_goes_there_and_back() {
-    let there = Database::new("two_types", ALL_TYPES);
+    let there = Database::with("two_types", ALL_TYPES);
     // The empty value of an ENUM is none that can be written.
     there.query("ALTER TABLE all_types ADD COLUMN touched int; UPDATE all_types SET e = 'sad' WHERE id = 2");
     let columns = "SELECT group_concat(concat('hex(', column_name, ')') ORDER BY ordinal_position) FROM information_schema.columns \
@@ -127,7 +131,7 @@ fn every_type_goes_there_and_back() {
 /// Types of SQLite that have no like of the same form there.
 #[test]
 fn values_of_sqlite_go_there_and_back() {
-    let there = Database::new("two_forms", "");
+    let there = Database::new("two_forms");
     let mut node = Node::new(
         &there.url(),
         Policy::Server,
@@ -159,7 +163,7 @@ fn values_of_sqlite_go_there_and_back() {
 
 #[test]
 fn what_a_column_would_not_keep_is_refused_with_what_to_do() {
-    let there = Database::new("two_unfit", "CREATE TABLE t(id bigint PRIMARY KEY, v bigint unsigned)");
+    let there = Database::with("two_unfit", "CREATE TABLE t(id bigint PRIMARY KEY, v bigint unsigned)");
     let mut node =
         Node::new(&there.url(), Policy::Server, "CREATE TABLE t(id INTEGER PRIMARY KEY, v INTEGER)");
     let unsigned = node.refused();
@@ -215,7 +219,7 @@ fn what_a_column_would_not_keep_is_refused_with_what_to_do() {
 /// What a user needs, and that what is said of it is enough.
 #[test]
 fn rights_are_told() {
-    let there = Database::new(
+    let there = Database::with(
         "two_rights",
         "CREATE TABLE t(id bigint PRIMARY KEY, v varchar(9)); INSERT INTO t VALUES (1, 'a')",
     );
@@ -295,7 +299,7 @@ fn numbers_and_files_are_followed_both_ways() {
 /// A session that logs only a part of each row, which it may where it is allowed to, is told.
 #[test]
 fn a_part_of_a_row_is_not_followed() {
-    let there = Database::new("two_parts", "");
+    let there = Database::new("two_parts");
     let mut node =
         Node::new(&there.url(), Policy::Server, &format!("{TABLE} INSERT INTO t VALUES (1, 'a');"));
     node.settle();
@@ -312,7 +316,7 @@ fn a_part_of_a_row_is_not_followed() {
 /// What is computed there is not written, and what goes beside it is.
 #[test]
 fn computed_columns_are_left_out() {
-    let there = Database::new(
+    let there = Database::with(
         "two_computed",
         "CREATE TABLE t(id bigint PRIMARY KEY, v varchar(9), twice varchar(20) AS (concat(v, v)) STORED, thrice varchar(30) AS (concat(v, v, v)) VIRTUAL)",
     );
@@ -329,7 +333,7 @@ fn computed_columns_are_left_out() {
 /// Goal: a table whose changes are not all in the log any more stands still, whether somebody looks when that is made so or not.
 #[test]
 fn what_the_log_does_not_tell_any_more_stands_still() {
-    let there = Database::new(
+    let there = Database::with(
         "two_cascading",
         "CREATE TABLE whole(id bigint PRIMARY KEY); INSERT INTO whole VALUES (1)",
     );
@@ -372,12 +376,12 @@ fn what_the_log_does_not_tell_any_more_stands_still() {
 /// Goal: tables that somebody is writing are locked when he has ended.
 #[test]
 fn a_beginning_waits_for_those_who_write() {
-    let there = Database::new(
+    let there = Database::with(
         "two_begun",
         "CREATE TABLE t(id bigint PRIMARY KEY, v varchar(9)); INSERT INTO t VALUES (1, 'a')",
     );
     let mut node = Node::new(&there.url(), Policy::Server, TABLE);
-    let open = holding(there.0, &["UPDATE t SET v = 'b'"], 0.7);
+    let open = holding(there.0, &[Edit::Set(1, "b")], 0.7);
     node.sync_in_the_end();
     open.join().unwrap().unwrap();
     node.settle();

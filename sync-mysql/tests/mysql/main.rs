@@ -54,6 +54,8 @@ mod taking;
 mod transferring;
 #[path = "../../../sync/tests/conformance/two_way.rs"]
 mod two_way;
+#[path = "../../../sync/tests/conformance/two_way_in_sql.rs"]
+mod two_way_in_sql;
 #[path = "../../../sync/tests/conformance/two_way_scene.rs"]
 mod two_way_scene;
 #[path = "../it/values.rs"]

@@ -1,5 +1,6 @@
 //! What of a sync in both directions is PostgreSQL's own.
 
+use std::path::Path;
 use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
@@ -12,7 +13,9 @@ pub(crate) use litekeep_testkit::postgres::query_at;
 use litekeep_testkit::process::eventually;
 
 use crate::server::{Server, server};
-use crate::two_way_scene::{Database, Node, PATIENCE, TABLE};
+use crate::two_way_scene::{Database, Edit, Node, PATIENCE, TABLE};
+
+pub(crate) use crate::two_way_in_sql::{all, edit, edit_at, fill, lose, stages};
 
 pub(crate) type Hub = PostgresSource;
 
@@ -53,7 +56,7 @@ pub(crate) fn end(server: &Server, database: &str) {
 }
 
 /// The server lets go of the changes that it keeps; whether it has.
-pub(crate) fn let_go(server: &Server) -> Result<bool> {
+pub(crate) fn let_go(server: &Server, _: &Path) -> Result<bool> {
     end(server, DATABASE);
     Ok(server.query("SELECT 1 FROM pg_replication_slots")?.is_empty())
 }
@@ -76,9 +79,9 @@ pub(crate) fn login(database: &str) -> String {
 }
 
 /// A transaction of others' that is open for a while after each of its statements, once it has done the first one.
-pub(crate) fn holding(database: &'static str, statements: &[&str], seconds: f64) -> JoinHandle<Result<()>> {
+pub(crate) fn holding(database: &'static str, edits: &[Edit], seconds: f64) -> JoinHandle<Result<()>> {
     let held: Vec<String> =
-        statements.iter().map(|sql| format!("{sql}; SELECT pg_sleep({seconds})")).collect();
+        edits.iter().map(|edit| format!("{}; SELECT pg_sleep({seconds})", edit.sql())).collect();
     let sql = format!("BEGIN; {}; COMMIT", held.join("; "));
     let login = login(database);
     let open = spawn(move || query_at(&login, &sql).map(drop));
@@ -93,7 +96,7 @@ pub(crate) fn holding(database: &'static str, statements: &[&str], seconds: f64)
 
 #[test]
 fn values_that_are_only_read_do_not_go_both_ways() {
-    let there = Database::new("two_arrays", "CREATE TABLE t(id bigint PRIMARY KEY, v int[])");
+    let there = Database::with("two_arrays", "CREATE TABLE t(id bigint PRIMARY KEY, v int[])");
     let mut node = Node::new(&there.url(), Policy::Server, TABLE);
     let refused = node.refused();
     assert!(refused.contains("whose values are read and not written"), "{refused}");

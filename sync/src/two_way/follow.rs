@@ -132,12 +132,18 @@ impl<H: Hub> TwoWay<H> {
                     }
                 }
                 Event::Alive { position, wants_answer } => {
-                    if inflow.is_between() && inflow.ended.is_empty() {
+                    (inflow.is_answered, inflow.silence) = (true, 0);
+                    let (is_between, has_ended) = (inflow.is_between(), !inflow.ended.is_empty());
+                    // What has ended is before it.
+                    self.commit_ended().await?;
+                    if let Some(inflow) = self.inflow.as_mut().filter(|_| is_between) {
                         inflow.reached = position;
                     }
-                    (inflow.is_answered, inflow.silence) = (true, 0);
                     if wants_answer {
                         self.confirm(false).await?;
+                    }
+                    if has_ended {
+                        return Ok(false);
                     }
                 }
                 Event::Table { table, .. } | Event::Grows { table, .. } => {

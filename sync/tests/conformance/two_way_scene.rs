@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::hub::{self, Hub};
-use crate::server::{Server, server};
+use crate::server::{make_database, server};
 use crate::shipping::ship;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -126,13 +126,12 @@ impl Node {
     /// Pushes of each node there, and transactions of the log.
     pub(crate) fn commits(&self) -> (Vec<u64>, u64) {
         let name = self.url.rsplit('/').next().unwrap();
-        let sql = "SELECT content FROM _litekeep_sync WHERE item = 'stage' ORDER BY name";
-        let kept = server().query_in(name, sql).unwrap().into_iter().flatten().flatten();
         let pushes = |stage: String| {
             let stage: serde_json::Value = serde_json::from_str(&stage).unwrap();
             stage["pushes"].as_u64().unwrap()
         };
-        (kept.map(pushes).collect(), self.runtime.block_on(self.store.list()).unwrap().last().unwrap().get())
+        let pushes = hub::stages(&server(), name).into_iter().map(pushes).collect();
+        (pushes, self.runtime.block_on(self.store.list()).unwrap().last().unwrap().get())
     }
 
     /// What cannot be, which is not tried again.
@@ -147,25 +146,31 @@ impl Node {
 pub(crate) struct Database(pub(crate) &'static str);
 
 impl Database {
-    pub(crate) fn new(name: &'static str, sql: &str) -> Database {
-        let server = server();
-        server.query(&format!("CREATE DATABASE {name}")).unwrap();
-        if !sql.is_empty() {
-            server.query_in(name, sql).unwrap();
-        }
+    pub(crate) fn new(name: &'static str) -> Database {
+        make_database(&server(), name);
         Database(name)
+    }
+
+    /// One in which `t` is there with such rows.
+    pub(crate) fn with_rows(
+        name: &'static str,
+        rows: impl IntoIterator<Item = (i64, &'static str)>,
+    ) -> Database {
+        let there = Database::new(name);
+        hub::fill(&server(), name, &rows.into_iter().collect::<Vec<_>>());
+        there
     }
 
     pub(crate) fn url(&self) -> String {
         server().url(self.0)
     }
 
-    pub(crate) fn query(&self, sql: &str) -> Rows {
-        server().query_in(self.0, sql).unwrap()
+    pub(crate) fn edit(&self, edits: &[Edit]) {
+        hub::edit(&server(), self.0, edits).unwrap();
     }
 
     pub(crate) fn all(&self) -> Rows {
-        all(&server(), self.0)
+        hub::all(&server(), self.0)
     }
 }
 
@@ -175,12 +180,28 @@ impl Drop for Database {
     }
 }
 
-/// All rows of `t`, of SQLite and there.
-pub(crate) const ALL: &str = "SELECT id || ' ' || coalesce(v, '-') FROM t ORDER BY id";
-
-pub(crate) fn all(server: &Server, database: &str) -> Rows {
-    server.query_in(database, "SELECT concat(id, ' ', coalesce(v, '-')) FROM t ORDER BY id").unwrap()
+/// What somebody does to `t`.
+#[derive(Clone, Debug)]
+pub(crate) enum Edit {
+    Insert(i64, &'static str),
+    Set(i64, &'static str),
+    Append(i64, String),
+    Delete(i64),
 }
+
+impl Edit {
+    pub(crate) fn sql(&self) -> String {
+        match self {
+            Edit::Insert(id, v) => format!("INSERT INTO t VALUES ({id}, '{v}')"),
+            Edit::Set(id, v) => format!("UPDATE t SET v = '{v}' WHERE id = {id}"),
+            Edit::Append(id, v) => format!("UPDATE t SET v = concat(v, '{v}') WHERE id = {id}"),
+            Edit::Delete(id) => format!("DELETE FROM t WHERE id = {id}"),
+        }
+    }
+}
+
+/// All rows of `t`, of SQLite.
+pub(crate) const ALL: &str = "SELECT id || ' ' || coalesce(v, '-') FROM t ORDER BY id";
 
 pub(crate) fn shown(rows: &Rows) -> String {
     rows.iter().map(|row| row[0].clone().unwrap()).collect::<Vec<_>>().join(", ")
