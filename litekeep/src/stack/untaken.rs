@@ -60,6 +60,7 @@ pub(super) fn warnings(begun: &Config, now: &Config) -> Vec<String> {
     let others = [
         ("[[feed]]", begun.feeds != now.feeds),
         ("[[sync]]", begun.syncs != now.syncs),
+        ("[cluster]", begun.cluster != now.cluster),
         ("[supervisor]", begun.state_dir != now.state_dir),
         ("[log]", begun.log != now.log),
     ];
