@@ -18,7 +18,9 @@ use litekeep_config::{DatabaseConfig, Source};
 use litekeep_env::{Clock, SystemClock};
 use litekeep_ltx::Txid;
 use litekeep_replicate::local::{MetaDir, Places, StateFile};
-use litekeep_replicate::replicator::{Choose, Phase, Replicator, Settings, Status, Stranded, put_stranded};
+use litekeep_replicate::replicator::{
+    Choose, Phase, Replicator, Settings, Status, Stranded, Tail, put_stranded,
+};
 use litekeep_replicate::restore::{self, Goal, v03};
 use litekeep_store::Store;
 use litekeep_store::plan::Policy;
@@ -201,6 +203,11 @@ impl Replication {
     /// The last transaction of a database that a destination has confirmed. `path` is spelled as the replicator does.
     pub(crate) fn durable(&self, path: &Path) -> Option<Txid> {
         self.replicator.status_of(path)?.durable
+    }
+
+    /// The end of a database's log, for whoever reads this backup. `path` is spelled as the replicator does.
+    pub(crate) fn tail_of(&self, path: &Path, backup: &str) -> Option<Tail> {
+        self.replicator.tail_of(path, backup)
     }
 
     /// What verifications on schedule have found.

@@ -5,6 +5,7 @@ use crate::comparison;
 use crate::log::{Next, Tail};
 use crate::position::{Doing, Held};
 use crate::replica::{NEXT, Replica};
+use crate::source::Source;
 use crate::start::{self, blocking};
 use litekeep_env::file::sibling;
 use litekeep_env::{Clock, disk};
@@ -103,6 +104,11 @@ impl Follower {
     pub(crate) fn new(tail: Tail, replica: Replica, options: Options) -> Follower {
         let (path, held) = (replica.path.clone(), replica.position.held);
         Follower { tail, options, replica: Some(replica), path, held, looked_at: Instant::now() }
+    }
+
+    /// Asks it first what follows, from now on.
+    pub fn listen_to(&mut self, source: Arc<dyn Source>) {
+        self.tail.listen_to(source);
     }
 
     /// The file.

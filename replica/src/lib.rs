@@ -17,10 +17,11 @@
 //! | `replica` | the [position](Position): two slots written in turn, with what is under way |
 //! | `replica-pages` | the checksum of each page as the file must have it |
 //! | `replica.json` | where the log is |
+//! | `stream.json` | how it goes with a primary that tells of the log's end, at most a second old |
 //! | `replica-next`, `replica-proof` | what the file is compared with, pages or their checksums; removed afterwards |
 //! | `trouble.json` | why it does not go on |
 //!
-//! - [`Follower`] reads the log and keeps the file up to it. `log` finds what comes next, `batch` makes one transaction of it,
+//! - [`Follower`] reads the log and keeps the file up to it. `log` finds what comes next, from a [`Source`] or in the store, `batch` makes one transaction of it,
 //!   `replica` applies that, `start` finds out where a file stands.
 
 mod batch;
@@ -29,6 +30,7 @@ mod follower;
 mod log;
 mod position;
 mod replica;
+mod source;
 mod start;
 mod state;
 
@@ -36,4 +38,5 @@ pub use follower::{Applied, Follower, Options, Proof};
 pub use litekeep_replicate::{Error, Kind};
 pub use position::{Held, Position};
 pub use replica::WAL_LIMIT;
-pub use state::{State, is_replica};
+pub use source::{Came, Source};
+pub use state::{State, Streaming, is_replica};
