@@ -55,7 +55,8 @@ impl Pages {
     /// # Errors
     /// When the address is taken or not ours; then that of before goes on if it has another address.
     pub(crate) async fn dashboard(&mut self, wanted: Option<&Dashboard>) -> Result<(), Failure> {
-        let wanted = wanted.map(|wanted| Wanted::plain(wanted.addr, dashboard::routes(wanted, self.board.clone())));
+        let wanted =
+            wanted.map(|wanted| Wanted::plain(wanted.addr, dashboard::routes(wanted, self.board.clone())));
         replace(&mut self.dashboard, wanted, "the status page", "[dashboard]").await
     }
 

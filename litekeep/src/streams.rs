@@ -33,7 +33,9 @@ impl Logs for Primary {
                 let tail = replication.tail_of(path, backup).ok_or(Refused::Away)?;
                 Ok(Arc::new(End(tail)))
             }
-            _ => Err(Refused::Unknown(format!("several databases end with `{name}`: write more of the path"))),
+            _ => {
+                Err(Refused::Unknown(format!("several databases end with `{name}`: write more of the path")))
+            }
         }
     }
 }

@@ -79,7 +79,8 @@ impl Store {
     /// # Errors
     /// `Corrupt` when it is damaged.
     pub fn open_given(&self, bytes: &[u8]) -> Result<PageFile> {
-        let damaged = |cause: String| Error::Corrupt { action: "read a file that was streamed".to_owned(), cause };
+        let damaged =
+            |cause: String| Error::Corrupt { action: "read a file that was streamed".to_owned(), cause };
         let header = Header::parse(bytes).map_err(|e| damaged(e.to_string()))?;
         let file = FileRef {
             level: 0,

@@ -57,11 +57,15 @@ impl Address {
             return Err(invalid("write `https://host:port/NAME`".to_owned()));
         }
         if !url.username().is_empty() || url.query().is_some() || url.fragment().is_some() {
-            return Err(invalid("it has a host, a port and the name of a database, and nothing else".to_owned()));
+            return Err(invalid(
+                "it has a host, a port and the name of a database, and nothing else".to_owned(),
+            ));
         }
         let name = url.path().trim_matches('/').to_owned();
         if name.is_empty() {
-            return Err(invalid("the name of the database is missing: `https://host:port/app.db`".to_owned()));
+            return Err(invalid(
+                "the name of the database is missing: `https://host:port/app.db`".to_owned(),
+            ));
         }
         if url.scheme() == "http" && !insecure && !is_loopback(&url) {
             return Err(invalid("without TLS whoever listens gets the token: write `https://`".to_owned()));
@@ -387,10 +391,9 @@ fn is_of(file: &Bytes, txid: Txid) -> Result<(), String> {
     let header = Header::parse(file).map_err(|e| format!("what came is no file of a log: {e}"))?;
     match (header.min_txid, header.max_txid) == (txid, txid) {
         true => Ok(()),
-        false => Err(format!(
-            "transactions {} to {} came where {txid} follows",
-            header.min_txid, header.max_txid
-        )),
+        false => {
+            Err(format!("transactions {} to {} came where {txid} follows", header.min_txid, header.max_txid))
+        }
     }
 }
 

@@ -39,7 +39,8 @@ impl Reader<'_> {
     pub(crate) fn token(&mut self, found: &Entry) -> Option<Secret> {
         let token = self.secret(found)?;
         if token.expose().len() < SHORTEST_TOKEN {
-            let message = format!("a token has at least {SHORTEST_TOKEN} characters, so that nobody guesses it");
+            let message =
+                format!("a token has at least {SHORTEST_TOKEN} characters, so that nobody guesses it");
             self.refuse(found, message);
             return None;
         }

@@ -29,7 +29,10 @@ impl Reader<'_> {
             return None;
         };
         let Some(token) = entry(entries, "token") else {
-            self.refuse(found, "whoever has the log has the database: add token = \"${LITEKEEP_STREAM_TOKEN}\"");
+            self.refuse(
+                found,
+                "whoever has the log has the database: add token = \"${LITEKEEP_STREAM_TOKEN}\"",
+            );
             return None;
         };
         let (token, addr) = (self.token(token)?, self.listen_address(address)?);

@@ -66,7 +66,8 @@ async fn follow(args: &args::follow::Follow, format: Format) -> Result<Outcome> 
     }
     let address = streamed::address(args)?;
     let (url, store) = source(args, format).await?;
-    let streamed = args.stream.as_ref().zip(address).map(|(url, address)| Streamed::start(address, url, &store));
+    let streamed =
+        args.stream.as_ref().zip(address).map(|(url, address)| Streamed::start(address, url, &store));
     let mut signals = Signals::catch().context("catch signals")?;
     let mut run = Run { follower: None, streamed, told: Told::new(args, format), store, is_down: false };
     let ended = tokio::select! {

@@ -90,7 +90,9 @@ impl Stream {
         let Stream { url, since, .. } = self;
         let mut out = match (self.live, self.lag_ms) {
             (true, Some(lag_ms)) => {
-                format!("    streams from {url} since {since}, the last transaction {lag_ms} ms after its commit\n")
+                format!(
+                    "    streams from {url} since {since}, the last transaction {lag_ms} ms after its commit\n"
+                )
             }
             (true, None) => format!("    streams from {url} since {since}\n"),
             (false, _) => format!("    not streaming from {url} since {since}: it reads the backup\n"),
