@@ -13,6 +13,7 @@ mod migrations;
 mod named;
 mod process;
 mod run;
+mod stream;
 mod sync;
 
 use std::ops::Range;
@@ -28,11 +29,12 @@ use crate::reader::{Dialect, Reader, lexical};
 use crate::settings::{Config, DatabaseConfig, Input, Log, LogFormat, LogLevel, Metrics, Preset, Source};
 use crate::units;
 
-const ROOT_KEYS: [&str; 11] = [
+const ROOT_KEYS: [&str; 12] = [
     "database",
     "defaults",
     "metrics",
     "dashboard",
+    "stream",
     "log",
     "feed",
     "sync",
@@ -161,6 +163,11 @@ impl Reader<'_> {
         }
         config.dashboard =
             entry(root, "dashboard").and_then(|found| self.dashboard(found, config.metrics.as_ref()));
+        let taken = [
+            ("[metrics]", config.metrics.as_ref().map(|own| own.addr)),
+            ("[dashboard]", config.dashboard.as_ref().map(|own| own.addr)),
+        ];
+        config.stream = entry(root, "stream").and_then(|found| self.stream(found, taken));
         if let Some(entries) = entry(root, "log").and_then(|found| self.table(found)) {
             config.log = self.log(entries);
         }
@@ -191,8 +198,12 @@ impl Reader<'_> {
         config.jobs = entry(root, "job").map(|found| self.jobs(found)).unwrap_or_default();
         let processes = entry(root, "process").map(|found| self.processes(found)).unwrap_or_default();
         let jobs = self.own_names(root);
-        let (metrics, dashboard) = (config.metrics.as_ref(), config.dashboard.as_ref());
-        let others = Others { databases: &config.databases, jobs, metrics, dashboard };
+        let own = [
+            ("[metrics]", config.metrics.as_ref().map(|own| own.addr)),
+            ("[dashboard]", config.dashboard.as_ref().map(|own| own.addr)),
+            ("[stream]", config.stream.as_ref().map(|own| own.addr)),
+        ];
+        let others = Others { databases: &config.databases, jobs, own };
         config.processes = processes::check(processes, &others, &mut self.report);
         self.check_logs(root, config);
     }

@@ -1,7 +1,7 @@
 //! Processes of one file that would get in each other's way, or wait for each other for ever.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::diagnostic::Report;
 use crate::names;
 use crate::process::{Listen, ProcessConfig, Restart, Until};
 use crate::reader::lexical;
-use crate::settings::{Dashboard, DatabaseConfig, Metrics, Source};
+use crate::settings::{DatabaseConfig, Source};
 
 /// A process with the places that messages about it point at.
 pub(crate) struct PlacedProcess {
@@ -35,8 +35,8 @@ pub(crate) struct Dependency {
 pub(crate) struct Others<'a> {
     pub(crate) databases: &'a [DatabaseConfig],
     pub(crate) jobs: Vec<&'a str>,
-    pub(crate) metrics: Option<&'a Metrics>,
-    pub(crate) dashboard: Option<&'a Dashboard>,
+    /// litekeep's own addresses, with the tables that they are of.
+    pub(crate) own: [(&'a str, Option<SocketAddr>); 3],
 }
 
 pub(crate) fn check(
@@ -193,11 +193,7 @@ struct Taken<'a> {
 
 fn check_addresses(processes: &[PlacedProcess], others: &Others<'_>, report: &mut Report<'_>) {
     let mut taken: Vec<Taken<'_>> = Vec::new();
-    let own = [
-        ("[metrics]", others.metrics.map(|own| own.addr)),
-        ("[dashboard]", others.dashboard.map(|own| own.addr)),
-    ];
-    taken.extend(own.into_iter().filter_map(|(owner, addr)| {
+    taken.extend(others.own.into_iter().filter_map(|(owner, addr)| {
         Some(Taken { socket: Listen::Tcp(addr?), owner: owner.into(), span: None })
     }));
     for process in processes {

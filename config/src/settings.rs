@@ -35,6 +35,8 @@ pub struct Config {
     pub metrics: Option<Metrics>,
     /// Where the status page is served, if anywhere.
     pub dashboard: Option<Dashboard>,
+    /// Where live copies stream the log's end from, if anywhere.
+    pub stream: Option<Stream>,
     /// How to log.
     pub log: Log,
     /// The command to run beside the replication (Litestream's `exec`).
@@ -485,6 +487,26 @@ pub struct Dashboard {
     pub token: Option<Secret>,
     /// Whether the page may restart processes and reload the configuration; only with a token.
     pub actions: bool,
+}
+
+/// Where live copies stream the end of each database's log from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// The address to listen on.
+    pub addr: SocketAddr,
+    /// What whoever follows must show.
+    pub token: Secret,
+    /// With TLS; always where others than this machine can reach the address, unless somebody has said that nobody listens there.
+    pub tls: Option<TlsFiles>,
+}
+
+/// A certificate with its chain, and its key: PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, and those between it and its authority.
+    pub cert: PathBuf,
+    /// The key.
+    pub key: PathBuf,
 }
 
 /// One `[[feed]]`: the changed rows of a database, told to somebody.

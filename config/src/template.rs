@@ -73,6 +73,13 @@ backup = {backup}
 #[dashboard]
 #addr = "127.0.0.1:9091"
 
+# Live copies on other machines get transactions from here at once, for `litekeep follow --stream`:
+#   [stream]
+#   addr = "0.0.0.0:7433"
+#   token = "${{LITEKEEP_STREAM_TOKEN}}"
+#   tls_cert = "/etc/litekeep/cert.pem"
+#   tls_key = "/etc/litekeep/key.pem"
+
 #[log]
 #level = "info"
 #format = "text"

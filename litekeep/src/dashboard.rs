@@ -13,7 +13,7 @@ mod view;
 
 pub(crate) use readers::Reader;
 pub(crate) use sentence::Fact;
-pub(crate) use view::{BackupView, Board, DatabaseView, LastWords, View, file_name, view};
+pub(crate) use view::{BackupView, Board, DatabaseView, LastWords, View, file_name, is_meant, view};
 
 use std::sync::Arc;
 

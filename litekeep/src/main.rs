@@ -25,6 +25,7 @@ mod scratch;
 mod served;
 mod settings;
 mod stack;
+mod streams;
 mod syncs;
 mod verification;
 

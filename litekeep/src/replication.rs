@@ -19,7 +19,7 @@ use litekeep_env::{Clock, SystemClock};
 use litekeep_ltx::Txid;
 use litekeep_replicate::local::{MetaDir, Places, StateFile};
 use litekeep_replicate::replicator::{
-    Choose, Gate, Phase, Replicator, Settings, Status, Stranded, put_stranded,
+    Choose, Gate, Phase, Replicator, Settings, Status, Stranded, Tail, put_stranded,
 };
 use litekeep_replicate::restore::{self, Goal, v03};
 use litekeep_store::Store;
@@ -243,6 +243,11 @@ impl Replication {
     /// The transaction that has, or will have, what is committed now; `None`: nobody can tell yet.
     pub(crate) async fn position(&self, path: &Path) -> Option<Txid> {
         self.replicator.position(path).await
+    }
+
+    /// The end of a database's log, for whoever reads this backup. `path` is spelled as the replicator does.
+    pub(crate) fn tail_of(&self, path: &Path, backup: &str) -> Option<Tail> {
+        self.replicator.tail_of(path, backup)
     }
 
     /// What verifications on schedule have found.

@@ -1,6 +1,7 @@
 //! The pages for people and monitors over HTTP: they come, change and go with the configuration.
 
 mod patience;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -12,7 +13,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware::map_response;
 use axum::response::Response;
 use futures::StreamExt as _;
-use litekeep_config::{Dashboard, Metrics};
+use litekeep_config::{Dashboard, Metrics, Stream};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -22,7 +23,9 @@ use crate::metrics;
 use crate::replication::Current;
 use crate::report::{Failure, Kind, text};
 use crate::stack::Stack;
+use crate::streams;
 use patience::Patient;
+use tls::{Certificate, Encrypted};
 
 /// How long those who are being answered may take when a page goes.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -34,12 +37,13 @@ pub(crate) struct Pages {
     stack: Option<Weak<Stack>>,
     dashboard: Option<Served>,
     metrics: Option<Served>,
+    stream: Option<Served>,
 }
 
 impl Pages {
     /// Nothing is served yet.
     pub(crate) fn new(board: Arc<Board>, replication: Current, stack: Option<Weak<Stack>>) -> Pages {
-        Pages { board, replication, stack, dashboard: None, metrics: None }
+        Pages { board, replication, stack, dashboard: None, metrics: None, stream: None }
     }
 
     /// Serves the status page so from now on, to nobody by an earlier token.
@@ -47,7 +51,8 @@ impl Pages {
     /// # Errors
     /// When the address is taken or not ours; then that of before goes on if it has another address.
     pub(crate) async fn dashboard(&mut self, wanted: Option<&Dashboard>) -> Result<(), Failure> {
-        let wanted = wanted.map(|wanted| (wanted.addr, dashboard::routes(wanted, self.board.clone())));
+        let wanted =
+            wanted.map(|wanted| Wanted::plain(wanted.addr, dashboard::routes(wanted, self.board.clone())));
         replace(&mut self.dashboard, wanted, "the status page", "[dashboard]").await
     }
 
@@ -57,23 +62,52 @@ impl Pages {
     /// As [`dashboard`](Self::dashboard).
     pub(crate) async fn metrics(&mut self, wanted: Option<&Metrics>) -> Result<(), Failure> {
         let routes = || metrics::routes(self.replication.clone(), self.stack.clone(), self.board.clone());
-        let wanted = wanted.map(|wanted| (wanted.addr, routes()));
+        let wanted = wanted.map(|wanted| Wanted::plain(wanted.addr, routes()));
         replace(&mut self.metrics, wanted, "metrics", "[metrics]").await
+    }
+
+    /// The same of the stream for live copies.
+    ///
+    /// # Errors
+    /// As [`dashboard`](Self::dashboard), and when its certificate cannot be read; then that of before goes on.
+    pub(crate) async fn stream(&mut self, wanted: Option<&Stream>) -> Result<(), Failure> {
+        let wanted = match wanted {
+            None => None,
+            Some(wanted) => Some(Wanted {
+                certificate: wanted.tls.as_ref().map(Certificate::load).transpose()?,
+                ..Wanted::plain(wanted.addr, streams::routes(wanted, self.replication.clone()))
+            }),
+        };
+        replace(&mut self.stream, wanted, "live copies", "[stream]").await
+    }
+}
+
+/// What is to be served.
+struct Wanted {
+    addr: SocketAddr,
+    routes: Router,
+    /// With TLS.
+    certificate: Option<Certificate>,
+}
+
+impl Wanted {
+    fn plain(addr: SocketAddr, routes: Router) -> Wanted {
+        Wanted { addr, routes, certificate: None }
     }
 }
 
 async fn replace(
     old: &mut Option<Served>,
-    wanted: Option<(SocketAddr, Router)>,
+    wanted: Option<Wanted>,
     what: &'static str,
     table: &str,
 ) -> Result<(), Failure> {
-    let addr = wanted.as_ref().map(|(addr, _)| *addr);
+    let addr = wanted.as_ref().map(|wanted| wanted.addr);
     if let Some(old) = old.take_if(|old| Some(old.addr) == addr) {
         old.end().await;
     }
     let new = match wanted {
-        Some((addr, routes)) => Some(Served::begin(addr, routes, what, table).await?),
+        Some(wanted) => Some(Served::begin(wanted, what, table).await?),
         None => None,
     };
     if let Some(old) = std::mem::replace(old, new) {
@@ -90,12 +124,8 @@ struct Served {
 }
 
 impl Served {
-    async fn begin(
-        addr: SocketAddr,
-        routes: Router,
-        what: &'static str,
-        table: &str,
-    ) -> Result<Served, Failure> {
+    async fn begin(wanted: Wanted, what: &'static str, table: &str) -> Result<Served, Failure> {
+        let Wanted { addr, routes, certificate } = wanted;
         let listener = TcpListener::bind(addr).await.map_err(|error| {
             let cause = text::io_error(&error);
             Failure::new(Kind::Invalid, format!("listen on {addr} for {what}: {cause}"))
@@ -105,9 +135,15 @@ impl Served {
         let until = ended.clone();
         let routes = routes.layer(map_response(move |answer| cut(answer, until.clone())));
         let task = tokio::spawn(async move {
-            if let Err(error) =
-                axum::serve(Patient(listener), routes).with_graceful_shutdown(gone(ended)).await
-            {
+            let (listener, end) = (Patient(listener), gone(ended));
+            let served = match certificate {
+                None => axum::serve(listener, routes).with_graceful_shutdown(end).await,
+                Some(certificate) => {
+                    let listener = Encrypted::new(listener, certificate);
+                    axum::serve(listener, routes).with_graceful_shutdown(end).await
+                }
+            };
+            if let Err(error) = served {
                 tracing::error!("{what}: no longer served: {error}");
             }
         });
@@ -127,7 +163,8 @@ async fn gone(mut end: watch::Receiver<()>) {
 
 /// An answer without an end of its own ends with the page.
 async fn cut(answer: Response, ended: watch::Receiver<()>) -> Response {
-    if answer.headers().get(CONTENT_TYPE).is_none_or(|kind| kind != "text/event-stream") {
+    let kind = answer.headers().get(CONTENT_TYPE);
+    if kind.is_none_or(|kind| kind != "text/event-stream" && kind != litekeep_stream::KIND) {
         return answer;
     }
     let (head, body) = answer.into_parts();

@@ -593,6 +593,12 @@ async fn take_pages(changing: &mut Changing, config: &Config) -> Vec<String> {
             Err(error) => failed.push(error),
         }
     }
+    if begun.stream != config.stream {
+        match pages.stream(config.stream.as_ref()).await {
+            Ok(()) => begun.stream.clone_from(&config.stream),
+            Err(error) => failed.push(error),
+        }
+    }
     failed.iter().map(Failure::to_string).collect()
 }
 

@@ -6,6 +6,7 @@ use crate::log::{Next, Tail};
 use crate::position::{Doing, Held};
 use crate::promotion::Claim;
 use crate::replica::{NEXT, Replica};
+use crate::source::Source;
 use crate::start::{self, blocking};
 use litekeep_env::file::sibling;
 use litekeep_env::{Clock, disk};
@@ -119,6 +120,11 @@ impl Follower {
 
     pub(crate) fn take(&mut self) -> Option<Replica> {
         self.replica.take()
+    }
+
+    /// Asks it first what follows, from now on.
+    pub fn listen_to(&mut self, source: Arc<dyn Source>) {
+        self.tail.listen_to(source);
     }
 
     /// The file.

@@ -17,10 +17,11 @@
 //! | `replica` | the [position](Position): two slots written in turn, with what is under way |
 //! | `replica-pages` | the checksum of each page as the file must have it |
 //! | `replica.json` | where the log is |
+//! | `stream.json` | how it goes with a primary that tells of the log's end, at most a second old |
 //! | `replica-next`, `replica-proof` | what the file is compared with, pages or their checksums; removed afterwards |
 //! | `trouble.json` | why it does not go on |
 //!
-//! - [`Follower`] reads the log and keeps the file up to it. `log` finds what comes next, `batch` makes one transaction of it,
+//! - [`Follower`] reads the log and keeps the file up to it. `log` finds what comes next, from a [`Source`] or in the store, `batch` makes one transaction of it,
 //!   `replica` applies that, `start` finds out where a file stands.
 //! - In a cluster a copy becomes the database that transactions come from ([`Follower::claim`], [`Follower::hand_over`]), and that a copy again
 //!   ([`rejoin()`]), which keeps what only it had as a [`Fork`].
@@ -34,6 +35,7 @@ mod position;
 mod promotion;
 mod rejoin;
 mod replica;
+mod source;
 mod start;
 mod state;
 
@@ -43,4 +45,5 @@ pub use litekeep_replicate::{Error, Kind};
 pub use position::{Held, Position};
 pub use rejoin::{Standing, is_source_of, rejoin};
 pub use replica::WAL_LIMIT;
-pub use state::{State, is_replica};
+pub use source::{Came, Source};
+pub use state::{State, Streaming, is_replica};

@@ -2,15 +2,19 @@
 
 use crate::batch::Batch;
 use crate::position::{Held, Mark};
+use crate::source::Source;
 use litekeep_ltx::{FileName, Header, Txid};
 use litekeep_replicate::restore::RestorePlan;
 use litekeep_replicate::{Error, Kind};
 use litekeep_store::{Error as StoreError, ErrorKind, FileRef, Log, PageFile, SNAPSHOT_LEVEL, Store, plan};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Between two listings of a log that has nothing new.
 const LISTING_PAUSE: Duration = Duration::from_secs(30);
+/// A source that tells of nothing for so long is held against the store, where more may be.
+const TRUST: Duration = Duration::from_secs(60);
 /// About the bytes of merged files that become one transaction, unless one alone is larger.
 const BATCH_BYTES: u64 = 16 << 20;
 
@@ -29,6 +33,15 @@ pub(crate) enum Next {
     },
 }
 
+/// What a source says.
+enum Told {
+    Next(Next),
+    /// Nothing, for so long that the store is asked whether that is so.
+    Doubtful(Arc<dyn Source>),
+    /// The store is to be asked.
+    Unknown,
+}
+
 /// Reads a log.
 #[derive(Debug)]
 pub(crate) struct Tail {
@@ -42,12 +55,32 @@ pub(crate) struct Tail {
     /// How many files were found one after the other since one was not there yet.
     found: usize,
     listed_at: Option<Instant>,
+    /// What is asked first.
+    source: Option<Arc<dyn Source>>,
+    /// The last that it gave: of which connection, the transaction, and its end.
+    given: Option<(u64, Txid, Mark)>,
+    /// When it was right last.
+    right_at: Instant,
 }
 
 impl Tail {
     pub(crate) fn new(store: &Store, command: &str) -> Tail {
         let (store, command, due) = (store.clone(), command.to_owned(), VecDeque::new());
-        Tail { store, command, is_same: false, due, found: 0, listed_at: None }
+        Tail {
+            store,
+            command,
+            is_same: false,
+            due,
+            found: 0,
+            listed_at: None,
+            source: None,
+            given: None,
+            right_at: Instant::now(),
+        }
+    }
+
+    pub(crate) fn listen_to(&mut self, source: Arc<dyn Source>) {
+        (self.source, self.right_at) = (Some(source), Instant::now());
     }
 
     /// Everything is looked up anew.
@@ -94,8 +127,19 @@ impl Tail {
         if !self.due.is_empty() {
             return self.listed().await;
         }
+        let told = self.told(held);
+        if let Told::Next(next) = told {
+            self.found = 0;
+            return Ok(next);
+        }
         let files = self.store.open_following(held.txid, self.found).await?;
         self.found = if files.is_empty() { 0 } else { self.found + files.len() };
+        if let Told::Doubtful(source) = told {
+            match files.first() {
+                Some(file) => source.refuse(&format!("it has not told of `{}`", file.file().name)),
+                None => self.right_at = Instant::now(),
+            }
+        }
         if let Some(first) = files.first().map(|file| *file.header()) {
             return self.follow(held, &first, files).await;
         }
@@ -121,6 +165,46 @@ impl Tail {
                 Err(e) => Err(e.into()),
             },
         }
+    }
+
+    /// What the source tells. A file that it gives goes on where the state ended in the WAL, or comes from
+    /// the same writer over the connection that gave the state: nothing else says that it is of the same log.
+    fn told(&mut self, held: &Held) -> Told {
+        let Some(source) = self.source.clone() else { return Told::Unknown };
+        let Some(came) = source.following(held.txid) else { return Told::Unknown };
+        let is_unbroken = self.given == Some((came.connection, held.txid, held.mark));
+        let is_of_same = |node| is_unbroken && node == held.mark.node;
+        let mut files: Vec<PageFile> = vec![];
+        for bytes in &came.files {
+            let next = files.last().map_or(held.txid, |last| last.file().max()).next();
+            let name = FileName { min: next, max: next };
+            match self.store.open_given(bytes) {
+                Ok(file) if file.file().name == name => files.push(file),
+                Ok(file) => source.refuse(&format!("it gave `{}` where {next} follows", file.file().name)),
+                Err(e) => source.refuse(&e.to_string()),
+            }
+            if files.last().is_none_or(|last| last.file().max() != next) {
+                break;
+            }
+        }
+        let Some(first) = files.first().map(|file| *file.header()) else {
+            return match came.files.is_empty() {
+                true if self.right_at.elapsed() < TRUST => Told::Next(Next::Nothing),
+                // Whoever has lost the log without knowing it keeps nobody from what others put there.
+                true => Told::Doubtful(source),
+                false => Told::Unknown,
+            };
+        };
+        if !held.mark.leads_to(&first) && !is_of_same(first.node) {
+            return Told::Unknown;
+        }
+        let of_one = files.iter().take_while(|file| file.header().node == first.node).count();
+        files.truncate(of_one);
+        cut_by_page_size(&mut files);
+        self.right_at = Instant::now();
+        let last = files.last().map(PageFile::header);
+        self.given = last.map(|last| (came.connection, last.max_txid, Mark::of(last)));
+        Told::Next(Next::Files(Batch::new(files)))
     }
 
     /// Files that were found by their names. A log that was begun anew has the same names.

@@ -74,6 +74,23 @@ impl Store {
         opened.map_err(|e| e.or_corrupt(|cause| self.damaged(file, cause)))
     }
 
+    /// A file of level 0 that came another way, verified as one that was read from here: of its pages none is asked for.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is damaged.
+    pub fn open_given(&self, bytes: &[u8]) -> Result<PageFile> {
+        let damaged =
+            |cause: String| Error::Corrupt { action: "read a file that was streamed".to_owned(), cause };
+        let header = Header::parse(bytes).map_err(|e| damaged(e.to_string()))?;
+        let file = FileRef {
+            level: 0,
+            name: FileName::from(&header),
+            size: bytes.len() as u64,
+            modified_ms: header.timestamp_ms,
+        };
+        self.decode_small(&file, bytes).map_err(damaged)
+    }
+
     /// Opens the files of level 0 that follow a transaction, each of which has one, as far as they are there. What cannot be
     /// read ends them, and is an error only when it is the first.
     ///

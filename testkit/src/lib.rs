@@ -13,6 +13,7 @@ pub mod clock;
 pub mod contents;
 pub mod etcd;
 pub mod fault_proxy;
+pub mod garbling;
 pub mod hanging_folder;
 pub mod installed;
 pub mod instance_metadata;

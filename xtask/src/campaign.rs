@@ -65,7 +65,7 @@ const CAMPAIGNS: &[Campaign] = &[
     },
     Campaign {
         name: "follow",
-        about: "kill -9 of a follower beside readers with the system's SQLite: they see states of the bank in their order, and in the end the copy is the backup's last state, byte for byte",
+        about: "kill -9 of a follower, which in odd rounds streams from a primary that is killed, too, over a way that is cut, beside readers with the system's SQLite: they see states of the bank in their order, and in the end the copy is the backup's last state, byte for byte",
         how: How::Test("litekeep", "follow::interruptions::kills_of_a_follower_leave_states_of_the_backup"),
     },
     Campaign {

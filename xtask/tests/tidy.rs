@@ -11,7 +11,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     (0, &["ltx", "format", "config"]),
     (1, &["env"]),
     (2, &["store", "sql", "lease", "supervise"]),
-    (3, &["replicate", "replica", "rows", "proxy", "schema", "gateway"]),
+    (3, &["replicate", "replica", "rows", "proxy", "stream", "schema", "gateway"]),
     (4, &["sync", "cluster"]),
     (5, &["sync-postgres", "sync-mysql", "sync-mongodb", "feed", "query", "dashboard"]),
     (6, &["litekeep"]),

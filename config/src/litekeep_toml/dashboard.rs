@@ -2,6 +2,7 @@
 
 use crate::node::{Entry, entry};
 use crate::reader::Reader;
+use crate::secret::Secret;
 use crate::settings::{Dashboard, Metrics};
 
 /// A token that is shorter could be guessed.
@@ -11,17 +12,7 @@ impl Reader<'_> {
     pub(crate) fn dashboard(&mut self, found: &Entry, metrics: Option<&Metrics>) -> Option<Dashboard> {
         let entries = self.table(found)?;
         self.check_keys(entries, "[dashboard]", &["addr", "token", "actions"], |_| None);
-        let token = entry(entries, "token").and_then(|found| {
-            let token = self.secret(found)?;
-            if token.expose().len() < SHORTEST_TOKEN {
-                self.refuse(
-                    found,
-                    format!("a token has at least {SHORTEST_TOKEN} characters, so that nobody guesses it"),
-                );
-                return None;
-            }
-            Some(token)
-        });
+        let token = entry(entries, "token").and_then(|found| self.token(found));
         let allows = entry(entries, "actions");
         let actions = allows.and_then(|found| self.boolean(found)).unwrap_or(false);
         if let Some(found) = allows.filter(|_| actions && entry(entries, "token").is_none()) {
@@ -42,5 +33,17 @@ impl Reader<'_> {
             self.refuse(address, message);
         }
         Some(Dashboard { addr, token, actions })
+    }
+
+    /// What somebody must show who comes over a network.
+    pub(crate) fn token(&mut self, found: &Entry) -> Option<Secret> {
+        let token = self.secret(found)?;
+        if token.expose().len() < SHORTEST_TOKEN {
+            let message =
+                format!("a token has at least {SHORTEST_TOKEN} characters, so that nobody guesses it");
+            self.refuse(found, message);
+            return None;
+        }
+        Some(token)
     }
 }

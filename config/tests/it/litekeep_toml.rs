@@ -69,6 +69,11 @@ fn every_setting() {
         addr = ":9091"
         token = "0123456789abcdef"
         actions = true
+        [stream]
+        addr = "0.0.0.0:7433"
+        token = "0123456789abcdef"
+        tls_cert = "cert.pem"
+        tls_key = "/etc/key.pem"
         [log]
         level = "debug"
         format = "json"
@@ -241,6 +246,22 @@ fn messages() {
         ),
         (
             "[metrics]\naddr = \":9091\"\n[dashboard]\naddr = \"localhost:9091\"",
+            "4:8 `addr`: [metrics] has this port already: give each its own",
+        ),
+        (
+            "[stream]\naddr = \"127.0.0.1:7433\"",
+            "1:1 `stream`: whoever has the log has the database: add token = \"${LITEKEEP_STREAM_TOKEN}\"",
+        ),
+        (
+            "[stream]\naddr = \"0.0.0.0:7433\"\ntoken = \"0123456789abcdef\"",
+            "2:8 `addr`: others than this machine can reach 0.0.0.0:7433, and without TLS whoever listens gets the token and the data: add `tls_cert` and `tls_key`, or `insecure = true` where nobody can listen",
+        ),
+        (
+            "[stream]\naddr = \"0.0.0.0:7433\"\ntoken = \"0123456789abcdef\"\ntls_cert = \"a.pem\"",
+            "4:12 `tls_cert`: TLS takes both, `tls_cert` and `tls_key`",
+        ),
+        (
+            "[metrics]\naddr = \":7433\"\n[stream]\naddr = \"127.0.0.1:7433\"\ntoken = \"0123456789abcdef\"",
             "4:8 `addr`: [metrics] has this port already: give each its own",
         ),
         ("[log]\nformat = \"jsn\"", "2:10 `format`: unknown value `jsn`: did you mean `json`?"),

@@ -6,6 +6,8 @@ use litekeep_replicate::restore::DEFAULT_PARALLELISM;
 
 use super::{ConfigArgs, parallelism};
 
+const STREAM: &str = "Streaming";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Follow {
     #[command(flatten)]
@@ -22,6 +24,19 @@ pub(crate) struct Follow {
     /// With --once: compare each page with the backup; exit code 1 when one differs
     #[arg(long, requires = "once")]
     pub(crate) verify: bool,
+    /// Take transactions from the primary as they are confirmed, and from the backup while it does not tell:
+    /// https://host:port/NAME; its token is in LITEKEEP_STREAM_TOKEN
+    #[arg(long, value_name = "URL", conflicts_with = "once", help_heading = STREAM)]
+    pub(crate) stream: Option<String>,
+    /// A file with the token instead
+    #[arg(long, value_name = "FILE", requires = "stream", help_heading = STREAM)]
+    pub(crate) stream_token_file: Option<PathBuf>,
+    /// A PEM file with certificate authorities to trust beside the system's
+    #[arg(long, value_name = "FILE", requires = "stream", help_heading = STREAM)]
+    pub(crate) stream_ca: Option<PathBuf>,
+    /// Send the token without TLS over a network that nobody listens to
+    #[arg(long, requires = "stream", help_heading = STREAM)]
+    pub(crate) stream_insecure: bool,
     /// Begin anew where a file is, which is kept aside
     #[arg(long)]
     pub(crate) force: bool,

@@ -1,4 +1,6 @@
-//! `litekeep follow`: a live copy of a database, read from its backup alone.
+//! `litekeep follow`: a live copy of a database, read from its backup, or from the primary that makes it.
+
+mod streamed;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use litekeep_config::StoreUrl;
 use litekeep_env::SystemClock;
-use litekeep_replica::{Applied, Error, Follower, Held, Kind, Options, is_replica};
+use litekeep_replica::{Applied, Error, Follower, Held, Kind, Options, Streaming, is_replica};
 use litekeep_replicate::restore::Goal;
 use litekeep_store::Store;
 use serde::Serialize;
@@ -20,6 +22,7 @@ use crate::report::progress::Shown;
 use crate::report::{self, Failure, Format, Outcome, text};
 use crate::settings::database::backups;
 use crate::settings::{Database, Settings, Stores};
+use streamed::Streamed;
 
 /// Between two lines while much comes.
 const LINE_PAUSE: Duration = Duration::from_secs(1);
@@ -61,9 +64,12 @@ async fn follow(args: &args::follow::Follow, format: Format) -> Result<Outcome> 
             format!("`{}` is a database of `{config}`, from which transactions come", args.output.display());
         return Err(Failure::invalid(message).hint("name another file for the copy").into());
     }
+    let address = streamed::address(args)?;
     let (url, store) = source(args, format).await?;
+    let streamed =
+        args.stream.as_ref().zip(address).map(|(url, address)| Streamed::start(address, url, &store));
     let mut signals = Signals::catch().context("catch signals")?;
-    let mut run = Run { follower: None, told: Told::new(args, format), store, is_down: false };
+    let mut run = Run { follower: None, streamed, told: Told::new(args, format), store, is_down: false };
     let ended = tokio::select! {
         ended = run.go(args, &url) => ended,
         () = signals.end() => Ok(Outcome::Done),
@@ -92,6 +98,8 @@ async fn source(args: &args::follow::Follow, format: Format) -> Result<(StoreUrl
 
 struct Run {
     follower: Option<Follower>,
+    /// What tells of the log's end before the backup is asked.
+    streamed: Option<Streamed>,
     told: Told,
     store: Store,
     /// The store does not answer.
@@ -113,7 +121,7 @@ impl Run {
             match self.step().await {
                 Ok(true) => {}
                 Ok(false) if args.once => return self.end(args).await,
-                Ok(false) => tokio::time::sleep(pause(&self.store)).await,
+                Ok(false) => self.rest().await,
                 Err(e) => self.wait(e, args).await?,
             }
         }
@@ -129,13 +137,25 @@ impl Run {
             command: command(args),
         };
         let shown = Shown::new(self.told.format);
-        let follower = Follower::open(&self.store, &args.output, options, &shown).await?;
+        let mut follower = Follower::open(&self.store, &args.output, options, &shown).await?;
         shown.end();
+        match &self.streamed {
+            Some(streamed) => follower.listen_to(streamed.source()),
+            None => Streaming::tell(follower.path(), None),
+        }
         self.well(&follower);
         if let Some(held) = follower.held() {
             self.told.begin(held);
         }
         Ok(follower)
+    }
+
+    async fn rest(&self) {
+        let pause = pause(&self.store);
+        match &self.streamed {
+            Some(streamed) => streamed.rest(pause).await,
+            None => tokio::time::sleep(pause).await,
+        }
     }
 
     fn well(&mut self, follower: &Follower) {
@@ -152,6 +172,9 @@ impl Run {
             Some(work) => {
                 let shown = Shown::new(Format::Json);
                 let applied = follower.apply(work, &shown).await?;
+                if let Some(streamed) = &mut self.streamed {
+                    streamed.applied(&applied.held);
+                }
                 self.told.add(&applied);
             }
             None => {
@@ -162,6 +185,9 @@ impl Run {
         if self.is_down {
             follower.tell(None);
             self.is_down = false;
+        }
+        if let Some(streamed) = &mut self.streamed {
+            streamed.tell(follower.path());
         }
         Ok(is_more)
     }
@@ -215,9 +241,15 @@ impl Run {
 fn command(args: &args::follow::Follow) -> String {
     let config =
         args.config.config.iter().flat_map(|path| ["--config".to_owned(), path.display().to_string()]);
+    let stream = args.stream.iter().flat_map(|url| ["--stream".to_owned(), url.clone()]);
+    let paths = [("--stream-token-file", &args.stream_token_file), ("--stream-ca", &args.stream_ca)];
+    let paths = paths.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?)));
+    let paths = paths.flat_map(|(option, path)| [option.to_owned(), path.display().to_string()]);
+    let insecure = args.stream_insecure.then(|| "--stream-insecure".to_owned());
+    let further = config.chain(stream).chain(paths).chain(insecure);
     let words =
         ["follow".to_owned(), args.target.clone(), "-o".to_owned(), args.output.display().to_string()];
-    let quoted: Vec<String> = words.into_iter().chain(config).map(|word| text::shell_word(&word)).collect();
+    let quoted: Vec<String> = words.into_iter().chain(further).map(|word| text::shell_word(&word)).collect();
     format!("litekeep {}", quoted.join(" "))
 }
 

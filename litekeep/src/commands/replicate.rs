@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use litekeep_config::{Config, Dashboard, DatabaseConfig, Destination, Log, Metrics};
+use litekeep_config::{Config, Dashboard, DatabaseConfig, Destination, Log, Metrics, Stream};
 use litekeep_env::notify::ServiceManager;
 use litekeep_sql::Observer;
 
@@ -69,6 +69,7 @@ pub(super) struct Scope {
     folders: Vec<DatabaseConfig>,
     metrics: Option<Metrics>,
     dashboard: Option<Dashboard>,
+    stream: Option<Stream>,
     pub(super) log: Log,
     exec: Option<String>,
     feeds: Vec<Feed>,
@@ -99,6 +100,7 @@ impl Scope {
             syncs,
             metrics: settings.config.metrics,
             dashboard: settings.config.dashboard,
+            stream: settings.config.stream,
             log: settings.config.log,
             config,
             ..Scope::of(database)
@@ -118,8 +120,8 @@ impl Scope {
         let databases = database::all(&settings)?;
         let config = settings.args(config);
         let (feeds, syncs) = (Feed::all(&settings)?, DatabaseSync::all(&settings)?);
-        let Config { databases: folders, metrics, dashboard, log, exec, .. } = settings.config;
-        Ok(Scope { databases, folders, metrics, dashboard, log, exec, feeds, syncs, config })
+        let Config { databases: folders, metrics, dashboard, stream, log, exec, .. } = settings.config;
+        Ok(Scope { databases, folders, metrics, dashboard, stream, log, exec, feeds, syncs, config })
     }
 }
 
@@ -241,7 +243,7 @@ impl Run {
 
     /// Puts up the board, and serves the pages where that is wanted: for as long as what is given back, or the stack, lives.
     async fn show(&self, replication: &Arc<Replication>) -> Result<Option<Pages>> {
-        let Scope { databases, folders, config, dashboard, metrics, feeds, syncs, .. } = &self.scope;
+        let Scope { databases, folders, config, dashboard, metrics, stream, feeds, syncs, .. } = &self.scope;
         let stack = self.stack();
         let of_stack = stack.map(Arc::downgrade);
         let replication = Current::of(replication);
@@ -251,6 +253,7 @@ impl Run {
         let mut pages = Pages::new(board.clone(), replication, of_stack);
         pages.metrics(metrics.as_ref()).await?;
         pages.dashboard(dashboard.as_ref()).await?;
+        pages.stream(stream.as_ref()).await?;
         let Some(stack) = stack else { return Ok(Some(pages)) };
         stack.shown_on(&board, pages).await;
         Ok(None)

@@ -519,7 +519,7 @@ fn restore(database: &Path, config: &ConfigArgs) -> String {
 }
 
 /// Whether somebody means a database by its path, or by the end of it.
-pub(super) fn is_meant(path: &Path, wanted: &str) -> bool {
+pub(crate) fn is_meant(path: &Path, wanted: &str) -> bool {
     path.ends_with(wanted) || path.strip_prefix("/").is_ok_and(|path| path == Path::new(wanted))
 }
 

@@ -24,6 +24,8 @@ impl Listener for Patient {
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         let (stream, addr) = Listener::accept(&mut self.0).await;
+        // What is told piece by piece is told at once.
+        _ = stream.set_nodelay(true);
         (Connection { stream, stalled: None }, addr)
     }
 

@@ -121,7 +121,7 @@ fn every_link_leads_somewhere() {
 fn example(page: &str) -> Config {
     let document = Document::read(root().join("docs").join(page));
     let (_, text) = document.blocks.iter().find(|(language, _)| language == "toml").unwrap();
-    let env = |_: &str| Some("value".to_owned());
+    let env = |_: &str| Some("the value of a variable".to_owned());
     let read_file = |_: &Path| Ok("secret".to_owned());
     let input = Input { path: Path::new("/etc/litekeep.toml"), text, env: &env, read_file: &read_file };
     let config = Config::from_toml(&input).unwrap_or_else(|error| panic!("{error}"));

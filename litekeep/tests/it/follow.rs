@@ -6,6 +6,7 @@
 mod hindrances;
 mod interruptions;
 mod readers;
+mod streamed;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -3,6 +3,7 @@
 use super::arrival::Arrival;
 use super::destination::{Destination, Standing};
 use super::look::Step;
+use super::recent::Recent;
 use super::status::{DestinationStatus, Phase, Status};
 use super::stranded::stranded;
 use super::{Settings, Shared, shipping, start};
@@ -106,6 +107,8 @@ pub(crate) struct Database {
     pub(crate) shared: Arc<Shared>,
     pub(crate) work: Arc<Mutex<Work>>,
     pub(crate) destinations: Mutex<Vec<Destination>>,
+    /// What destinations have got last.
+    pub(super) recent: Arc<Recent>,
     pub(super) status: Mutex<Status>,
     /// The failure that was told last, until all is well.
     pub(super) told: Mutex<Option<String>>,
@@ -136,6 +139,7 @@ impl Database {
             shared,
             work: Arc::default(),
             destinations: Mutex::new(destinations),
+            recent: Arc::default(),
             status: Mutex::new(status),
             told: Mutex::default(),
             dirty: AtomicBool::new(false),

@@ -21,6 +21,7 @@ impl Database {
             return;
         }
         let _turn = Turn(&self.maintained);
+        self.recent.tidy();
         let count = self.destinations().len();
         for nth in 0..count {
             let (store, log, mut times) = {

@@ -22,6 +22,7 @@ mod look;
 mod maintain;
 mod packing;
 mod places;
+mod recent;
 mod set_back;
 mod shipping;
 mod start;
@@ -30,6 +31,7 @@ mod stranded;
 
 pub use database::PACKS;
 pub use gate::Gate;
+pub use recent::{Following, Reached, Tail};
 pub use status::{DestinationStatus, Phase, Status};
 pub use stranded::{Stranded, put_stranded, stranded};
 
@@ -182,6 +184,12 @@ impl Replicator {
     pub fn status_of(&self, path: &Path) -> Option<Status> {
         let database = lock(&self.databases).by_event.get(path).cloned();
         Some(database?.status())
+    }
+
+    /// The end of a database's log, for whoever follows it at this [destination](litekeep_store::Store::identity).
+    pub fn tail_of(&self, path: &Path, destination: &str) -> Option<Tail> {
+        let database = lock(&self.databases).by_event.get(path).cloned();
+        Some(Tail::new(&database?, destination))
     }
 
     /// Whether a database at this path is replicated.

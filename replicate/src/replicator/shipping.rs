@@ -173,6 +173,7 @@ impl Database {
     fn landed(self: &Arc<Self>, nth: usize, segment: &Segment) -> Result<(), Error> {
         let (name, time) = (segment.name(), segment.header.timestamp_ms);
         self.destinations()[nth].landed(0, name, segment.size, time);
+        self.recent.landed(segment);
         let local = self.local()?;
         self.confirmed(&local, segment)?;
         let mut destinations = self.destinations();

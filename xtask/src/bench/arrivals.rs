@@ -79,6 +79,16 @@ impl Store {
         }
     }
 
+    /// The URL of what is below this name, for `litekeep.toml`.
+    pub(crate) fn url(&self, name: &str) -> String {
+        match self {
+            Self::Folder { root, .. } => format!("file://{}", root.join(name).display()),
+            Self::S3 { proxy, .. } => {
+                format!("s3://{BUCKET}/{name}?endpoint={}&region={REGION}", proxy.endpoint())
+            }
+        }
+    }
+
     /// The files that came, in the order of their coming.
     pub(crate) fn arrivals(&self) -> Result<Vec<Arrival>> {
         match self {

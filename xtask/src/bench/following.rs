@@ -27,7 +27,7 @@ const A_SECOND: u32 = 1000;
 const TOGETHER: i64 = 10;
 /// Between two questions for the newest row.
 const PAUSE: Duration = Duration::from_millis(4);
-const TABLE: &str =
+pub(crate) const TABLE: &str =
     "CREATE TABLE entries(n BIGINT PRIMARY KEY, unix_us BIGINT NOT NULL, text VARCHAR(100) NOT NULL)";
 
 pub(crate) fn push_to_postgres(stage: &Stage<'_>) -> Result<Outcome> {
@@ -157,7 +157,7 @@ fn pull(stage: &Stage<'_>, kind: Kind) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn connect(path: &Path) -> Result<Connection> {
+pub(crate) fn connect(path: &Path) -> Result<Connection> {
     let db = Connection::open(path)?;
     db.busy_timeout(LONG)?;
     db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
@@ -165,7 +165,7 @@ fn connect(path: &Path) -> Result<Connection> {
 }
 
 /// One transaction; when it was committed, microseconds.
-fn add(db: &Connection, rows: RangeInclusive<i64>) -> Result<i64> {
+pub(crate) fn add(db: &Connection, rows: RangeInclusive<i64>) -> Result<i64> {
     let transaction = db.unchecked_transaction()?;
     {
         let mut insert = transaction.prepare_cached("INSERT INTO entries VALUES(?, ?, ?)")?;
@@ -187,12 +187,12 @@ fn text(n: i64) -> String {
     format!("entry no. {n}, made by a program that writes a thousand of them a second")
 }
 
-fn now_us() -> i64 {
+pub(crate) fn now_us() -> i64 {
     clock::unix_ns() / 1000
 }
 
 /// Until it is time for this one.
-fn wait(start: Instant, nth: u32) {
+pub(crate) fn wait(start: Instant, nth: u32) {
     let due = Duration::from_secs(1) * nth / A_SECOND;
     std::thread::sleep(due.saturating_sub(start.elapsed()));
 }
@@ -237,7 +237,7 @@ fn newest(file: &Path) -> Result<i64> {
 }
 
 /// Milliseconds from each row's commit until it was first seen.
-fn lags(written: &BTreeMap<i64, i64>, seen: &[(i64, i64)]) -> Result<Vec<f64>> {
+pub(crate) fn lags(written: &BTreeMap<i64, i64>, seen: &[(i64, i64)]) -> Result<Vec<f64>> {
     let lag = |(n, committed): (&i64, &i64)| {
         let at = seen.partition_point(|(newest, _)| newest < n);
         let (_, arrived) = seen.get(at).with_context(|| format!("row {n} was never seen"))?;

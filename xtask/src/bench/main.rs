@@ -22,6 +22,7 @@ mod fleet;
 mod following;
 mod huge_transaction;
 mod idle;
+mod live_copy;
 mod log_lines;
 mod outage;
 mod outcome;
@@ -151,6 +152,8 @@ const SCENARIOS: &[Scenario] = &[
     scenario("pull-postgres", LITEKEEP, following::pull_from_postgres),
     scenario("pull-mariadb", LITEKEEP, following::pull_from_mariadb),
     scenario("pull-mysql", LITEKEEP, following::pull_from_mysql),
+    scenario("follow", LITEKEEP, live_copy::by_the_backup),
+    scenario("follow-stream", LITEKEEP, live_copy::by_the_primary),
 ];
 
 const fn scenario(

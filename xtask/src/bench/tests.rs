@@ -52,6 +52,15 @@ fn packs_are_counted_beside_the_log() {
 }
 
 #[test]
+fn a_copy_that_streams_has_a_lag() {
+    let bench = bench();
+    let scenario = SCENARIOS.iter().find(|scenario| scenario.name == "follow-stream").unwrap();
+    let played = bench.play(scenario);
+    let outcome = played[0].outcome.as_ref().unwrap();
+    assert!(outcome.value("lag p99").unwrap() > 0.0, "{outcome:?}");
+}
+
+#[test]
 fn a_commit_that_no_state_holds_is_missing() {
     let commit = |n| Commit { db: 0, n, began_ns: 0, done_ns: 1_000_000 };
     let state = |ns, newest| shipped::Shipped { ns, newest };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use litekeep_config::Destination;
 use litekeep_env::file::sibling;
 use litekeep_env::{Clock, SystemClock};
-use litekeep_replica::{State, WAL_LIMIT};
+use litekeep_replica::{State, Streaming, WAL_LIMIT};
 use litekeep_replicate::capture::readers;
 use litekeep_store::Store;
 use serde::Serialize;
@@ -35,6 +35,8 @@ pub(super) struct Replica {
     url: Option<String>,
     follower_pid: Option<u32>,
     has: Option<Has>,
+    /// What a primary tells beside the backup.
+    stream: Option<Stream>,
     size_bytes: Option<u64>,
     wal_bytes: Option<u64>,
     /// Who keeps a WAL from being begun anew that is longer than its limit.
@@ -55,6 +57,52 @@ struct Has {
     lag_ms: i64,
     pages: u32,
     page_size: u32,
+}
+
+/// How it goes with a primary.
+#[derive(Serialize)]
+struct Stream {
+    url: String,
+    live: bool,
+    since: String,
+    primary_txid: Option<String>,
+    lag_ms: Option<i64>,
+    error: Option<String>,
+    error_at: Option<String>,
+}
+
+impl Stream {
+    /// `is_followed`: somebody keeps what is told of it up to date.
+    fn of(told: Streaming, is_followed: bool) -> Stream {
+        let is_live = told.is_live && is_followed;
+        let (error, error_at) = told.error.unzip();
+        Stream {
+            url: told.url,
+            live: is_live,
+            since: text::rfc3339(if told.is_live == is_live { told.since_ms } else { told.at_ms }),
+            primary_txid: told.primary_txid.filter(|_| is_live),
+            lag_ms: told.lag_ms.filter(|_| is_live),
+            error,
+            error_at: error_at.map(text::rfc3339),
+        }
+    }
+
+    fn text(&self) -> String {
+        let Stream { url, since, .. } = self;
+        let mut out = match (self.live, self.lag_ms) {
+            (true, Some(lag_ms)) => {
+                format!(
+                    "    streams from {url} since {since}, the last transaction {lag_ms} ms after its commit\n"
+                )
+            }
+            (true, None) => format!("    streams from {url} since {since}\n"),
+            (false, _) => format!("    not streaming from {url} since {since}: it reads the backup\n"),
+        };
+        if let Some((error, at)) = self.error.as_ref().zip(self.error_at.as_ref()) {
+            out.push_str(&format!("    the stream ended last at {at}: {error}\n"));
+        }
+        out
+    }
 }
 
 pub(super) async fn run(state: State, format: Format) -> Outcome {
@@ -125,6 +173,7 @@ pub(super) async fn of(mut state: State, by: Option<&str>) -> Replica {
             pages: held.page_count,
             page_size: held.page_size.get(),
         }),
+        stream: state.streaming.map(|told| Stream::of(told, state.follower_pid.is_some())),
         path,
         red,
         url: state.url,
@@ -164,6 +213,7 @@ impl Replica {
             let Has { txid, time, lag_ms, .. } = has;
             out.push_str(&format!("    transaction {txid} of {time}, applied {lag_ms} ms later: {behind}\n"));
         }
+        replica.stream.iter().for_each(|stream| out.push_str(&stream.text()));
         let size = |bytes: Option<u64>| bytes.map_or("none".to_owned(), text::size);
         let by = replica.follower_pid.map_or(String::new(), |pid| format!(", followed by process {pid}"));
         out.push_str(&format!(

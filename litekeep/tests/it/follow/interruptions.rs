@@ -5,11 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use litekeep_replicate::local::{MetaDir, Slots};
 use litekeep_testkit::bank::{self, Bank, Options};
-use litekeep_testkit::fault_proxy::Fault;
+use litekeep_testkit::fault_proxy::{Fault, Rule};
 use litekeep_testkit::power_cut::{Recording, Survival};
 use litekeep_testkit::process::eventually;
-use litekeep_testkit::{Process, campaign};
+use litekeep_testkit::{FaultProxy, Process, campaign};
 
+use super::streamed::{Primary, streaming};
 use super::{LONG, Replica};
 use crate::scene::{Scene, Store};
 
@@ -24,7 +25,9 @@ fn kills_of_a_follower_leave_states_of_the_backup() {
         let interval = ["1ms", "10ms", "50ms"][random.usize(..3)];
         let mut scene = Scene::new(store, &format!("upload_interval = \"{interval}\""));
         let options = Options::random(scene.db(), seed);
-        let played = kills(&scene, &options, &mut random);
+        // Of two rounds one streams.
+        let primary = (seed % 2 == 1).then(|| Primary::of(&scene, ""));
+        let played = kills(&scene, &options, primary.as_ref(), &mut random);
         if played.is_err() {
             scene.keep();
         }
@@ -32,17 +35,41 @@ fn kills_of_a_follower_leave_states_of_the_backup() {
     });
 }
 
-fn kills(scene: &Scene, options: &Options, random: &mut fastrand::Rng) -> Result<()> {
+/// Follows through a proxy that cuts what a primary tells, where there is one; then that is killed now and then, too.
+fn kills(
+    scene: &Scene,
+    options: &Options,
+    primary: Option<&Primary>,
+    random: &mut fastrand::Rng,
+) -> Result<()> {
     let replica = Replica::of(scene);
-    let litekeep = scene.replicate()?;
+    let way = primary.map(|primary| FaultProxy::start(primary.address(), random.u64(..))).transpose()?;
+    if let Some(way) = &way {
+        way.inject(Rule::new(Fault::Reset).probability(0.2));
+        way.inject(Rule::new(Fault::Status(503)).probability(0.1));
+        way.inject(Rule::new(Fault::CutReply(random.u64(1_000..200_000))).probability(0.7));
+    }
+    let start = || match &way {
+        Some(way) => {
+            let command = streaming(replica.command(&[]), &format!("{}/app.db", way.endpoint()));
+            Process::start(command, &scene.place.path("follow.log"))
+        }
+        None => replica.start(),
+    };
+    let mut litekeep = scene.replicate()?;
     let mut bank = Bank::start(options)?;
     bank.wait_for(5, LONG)?;
     eventually("there is a backup", LONG, || Ok(scene.confirmed()?.is_some()))?;
     let mut reader: Option<Process> = None;
     let mut last = 0;
     for kill in 0..KILLS {
-        let mut follower = replica.start()?;
+        let mut follower = start()?;
         std::thread::sleep(Duration::from_millis(random.u64(..1000)));
+        if primary.is_some() && random.u8(..3) == 0 {
+            litekeep.kill()?;
+            litekeep = scene.replicate()?;
+            std::thread::sleep(Duration::from_millis(random.u64(..1000)));
+        }
         ensure!(follower.is_running()?, "the follower ended:\n{}", replica.log());
         if replica.path.exists() && reader.is_none() {
             reader = Some(replica.reader("0")?);
@@ -59,7 +86,7 @@ fn kills(scene: &Scene, options: &Options, random: &mut fastrand::Rng) -> Result
     scene.stop(litekeep)?;
     // By itself, or by one that ends there.
     if random.bool() {
-        let mut follower = replica.start()?;
+        let mut follower = start()?;
         replica.level(&mut follower)?;
         replica.prove()?;
         replica.stop(follower)?;
