@@ -39,7 +39,10 @@ pub use process::{
 };
 pub use secret::Secret;
 pub use settings::{
-    Acknowledge, CacheConfig, ClusterConfig, ClusterLease, ClusterProxy, ConditionalWrites, Config, ConflictPolicy, Credentials, Dashboard, DatabaseConfig, Destination, Direction, FeedConfig, FeedFrom, Input, Log, LogFormat, LogLevel, Metrics, MigrationProgram, Migrations, OtherSide, Preset, Source, Stream, SyncConfig, TlsFiles,
+    Acknowledge, CacheConfig, ClusterConfig, ClusterLease, ClusterProxy, ConditionalWrites, Config,
+    ConflictPolicy, Credentials, Dashboard, DatabaseConfig, Destination, Direction, FeedConfig, FeedFrom,
+    Input, Log, LogFormat, LogLevel, Metrics, MigrationProgram, Migrations, OtherSide, Preset, Source,
+    Stream, SyncConfig, TlsFiles,
 };
 pub use store_url::{AzureUrl, GcsUrl, S3Url, SftpUrl, StoreUrl, WebDavUrl};
 pub use template::template;

@@ -1,7 +1,7 @@
 //! The logs of the databases that are replicated here, for live copies that stream.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,15 +12,15 @@ use litekeep_replicate::replicator::{Following, Tail};
 use litekeep_stream::{Log, Logs, Next, Now, Refused, router};
 
 use crate::dashboard::is_meant;
-use crate::replication::Replication;
+use crate::replication::Current;
 
-pub(crate) fn routes(config: &Stream, replication: Weak<Replication>) -> Router {
+pub(crate) fn routes(config: &Stream, replication: Current) -> Router {
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     tracing::info!("live copies stream from {scheme}://{}/", config.addr);
     router(config.token.expose(), Arc::new(Primary(replication)))
 }
 
-struct Primary(Weak<Replication>);
+struct Primary(Current);
 
 impl Logs for Primary {
     fn open(&self, name: &str, backup: &str) -> Result<Arc<dyn Log>, Refused> {
