@@ -76,7 +76,7 @@ backup = {backup}
 # Live copies on other machines get transactions from here at once, for `litekeep follow --stream`:
 #   [stream]
 #   addr = "0.0.0.0:7433"
-#   token = "${{LITEKEEP_STREAM_TOKEN}}"
+#   token = "at least 16 characters"
 #   tls_cert = "/etc/litekeep/cert.pem"
 #   tls_key = "/etc/litekeep/key.pem"
 

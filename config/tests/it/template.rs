@@ -61,7 +61,7 @@ fn its_examples_parse() {
         assert!(!config.databases[0].destinations.is_empty());
     }
     let config = toml(&format!("{text}{}\n", process.join("\n"))).unwrap();
-    assert!(config.processes[0].health.is_some() && config.warnings.is_empty());
+    assert!(config.processes[0].health.is_some() && config.stream.is_some() && config.warnings.is_empty());
 }
 
 proptest! {
