@@ -65,6 +65,7 @@ impl Cluster {
                 spool_limit: 64 << 20,
                 new_timeline: false,
                 newcomer_watch: Duration::from_secs(60),
+                absence_patience: Duration::from_secs(60),
                 gate,
             })
             .unwrap();

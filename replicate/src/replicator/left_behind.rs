@@ -102,7 +102,7 @@ async fn is_own(db: &Arc<Database>, nth: usize) -> bool {
 
 /// Whether none of the destinations that have everything shows a file with which a restore would begin.
 async fn are_given_up(db: &Arc<Database>, nth: usize) -> bool {
-    let others: Vec<(usize, Store, Option<FileRef>)> = {
+    let others: Vec<_> = {
         let destinations = db.destinations();
         let others = destinations.iter().enumerate().filter(|(i, d)| *i != nth && !d.lags);
         let first =
