@@ -76,7 +76,7 @@ fn changes_of_different_columns_live_both() {
         ),
     ];
     for (name, policy, cases) in policies {
-        let database = Database::new(name, "");
+        let database = Database::new(name);
         let rows = "INSERT INTO t VALUES (0, '', '', ''), (1, '', '', ''), (2, '', '', ''), (3, '', '', '');";
         let mut node = Node::new(&database.url(), policy, &format!("{TABLE} {rows}"));
         node.sync().unwrap();
@@ -120,7 +120,7 @@ fn changes_of_different_columns_live_both() {
 /// another column there and then the same one.
 #[test]
 fn a_merged_row_is_no_later_than_its_edits() {
-    let database = Database::new("merge_times", "");
+    let database = Database::new("merge_times");
     let mut node = Node::new(&database.url(), Policy::MergeLatest, &format!("{TABLE} {ROW}"));
     node.settle();
     node.run("UPDATE t SET a = 'early'");
@@ -143,7 +143,7 @@ fn edits_of_columns_on_three_machines_converge() {
     let mut random = fastrand::Rng::with_seed(seed);
     let (name, policies) = ("merging", [Policy::MergeServer, Policy::MergeSqlite, Policy::MergeLatest]);
     let policy = policies[random.usize(0..3)];
-    let database = Database::new(name, "");
+    let database = Database::new(name);
     let rows = "INSERT INTO t VALUES (0, '', '', ''), (1, '', '', '');";
     let mut nodes = vec![Node::new(&database.url(), policy, &format!("{TABLE} {rows}"))];
     nodes.extend((0..2).map(|_| Node::new(&database.url(), policy, TABLE)));
