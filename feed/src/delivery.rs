@@ -131,9 +131,10 @@ impl Delivery {
                         return Ok(false);
                     }
                     Err(error) => {
-                        if error.kind() == Kind::Unavailable {
+                        if matches!(error.kind(), Kind::Unavailable | Kind::Corrupt) {
                             self.take_next_store();
-                        } else {
+                        }
+                        if error.kind() != Kind::Unavailable {
                             // Opened anew, which also says what is not in the log any more.
                             self.feed = None;
                         }

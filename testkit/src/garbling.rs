@@ -46,7 +46,7 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, every: usize) {
                 }
                 for (nth, byte) in part[..len].iter_mut().enumerate() {
                     if (passed + nth + 1).is_multiple_of(every) {
-                        *byte ^= 1 << (passed + nth) % 8;
+                        *byte ^= 1 << ((passed + nth) % 8);
                     }
                 }
                 passed += len;

@@ -4,7 +4,8 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
-use litekeep_feed::{Event, Kind, State};
+use litekeep_feed::{Delivery, Event, Kind, State};
+use litekeep_store::{Store, Target};
 
 use crate::log::Log;
 
@@ -77,6 +78,46 @@ fn tables_are_looked_at_before_anything_is_delivered() {
     log.insert(100, 5);
     deliver(&settings).unwrap();
     assert_eq!(lines(&path), log.ids());
+}
+
+/// A damaged file in one of two backups stopped the feed, which the other one could have gone on with.
+#[test]
+fn what_is_damaged_in_one_backup_comes_from_another() {
+    let log = Log::new();
+    let events = log.path("events.ndjson");
+    let mut settings = log.settings(&format!("file://{}", events.display()));
+    log.insert(1, 3);
+    log.deliver(&settings).unwrap();
+    log.insert(4, 3);
+    let other = log.path("other");
+    copy_all(&log.path("log"), &other);
+    settings.stores.push(Store::open(&Target::Folder(other)).unwrap());
+    let newest =
+        std::fs::read_dir(log.path("log/ltx/0")).unwrap().map(|file| file.unwrap().path()).max().unwrap();
+    let mut bytes = std::fs::read(&newest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(newest, bytes).unwrap();
+    assert_eq!(log.deliver(&settings).err().map(|e| e.kind()), Some(Kind::Corrupt));
+    let mut delivery = Delivery::new(settings).unwrap();
+    let mut told = vec![];
+    log.runtime.block_on(async {
+        for _ in 0..10 {
+            told.extend(delivery.step().await.err().map(|e| e.to_string()));
+        }
+    });
+    assert_eq!(lines(&events).len(), 6, "{told:?}");
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_all(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
 }
 
 #[test]

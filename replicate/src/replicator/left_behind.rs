@@ -15,7 +15,7 @@ use crate::capture::{Capture, Frames, Segment, Stamp};
 use crate::{Error, Kind};
 use litekeep_ltx::{FileName, Header, Txid};
 use litekeep_store::plan::{self, Goal};
-use litekeep_store::{SNAPSHOT_LEVEL, Store, StreamWriter};
+use litekeep_store::{SNAPSHOT_LEVEL, StreamWriter};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
