@@ -407,13 +407,14 @@ fn the_application_reads_and_writes_meanwhile() {
     scene.get(&cache, 1);
     let ends = Arc::new(AtomicBool::new(false));
     let path = scene.database();
+    // Here, for one that writes without a pause may keep the others from it until the end.
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE own(n)").unwrap();
     let applications: Vec<_> = (0..3)
         .map(|nth| {
             let (ends, path) = (ends.clone(), path.clone());
             std::thread::spawn(move || {
                 let db = Connection::open(path).unwrap();
                 db.busy_timeout(PATIENCE).unwrap();
-                db.execute_batch("CREATE TABLE IF NOT EXISTS own(n)").unwrap();
                 let (mut written, mut read) = (0, 0);
                 while !ends.load(SeqCst) {
                     if nth == 0 {

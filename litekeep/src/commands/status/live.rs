@@ -191,6 +191,7 @@ impl Look {
             // A file that was put in the place of another may be older than that.
             of(metadata.mtime(), metadata.mtime_nsec()).max(of(metadata.ctime(), metadata.ctime_nsec()))
         });
+        let at_rest_ms = modified_ms.filter(|_| replicator_pid.is_none());
         let pending = Pending { database: &database.path, wal: &wal, state: state.as_ref() };
         let wal_bytes = std::fs::metadata(&wal).ok().map(|metadata| metadata.len());
         Look {
@@ -202,7 +203,7 @@ impl Look {
             } else {
                 None
             },
-            pending_frames: pending.frames(in_log, modified_ms),
+            pending_frames: pending.frames(in_log, at_rest_ms),
             replicator_pid,
             state,
             trouble: Trouble::read(&database.meta_dir),
@@ -230,7 +231,8 @@ struct Pending<'a> {
 }
 
 impl Pending<'_> {
-    fn frames(&self, in_log: bool, modified_ms: Option<i64>) -> Option<u64> {
+    /// `at_rest_ms`: when the file was written to last, where nobody works on it.
+    fn frames(&self, in_log: bool, at_rest_ms: Option<i64>) -> Option<u64> {
         let of_wal = || self.wal().map(|(header, frames)| (header.salt, frames));
         let present = index(self.database).map(|index| (index.salt, index.max_frame.into())).or_else(of_wal);
         let place = self.state.and_then(|state| state.place);
@@ -242,10 +244,10 @@ impl Pending<'_> {
             (Some((_, frames)), _) if frames > 0 => return Some(frames),
             _ => {}
         }
-        // Without frames everything is in the database file. Whether it was captured before it got there is known while a
-        // replicator holds the WAL, and where nothing got there since.
-        let state = self.state?;
-        (in_log || modified_ms.is_some_and(|modified_ms| modified_ms <= state.confirmed_ms)).then_some(0)
+        // Without frames everything is in the database file. A replicator says whether the log has it. Where none runs, nothing got there since
+        // the capture that is confirmed: what is copied there was captured before. Captures are stamped with the next millisecond.
+        let captured_ms = self.state?.captured_ms;
+        (in_log || at_rest_ms.is_some_and(|at_ms| at_ms + 1 < captured_ms)).then_some(0)
     }
 
     /// Header and whole frames of a WAL that no process has open.
