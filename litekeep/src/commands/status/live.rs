@@ -179,7 +179,7 @@ impl Watch {
 impl Look {
     pub(in crate::commands) fn at(database: &Database, clock: &dyn Clock) -> Look {
         // What was in the log then is in the state that is read after it.
-        let in_log = File::open(&database.path).is_ok_and(|file| is_in_log(&file).unwrap_or(false));
+        let in_log = is_told_in_log(&database.path);
         // Before the WAL: frames that are confirmed between the two readings would else count as lost.
         let state = StateFile::peek(&database.meta_dir.join("state"));
         let metadata = std::fs::metadata(&database.path).ok();
@@ -247,6 +247,8 @@ impl Pending<'_> {
         // Without frames everything is in the database file. A replicator says whether the log has it. Where none runs, nothing got there since
         // the capture that is confirmed: what is copied there was captured before. Captures are stamped with the next millisecond.
         let captured_ms = self.state?.captured_ms;
+        // Asked again: since the first time the WAL may have been captured, which is not confirmed yet, and begun anew.
+        let in_log = in_log && is_told_in_log(self.database);
         (in_log || at_rest_ms.is_some_and(|at_ms| at_ms + 1 < captured_ms)).then_some(0)
     }
 
@@ -259,6 +261,11 @@ impl Pending<'_> {
         let header = WalHeader::parse(&bytes).ok()?;
         Some((header, (length - WalHeader::LEN as u64) / frame_size(header.page_size)))
     }
+}
+
+/// Whether a replicator says that everything is in the log.
+fn is_told_in_log(database: &Path) -> bool {
+    File::open(database).is_ok_and(|file| is_in_log(&file).unwrap_or(false))
 }
 
 pub(in crate::commands) fn index(database: &Path) -> Option<WalIndexHeader> {
