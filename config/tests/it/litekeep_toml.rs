@@ -592,7 +592,7 @@ fn mistakes_in_syncs_are_told_with_what_would_be_right() {
         ),
         (
             "name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"both\"\nconflict = \"mine\"",
-            "`conflict`: `mine` is not there: it is \"server\", \"sqlite\" or \"latest\"",
+            "`conflict`: `mine` is not there: it is \"server\", \"sqlite\", \"latest\", \"merge\"",
         ),
         (
             "name = \"a\"\nto = \"postgres://h/d\"\ndirection = \"pull\"",
