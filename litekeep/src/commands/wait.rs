@@ -3,7 +3,6 @@
 //! It reads what the replicator and the follower keep beside the files, and asks nobody: a backup that somebody deleted since it was
 //! confirmed is not missed.
 
-use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,6 @@ use anyhow::{Context as _, Result};
 use litekeep_env::SystemClock;
 use litekeep_ltx::{Salt, Txid};
 use litekeep_replica::State as Replica;
-use litekeep_replicate::capture::Place;
 use litekeep_replicate::local::{MetaDir, Places, State, StateFile};
 use serde::Serialize;
 
@@ -22,6 +20,8 @@ use crate::settings::{Database, Stores, database};
 
 /// So long nobody need be there who works on it.
 const GRACE: Duration = Duration::from_secs(2);
+/// More than begin while somebody waits.
+const MOST_GENERATIONS: u32 = 1 << 24;
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -38,12 +38,18 @@ struct Waited {
 /// What is waited for.
 enum Goal {
     Txid(Txid),
-    /// So many frames of this WAL, and all before it.
-    Frames(Salt, u32),
-    /// What is in the database file, beside a WAL that was empty.
-    Empty,
+    Wal(End),
     /// What is there, of which the index of the WAL does not tell.
     Rest,
+}
+
+/// Where the WAL ended when it was asked for, and what was confirmed before.
+struct End {
+    salt: Salt,
+    frames: u32,
+    confirmed: Option<Txid>,
+    /// What was confirmed is not in this WAL: the file, or its volume, was set back.
+    is_set_back: bool,
 }
 
 /// Whose position is looked at.
@@ -81,12 +87,7 @@ async fn wait(args: &Wait, format: Format) -> Result<Waited> {
             if !database.path.exists() {
                 return Err(Failure::invalid(format!("there is no `{}`", database.path.display())).into());
             }
-            // First of all: what is committed from here on is not waited for.
-            let present = index(&database.path).map(|index| match index.max_frame {
-                0 => Goal::Empty,
-                frames => Goal::Frames(index.salt, frames),
-            });
-            let goal = txid.map(Goal::Txid).or(present).unwrap_or(Goal::Rest);
+            let goal = txid.map_or_else(|| Goal::now(&database), Goal::Txid);
             let stores = Stores::default();
             let places = database.destinations.iter().map(|to| anyhow::Ok(stores.open(to)?.identity()));
             let places = places.collect::<Result<_>>()?;
@@ -126,7 +127,7 @@ impl Subject {
                 (held, matches!(goal, Goal::Txid(txid) if held >= Some(*txid)))
             }
             Subject::Database(database, places) => {
-                let state = StateFile::peek(&database.meta_dir.join("state"));
+                let state = confirmed(database);
                 let known = Places::read(&database.meta_dir);
                 let is_configured = places.iter().any(|place| known.is_current(place));
                 let is_there =
@@ -157,26 +158,46 @@ impl Subject {
     }
 }
 
-/// Whether the backup has all of it.
-fn covers(database: &Database, state: &State, goal: &Goal) -> bool {
-    let place = state.place.filter(|place| place.frames > 0 && is_here(database, *place));
-    match (goal, place) {
-        (Goal::Txid(txid), _) => state.txid >= *txid,
-        (Goal::Frames(salt, frames), Some(place)) if place.salt == *salt => place.frames >= *frames,
-        // A WAL begins anew only when all of the one before is captured, and captures are confirmed in their order.
-        (Goal::Frames(..), Some(_)) => true,
-        // What is in it has come since.
-        (Goal::Empty, Some(_)) => true,
-        (Goal::Rest, Some(_)) | (_, None) => Look::at(database, &SystemClock).is_confirmed(),
+impl Goal {
+    /// What is committed now.
+    fn now(database: &Database) -> Goal {
+        // Before the WAL, in which it is then, unless that is another one.
+        let state = confirmed(database);
+        let Some(index) = index(&database.path) else { return Goal::Rest };
+        let is_set_back = state.and_then(|state| state.place).is_some_and(|place| {
+            let is_other = place.frames == index.max_frame && place.checksum != index.frame_checksum;
+            let is_beyond = place.salt == index.salt && (place.frames > index.max_frame || is_other);
+            is_beyond || is_later(place.salt, index.salt)
+        });
+        let confirmed = state.map(|state| state.txid);
+        Goal::Wal(End { salt: index.salt, frames: index.max_frame, confirmed, is_set_back })
     }
 }
 
-/// Whether a place is in the WAL of now: a file or a volume that was set back has another past.
-fn is_here(database: &Database, place: Place) -> bool {
-    let Some(index) = index(&database.path).filter(|index| index.salt == place.salt) else { return false };
-    match place.frames.cmp(&index.max_frame) {
-        Ordering::Less => true,
-        Ordering::Equal => place.checksum == index.frame_checksum,
-        Ordering::Greater => false,
+fn confirmed(database: &Database) -> Option<State> {
+    StateFile::peek(&database.meta_dir.join("state"))
+}
+
+/// Whether a WAL has begun after another one: SQLite counts.
+fn is_later(salt: Salt, other: Salt) -> bool {
+    (1..=MOST_GENERATIONS).contains(&salt.first().wrapping_sub(other.first()))
+}
+
+/// Whether the backup has all of it.
+fn covers(database: &Database, state: &State, goal: &Goal) -> bool {
+    let end = match goal {
+        Goal::Txid(txid) => return state.txid >= *txid,
+        Goal::Wal(end) => Some(end),
+        Goal::Rest => None,
+    };
+    // What was confirmed before tells nothing of a file that was set back.
+    let has_moved = |end: &End| Some(state.txid) != end.confirmed;
+    match (end, state.place) {
+        (Some(end), Some(place)) if place.salt == end.salt => {
+            place.frames >= end.frames && (!end.is_set_back || has_moved(end))
+        }
+        // A WAL begins anew only when all of the one before is captured, and captures are confirmed in their order.
+        (Some(end), Some(place)) if is_later(place.salt, end.salt) => has_moved(end),
+        _ => Look::at(database, &SystemClock).is_confirmed(),
     }
 }
