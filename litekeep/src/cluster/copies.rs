@@ -18,6 +18,10 @@ const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default)]
 pub(super) struct CopyState {
     pub(super) held: Option<Held>,
+    /// More than that may be seen already: something is being applied.
+    pub(super) is_applying: bool,
+    /// How often something was applied, or there was nothing.
+    pub(super) steps: u64,
     /// It has all that the log has, as far as it knows.
     pub(super) is_level: bool,
     pub(super) trouble: Option<String>,
@@ -73,10 +77,19 @@ async fn follow(
     mut stop: watch::Receiver<bool>,
 ) -> Option<Follower> {
     while !*stop.borrow() {
-        let stepped = step(&mut follower).await;
+        let stepped = match follower.look().await {
+            Ok(Some(work)) => {
+                lock(&state).is_applying = true;
+                follower.apply(work, &()).await.map(|_| true)
+            }
+            Ok(None) => follower.rest().await.map(|()| false),
+            Err(e) => Err(e),
+        };
         let wait = {
             let mut state = lock(&state);
             state.held = follower.held().copied();
+            state.is_applying = false;
+            state.steps += 1;
             match &stepped {
                 Ok(is_more) => {
                     if state.trouble.take().is_some() {

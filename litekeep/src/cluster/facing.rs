@@ -93,6 +93,17 @@ impl Facing {
         self.databases().into_iter().map(held).collect::<Result<_, _>>().map(Positions)
     }
 
+    /// Where the copies are at least as far as anybody has seen them: what is applied shows before its position does.
+    async fn visible(&self) -> Result<Positions, String> {
+        for (_, path) in self.databases() {
+            let Some(CopyState { is_applying: true, steps, .. }) = self.copy(&path) else { continue };
+            while self.copy(&path).is_some_and(|copy| copy.steps == steps) {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        self.held()
+    }
+
     async fn committed(&self) -> Result<Positions, String> {
         let ended = || "it does not replicate any more".to_owned();
         let mut all = Positions::default();
@@ -159,7 +170,7 @@ impl Node for Facing {
     async fn positions(&self) -> Result<Positions, String> {
         match self.link.shown.terms.valid() {
             Some(_) => self.committed().await,
-            None => self.held(),
+            None => self.visible().await,
         }
     }
 

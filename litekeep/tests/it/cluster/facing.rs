@@ -62,6 +62,11 @@ fn ask(node: &str, port: u16, request: &str, cookie: &str) -> Option<(u16, Optio
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.get(9..12)?.parse().ok()?;
+    // A proxy that is killed ends its answers.
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?;
+    if length != body.len().to_string() {
+        return None;
+    }
     let cookie = head.lines().find_map(|line| line.strip_prefix("set-cookie: "));
     let cookie = cookie.and_then(|cookie| cookie.split(';').next()).map(str::to_owned);
     Some((status, cookie, body.to_owned()))
