@@ -7,7 +7,7 @@ use crate::args::ConfigArgs;
 use crate::args::cluster::{Cluster, ClusterCommand, Handoff, Promote};
 use crate::cluster::{ClusterView, Records, primary_store};
 use crate::control::{Ask, is_up, talk};
-use crate::report::{self, Format, Outcome, text};
+use crate::report::{self, Failure, Format, Outcome, text};
 use crate::settings::Settings;
 
 /// What was done.
@@ -63,10 +63,14 @@ async fn view(config: &ConfigArgs, format: Format) -> Result<ClusterView> {
         return view.context("the node said nothing");
     }
     let settings = Settings::load_stack(config, format)?;
+    let Some(cluster) = settings.config.cluster.clone() else {
+        let failure = Failure::invalid(format!("there is no [cluster] in `{}`", settings.path.display()));
+        return Err(failure.hint("add [cluster] on each node, and start it with `litekeep up`").into());
+    };
     let nodes = Records::of(&primary_store(&settings)?).nodes().await?;
     let primary = nodes.iter().filter(|node| node.role == "primary").max_by_key(|node| node.epoch);
     Ok(ClusterView {
-        node: settings.config.cluster.unwrap_or_default().node.unwrap_or_default(),
+        node: cluster.node.unwrap_or_default(),
         role: "down".to_owned(),
         epoch: nodes.iter().filter_map(|node| node.epoch).max(),
         primary: primary.map(|node| node.node.clone()),

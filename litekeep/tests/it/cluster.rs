@@ -12,6 +12,7 @@ use std::time::Duration;
 use litekeep_testkit::process::eventually;
 use scene::{Cluster, NODES};
 
+use crate::Place;
 use crate::scene::LONG;
 use crate::shapes;
 
@@ -96,6 +97,15 @@ every = "1h"
     assert_eq!(report.forks, 0, "nothing was lost on the way");
     let status = cluster.litekeep(first, &["cluster", "status", "--json"]).json();
     shapes::matches("cluster-status", &status);
+}
+
+/// Whoever asks where there is no cluster hears of that, and not of a bucket.
+#[test]
+fn the_status_of_no_cluster_is_refused() {
+    let place = Place::new();
+    place.write_all(&[("litekeep.toml", "[[database]]\npath = \"app.db\"\nbackup = \"s3://nowhere/app\"\n")]);
+    let refused = place.run(&["cluster", "status"]);
+    assert!(refused.code == 2 && refused.stderr.contains("there is no [cluster]"), "{}", refused.stderr);
 }
 
 /// The bucket of an S3 server, and a primary that is killed with all that it runs.
