@@ -72,6 +72,19 @@ pub struct Machine {
     eager_until: Duration,
     /// Promotions that failed since the last that did not.
     failures: u32,
+    /// What the lease was, once it could be read.
+    lease: Seen,
+}
+
+/// What is known of a lease.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// Nothing.
+    Nothing,
+    /// Nobody has had it, or this node was the last.
+    NoOthers,
+    /// Another node has had it.
+    Others,
 }
 
 /// How a time as primary ended.
@@ -110,6 +123,7 @@ impl Machine {
             held_back_until: Duration::ZERO,
             eager_until: Duration::ZERO,
             failures: 0,
+            lease: Seen::Nothing,
         }
     }
 
@@ -152,7 +166,8 @@ impl Machine {
     /// What the databases say that it is, while it does not lead.
     async fn settle(&mut self, member: &mut dyn Member) {
         let may_lead = match &self.authority {
-            Authority::Lease(_) => self.settings.candidate,
+            // Who has led last goes on, whatever made him the primary.
+            Authority::Lease(_) => self.settings.candidate || self.own.is_some(),
             Authority::Fixed { primary } => *primary == self.settings.name,
         };
         if member.is_copy() || !may_lead {
@@ -214,19 +229,35 @@ impl Machine {
             return Duration::ZERO;
         }
         let priority = ttl / STEPS_OF_PRIORITY * self.settings.priority;
-        let behind = if member.is_level() { Duration::ZERO } else { ttl / 2 };
+        let behind = match (member.has_all(), member.is_level()) {
+            (false, _) => ttl,
+            (true, false) => ttl / 2,
+            (true, true) => Duration::ZERO,
+        };
         priority + behind + self.held_back_until.saturating_sub(now)
     }
 
-    /// Makes copies where the databases are not, and follows.
-    async fn follow(&mut self, member: &mut dyn Member) {
+    /// Makes copies where the databases are not, and follows; given up when everything is to end, for that may take long.
+    async fn follow(&mut self, member: &mut dyn Member, stop: &mut watch::Receiver<bool>) {
         if self.role() != Role::Replica || member.follows() {
             return;
         }
-        match member.follow().await {
+        let followed = tokio::select! {
+            followed = member.follow() => followed,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        match followed {
             Ok(()) => self.tell(None),
             Err(e) => self.tell(Some(format!("could not follow the primary: {e}"))),
         }
+    }
+
+    /// Whether it takes the lease when it may.
+    fn is_willing(&self, member: &dyn Member) -> bool {
+        let is_eager = self.clock.boottime() < self.eager_until;
+        let wants = self.settings.candidate || is_eager || self.role() == Role::Fencing;
+        // Not before it is known whether somebody has led: then an empty node would take an old lease over for the first one.
+        wants && self.lease != Seen::Nothing && member.is_fit(self.lease == Seen::NoOthers)
     }
 
     async fn wait_for_lease(
@@ -240,10 +271,12 @@ impl Machine {
             if *stop.borrow() {
                 return Turn::Stop;
             }
-            self.follow(member).await;
-            let is_eager = self.clock.boottime() < self.eager_until;
+            self.follow(member, stop).await;
+            if *stop.borrow() {
+                return Turn::Stop;
+            }
             let handicap = self.handicap(member);
-            let seen = match (self.settings.candidate || is_eager) && member.is_fit() {
+            let seen = match self.is_willing(member) {
                 true => lease.attempt(handicap).await,
                 false => {
                     let looked = lease.look(handicap).await;
@@ -258,10 +291,13 @@ impl Machine {
                 Ok(Attempt::Held(holding)) => return Turn::Held(Some(holding)),
                 Ok(Attempt::Waits { newest, .. }) => {
                     self.tell_of_silence(None);
-                    if let Some(newest) = newest {
-                        self.sees(&newest);
+                    match newest {
+                        Some(newest) => self.sees(&newest),
+                        None if self.lease == Seen::Nothing => self.lease = Seen::NoOthers,
+                        None => {}
                     }
                 }
+                Ok(Attempt::Lost) => self.lease = Seen::Nothing,
                 Err(e) => self.tell_of_silence(Some(e.to_string())),
             }
             self.rest(asks, stop).await;
@@ -282,6 +318,7 @@ impl Machine {
     /// Who is the primary, by the newest record.
     fn sees(&mut self, newest: &Record) {
         let is_ours = self.own.as_ref().is_some_and(|own| own.is_of_holding(newest));
+        self.lease = if is_ours { Seen::NoOthers } else { Seen::Others };
         let primary = (newest.released.is_none() && !is_ours).then(|| newest.holder.clone());
         self.knows(Some(newest.epoch), primary);
         if !is_ours {
@@ -312,7 +349,7 @@ impl Machine {
             if is_ours && self.clock.boottime() >= self.held_back_until {
                 return Turn::Held(None);
             }
-            self.follow(member).await;
+            self.follow(member, stop).await;
             self.rest(asks, stop).await;
         }
     }
@@ -359,7 +396,18 @@ impl Machine {
         };
         self.becomes(Role::Promoting);
         self.knows(epoch, Some(Node { name: self.settings.name.clone(), address: None }));
-        if let Err(e) = member.lead(&term, is_next).await {
+        let led = {
+            let mut leading = std::pin::pin!(member.lead(&term, is_next));
+            tokio::select! {
+                led = &mut leading => led,
+                _ = stop.wait_for(|stop| *stop) => {
+                    // It gives up as if the lease were lost.
+                    term.end();
+                    leading.await
+                }
+            }
+        };
+        if let Err(e) = led {
             self.tell(Some(format!("could not become primary: {e}")));
             member.block().await;
             self.failures += 1;
@@ -369,6 +417,7 @@ impl Machine {
                 self.held_back_until = self.clock.boottime() + 2 * self.settings.ttl;
             }
             self.ends(&term, keeper, is_others_turn.then_some(None)).await;
+            self.retires(member, &term).await;
             return End::Over;
         }
         self.failures = 0;
@@ -386,6 +435,7 @@ impl Machine {
                 };
                 self.tell(Some(format!("{why}: nobody can write on this node")));
                 self.ends(&term, keeper, None).await;
+                self.retires(member, &term).await;
                 return End::Over;
             }
             let ask = tokio::select! {
@@ -404,8 +454,13 @@ impl Machine {
                 None if !*stop.borrow() => continue,
                 None => (None, None),
             };
+            // Clients may write until what takes longer has ended.
+            let retired = member.retire(&term).await;
             self.becomes(Role::Fencing);
-            let completed = member.complete(&term).await;
+            let completed = match retired {
+                Ok(()) => member.complete(&term).await,
+                Err(e) => Err(e),
+            };
             let is_stopping = reply.is_none();
             if let (Err(e), false) = (&completed, is_stopping) {
                 // What is not in the log would be lost with the lease.
@@ -433,6 +488,13 @@ impl Machine {
                 self.tell(Some(e.to_string()));
             }
             return End::Stop;
+        }
+    }
+
+    /// What runs on the primary only ends also where nobody else has led yet: another node may begin at any moment.
+    async fn retires(&self, member: &mut dyn Member, term: &Term) {
+        if let Err(e) = member.retire(term).await {
+            tracing::error!("{e}");
         }
     }
 

@@ -90,8 +90,11 @@ pub trait Member {
     /// Whether all its databases are copies, or are not there. Then nobody is kept from writing.
     fn is_copy(&self) -> bool;
 
-    /// Whether it could lead.
-    fn is_fit(&self) -> bool;
+    /// Whether it could lead. `is_first`: no other node has led before, so what is here, or nothing, is all that there is.
+    fn is_fit(&self, is_first: bool) -> bool;
+
+    /// Whether each of its databases is there.
+    fn has_all(&self) -> bool;
 
     /// Whether it has, as far as it knows, all of the log.
     fn is_level(&self) -> bool;
@@ -113,7 +116,11 @@ pub trait Member {
     /// Keeps everybody from writing: at once, or as soon as a transaction that is under way has ended.
     async fn block(&mut self);
 
-    /// Ends what writes, and waits until the log has all of it. Nobody writes when it returns, also after a failure.
+    /// Ends what runs on the primary only; applications go on. Nobody writes as soon as the term is over.
+    async fn retire(&mut self, term: &Term) -> Result<(), Failure>;
+
+    /// Ends what writes, and waits until the log has all of it. Nobody writes when it returns, also after a failure, but for a transaction
+    /// that was under way then: it is part of the failure.
     async fn complete(&mut self, term: &Term) -> Result<(), Failure>;
 
     /// A lease is held from now on: remembered across a crash, so that the next start of this node need not wait for itself.

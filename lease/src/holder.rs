@@ -28,6 +28,8 @@ pub struct Lease {
 #[derive(Default)]
 struct Known {
     newest: Option<Seen>,
+    /// Since when it is known that there has never been a record.
+    nobody_since: Option<Duration>,
     /// A put of ours that takes over and was not answered, and when it began.
     unanswered: Option<(Record, Duration)>,
     /// A holding of this node that is over.
@@ -48,11 +50,13 @@ pub enum Attempt {
     Held(Holding),
     /// It is another's.
     Waits {
-        /// The newest record, `None` where another one has just come.
+        /// The newest record; `None`: there has never been one.
         newest: Option<Record>,
         /// How long until it may be taken, if nothing new comes.
         left: Duration,
     },
+    /// Another one has just come.
+    Lost,
 }
 
 /// A lease that is held, for as long as it is valid.
@@ -96,7 +100,11 @@ impl Lease {
             Some(known) if known.record == record => known,
             _ => Seen { record, since: now },
         });
-        self.known().newest.clone_from(&seen);
+        {
+            let mut known = self.known();
+            known.newest.clone_from(&seen);
+            known.nobody_since = if seen.is_some() { None } else { known.nobody_since.or(Some(now)) };
+        }
         Ok(seen.map(|seen| {
             let until = seen.since + self.waits_for(&seen.record, handicap);
             (seen.record, until.saturating_sub(now))
@@ -138,7 +146,15 @@ impl Lease {
             Some((newest, left)) if !left.is_zero() => {
                 return Ok(Attempt::Waits { newest: Some(newest), left });
             }
-            newest => newest.map(|(record, _)| record),
+            None => {
+                let since = self.known().nobody_since.unwrap_or_default();
+                let left = (since + handicap).saturating_sub(self.clock.boottime());
+                if !left.is_zero() {
+                    return Ok(Attempt::Waits { newest: None, left });
+                }
+                None
+            }
+            Some((record, _)) => Some(record),
         };
         let ours = Record {
             turn: before.as_ref().map_or(1, |before| before.turn + 1),
@@ -157,7 +173,7 @@ impl Lease {
             Ok(Put::Lost) => {
                 // What is known may be old: the next look begins from nothing.
                 self.known().newest = None;
-                Ok(Attempt::Waits { newest: None, left: Duration::ZERO })
+                Ok(Attempt::Lost)
             }
             Err(e) => {
                 self.known().unanswered = Some((ours, began));

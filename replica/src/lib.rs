@@ -43,7 +43,7 @@ pub use follower::{Applied, Follower, Options, Proof};
 pub use fork::{About, Fork};
 pub use litekeep_replicate::{Error, Kind};
 pub use position::{Held, Position};
-pub use rejoin::{Standing, is_source_of, rejoin};
+pub use rejoin::{LetGo, Standing, is_source_of, rejoin};
 pub use replica::WAL_LIMIT;
 pub use source::{Came, Source};
 pub use state::{State, Streaming, is_replica};

@@ -22,6 +22,7 @@ use litekeep_replicate::restore::{self, Goal, Progress};
 use litekeep_replicate::{Error, Kind};
 use litekeep_store::{Log, Store};
 use std::path::Path;
+use std::sync::Arc;
 
 /// What a file at a path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +72,9 @@ pub async fn is_source_of(store: &Store, path: &Path) -> Result<bool, Error> {
     }
 }
 
+/// Called where nobody else may have written since: whoever keeps others from writing lets go of the lock then, and the next to take it is this one.
+pub type LetGo = Arc<dyn Fn() + Send + Sync>;
+
 /// Makes a copy of what stands there and goes on with it: of a database that transactions came from, or a copy into which somebody
 /// has written. What it has beyond the log is kept. `has_led`: a file that never had to do with the log was made while this node led, and is
 /// kept as a whole. Call from within the runtime.
@@ -81,14 +85,17 @@ pub async fn rejoin(
     store: &Store,
     path: &Path,
     has_led: bool,
+    let_go: LetGo,
     options: Options,
     progress: &dyn Progress,
 ) -> Result<(Follower, Option<Fork>), Error> {
     let path = real(path);
     let meta_dir = MetaDir::default_path(&path);
     match Standing::of(&path) {
-        Standing::Unknown if has_led => return give_up_unknown(store, &path, options, progress).await,
-        Standing::Source if path.exists() => return leave(store, &path, options, progress).await,
+        Standing::Unknown if has_led => {
+            return give_up_unknown(store, &path, &let_go, options, progress).await;
+        }
+        Standing::Source if path.exists() => return leave(store, &path, &let_go, options, progress).await,
         Standing::Source => {
             let (at, command) = (path.clone(), options.command.clone());
             let claimed = blocking(move || Replica::claim(&at, &command)).await?;
@@ -106,15 +113,16 @@ pub async fn rejoin(
         }
         Standing::Absent | Standing::Unknown => {}
     }
+    let_go();
     match Follower::open(store, &path, options.clone(), progress).await {
         // A kill came while it was given up.
         Err(e) if e.kind() == Kind::Invalid && has_led && is_given_up(&path) => {
             tracing::warn!("{e}");
-            give_up_unknown(store, &path, options, progress).await
+            give_up_unknown(store, &path, &let_go, options, progress).await
         }
         Err(e) if e.kind() == Kind::Invalid && is_ours_with_more(&path) => {
             tracing::warn!("{e}");
-            take_back(store, &path, options).await
+            take_back(store, &path, &let_go, options).await
         }
         opened => Ok((opened?, None)),
     }
@@ -133,7 +141,12 @@ fn is_ours_with_more(path: &Path) -> bool {
 }
 
 /// Of a copy: goes back to the state that it is known to be of.
-async fn take_back(store: &Store, path: &Path, options: Options) -> Result<(Follower, Option<Fork>), Error> {
+async fn take_back(
+    store: &Store,
+    path: &Path,
+    let_go: &LetGo,
+    options: Options,
+) -> Result<(Follower, Option<Fork>), Error> {
     let (at, command) = (path.to_owned(), options.command.clone());
     let replica = blocking(move || Replica::claim(&at, &command)).await?;
     let gone = || Error::new(Kind::Internal, "the copy has no state");
@@ -144,7 +157,7 @@ async fn take_back(store: &Store, path: &Path, options: Options) -> Result<(Foll
         return Err(Error::new(Kind::Invalid, why));
     }
     let state = log_state::open(store, Goal::Txid(held.txid)).await?;
-    let fork = go_back(&mut follower, held, state).await?;
+    let fork = go_back(&mut follower, held, state, let_go).await?;
     follower.with(Replica::begin_work).await?;
     Ok((follower, fork))
 }
@@ -153,6 +166,7 @@ async fn take_back(store: &Store, path: &Path, options: Options) -> Result<(Foll
 async fn leave(
     store: &Store,
     path: &Path,
+    let_go: &LetGo,
     options: Options,
     progress: &dyn Progress,
 ) -> Result<(Follower, Option<Fork>), Error> {
@@ -187,9 +201,9 @@ async fn leave(
                     replica.sums.sync()
                 })
                 .await?;
-            go_back(&mut follower, held, at_common).await?
+            go_back(&mut follower, held, at_common, let_go).await?
         }
-        None => Some(give_up(&mut follower, common, progress).await?),
+        None => Some(give_up(&mut follower, common, let_go, progress).await?),
     };
     note_source(&meta_dir, &url)?;
     let kept = fork.clone();
@@ -210,8 +224,15 @@ async fn leave(
 }
 
 /// Keeps all of a file that nothing in the log leads to, and takes the log's last state in its place, in one transaction.
-async fn give_up(follower: &mut Follower, base: Txid, progress: &dyn Progress) -> Result<Fork, Error> {
-    let (fork, page_size, page_count) = follower.with(move |replica| replica.keep_whole(base)).await?;
+async fn give_up(
+    follower: &mut Follower,
+    base: Txid,
+    let_go: &LetGo,
+    progress: &dyn Progress,
+) -> Result<Fork, Error> {
+    let let_go = let_go.clone();
+    let (fork, page_size, page_count) =
+        follower.with(move |replica| replica.keep_whole(base, &let_go)).await?;
     follower.begin_at(base, page_size, page_count);
     follower.patch("nothing in the log leads to what the file has", true, progress).await?;
     Ok(fork)
@@ -221,6 +242,7 @@ async fn give_up(follower: &mut Follower, base: Txid, progress: &dyn Progress) -
 async fn give_up_unknown(
     store: &Store,
     path: &Path,
+    let_go: &LetGo,
     options: Options,
     progress: &dyn Progress,
 ) -> Result<(Follower, Option<Fork>), Error> {
@@ -228,7 +250,7 @@ async fn give_up_unknown(
     let replica = blocking(move || Replica::claim(&at, &command)).await?;
     note_source(replica.meta.path(), &url)?;
     let mut follower = Follower::new(Tail::new(store, &options.command), replica, options);
-    let fork = give_up(&mut follower, Txid::FIRST, progress).await?;
+    let fork = give_up(&mut follower, Txid::FIRST, let_go, progress).await?;
     follower.with(Replica::begin_work).await?;
     Ok((follower, Some(fork)))
 }
@@ -340,13 +362,18 @@ fn copy_sums(from: &PageSums, to: &PageSums) -> Result<(), Error> {
     to.apply(&run, count)
 }
 
-async fn go_back(follower: &mut Follower, held: Held, state: LogState) -> Result<Option<Fork>, Error> {
-    let url = follower.options.url.clone();
+async fn go_back(
+    follower: &mut Follower,
+    held: Held,
+    state: LogState,
+    let_go: &LetGo,
+) -> Result<Option<Fork>, Error> {
+    let (url, let_go) = (follower.options.url.clone(), let_go.clone());
     let now_ms = follower.now_ms();
     follower
         .with(move |replica| {
             replica.open()?;
-            replica.go_back(held, |pgno| Ok(state.view().page(pgno)?.to_vec()), &url, now_ms)
+            replica.go_back(held, |pgno| Ok(state.view().page(pgno)?.to_vec()), &let_go, &url, now_ms)
         })
         .await
 }
@@ -357,6 +384,7 @@ impl Replica {
         &mut self,
         held: Held,
         page_of: impl Fn(Pgno) -> Result<Vec<u8>, Error>,
+        let_go: &LetGo,
         url: &str,
         now_ms: i64,
     ) -> Result<Option<Fork>, Error> {
@@ -369,6 +397,7 @@ impl Replica {
                 "move the file and what litekeep keeps beside it away: a copy is made anew",
             ));
         }
+        let_go();
         writer.begin_over()?;
         let mut back = || {
             let page_count = writer.page_count()?;
@@ -406,12 +435,13 @@ impl Replica {
     }
 
     /// Keeps all of the file.
-    fn keep_whole(&mut self, base: Txid) -> Result<(Fork, PageSize, u32), Error> {
+    fn keep_whole(&mut self, base: Txid, let_go: &LetGo) -> Result<(Fork, PageSize, u32), Error> {
         self.open()?;
         let (meta_dir, now_ms) =
             (self.meta.path().to_owned(), litekeep_env::Clock::unix_ms(&litekeep_env::SystemClock));
         let writer = self.writer()?;
         let page_size = writer.page_size();
+        let_go();
         writer.begin_over()?;
         let kept = (|| {
             let page_count = writer.page_count()?;

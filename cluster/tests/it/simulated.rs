@@ -221,7 +221,11 @@ impl Member for Simulated {
         self.database.lock().unwrap().writer.is_none()
     }
 
-    fn is_fit(&self) -> bool {
+    fn is_fit(&self, _: bool) -> bool {
+        true
+    }
+
+    fn has_all(&self) -> bool {
         true
     }
 
@@ -307,6 +311,10 @@ impl Member for Simulated {
     async fn block(&mut self) {
         self.way.wakes().await;
         self.database.lock().unwrap().is_blocked = true;
+    }
+
+    async fn retire(&mut self, _: &Term) -> std::result::Result<(), Failure> {
+        Ok(())
     }
 
     async fn complete(&mut self, term: &Term) -> std::result::Result<(), Failure> {

@@ -54,6 +54,9 @@ async fn plays(register: impl Register + 'static) {
     let (a, b, c) = (stage.node("a"), stage.node("b"), stage.node("c"));
     let whole = TTL + margin(TTL);
 
+    assert_eq!(waits(&b, Duration::from_secs(2)).await, Duration::from_secs(2), "also at the very first");
+    stage.clock.advance(Duration::from_secs(1));
+    assert_eq!(waits(&b, Duration::from_secs(2)).await, Duration::from_secs(1));
     let mut first = held(&a).await;
     assert_eq!((first.record().epoch, first.record().turn), (1, 1));
     assert_eq!(waits(&b, Duration::ZERO).await, whole, "counted from when it was first seen");

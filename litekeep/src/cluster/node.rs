@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use litekeep_cluster::{Failure, Member, Term};
 use litekeep_env::SystemClock;
 use litekeep_lease::Record;
-use litekeep_replica::{Follower, Options, Standing, is_source_of, rejoin};
+use litekeep_replica::{Follower, LetGo, Options, Standing, is_source_of, rejoin};
 use litekeep_replicate::Kind;
 use litekeep_replicate::capture::WriteBlock;
 use litekeep_replicate::replicator::{Gate, Phase};
@@ -37,6 +37,10 @@ use crate::verification::Schedule;
 const BLOCK_PAUSE: Duration = Duration::from_millis(2);
 /// How long that is waited for; it goes on afterwards.
 const BLOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a lease that is given away waits for a transaction that writes: meanwhile nobody begins another one.
+const OPEN_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks whether a time as primary is over.
+const WATCH: Duration = Duration::from_millis(50);
 /// Between two tries while a store does not answer.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -49,8 +53,24 @@ pub(super) struct Shared {
 /// A time as primary.
 struct Leading {
     replication: Arc<Replication>,
+    /// `None`: it is being given up.
+    beside: Option<Beside>,
+}
+
+/// What runs beside the replication, on the primary only.
+struct Beside {
     followers: Followers,
     schedule: Option<JoinHandle<()>>,
+}
+
+impl Beside {
+    async fn end(self) {
+        if let Some(schedule) = self.schedule {
+            schedule.abort();
+            _ = schedule.await;
+        }
+        self.followers.stop().await;
+    }
 }
 
 /// Everything that a node has.
@@ -66,6 +86,8 @@ pub(super) struct Node {
     shown: Arc<Shown>,
     /// The time as primary that the replication of now is for.
     term: Arc<Mutex<Option<Term>>>,
+    /// This node has been the primary of its cluster.
+    has_led: bool,
 }
 
 /// What keeps writers out.
@@ -86,7 +108,8 @@ impl Node {
         shown: Arc<Shown>,
     ) -> Node {
         let (copies, leading, blocks, term) = (vec![], None, Arc::default(), Arc::default());
-        Node { settings, stack, home, shared, copies, leading, blocks, config, shown, term }
+        let has_led = home.lease().exists();
+        Node { settings, stack, home, shared, copies, leading, blocks, config, shown, term, has_led }
     }
 
     fn copy_of(&self, path: &Path) -> Option<&Copy> {
@@ -126,12 +149,10 @@ impl Node {
     /// Ends the time as primary, without waiting for what is not confirmed.
     async fn leave(&mut self) {
         let Some(leading) = self.leading.take() else { return };
-        let Leading { replication, followers, schedule } = leading;
-        if let Some(schedule) = schedule {
-            schedule.abort();
-            _ = schedule.await;
+        let Leading { replication, beside } = leading;
+        if let Some(beside) = beside {
+            beside.end().await;
         }
-        followers.stop().await;
         alone(replication).await.leave().await;
     }
 
@@ -153,6 +174,7 @@ impl Node {
             let _blocks = self.blocks.lock();
             self.blocks.is_wanted.store(false, SeqCst);
         }
+        let mut has_all = true;
         for nth in 0..self.shared.len() {
             let path = self.shared[nth].database.path.clone();
             if let Some(ended) = self.copies.iter().position(|copy| copy.is_of(&path) && !copy.goes_on()) {
@@ -162,15 +184,17 @@ impl Node {
             if self.copy_of(&path).is_some() {
                 continue;
             }
-            // His own connection takes the lock over.
-            self.blocks.lock().retain(|block| !block.is_at(&path));
             let shared = &self.shared[nth];
             if Standing::of(&path) == Standing::Absent && shared.store.list().await?.is_empty() {
+                has_all = false;
                 continue;
             }
-            let (follower, fork) = rejoin(&shared.store, &path, self.has_led(), Node::options(shared), &())
-                .await
-                .with_context(|| format!("make `{}` a copy of its log", path.display()))?;
+            let (blocks, at) = (self.blocks.clone(), path.clone());
+            let let_go: LetGo = Arc::new(move || blocks.lift_at(&at));
+            let (follower, fork) =
+                rejoin(&shared.store, &path, self.has_led, let_go, Node::options(shared), &())
+                    .await
+                    .with_context(|| format!("make `{}` a copy of its log", path.display()))?;
             if let Some(fork) = fork {
                 tracing::error!(
                     path = %path.display(),
@@ -181,12 +205,8 @@ impl Node {
             let copy = Copy::follow(follower, &shared.store);
             self.keep(copy);
         }
-        self.take_place(Place::Replica).await
-    }
-
-    /// Whether this node has ever been the primary of its cluster.
-    fn has_led(&self) -> bool {
-        self.home.lease().exists()
+        // Whoever finds no database would make one, which is none of the log.
+        if has_all { self.take_place(Place::Replica).await } else { Ok(()) }
     }
 
     async fn take_place(&self, place: Place) -> Result<()> {
@@ -218,9 +238,9 @@ impl Node {
                 self.unblock();
                 self.replicate(term).await?;
             }
+            self.goes_on_beside()?;
             self.blocks.lift()?;
-            require(term)?;
-            return self.take_place(Place::Primary).await;
+            return self.begin_primarys(term).await;
         }
         if !self.follows() || self.leading.is_some() {
             self.try_follow().await?;
@@ -238,9 +258,66 @@ impl Node {
                 }
             }
         }
+        self.unblock();
         self.replicate(term).await?;
+        self.begin_primarys(term).await
+    }
+
+    /// Lets run what runs on the primary.
+    async fn begin_primarys(&mut self, term: &Term) -> Result<()> {
         require(term)?;
-        self.take_place(Place::Primary).await
+        self.guarded(term, self.take_place(Place::Primary)).await?;
+        self.has_led = true;
+        Ok(())
+    }
+
+    /// Does something that takes its time; should the term be over before its end, nobody writes from then on.
+    async fn guarded(&self, term: &Term, work: impl Future<Output = Result<()>>) -> Result<()> {
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => done,
+            error = over(term) => {
+                self.keep_out().await;
+                work.await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Keeps everybody from writing to what is not a copy; `false`: a transaction is under way, and nobody begins another one.
+    async fn keep_out(&self) -> bool {
+        let is_ours = |shared: &&Shared| self.copy_of(&shared.database.path).is_none();
+        let paths: Vec<_> =
+            self.shared.iter().filter(is_ours).map(|shared| shared.database.path.clone()).collect();
+        let blocks = self.blocks.clone();
+        blocks.is_wanted.store(true, SeqCst);
+        let closing = tokio::task::spawn_blocking(move || blocks.close_all(&paths));
+        tokio::time::timeout(BLOCK_PATIENCE, closing).await.is_ok()
+    }
+
+    /// The feeds, the syncs and the verification, unless they run.
+    fn goes_on_beside(&mut self) -> Result<()> {
+        let Some(leading) = &mut self.leading else { return Ok(()) };
+        if leading.beside.is_some() {
+            return Ok(());
+        }
+        let replication = &leading.replication;
+        let mut followers = Followers::default();
+        feeds::start(&Feed::all(&self.settings)?, replication, &mut followers);
+        syncs::start(&DatabaseSync::all(&self.settings)?, replication, &mut followers);
+        let databases: Vec<Database> = self.shared.iter().map(|shared| shared.database.clone()).collect();
+        let schedule = Schedule::new(self.config.clone(), &databases, &[]);
+        let verified = Arc::downgrade(replication);
+        let schedule = schedule.map(|schedule| {
+            tokio::spawn(async move {
+                if let Some(replication) = verified.upgrade() {
+                    schedule.keep(&replication).await;
+                }
+            })
+        });
+        leading.beside = Some(Beside { followers, schedule });
+        Ok(())
     }
 
     /// Begins to replicate, and waits until each database is fit.
@@ -255,20 +332,9 @@ impl Node {
         });
         let replication = Arc::new(Replication::start_behind(gate, &databases, choices).await?);
         self.stack.replicated(&replication);
-        let mut followers = Followers::default();
-        feeds::start(&Feed::all(&self.settings)?, &replication, &mut followers);
-        syncs::start(&DatabaseSync::all(&self.settings)?, &replication, &mut followers);
-        let schedule = Schedule::new(self.config.clone(), &databases, &[]);
-        let verified = Arc::downgrade(&replication);
-        let schedule = schedule.map(|schedule| {
-            tokio::spawn(async move {
-                if let Some(replication) = verified.upgrade() {
-                    schedule.keep(&replication).await;
-                }
-            })
-        });
         let settled = replication.clone();
-        self.leading = Some(Leading { replication, followers, schedule });
+        self.leading = Some(Leading { replication, beside: None });
+        self.goes_on_beside()?;
         tokio::select! {
             settled = settled.settled() => settled,
             error = over(term) => Err(error),
@@ -282,12 +348,10 @@ impl Node {
                 follower.close().await?;
             }
         }
-        let Some(Leading { replication, followers, schedule }) = self.leading.take() else { return Ok(()) };
-        if let Some(schedule) = schedule {
-            schedule.abort();
-            _ = schedule.await;
+        let Some(Leading { replication, beside }) = self.leading.take() else { return Ok(()) };
+        if let Some(beside) = beside {
+            beside.end().await;
         }
-        followers.stop().await;
         let confirmed = alone(replication).await.shut_down().await;
         self.unblock();
         confirmed
@@ -304,7 +368,7 @@ async fn over(term: &Term) -> anyhow::Error {
         if let Err(error) = require(term) {
             return error;
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(WATCH).await;
     }
 }
 
@@ -358,6 +422,15 @@ impl Blocks {
         blocks.iter_mut().try_for_each(|block| Ok(block.lift()?))
     }
 
+    /// The same for one of them, in whose file a connection of this process waits for the lock.
+    fn lift_at(&self, path: &Path) {
+        for block in self.lock().iter_mut().filter(|block| block.is_at(path)) {
+            if let Err(e) = block.lift() {
+                tracing::warn!("let go of the lock of writers: {e}");
+            }
+        }
+    }
+
     /// Keeps writers out of what can be kept; `true`: there is nothing left to do.
     fn close(&self, paths: &[PathBuf]) -> bool {
         let mut blocks = self.lock();
@@ -375,7 +448,8 @@ impl Blocks {
                     WriteBlock::open(path).map(|block| blocks.extend(block)).map_or_else(failed, |()| true);
             }
         }
-        for block in blocks.iter_mut() {
+        // Others are of copies, whose writer is this process.
+        for block in blocks.iter_mut().filter(|block| paths.iter().any(|path| block.is_at(path))) {
             all &= block.close().unwrap_or_else(failed);
         }
         all
@@ -408,14 +482,22 @@ impl Member for Node {
         self.leading.is_none() && !self.shared.iter().any(is_source)
     }
 
-    fn is_fit(&self) -> bool {
-        self.copies.iter().all(Copy::goes_on)
+    fn is_fit(&self, is_first: bool) -> bool {
+        let is_fit = |path: &Path| match (self.copy_of(path), Standing::of(path)) {
+            (Some(copy), _) => copy.goes_on(),
+            (None, Standing::Source | Standing::Copy) => true,
+            // What others have may be on its way into the log, and what is here has nothing to do with it.
+            (None, Standing::Unknown | Standing::Absent) => is_first,
+        };
+        self.shared.iter().all(|shared| is_fit(&shared.database.path))
+    }
+
+    fn has_all(&self) -> bool {
+        self.shared.iter().all(|shared| shared.database.path.exists())
     }
 
     fn is_level(&self) -> bool {
-        // Without any of it, others may have it.
         self.copies.iter().all(|copy| copy.state().is_level)
-            && self.shared.iter().all(|shared| shared.database.path.exists())
     }
 
     fn follows(&self) -> bool {
@@ -442,33 +524,41 @@ impl Member for Node {
     }
 
     async fn block(&mut self) {
-        // What is a copy is nobody's to write to.
-        let is_ours = |shared: &&Shared| self.copy_of(&shared.database.path).is_none();
-        let paths: Vec<_> =
-            self.shared.iter().filter(is_ours).map(|shared| shared.database.path.clone()).collect();
-        let blocks = self.blocks.clone();
-        blocks.is_wanted.store(true, SeqCst);
-        let closing = tokio::task::spawn_blocking(move || blocks.close_all(&paths));
-        _ = tokio::time::timeout(BLOCK_PATIENCE, closing).await;
+        self.keep_out().await;
+    }
+
+    async fn retire(&mut self, term: &Term) -> Result<(), Failure> {
+        let beside = self.leading.as_mut().and_then(|leading| leading.beside.take());
+        let ending = async {
+            if let Some(beside) = beside {
+                beside.end().await;
+            }
+            self.stack.end_primarys().await.context("end what runs on the primary only")
+        };
+        self.guarded(term, ending).await.map_err(failure)
     }
 
     async fn complete(&mut self, term: &Term) -> Result<(), Failure> {
+        let timeouts = self.shared.iter().map(|shared| shared.database.config.shutdown_timeout);
+        let within = timeouts.max().unwrap_or_default();
         let completed = async {
-            self.stack.end_primarys().await.context("end what runs on the primary only")?;
-            self.block().await;
+            let until = Instant::now() + within;
+            while !self.keep_out().await {
+                require(term)?;
+                if Instant::now() >= until {
+                    anyhow::bail!(
+                        "a transaction that writes is open since {} s, and what it commits would be lost",
+                        within.as_secs()
+                    );
+                }
+            }
             let Some(leading) = &self.leading else { return Ok(()) };
-            let timeouts = self.shared.iter().map(|shared| shared.database.config.shutdown_timeout);
-            let within = timeouts.max().unwrap_or_default();
-            let replication = leading.replication.clone();
             tokio::select! {
-                confirmed = replication.confirm(within) => confirmed,
+                confirmed = leading.replication.confirm(within) => confirmed,
                 error = over(term) => Err(error),
             }
         };
         let completed: Result<()> = completed.await;
-        if completed.is_err() {
-            self.block().await;
-        }
         completed.map_err(failure)
     }
 

@@ -5,6 +5,7 @@
 
 mod facing;
 mod failovers;
+mod fencing;
 mod scene;
 
 use std::time::Duration;

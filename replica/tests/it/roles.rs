@@ -3,14 +3,15 @@
 
 use litekeep_env::SystemClock;
 use litekeep_replica::{Follower, Fork, Options, Standing, is_source_of, rejoin};
+use litekeep_replicate::capture::WriteBlock;
 use litekeep_replicate::local::MetaDir;
 use litekeep_replicate::replicator::{Gate, Phase, Replicator, Settings};
 use litekeep_store::plan::Policy;
 use litekeep_store::{Store, Target};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -76,7 +77,7 @@ impl Cluster {
     }
 
     async fn rejoin(&self, node: &str) -> (Follower, Option<Fork>) {
-        rejoin(&self.store, &self.path(node), true, self.options(), &()).await.unwrap()
+        rejoin(&self.store, &self.path(node), true, Arc::new(|| {}), self.options(), &()).await.unwrap()
     }
 
     /// Lets a copy take over.
@@ -225,7 +226,7 @@ async fn a_database_that_the_log_knows_nothing_of_is_kept_whole() {
     let at_a = cluster.lead("a").await;
     assert!(at_a.sync(Duration::from_secs(10)).await.is_empty());
     write(&b, &["never in the log", "nor this"]);
-    let refused = rejoin(&cluster.store, &b, false, cluster.options(), &()).await;
+    let refused = rejoin(&cluster.store, &b, false, Arc::new(|| {}), cluster.options(), &()).await;
     assert!(refused.err().unwrap().to_string().contains("it is no replica"));
     assert_eq!(rows(&b), ["never in the log", "nor this"]);
     let (mut at_b, fork) = cluster.rejoin("b").await;
@@ -272,4 +273,38 @@ async fn a_kill_in_the_middle_of_a_change_leaves_a_copy() {
     assert!(at_b.sync(Duration::from_secs(10)).await.is_empty());
     at_a.shut_down(Duration::from_secs(1)).await;
     at_b.shut_down(Duration::from_secs(10)).await;
+}
+
+/// Who keeps others from writing lets go only when nothing is left to be asked of the store: until then nobody writes what would be a fork.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lock_is_let_go_of_at_the_very_last() {
+    let cluster = Cluster::new();
+    let (a, b) = (cluster.path("a"), cluster.path("b"));
+    write(&a, &["first"]);
+    let at_a = cluster.lead("a").await;
+    assert!(at_a.sync(Duration::from_secs(10)).await.is_empty());
+    let mut at_b = Follower::open(&cluster.store, &b, cluster.options(), &()).await.unwrap();
+    to_the_end(&mut at_b).await;
+    at_a.shut_down(Duration::from_secs(10)).await;
+    cluster.promote(at_b).await;
+    let mut block = WriteBlock::open(&a).unwrap().unwrap();
+    assert!(block.close().unwrap());
+    let block = Arc::new(Mutex::new(block));
+    let (log, away) = (cluster.dir.path().join("log"), cluster.dir.path().join("away"));
+    let let_go = {
+        let (block, log, away, a) = (block.clone(), log.clone(), away.clone(), a.clone());
+        Arc::new(move || {
+            let app = Connection::open(&a).unwrap();
+            app.busy_timeout(Duration::ZERO).unwrap();
+            assert!(app.execute("INSERT INTO t VALUES('too late', 1)", []).is_err());
+            std::fs::rename(&log, &away).unwrap();
+            block.lock().unwrap().lift().unwrap();
+        })
+    };
+    let rejoined = rejoin(&cluster.store, &a, true, let_go, cluster.options(), &()).await;
+    std::fs::rename(&away, &log).unwrap();
+    let (mut at_a, fork) = rejoined.unwrap();
+    assert!(fork.is_none());
+    to_the_end(&mut at_a).await;
+    assert_eq!(rows(&a), ["first"]);
 }
