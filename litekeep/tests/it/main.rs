@@ -2,6 +2,7 @@
 //! real databases and a real store; JSON is compared with the shapes in `docs/json-output.md`.
 
 mod bench;
+mod budget;
 mod cache;
 mod cluster;
 mod command_line;
