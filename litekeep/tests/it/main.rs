@@ -36,6 +36,7 @@ mod scene;
 mod set_back;
 mod shapes;
 mod sync;
+mod sync_damage;
 #[cfg(feature = "mongodb")]
 mod sync_mongodb;
 mod sync_mysql;
