@@ -413,7 +413,8 @@ impl Graduation {
     ) -> Result<Report> {
         let mut worker = self.worker()?;
         let goal = durable(&self.database.meta_dir);
-        let was_switching = self.kept.stage == Stage::Switching && self.sync().is_two_way();
+        let was_killed = self.kept.stage == Stage::Switching;
+        let was_switching = was_killed && self.sync().is_two_way();
         match was_switching {
             true => reach(&mut worker, goal, self.what_is_there_has_come().await?, |_| ()).await?,
             false => reach(&mut worker, goal, |_| true, |_| ()).await?,
@@ -452,6 +453,14 @@ impl Graduation {
         })??;
         let while_held = again.is_some();
         let found = again.unwrap_or(found);
+        if !found.is_equal() && was_killed && !was_switching {
+            // As above: what the server has over SQLite tells that the application may use it already.
+            self.step("letting the application use the server, once more");
+            switch.to(&self.url).await.context("switch the application")?;
+            self.keep(Stage::Switched)?;
+            held.release()?;
+            return Ok(self.report("switched"));
+        }
         if !found.is_equal() {
             held.release()?;
             let report = self.compared(self.report("ready"), found);
