@@ -557,6 +557,8 @@ pub struct SyncConfig {
     pub conflict: ConflictPolicy,
     /// The same for some tables.
     pub conflicts: BTreeMap<String, ConflictPolicy>,
+    /// Connections to the server at most, of all syncs with it together.
+    pub max_connections: Option<u32>,
 }
 
 /// How long a cache keeps what.

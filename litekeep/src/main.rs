@@ -66,7 +66,12 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report::error(&anyhow::Error::new(error).context("start its threads"), format),
     };
-    let code = match runtime.block_on(commands::run(args)) {
+    let ran = runtime.block_on(async {
+        let ran = commands::run(args).await;
+        litekeep_sync::budget::settled().await;
+        ran
+    });
+    let code = match ran {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),
         Ok(Outcome::Child(code)) => ExitCode::from(code),

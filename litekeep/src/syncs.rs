@@ -2,6 +2,8 @@
 //!
 //! Promise: how each stands is in a file that `status` reads without asking.
 
+pub(crate) mod budget;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -19,7 +21,7 @@ use litekeep_sync::cut::Cut;
 use litekeep_sync::pause::Pause;
 use litekeep_sync::two_way::{self, Durable, Policies, Policy};
 use litekeep_sync::worker::{Rhythm, State, Worker};
-use litekeep_sync::{Cache, Flow, Hub, Logs, Pull, Push, Source, TwoWay, pull, push};
+use litekeep_sync::{Budget, Cache, Flow, Hub, Logs, Pull, Push, Source, Target as _, TwoWay, pull, push};
 use litekeep_sync_mysql::{Mysql, MysqlSource};
 use litekeep_sync_postgres::source::Wanted;
 use litekeep_sync_postgres::{Postgres, PostgresSource};
@@ -69,13 +71,15 @@ pub(crate) use with_side;
 pub(crate) struct DatabaseSync {
     pub(crate) config: SyncConfig,
     pub(crate) database: Database,
+    /// How many connections there may be to its server.
+    pub(crate) budget: Budget,
     /// What answers, of a cache, for all who have this sync.
     cache: Arc<OnceLock<Arc<Cache>>>,
 }
 
 impl DatabaseSync {
     pub(crate) fn new(config: SyncConfig, database: Database) -> DatabaseSync {
-        DatabaseSync { config, database, cache: Arc::default() }
+        DatabaseSync { config, database, budget: Budget::default(), cache: Arc::default() }
     }
 
     /// A sync of the configuration by its name.
@@ -158,7 +162,7 @@ impl DatabaseSync {
     /// # Errors
     /// As [`side`].
     pub(crate) fn side(&self) -> Result<Side> {
-        side(&self.config)
+        side(&self.config, &self.budget)
     }
 
     /// Where a pull comes from.
@@ -166,7 +170,7 @@ impl DatabaseSync {
     /// # Errors
     /// As [`source`].
     pub(crate) fn source(&self) -> Result<Box<dyn Source>> {
-        source(&self.config)
+        source(&self.config, &self.budget)
     }
 
     /// What goes both ways. `durable`: up to where the backup has the database, where that is known without asking it.
@@ -178,31 +182,7 @@ impl DatabaseSync {
         stores: Vec<Store>,
         durable: Option<Durable>,
     ) -> Result<TwoWay<Box<dyn Hub>>> {
-        let config = &self.config;
-        let hub: Box<dyn Hub> = match &config.other {
-            OtherSide::Postgres(url) => {
-                let address = litekeep_sync_postgres::Address::parse(url.expose())?;
-                let options = options(config, PgType::named, &PgType::names())?;
-                Box::new(PostgresSource::two_way(address, wanted(config), options))
-            }
-            OtherSide::Mysql(url) => {
-                let address = litekeep_sync_mysql::Address::parse(url.expose())?;
-                no_schema(config, "MySQL")?;
-                let options = options(config, MyType::named, &MyType::names())?;
-                Box::new(MysqlSource::two_way(address, wanted_of_mysql(config), options))
-            }
-            #[cfg(feature = "mongodb")]
-            OtherSide::Mongodb(url) => {
-                use litekeep_schema::portable::mongodb::MongoType;
-                let address = litekeep_sync_mongodb::Address::parse(url.expose())?;
-                no_schema(config, "MongoDB")?;
-                let options = options(config, MongoType::named, &MongoType::names())?;
-                let wanted = wanted_of_mongodb(config);
-                Box::new(litekeep_sync_mongodb::MongoSource::two_way(address, wanted, options))
-            }
-            #[cfg(not(feature = "mongodb"))]
-            OtherSide::Mongodb(_) => return Err(no_client().into()),
-        };
+        let hub = self.hub()?;
         let policy = |policy: &ConflictPolicy| match policy {
             ConflictPolicy::Server => Policy::Server,
             ConflictPolicy::Sqlite => Policy::Sqlite,
@@ -216,6 +196,52 @@ impl DatabaseSync {
         let (push, database) = (self.push(stores)?, self.database.path.clone());
         let settings = two_way::Settings { push, database, policies, durable };
         Ok(TwoWay::new(settings, hub))
+    }
+
+    /// The other side of what goes both ways.
+    fn hub(&self) -> Result<Box<dyn Hub>> {
+        let (config, budget) = (&self.config, self.budget.clone());
+        Ok(match &config.other {
+            OtherSide::Postgres(url) => {
+                let address = litekeep_sync_postgres::Address::parse(url.expose())?.within(budget);
+                let options = options(config, PgType::named, &PgType::names())?;
+                Box::new(PostgresSource::two_way(address, wanted(config), options))
+            }
+            OtherSide::Mysql(url) => {
+                let address = litekeep_sync_mysql::Address::parse(url.expose())?.within(budget);
+                no_schema(config, "MySQL")?;
+                let options = options(config, MyType::named, &MyType::names())?;
+                Box::new(MysqlSource::two_way(address, wanted_of_mysql(config), options))
+            }
+            #[cfg(feature = "mongodb")]
+            OtherSide::Mongodb(url) => {
+                use litekeep_schema::portable::mongodb::MongoType;
+                let address = litekeep_sync_mongodb::Address::parse(url.expose())?.within(budget);
+                no_schema(config, "MongoDB")?;
+                let options = options(config, MongoType::named, &MongoType::names())?;
+                let wanted = wanted_of_mongodb(config);
+                Box::new(litekeep_sync_mongodb::MongoSource::two_way(address, wanted, options))
+            }
+            #[cfg(not(feature = "mongodb"))]
+            OtherSide::Mongodb(_) => return Err(no_client().into()),
+        })
+    }
+
+    /// How many connections it has at most.
+    ///
+    /// # Errors
+    /// When its address or a type is none.
+    pub(crate) fn connections(&self) -> Result<u32> {
+        Ok(match self.config.direction {
+            Direction::Push => with_side!(self.side()?, target => target.connections()),
+            Direction::Both => self.hub()?.connections(),
+            Direction::Pull => {
+                let source = self.source()?;
+                let follows = !self.is_cache() || self.follows_changes();
+                let asks = if self.is_cache() { source.connections_to_read() } else { 0 };
+                asks + if follows { source.connections() } else { 0 }
+            }
+        })
     }
 
     /// A pull; with `creates` it makes a database that is not there.
@@ -307,7 +333,9 @@ impl DatabaseSync {
             let database = Database::named(settings, &config.database)?;
             Ok(DatabaseSync::new(config.clone(), database))
         };
-        settings.config.syncs.iter().map(of).collect()
+        let mut all = settings.config.syncs.iter().map(of).collect::<Result<Vec<_>>>()?;
+        budget::share(&mut all)?;
+        Ok(all)
     }
 
     /// Where it tells how it stands.
@@ -535,23 +563,23 @@ impl SyncStatus {
 ///
 /// # Errors
 /// When its address or a type is none.
-pub(crate) fn side(config: &SyncConfig) -> Result<Side> {
-    let name = &config.name;
+pub(crate) fn side(config: &SyncConfig, budget: &Budget) -> Result<Side> {
+    let (name, budget) = (&config.name, budget.clone());
     Ok(match &config.other {
         OtherSide::Postgres(url) => {
-            let address = litekeep_sync_postgres::Address::parse(url.expose())?;
+            let address = litekeep_sync_postgres::Address::parse(url.expose())?.within(budget);
             let options = options(config, PgType::named, &PgType::names())?;
             Side::Postgres(Box::new(Postgres::new(address, name, options)))
         }
         OtherSide::Mysql(url) => {
-            let address = litekeep_sync_mysql::Address::parse(url.expose())?;
+            let address = litekeep_sync_mysql::Address::parse(url.expose())?.within(budget);
             let options = options(config, MyType::named, &MyType::names())?;
             Side::Mysql(Box::new(Mysql::new(address, name, options)))
         }
         #[cfg(feature = "mongodb")]
         OtherSide::Mongodb(url) => {
             use litekeep_schema::portable::mongodb::MongoType;
-            let address = litekeep_sync_mongodb::Address::parse(url.expose())?;
+            let address = litekeep_sync_mongodb::Address::parse(url.expose())?.within(budget);
             let options = options(config, MongoType::named, &MongoType::names())?;
             Side::Mongodb(Box::new(litekeep_sync_mongodb::Mongo::new(address, name, options)))
         }
@@ -607,7 +635,8 @@ fn wanted_of_mongodb(config: &SyncConfig) -> litekeep_sync_mongodb::source::Want
 ///
 /// # Errors
 /// When it cannot come from there.
-pub(crate) fn source(config: &SyncConfig) -> Result<Box<dyn Source>> {
+pub(crate) fn source(config: &SyncConfig, budget: &Budget) -> Result<Box<dyn Source>> {
+    let budget = budget.clone();
     if let Some((column, _)) = config.types.iter().next() {
         let message =
             format!("`types` is for a sync to another server; this one comes from there: `{column}`");
@@ -615,17 +644,17 @@ pub(crate) fn source(config: &SyncConfig) -> Result<Box<dyn Source>> {
     }
     Ok(match &config.other {
         OtherSide::Postgres(url) => {
-            let address = litekeep_sync_postgres::Address::parse(url.expose())?;
+            let address = litekeep_sync_postgres::Address::parse(url.expose())?.within(budget);
             Box::new(PostgresSource::new(address, wanted(config)))
         }
         OtherSide::Mysql(url) => {
-            let address = litekeep_sync_mysql::Address::parse(url.expose())?;
+            let address = litekeep_sync_mysql::Address::parse(url.expose())?.within(budget);
             no_schema(config, "MySQL")?;
             Box::new(MysqlSource::new(address, wanted_of_mysql(config)))
         }
         #[cfg(feature = "mongodb")]
         OtherSide::Mongodb(url) => {
-            let address = litekeep_sync_mongodb::Address::parse(url.expose())?;
+            let address = litekeep_sync_mongodb::Address::parse(url.expose())?.within(budget);
             no_schema(config, "MongoDB")?;
             Box::new(litekeep_sync_mongodb::MongoSource::new(address, wanted_of_mongodb(config)))
         }
@@ -637,7 +666,8 @@ pub(crate) fn source(config: &SyncConfig) -> Result<Box<dyn Source>> {
 /// Begins them. One that cannot begin is only reported: it must not keep an application from starting.
 pub(crate) fn start(syncs: &[DatabaseSync], replication: &Arc<Replication>, followers: &mut Followers) {
     for sync in syncs {
-        if let Err(error) = begin(sync, replication, followers) {
+        let begun = budget::is_enough(sync, syncs).and_then(|()| begin(sync, replication, followers));
+        if let Err(error) = begun {
             tracing::error!(sync = sync.config.name, "could not start: {error:#}");
         }
     }

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use litekeep_sync::{Error, Kind};
+use litekeep_sync::{Budget, Error, Kind};
 use mongodb::options::{
     Acknowledgment, ClientOptions, ConnectionString, HostInfo, ReadPreference, SelectionCriteria,
     ServerAddress, Tls, TlsOptions, WriteConcern,
@@ -17,8 +17,8 @@ use crate::error;
 const PORT: u16 = 27017;
 /// How long a server is looked for that can be written to.
 const LOOKING: Duration = Duration::from_secs(10);
-/// Connections at most: one that does something, one that looks whether the server answers.
-const CONNECTIONS: u32 = 4;
+/// Connections by which the client watches each server, beside those that do something: one is told of changes, and one measures how far away it is.
+pub(crate) const WATCHING: u32 = 2;
 
 /// A database of a server.
 #[derive(Clone)]
@@ -31,6 +31,10 @@ pub struct Address {
     is_local: bool,
     /// Without the password.
     name: String,
+    /// The hosts, for those who count.
+    server: String,
+    /// How many connections there may be.
+    pub(crate) budget: Budget,
 }
 
 impl fmt::Debug for Address {
@@ -70,13 +74,26 @@ impl Address {
         let user = credential.username;
         let login = user.as_ref().map_or(String::new(), |user| format!("{user}@"));
         let name = format!("{scheme}://{login}{hosts}/{database}");
+        let server = format!("mongodb://{}", hosts.to_ascii_lowercase());
         let source = credential.source.unwrap_or_else(|| database.clone());
-        Ok(Address { url: url.to_owned(), database, user, source, is_local, name })
+        let (url, budget) = (url.to_owned(), Budget::default());
+        Ok(Address { url, database, user, source, is_local, name, server, budget })
     }
 
     /// The user, the servers and the database.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same with so many connections at most.
+    #[must_use]
+    pub fn within(self, budget: Budget) -> Address {
+        Address { budget, ..self }
+    }
+
+    /// The servers, for those who count their connections: the same for all users and databases.
+    pub fn server(&self) -> String {
+        self.server.clone()
     }
 
     pub(crate) fn database(&self) -> &str {
@@ -88,11 +105,11 @@ impl Address {
         (self.user.as_deref().unwrap_or_default(), &self.source)
     }
 
-    /// How to connect. Asks the DNS where the URL says so.
+    /// How to connect, with so many connections at most that do something. Asks the DNS where the URL says so.
     ///
     /// # Errors
     /// When the DNS does not know, or a file of authorities cannot be read.
-    pub(crate) async fn options(&self) -> Result<ClientOptions, Error> {
+    pub(crate) async fn options(&self, pool: u32) -> Result<ClientOptions, Error> {
         let parsed = ClientOptions::parse(self.url.as_str()).await;
         let mut options = parsed.map_err(|e| error::server(self, "read its address", &e))?;
         if options.tls.is_none() && !self.is_local {
@@ -101,7 +118,7 @@ impl Address {
         options.app_name.get_or_insert_with(|| "litekeep".to_owned());
         options.server_selection_timeout.get_or_insert(LOOKING);
         options.connect_timeout.get_or_insert(LOOKING);
-        options.max_pool_size = Some(CONNECTIONS);
+        (options.min_pool_size, options.max_pool_size) = (Some(0), Some(pool));
         options.retry_writes = Some(true);
         // What is asked for in the URL must not weaken what is promised.
         options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));

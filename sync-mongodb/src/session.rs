@@ -1,12 +1,12 @@
 //! A connection, and what travels over it.
 
 use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
-use litekeep_sync::{Error, Kind};
+use litekeep_sync::{Error, Kind, Permits};
 use mongodb::error::{Error as Cause, ErrorKind, TRANSIENT_TRANSACTION_ERROR};
 use mongodb::options::{ReadConcern, TransactionOptions};
 use mongodb::{Client, ClientSession, Database};
 
-use crate::address::durable;
+use crate::address::{WATCHING, durable};
 use crate::{Address, error};
 
 /// Why a transaction is not committed, as far as one knows.
@@ -20,12 +20,44 @@ pub(crate) enum Uncommitted {
 /// What MongoDB 5.0 says of itself: the first that shows one state to many reads, and makes collections in transactions.
 const OLDEST: i32 = 13;
 
+/// A client of a server, whose connections count until the server must have seen that they are closed.
+struct Counted {
+    client: Client,
+    permits: Permits,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if self.permits.are_counted() {
+            let client = self.client.clone();
+            self.permits.clone().keep_until(async move {
+                client.shutdown().immediate(true).await;
+                // Of what the server does still nobody hears.
+                false
+            });
+        }
+    }
+}
+
+impl Counted {
+    /// Ends it, and waits until the server must have seen that.
+    async fn close(mut self) {
+        let permits = std::mem::take(&mut self.permits);
+        if permits.are_counted() {
+            let opening = permits.opening();
+            self.client.clone().shutdown().immediate(true).await;
+            permits.settle().await;
+            opening.done();
+        }
+    }
+}
+
 /// A connection. Ends when it is dropped, and what is not committed with it.
 pub(crate) struct Session {
     address: Address,
     /// What its user needs.
     role: &'static str,
-    client: Client,
+    client: Counted,
     db: Database,
     /// The one whose transactions write.
     pub(crate) writing: ClientSession,
@@ -36,29 +68,38 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// `database`: another than the address's.
-    pub(crate) async fn open(address: &Address, database: Option<&str>) -> Result<Session, Error> {
-        Session::open_as(address, error::WRITES, database).await.map(|(session, _)| session)
+    /// With so many connections at most that do something. `database`: another than the address's.
+    pub(crate) async fn open(address: &Address, pool: u32, database: Option<&str>) -> Result<Session, Error> {
+        Session::open_as(address, pool, error::WRITES, database).await.map(|(session, _)| session)
     }
 
     /// The same of the address's database, for a user who only reads or writes, too; with what the server says of itself.
     pub(crate) async fn open_to_follow(
         address: &Address,
+        pool: u32,
         writes: bool,
     ) -> Result<(Session, Document), Error> {
-        Session::open_as(address, if writes { error::WRITES } else { error::READS }, None).await
+        let role = if writes { error::WRITES } else { error::READS };
+        Session::open_as(address, pool, role, None).await
     }
 
     async fn open_as(
         address: &Address,
+        pool: u32,
         role: &'static str,
         database: Option<&str>,
     ) -> Result<(Session, Document), Error> {
         let failed = |e: &Cause| error::server_as(address, role, "connect", e);
-        let client = Client::with_options(address.options().await?).map_err(|e| failed(&e))?;
+        let permits = address.budget.take(pool + WATCHING).await?;
+        let client = Client::with_options(address.options(pool).await?).map_err(|e| failed(&e))?;
+        let counted = Counted { client: client.clone(), permits: permits.clone() };
         let said = match client.database("admin").run_command(doc! { "hello": 1 }).await {
             Ok(said) => said,
-            Err(e) => return Err(why_not(address, &e).await.unwrap_or_else(|| failed(&e))),
+            Err(e) => {
+                drop(client);
+                counted.close().await;
+                return Err(why_not(address, &permits, &e).await.unwrap_or_else(|| failed(&e)));
+            }
         };
         if let Some(error) = unfit(address, &said) {
             return Err(error);
@@ -66,7 +107,7 @@ impl Session {
         let writing = client.start_session().await.map_err(|e| failed(&e))?;
         let db = client.database(database.unwrap_or(address.database()));
         let (address, is_noted, before) = (address.clone(), false, None);
-        let session = Session { address, role, client, db, writing, is_noted, before };
+        let session = Session { address, role, client: counted, db, writing, is_noted, before };
         // Who it is and whether it may is known only now.
         session
             .run("connect", doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true })
@@ -132,18 +173,18 @@ impl Session {
 
     /// Runs a command of the server itself.
     pub(crate) async fn try_admin(&self, command: Document) -> Result<Document, Cause> {
-        self.client.database("admin").run_command(command).await
+        self.client.client.database("admin").run_command(command).await
     }
 
     /// A session whose reads all see one state, that of the first.
     pub(crate) async fn snapshot(&self) -> Result<ClientSession, Error> {
-        let begun = self.client.start_session().snapshot(true).await;
+        let begun = self.client.client.start_session().snapshot(true).await;
         begun.map_err(|e| self.failed("begin to read one state", &e))
     }
 
     /// A session whose reads see everything up to a moment, at least.
     pub(crate) async fn after(&self, at: Option<Timestamp>) -> Result<ClientSession, Error> {
-        let begun = self.client.start_session().causal_consistency(true).await;
+        let begun = self.client.client.start_session().causal_consistency(true).await;
         let mut session = begun.map_err(|e| self.failed("begin to read", &e))?;
         if let Some(at) = at {
             session.advance_operation_time(at);
@@ -232,14 +273,15 @@ fn unfit(address: &Address, said: &Document) -> Option<Error> {
 }
 
 /// Where no server was found that can be written to: what the first of them says by itself.
-async fn why_not(address: &Address, error: &Cause) -> Option<Error> {
+async fn why_not(address: &Address, permits: &Permits, error: &Cause) -> Option<Error> {
     let ErrorKind::ServerSelection { .. } = &*error.kind else { return None };
-    let mut options = address.options().await.ok()?;
+    let mut options = address.options(1).await.ok()?;
     options.hosts.truncate(1);
     (options.direct_connection, options.repl_set_name, options.srv_max_hosts) = (Some(true), None, None);
     options.credential = None;
     let client = Client::with_options(options).ok()?;
-    let said = client.database("admin").run_command(doc! { "hello": 1 }).await.ok()?;
+    let counted = Counted { client, permits: permits.clone() };
+    let said = counted.client.database("admin").run_command(doc! { "hello": 1 }).await.ok()?;
     if let Some(error) = unfit(address, &said) {
         return Some(error);
     }

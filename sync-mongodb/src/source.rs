@@ -35,10 +35,14 @@ use self::reading::Reading;
 use self::stream::{Followed, Stream};
 use self::survey::Surveyor;
 use crate::Address;
+use crate::address::WATCHING;
 use crate::session::Session;
 
 /// What MongoDB 6.0 says of itself: the first that tells documents as they were after a change.
 const IMAGES: i32 = 17;
+
+/// Connections at most that read rows.
+const READING: u32 = 1;
 
 /// What of a database is wanted.
 #[derive(Clone, Debug, Default)]
@@ -110,6 +114,11 @@ impl MongoSource {
         }
     }
 
+    /// What asks, what waits for changes, and both ways what writes.
+    fn pool(&self) -> u32 {
+        if self.two_way.is_some() { 3 } else { 2 }
+    }
+
     fn session(&self) -> Result<&Session, Error> {
         self.session.as_ref().ok_or_else(unconnected)
     }
@@ -164,10 +173,18 @@ impl Source for MongoSource {
         self.let_go();
     }
 
+    fn connections(&self) -> u32 {
+        self.pool() + WATCHING
+    }
+
+    fn connections_to_read(&self) -> u32 {
+        READING + WATCHING
+    }
+
     async fn connect(&mut self) -> Result<String, Error> {
         self.disconnect();
         let is_two_way = self.two_way.is_some();
-        let (session, said) = Session::open_to_follow(&self.address, is_two_way).await?;
+        let (session, said) = Session::open_to_follow(&self.address, self.pool(), is_two_way).await?;
         if is_two_way {
             hub::check_server(&self.address, &said)?;
         }
@@ -179,7 +196,7 @@ impl Source for MongoSource {
 
     async fn connect_to_copy(&mut self) -> Result<String, Error> {
         self.disconnect();
-        let (session, said) = Session::open_to_follow(&self.address, false).await?;
+        let (session, said) = Session::open_to_follow(&self.address, READING, false).await?;
         self.reader = Some(Reader::of_one_moment(&session).await?);
         (self.session, self.said, self.is_once) = (Some(session), said, true);
         Ok(self.address.name().to_owned())
@@ -187,7 +204,7 @@ impl Source for MongoSource {
 
     async fn connect_to_look(&mut self) -> Result<bool, Error> {
         self.disconnect();
-        let (session, said) = Session::open_to_follow(&self.address, false).await?;
+        let (session, said) = Session::open_to_follow(&self.address, READING, false).await?;
         self.reader = Some(Reader::after(&session, None).await?);
         (self.session, self.said, self.is_once) = (Some(session), said, true);
         // What documents have they tell.

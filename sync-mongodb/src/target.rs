@@ -27,9 +27,13 @@ use self::journal::Segment;
 pub(crate) use self::kept::{LEASE, UNDER_WAY};
 use self::reading::{Hold, Reading};
 use self::writing::Pending;
+use crate::address::WATCHING;
 use crate::error::code;
 use crate::session::Session;
 use crate::{Address, error};
+
+/// Connections at most that write rows.
+const WRITING: u32 = 1;
 
 /// A database of MongoDB.
 pub struct Mongo {
@@ -148,9 +152,13 @@ impl Target for Mongo {
         std::iter::once(table.create(false)).chain(indexes).collect()
     }
 
+    fn connections(&self) -> u32 {
+        WRITING + WATCHING
+    }
+
     async fn connect(&mut self) -> Result<Option<Kept<MongoTable>>, Error> {
         self.disconnect();
-        self.session = Some(Session::open(&self.address, self.options.schema.as_deref()).await?);
+        self.session = Some(Session::open(&self.address, WRITING, self.options.schema.as_deref()).await?);
         if !self.has_begun().await? {
             return Ok(None);
         }

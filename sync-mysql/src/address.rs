@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use litekeep_schema::portable::mysql::Flavor;
-use litekeep_sync::{Error, Kind};
+use litekeep_sync::{Budget, Error, Kind};
 use mysql_async::{Opts, OptsBuilder, SslOpts, UrlError};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -28,6 +28,8 @@ pub struct Address {
     flavor: Flavor,
     /// Without the password.
     name: String,
+    /// How many connections there may be.
+    pub(crate) budget: Budget,
 }
 
 impl Address {
@@ -75,12 +77,23 @@ impl Address {
             Some(other) => return Err(invalid(format!("`ssl-mode={other}` is none of MySQL's"))),
         };
         let name = name(scheme, &opts);
-        Ok(Address { opts, has_tls, ca_file, flavor, name })
+        Ok(Address { opts, has_tls, ca_file, flavor, name, budget: Budget::default() })
     }
 
     /// The user, the server and the database.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same with so many connections at most.
+    #[must_use]
+    pub fn within(self, budget: Budget) -> Address {
+        Address { budget, ..self }
+    }
+
+    /// The server, for those who count its connections: the same for all users and databases.
+    pub fn server(&self) -> String {
+        format!("mysql://{}:{}", self.opts.ip_or_hostname().to_ascii_lowercase(), self.opts.tcp_port())
     }
 
     /// The user, for statements that give it rights.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use litekeep_schema::portable::mysql::{Calendar, Flavor, Given, Raw};
-use litekeep_sync::{Error, Kind};
+use litekeep_sync::{Error, Kind, Permits};
 use mysql_async::prelude::{AsQuery, Queryable as _};
 use mysql_async::{Conn, InfileData, Row, Value as Cell};
 use tokio::sync::mpsc;
@@ -17,6 +17,9 @@ pub(crate) type Text = Option<Vec<u8>>;
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(20);
+/// How long a connection may take to end.
+const ENDING: Duration = Duration::from_secs(25);
+const UNLISTED: Duration = Duration::from_millis(100);
 /// Bytes of LOAD DATA that go at once.
 const BLOCK: usize = 256 << 10;
 /// What a statement has beside its rows, at most.
@@ -30,7 +33,9 @@ const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_BACKSLASH_E
 /// A connection. Ends when it is dropped.
 pub(crate) struct Session {
     address: Address,
-    conn: Conn,
+    /// Until it is dropped.
+    conn: Option<Conn>,
+    permits: Permits,
     flavor: Flavor,
     /// Bytes that a statement can have.
     packet: usize,
@@ -38,8 +43,51 @@ pub(crate) struct Session {
     has_local_files: bool,
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        let Some(conn) = self.conn.take() else { return };
+        // Else it ends by itself, and nobody needs to know when.
+        if self.permits.are_counted() {
+            self.permits.clone().keep_until(closed(conn));
+        }
+    }
+}
+
+/// Ends a connection, and tells whether the server has closed it: of one that ends by the client's word nobody hears when.
+async fn closed(mut conn: Conn) -> bool {
+    let kill = kill(conn.id());
+    let ended = async {
+        // One that was ended by others may count for a while longer. Answers that nobody has waited for come first.
+        let mut answered = conn.query_drop(kill).await;
+        let is_ours = is_answer(&answered);
+        while is_answer(&answered) {
+            answered = conn.ping().await;
+        }
+        // It is off the list of connections a moment after it is closed.
+        tokio::time::sleep(UNLISTED).await;
+        is_ours
+    };
+    match tokio::time::timeout(ENDING, ended).await {
+        Ok(is_ours) => is_ours,
+        Err(_) => {
+            _ = conn.disconnect().await;
+            false
+        }
+    }
+}
+
+fn is_answer(answered: &Result<(), mysql_async::Error>) -> bool {
+    matches!(answered, Ok(()) | Err(mysql_async::Error::Server(_)))
+}
+
+/// Ends a connection of the same user.
+pub(crate) fn kill(id: u32) -> String {
+    format!("KILL CONNECTION {id}")
+}
+
 impl Session {
-    pub(crate) async fn open(address: &Address) -> Result<Session, Error> {
+    pub(crate) async fn open(address: &Address, permits: &Permits) -> Result<Session, Error> {
+        let counted = permits.opening();
         let failed = |e: &mysql_async::Error| error::server(address, "connect", e);
         let opening = tokio::time::timeout(CONNECT, Conn::new(address.opts()?));
         let Ok(conn) = opening.await else {
@@ -65,7 +113,12 @@ impl Session {
             return Err(Error::with_hint(Kind::Invalid, message, hint));
         }
         let packet = usize::try_from(packet).unwrap_or(usize::MAX).saturating_sub(AROUND).max(AROUND);
-        Ok(Session { address: address.clone(), conn, flavor, packet, has_local_files: local == 1 })
+        let (address, permits) = (address.clone(), counted.done());
+        Ok(Session { address, conn: Some(conn), permits, flavor, packet, has_local_files: local == 1 })
+    }
+
+    fn conn(&mut self) -> &mut Conn {
+        self.conn.as_mut().expect("it is there until it is dropped")
     }
 
     pub(crate) fn flavor(&self) -> Flavor {
@@ -98,13 +151,13 @@ impl Session {
     /// The same, for one that may fail by its data.
     pub(crate) async fn try_run(&mut self, sql: impl AsQuery) -> Result<u64, mysql_async::Error> {
         let query = sql.as_query().into_owned();
-        self.conn.query_drop(query).await?;
-        Ok(self.conn.affected_rows())
+        self.conn().query_drop(query).await?;
+        Ok(self.conn().affected_rows())
     }
 
     /// Runs statements one after the other until one fails; how many rows they found together.
     pub(crate) async fn try_run_all(&mut self, sql: impl AsQuery) -> Result<u64, mysql_async::Error> {
-        let mut result = self.conn.query_iter(sql.as_query().into_owned()).await?;
+        let mut result = self.conn().query_iter(sql.as_query().into_owned()).await?;
         let mut found = result.affected_rows();
         while !result.is_empty() {
             result.collect::<Row>().await?;
@@ -115,7 +168,7 @@ impl Session {
 
     /// Rows of a statement, each value as text; `None`: NULL.
     pub(crate) async fn texts(&mut self, doing: &str, sql: &str) -> Result<Vec<Vec<Option<String>>>, Error> {
-        let rows: Vec<Row> = self.conn.query(sql).await.map_err(|e| self.failed(doing, &e))?;
+        let rows: Vec<Row> = self.conn().query(sql).await.map_err(|e| self.failed(doing, &e))?;
         let text = |cell: Cell| match cell {
             Cell::NULL => None,
             Cell::Bytes(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
@@ -150,8 +203,8 @@ impl Session {
         (most, most_bytes): (usize, usize),
         given: &mpsc::Sender<Result<Vec<Vec<Option<Raw>>>, Error>>,
     ) -> Result<(), mysql_async::Error> {
-        let statement = self.conn.prep(sql).await?;
-        let mut coming = self.conn.exec_iter(&statement, ()).await?;
+        let statement = self.conn().prep(sql).await?;
+        let mut coming = self.conn().exec_iter(&statement, ()).await?;
         let (mut rows, mut bytes) = (vec![], 0);
         loop {
             let row: Option<Row> = coming.next().await?;
@@ -174,14 +227,14 @@ impl Session {
             }
         }
         drop(coming);
-        self.conn.close(statement).await
+        self.conn().close(statement).await
     }
 
     async fn cells(&mut self, sql: impl AsQuery) -> Result<Vec<Vec<Cell>>, mysql_async::Error> {
         let query = sql.as_query().into_owned();
-        let statement = self.conn.prep(query).await?;
-        let rows: Vec<Row> = self.conn.exec(&statement, ()).await?;
-        self.conn.close(statement).await?;
+        let statement = self.conn().prep(query).await?;
+        let rows: Vec<Row> = self.conn().exec(&statement, ()).await?;
+        self.conn().close(statement).await?;
         Ok(rows.into_iter().map(Row::unwrap).collect())
     }
 
@@ -201,12 +254,12 @@ impl Session {
         }
         blocks.push(Ok(Bytes::from(block)));
         // The handler is for one statement, and gives only this, whatever file the server asks for.
-        self.conn.set_infile_handler(async move {
+        self.conn().set_infile_handler(async move {
             let stream: InfileData = futures::stream::iter(blocks).boxed();
             Ok(stream)
         });
-        self.conn.query_drop(sql).await?;
-        Ok((self.conn.get_warnings() == 0).then(|| self.conn.affected_rows()))
+        self.conn().query_drop(sql).await?;
+        Ok((self.conn().get_warnings() == 0).then(|| self.conn().affected_rows()))
     }
 }
 

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use litekeep_schema::portable::Note;
 use litekeep_schema::portable::mysql::{Flavor, Inward};
 use litekeep_sync::source::{Event, Rows, Source, SourceTable, SourceType, Standing};
-use litekeep_sync::{Error, Kind, Value};
+use litekeep_sync::{Error, Kind, Permits, Value};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -73,6 +73,14 @@ pub struct MysqlSource {
     ready: VecDeque<Event>,
     /// What it has where rows go there, too.
     two_way: Option<TwoWay>,
+    /// While it is connected.
+    permits: Permits,
+}
+
+impl Drop for MysqlSource {
+    fn drop(&mut self) {
+        self.disconnect();
+    }
 }
 
 impl MysqlSource {
@@ -99,6 +107,7 @@ impl MysqlSource {
             other_xas: HashSet::new(),
             ready: VecDeque::new(),
             two_way: None,
+            permits: Permits::default(),
         }
     }
 
@@ -137,14 +146,37 @@ impl Source for MysqlSource {
     }
 
     fn disconnect(&mut self) {
-        (self.reading, self.whole, self.stream, self.asked, self.catalog) = (None, None, None, None, None);
+        (self.reading, self.whole, self.asked) = (None, None, None);
+        if let (Some(stream), Some(catalog), true) =
+            (self.stream.take(), &self.catalog, self.permits.are_counted())
+        {
+            let catalog = catalog.clone();
+            std::mem::take(&mut self.permits).keep_until(async move {
+                stream.close(catalog.lock().await.session()).await;
+                true
+            });
+        }
+        self.catalog = None;
         self.tables.clear();
         self.let_go_of_writer();
+        self.permits = Permits::default();
+    }
+
+    /// What asks, what the log comes over, and both ways what writes.
+    fn connections(&self) -> u32 {
+        if self.two_way.is_some() { 3 } else { 2 }
+    }
+
+    fn connections_to_read(&self) -> u32 {
+        1
     }
 
     async fn connect(&mut self) -> Result<String, Error> {
         self.disconnect();
-        let (catalog, server) = Catalog::open(&self.address, &self.wanted, self.two_way.is_some()).await?;
+        self.permits = self.address.budget.take(self.connections()).await?;
+        let is_written_to = self.two_way.is_some();
+        let (catalog, server) =
+            Catalog::open(&self.address, &self.wanted, &self.permits, is_written_to).await?;
         (self.flavor, self.has_gtids) = (catalog.flavor(), catalog.has_gtids());
         self.catalog = Some(Arc::new(Mutex::new(catalog)));
         self.connect_writer().await?;
@@ -153,7 +185,8 @@ impl Source for MysqlSource {
 
     async fn connect_to_copy(&mut self) -> Result<String, Error> {
         self.disconnect();
-        let catalog = Catalog::open_to_copy(&self.address, &self.wanted).await?;
+        self.permits = self.address.budget.take(self.connections_to_read()).await?;
+        let catalog = Catalog::open_to_copy(&self.address, &self.wanted, &self.permits).await?;
         (self.flavor, self.has_gtids) = (catalog.flavor(), catalog.has_gtids());
         self.catalog = Some(Arc::new(Mutex::new(catalog)));
         Ok(self.address.name().to_owned())
@@ -161,7 +194,8 @@ impl Source for MysqlSource {
 
     async fn connect_to_look(&mut self) -> Result<bool, Error> {
         self.disconnect();
-        let catalog = Catalog::open_to_look(&self.address, &self.wanted).await?;
+        self.permits = self.address.budget.take(self.connections_to_read()).await?;
+        let catalog = Catalog::open_to_look(&self.address, &self.wanted, &self.permits).await?;
         self.flavor = catalog.flavor();
         self.catalog = Some(Arc::new(Mutex::new(catalog)));
         Ok(true)
@@ -179,7 +213,8 @@ impl Source for MysqlSource {
     async fn prepare(&mut self, slot: &str, _: &[SourceTable]) -> Result<String, Error> {
         let mut catalog = self.catalog().await?;
         let position = catalog.visible().await?;
-        catalog.try_log(&position, catalog.replica(slot)).await.map_err(Refused::error)?;
+        let replica = catalog.replica(slot);
+        catalog.try_log(&position, replica).await.map_err(Refused::error)?;
         Ok(position.to_string())
     }
 
@@ -194,7 +229,8 @@ impl Source for MysqlSource {
         if !matches!(position, Position::Domains(_)) && !catalog.now().await?.is_at(&position) {
             return Ok(Standing::Beyond);
         }
-        match catalog.try_log(&position, catalog.replica(slot)).await {
+        let replica = catalog.replica(slot);
+        match catalog.try_log(&position, replica).await {
             Ok(()) => Ok(Standing::There),
             Err(Refused::Purged(error)) => {
                 tracing::warn!("{error}");
@@ -239,9 +275,13 @@ impl Source for MysqlSource {
         self.coming.clear();
         self.other_xas.clear();
         self.ready.clear();
-        (self.asked, self.goal, self.is_asked, self.stream) = (None, None, false, None);
+        (self.asked, self.goal, self.is_asked) = (None, None, false);
+        if let Some(used) = self.stream.take() {
+            used.close(self.catalog().await?.session()).await;
+        }
         self.transaction = Transaction::default();
-        let stream = Stream::open(&self.address, self.flavor, self.replica_id, &self.position).await;
+        let (replica, position) = (self.replica_id, &self.position);
+        let stream = Stream::open(&self.address, self.flavor, replica, position, &self.permits).await;
         self.stream = Some(stream.map_err(Refused::error)?);
         self.look_for_tables().await
     }
@@ -287,7 +327,7 @@ impl Source for MysqlSource {
 
     /// The server keeps nothing.
     async fn forget(&mut self, _: &str) -> Result<(), Error> {
-        self.stream = None;
+        self.disconnect();
         Ok(())
     }
 }

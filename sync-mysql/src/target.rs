@@ -374,9 +374,14 @@ impl Target for Mysql {
         std::iter::once(self.create(table)).chain(indexes).collect()
     }
 
+    fn connections(&self) -> u32 {
+        1
+    }
+
     async fn connect(&mut self) -> Result<Option<Kept<MyTable>>, Error> {
         self.session = None;
-        self.session = Some(Session::open(&self.address).await?);
+        let permits = self.address.budget.take(self.connections()).await?;
+        self.session = Some(Session::open(&self.address, &permits).await?);
         let state = self.state();
         if !self.is_there(&state).await? {
             return Ok(None);

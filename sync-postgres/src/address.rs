@@ -6,10 +6,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use litekeep_sync::{Error, Kind};
+use litekeep_sync::{Budget, Error, Kind};
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 
+pub(crate) const PORT: u16 = 5432;
 /// How long a connection may take to be made: a database of Neon's that sleeps needs seconds.
 const CONNECT: Duration = Duration::from_secs(20);
 /// How long the other side may be silent when it should have answered the kernel.
@@ -23,6 +24,8 @@ pub struct Address {
     pub(crate) ca_file: Option<PathBuf>,
     /// Without the password.
     name: String,
+    /// How many connections there may be.
+    pub(crate) budget: Budget,
 }
 
 impl Address {
@@ -62,12 +65,30 @@ impl Address {
             config.application_name("litekeep");
         }
         let name = name(&config);
-        Ok(Address { config, ca_file, name })
+        Ok(Address { config, ca_file, name, budget: Budget::default() })
     }
 
     /// The user, the server and the database.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same with so many connections at most.
+    #[must_use]
+    pub fn within(self, budget: Budget) -> Address {
+        Address { budget, ..self }
+    }
+
+    /// The server, for those who count its connections: the same for all users and databases.
+    pub fn server(&self) -> String {
+        let config = &self.config;
+        let port = |nth: usize| config.get_ports().get(nth).or(config.get_ports().first()).copied();
+        let one = |(nth, host): (usize, &Host)| match host {
+            Host::Tcp(name) => format!("{}:{}", name.to_ascii_lowercase(), port(nth).unwrap_or(PORT)),
+            Host::Unix(dir) => format!("{}:{}", dir.display(), port(nth).unwrap_or(PORT)),
+        };
+        let hosts: Vec<String> = config.get_hosts().iter().enumerate().map(one).collect();
+        format!("postgres://{}", hosts.join(","))
     }
 
     /// The user, for statements that give it rights.
@@ -98,7 +119,7 @@ fn name(config: &Config) -> String {
         Some(Host::Unix(path)) => path.display().to_string(),
         None => String::new(),
     };
-    let port = config.get_ports().first().filter(|port| **port != 5432);
+    let port = config.get_ports().first().filter(|port| **port != PORT);
     let port = port.map_or(String::new(), |port| format!(":{port}"));
     let user = config.get_user().map_or(String::new(), |user| format!("{user}@"));
     format!("postgres://{user}{host}{port}/{}", config.get_dbname().or(config.get_user()).unwrap_or_default())

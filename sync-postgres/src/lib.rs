@@ -14,6 +14,7 @@ mod pgoutput;
 mod replication;
 mod rules;
 mod session;
+mod socket;
 pub mod source;
 pub mod target;
 

@@ -5,22 +5,23 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use futures::FutureExt as _;
 use litekeep_env::{Clock as _, SystemClock};
-use litekeep_sync::{Error, Kind};
+use litekeep_sync::{Error, Kind, Permits};
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::backend::{ErrorResponseBody, Message};
 use postgres_protocol::message::frontend;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream};
-use tokio_postgres::config::{Host, SslMode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::oneshot;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 use tokio_rustls::TlsConnector;
 
+use crate::socket::{self, Socket, Stream};
 use crate::{Address, error, pgoutput, session};
 
 /// How values are written, whatever the server's own settings are.
@@ -32,19 +33,23 @@ pub(crate) const SETTINGS: [(&str, &str); 6] = [
     ("extra_float_digits", "3"),
     ("bytea_output", "hex"),
 ];
-const DEFAULT_PORT: u16 = 5432;
 /// The first byte of the answer to START_REPLICATION, CopyBothResponse, and of one that has the same form, CopyOutResponse.
 const COPY_BOTH: u8 = b'W';
 const COPY_OUT: u8 = b'H';
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Stream for S {}
-
 /// Such a connection.
 pub(crate) struct Replication {
     address: Address,
-    stream: Box<dyn Stream>,
+    /// Until it is let go of.
+    stream: Option<Box<dyn Stream>>,
     received: BytesMut,
+    permits: Permits,
+}
+
+impl Drop for Replication {
+    fn drop(&mut self) {
+        self.let_go();
+    }
 }
 
 /// What has come.
@@ -56,40 +61,53 @@ pub(crate) enum Received {
 }
 
 impl Replication {
-    pub(crate) async fn open(address: &Address) -> Result<Replication, Error> {
-        let config = &address.config;
-        let timeout = config.get_connect_timeout().copied().unwrap_or(Duration::from_secs(20));
-        let mut failed = None;
-        for (nth, host) in config.get_hosts().iter().enumerate() {
-            let ports = config.get_ports();
-            let port = ports.get(nth).or(ports.first()).copied().unwrap_or(DEFAULT_PORT);
-            match tokio::time::timeout(timeout, Replication::open_host(address, host, port)).await {
-                Ok(Ok(opened)) => return Ok(opened),
-                Ok(Err(error)) => failed = Some(error),
-                Err(_) => failed = Some(unavailable(address, "connect", "it does not answer")),
-            }
-        }
-        Err(failed.unwrap_or_else(|| unavailable(address, "connect", "it names no host")))
+    pub(crate) async fn open(address: &Address, permits: &Permits) -> Result<Replication, Error> {
+        let opening = permits.opening();
+        let opened = socket::each_host(address, |socket, name| {
+            Replication::open_over(address, permits, socket, name).boxed()
+        });
+        let opened = opened.await?;
+        opening.done();
+        Ok(opened)
     }
 
-    async fn open_host(address: &Address, host: &Host, port: u16) -> Result<Replication, Error> {
-        let lost = |e: io::Error| unavailable(address, "connect", &e.to_string());
-        let stream: Box<dyn Stream> = match host {
-            Host::Unix(dir) => {
-                Box::new(UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await.map_err(lost)?)
-            }
-            Host::Tcp(name) => {
-                let stream = TcpStream::connect((name.as_str(), port)).await.map_err(lost)?;
-                stream.set_nodelay(true).map_err(lost)?;
-                match address.config.get_ssl_mode() {
-                    SslMode::Disable => Box::new(stream),
-                    _ => Box::new(secured(address, name, stream).await?),
-                }
-            }
+    async fn open_over(
+        address: &Address,
+        permits: &Permits,
+        socket: Socket,
+        name: &str,
+    ) -> Result<Replication, Error> {
+        let stream: Box<dyn Stream> = match address.config.get_ssl_mode() {
+            SslMode::Disable => Box::new(socket),
+            _ => Box::new(secured(address, name, socket).await?),
         };
-        let mut opened = Replication { address: address.clone(), stream, received: BytesMut::new() };
+        let (address, stream) = (address.clone(), Some(stream));
+        let mut opened = Replication { address, stream, received: BytesMut::new(), permits: permits.clone() };
         opened.start_up().await?;
         Ok(opened)
+    }
+
+    /// Ends it, and waits until the server has closed it, which it takes for a connection until then.
+    pub(crate) async fn close(mut self) {
+        if let Some(closed) = self.let_go() {
+            _ = closed.await;
+        }
+    }
+
+    fn let_go(&mut self) -> Option<oneshot::Receiver<()>> {
+        let mut stream = self.stream.take()?;
+        let (done, closed) = oneshot::channel();
+        self.permits.clone().keep_until(async move {
+            let mut out = BytesMut::new();
+            frontend::terminate(&mut out);
+            let is_closed = match stream.write_all(&out).await {
+                Ok(()) => stream.shutdown().await.is_ok(),
+                Err(_) => true,
+            };
+            drop(done);
+            is_closed
+        });
+        Some(closed)
     }
 
     async fn start_up(&mut self) -> Result<(), Error> {
@@ -269,8 +287,9 @@ impl Replication {
 
     async fn send(&mut self, out: BytesMut) -> Result<(), Error> {
         let sent = async {
-            self.stream.write_all(&out).await?;
-            self.stream.flush().await
+            let Some(stream) = &mut self.stream else { return Err(ended()) };
+            stream.write_all(&out).await?;
+            stream.flush().await
         };
         sent.await.map_err(|e| self.lost("write to the server", &e))
     }
@@ -286,7 +305,10 @@ impl Replication {
                 Some(message) => return Ok(message),
                 None => {}
             }
-            let read = self.stream.read_buf(&mut self.received).await;
+            let read = match &mut self.stream {
+                Some(stream) => stream.read_buf(&mut self.received).await,
+                None => Err(ended()),
+            };
             if read.map_err(|e| self.lost(doing, &e))? == 0 {
                 return Err(self.lost(doing, &io::Error::other("the server closed the connection")));
             }
@@ -320,11 +342,15 @@ impl Replication {
     }
 }
 
+fn ended() -> io::Error {
+    io::Error::other("the connection was let go of")
+}
+
 fn unavailable(address: &Address, doing: &str, cause: &str) -> Error {
     Error::new(Kind::Unavailable, format!("{doing} in {}: {cause}", address.name()))
 }
 
-async fn secured(address: &Address, name: &str, mut stream: TcpStream) -> Result<impl Stream + use<>, Error> {
+async fn secured(address: &Address, name: &str, mut stream: Socket) -> Result<impl Stream + use<>, Error> {
     let lost = |e: io::Error| error::lost(address, "connect", &e.to_string());
     let mut out = BytesMut::new();
     frontend::ssl_request(&mut out);

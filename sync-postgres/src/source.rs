@@ -20,7 +20,7 @@ use litekeep_sql::{MirrorColumn, MirrorRules, MirrorTable};
 use litekeep_sync::source::{
     Event, Incoming, NO_KEY, Part, Rows as Which, Source, SourceTable, SourceType, Standing,
 };
-use litekeep_sync::{Error, Kind, Value};
+use litekeep_sync::{Error, Kind, Permits, Value};
 use tokio_postgres::CopyOutStream;
 
 use self::hub::TwoWay;
@@ -69,6 +69,8 @@ pub struct PostgresSource {
     two_way: Option<TwoWay>,
     /// It was connected to only to copy, so that tables have rules of their own.
     is_once: bool,
+    /// While it is connected.
+    permits: Permits,
 }
 
 /// Rows on their way.
@@ -106,13 +108,17 @@ impl PostgresSource {
             ready: VecDeque::new(),
             two_way: None,
             is_once: false,
+            permits: Permits::default(),
         }
     }
 
-    async fn open_session(&mut self) -> Result<(), Error> {
-        (self.reading, self.replication, self.is_once) = (None, None, false);
+    /// Connects anew, where so many connections may be.
+    async fn open_session(&mut self, connections: u32) -> Result<(), Error> {
+        self.disconnect();
+        self.is_once = false;
         self.tables.clear();
-        let session = Session::open(&self.address).await?;
+        self.permits = self.address.budget.take(connections).await?;
+        let session = Session::open(&self.address, &self.permits).await?;
         session.set().await?;
         self.schema = match &self.wanted.schema {
             Some(schema) => schema.clone(),
@@ -454,10 +460,19 @@ impl Source for PostgresSource {
         self.address.name().to_owned()
     }
 
+    /// What asks, what brings changes, and both ways what writes.
+    fn connections(&self) -> u32 {
+        if self.two_way.is_some() { 3 } else { 2 }
+    }
+
+    fn connections_to_read(&self) -> u32 {
+        1
+    }
+
     async fn connect(&mut self) -> Result<String, Error> {
-        self.open_session().await?;
+        self.open_session(self.connections()).await?;
         self.check_rights().await?;
-        let mut replication = Replication::open(&self.address).await?;
+        let mut replication = Replication::open(&self.address, &self.permits).await?;
         let server = replication.identify().await?;
         self.replication = Some(replication);
         self.connect_writer().await?;
@@ -467,10 +482,11 @@ impl Source for PostgresSource {
     fn disconnect(&mut self) {
         (self.session, self.reading, self.replication) = (None, None, None);
         self.let_go_of_writer();
+        self.permits = Permits::default();
     }
 
     async fn connect_to_copy(&mut self) -> Result<String, Error> {
-        self.open_session().await?;
+        self.open_session(self.connections_to_read()).await?;
         let sql = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         self.session()?.run("hold the state of the database", sql).await?;
         self.is_once = true;
@@ -478,7 +494,7 @@ impl Source for PostgresSource {
     }
 
     async fn connect_to_look(&mut self) -> Result<bool, Error> {
-        self.open_session().await?;
+        self.open_session(self.connections_to_read()).await?;
         Ok(true)
     }
 
@@ -706,12 +722,14 @@ impl Source for PostgresSource {
         let from = lsn(position);
         let from = from.ok_or_else(|| Error::new(Kind::Corrupt, format!("`{position}` is no position")))?;
         // One that was used is at the end of what it can do.
-        self.replication.take_if(|_| !self.tables.is_empty());
+        if let Some(used) = self.replication.take_if(|_| !self.tables.is_empty()) {
+            used.close().await;
+        }
         let mut patience = LETS_GO;
         loop {
             let mut replication = match self.replication.take() {
                 Some(unused) => unused,
-                None => Replication::open(&self.address).await?,
+                None => Replication::open(&self.address, &self.permits).await?,
             };
             match replication.start(slot, slot, from, self.two_way.is_some()).await {
                 Ok(()) => {

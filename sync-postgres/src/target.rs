@@ -78,6 +78,13 @@ impl Postgres {
         }
     }
 
+    async fn open_session(&mut self) -> Result<(), Error> {
+        self.session = None;
+        let permits = self.address.budget.take(self.connections()).await?;
+        self.session = Some(Session::open(&self.address, &permits).await?);
+        Ok(())
+    }
+
     fn session(&self) -> Result<&Session, Error> {
         self.session
             .as_ref()
@@ -197,7 +204,7 @@ impl Postgres {
     /// When there is no answer.
     pub async fn settle(&mut self, declared: &[Declaration], keys: bool) -> Result<Vec<String>, Error> {
         let tables = self.declared(declared);
-        self.session = Some(Session::open(&self.address).await?);
+        self.open_session().await?;
         self.begin().await?;
         let numbers: Vec<String> =
             tables.iter().filter_map(|table| table.restart_identity(&self.options)).collect();
@@ -225,7 +232,7 @@ impl Postgres {
     pub async fn let_go(&mut self, declared: &[Declaration]) -> Result<Vec<String>, Error> {
         let paths: Vec<String> =
             self.declared(declared).iter().map(|table| table.path(&self.options)).collect();
-        self.session = Some(Session::open(&self.address).await?);
+        self.open_session().await?;
         let mut statements = vec![];
         for path in paths {
             let sql = "SELECT 1 FROM pg_class c WHERE c.oid = to_regclass($1) AND c.relreplident = 'f' \
@@ -545,9 +552,12 @@ impl Target for Postgres {
         std::iter::once(create).chain(table.0.indexes.iter().cloned()).collect()
     }
 
+    fn connections(&self) -> u32 {
+        1
+    }
+
     async fn connect(&mut self) -> Result<Option<Kept<PgTable>>, Error> {
-        self.session = None;
-        self.session = Some(Session::open(&self.address).await?);
+        self.open_session().await?;
         self.read_kept().await
     }
 

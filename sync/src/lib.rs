@@ -10,6 +10,7 @@
 //! - [`pull`]: from a source to SQLite: first its rows, then every transaction after that.
 //! - [`hub`]: what a database must be able to do for both directions.
 //! - [`two_way`]: SQLite and a hub in step in both directions.
+//! - [`budget`]: how many connections there may be to a server.
 //! - [`cache`]: rows of a source in SQLite, by their keys, as they are asked for.
 //! - [`worker`]: a push or a pull that goes on by itself.
 //!
@@ -22,6 +23,7 @@
 //! - A push neither reads nor writes the application's database: rows come from the log. A pull writes it in ordinary transactions, and so does what goes both ways.
 
 mod batch;
+pub mod budget;
 pub mod cache;
 pub mod compare;
 pub mod copy;
@@ -42,6 +44,7 @@ pub mod two_way;
 pub mod worker;
 
 pub use batch::{Change, Refused};
+pub use budget::{Budget, Permits};
 pub use cache::Cache;
 pub use hub::Hub;
 pub use litekeep_rows::{Error, Kind, Value};

@@ -19,6 +19,9 @@ pub struct Logs {
     nth: usize,
     /// When the best one was last asked.
     asked: Duration,
+    /// How many of them have failed since something was read, and whether the last one is still to be told of.
+    failed: usize,
+    has_failed: bool,
 }
 
 impl Logs {
@@ -30,7 +33,7 @@ impl Logs {
         if stores.is_empty() {
             return Err(Error::new(Kind::Invalid, "the database has no backup, and a sync is read from it"));
         }
-        Ok(Logs { stores, nth: 0, asked: SystemClock.boottime() })
+        Ok(Logs { stores, nth: 0, asked: SystemClock.boottime(), failed: 0, has_failed: false })
     }
 
     /// The last transaction that any of them has; that one is read from now on. Asks all of them.
@@ -77,8 +80,23 @@ impl Logs {
         is_back
     }
 
-    /// The one that is read has failed: the next is.
+    /// The one that is read has failed in the middle of what it has: the next is read from now on.
     pub(crate) fn leave(&mut self) {
+        self.take_next();
+        (self.failed, self.has_failed) = (self.failed + 1, true);
+    }
+
+    /// Whether one was [left](Self::leave) since that was asked last, and the next may have what that could not tell.
+    pub(crate) fn may_go_on(&mut self) -> bool {
+        std::mem::take(&mut self.has_failed) && self.failed < self.stores.len()
+    }
+
+    /// What was read is kept on the other side.
+    pub(crate) fn has_told(&mut self) {
+        self.failed = 0;
+    }
+
+    fn take_next(&mut self) {
         self.nth = (self.nth + 1) % self.stores.len();
     }
 
@@ -96,7 +114,7 @@ impl Logs {
             match attempt(self.stores[self.nth].clone()).await {
                 Ok(found) => return Ok(found),
                 Err(error) => {
-                    self.leave();
+                    self.take_next();
                     let may_pass = |error: &Error| error.kind() == Kind::Unavailable;
                     if failed.as_ref().is_none_or(|failed| !may_pass(failed) && may_pass(&error)) {
                         failed = Some(error);

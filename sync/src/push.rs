@@ -213,6 +213,7 @@ impl<T: Target> Push<T> {
     fn committed(&mut self, stage: Stage) {
         let kept = self.kept.as_mut().expect("a stage was kept");
         (kept.stage, kept.refused) = (stage, self.target.refused());
+        self.settings.logs.has_told();
     }
 
     async fn finish_copy(&mut self, txid: String, time_ms: i64) -> Result<(), Error> {
@@ -461,6 +462,10 @@ impl<T: Target> Flow for Push<T> {
             self.feed = None;
         }
         Ok(reads_another)
+    }
+
+    fn leaves_log(&mut self) -> bool {
+        self.settings.logs.may_go_on()
     }
 
     fn is_under_way(&mut self) -> &mut bool {

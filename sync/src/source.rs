@@ -185,6 +185,12 @@ pub trait Source: Send {
     /// The server and the database, without a password.
     fn name(&self) -> String;
 
+    /// How many connections it has at most that is [connected](Self::connect), as a [hub](crate::hub::Hub) those that write included.
+    fn connections(&self) -> u32;
+
+    /// The same where it is connected [to copy](Self::connect_to_copy), or [to look](Self::connect_to_look).
+    fn connections_to_read(&self) -> u32;
+
     /// Connects anew; who the server is.
     ///
     /// # Errors
@@ -311,6 +317,14 @@ pub async fn surveyed(source: &mut impl Source, cut: &Cut) -> Result<Vec<(Source
 impl<S: Source + ?Sized> Source for Box<S> {
     fn name(&self) -> String {
         (**self).name()
+    }
+
+    fn connections(&self) -> u32 {
+        (**self).connections()
+    }
+
+    fn connections_to_read(&self) -> u32 {
+        (**self).connections_to_read()
     }
 
     async fn connect(&mut self) -> Result<String, Error> {

@@ -114,6 +114,9 @@ pub trait Target: Send {
     /// The statements that make a table, its indexes last.
     fn statements(&self, table: &Self::Table) -> Vec<String>;
 
+    /// How many connections it has at most.
+    fn connections(&self) -> u32;
+
     /// Connects anew, and tells what is kept of the sync; `None`: it has not begun.
     ///
     /// # Errors

@@ -523,6 +523,10 @@ impl<H: Hub> Flow for TwoWay<H> {
         Ok(reads_another)
     }
 
+    fn leaves_log(&mut self) -> bool {
+        self.settings.push.logs.may_go_on()
+    }
+
     fn is_under_way(&mut self) -> &mut bool {
         &mut self.is_under_way
     }

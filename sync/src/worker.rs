@@ -61,6 +61,11 @@ pub trait Flow: Send {
         Ok(false)
     }
 
+    /// After an error: whether that was one of the log which was read, of which a copy in another place is read from now on.
+    fn leaves_log(&mut self) -> bool {
+        false
+    }
+
     /// Whether a step was not awaited to its end.
     fn is_under_way(&mut self) -> &mut bool;
 
@@ -191,7 +196,13 @@ impl Worker {
     /// # Errors
     /// As there.
     pub async fn step(&mut self) -> Result<Step, Error> {
-        let stepped = self.flow.step().await;
+        let mut stepped = self.flow.step().await;
+        if let Err(error) = &stepped
+            && self.flow.leaves_log()
+        {
+            tracing::warn!(sync = self.name, "{error}: goes on with what another backup has");
+            stepped = Ok(Step::More);
+        }
         let progress = self.flow.progress();
         if progress.is_some() && progress != self.state.progress {
             self.state.confirmed_ms = Some(SystemClock.unix_ms());

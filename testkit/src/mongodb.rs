@@ -271,6 +271,18 @@ impl Mongodb {
     }
 }
 
+/// Asks the server of a URL, over connections of its own that stay, whatever becomes of the server: runs a command in a database.
+///
+/// # Errors
+/// When the URL is none.
+pub fn asking(url: &str) -> Result<impl Fn(&str, Document) -> Result<Document> + Send + use<>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let client = runtime.block_on(Client::with_uri_str(url))?;
+    Ok(move |database: &str, command: Document| {
+        Ok(runtime.block_on(client.database(database).run_command(command).into_future())?)
+    })
+}
+
 fn is_transient(error: &anyhow::Error) -> bool {
     let cause = error.downcast_ref::<mongodb::error::Error>();
     cause.is_some_and(|cause| cause.contains_label(mongodb::error::TRANSIENT_TRANSACTION_ERROR))

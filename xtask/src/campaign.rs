@@ -74,6 +74,16 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Test("litekeep", "follow::interruptions::power_cuts_leave_what_the_log_mends"),
     },
     Campaign {
+        name: "graduate",
+        about: "an application on its way to PostgreSQL, whose command is killed at any moment: no operation is lost, and SQLite gets what is written there",
+        how: How::Test("litekeep", "graduate::killed_in_the_middle_it_goes_on"),
+    },
+    Campaign {
+        name: "graduate-mariadb",
+        about: "the same to MariaDB",
+        how: How::Test("litekeep", "graduate::killed_in_the_middle_of_the_way_to_mariadb_it_goes_on"),
+    },
+    Campaign {
         name: "failovers",
         about: "three nodes whose primary is killed, stopped or hands over: one leads at a time, and what was acknowledged is in the log or in a fork",
         how: How::Test("litekeep", "cluster::failovers::nothing_acknowledged_is_lost_in_failovers"),

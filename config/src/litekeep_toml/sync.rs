@@ -18,7 +18,7 @@ const TIMES: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(366 * 8
 /// What only a cache has.
 const OF_CACHE: [&str; 5] = ["ttl", "stale", "negative_ttl", "max_rows", "follow"];
 
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "name",
     "from",
     "to",
@@ -36,6 +36,7 @@ const KEYS: [&str; 20] = [
     "rename",
     "types",
     "conflict",
+    "max_connections",
     "every",
     "cron",
     "time_zone",
@@ -103,6 +104,10 @@ impl Reader<'_> {
             }
             None => (ConflictPolicy::default(), BTreeMap::new()),
         };
+        let max_connections = match get("max_connections") {
+            Some(found) => Some(self.count(found, 1..=10_000)? as u32),
+            None => None,
+        };
         let schedule = self.schedule(entries, "a sync")?;
         Some(SyncConfig {
             name: name??,
@@ -119,6 +124,7 @@ impl Reader<'_> {
             cache,
             conflict,
             conflicts,
+            max_connections,
         })
     }
 

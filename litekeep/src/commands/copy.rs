@@ -4,14 +4,16 @@ use anyhow::{Context as _, Result};
 use litekeep_config::{Direction, OtherSide, SyncConfig};
 use litekeep_sync::cut::Cut;
 use litekeep_sync::transfer::{self, Copied, Parts};
-use litekeep_sync::{Pull, Target, pull};
+use litekeep_sync::{Budget, Pull, Source as _, Target, pull};
 use serde::Serialize;
 
-use super::sync::{Difference, PlannedNote, Refused, differences, plan_pull, planned, refused_rows};
+use super::sync::{
+    Connections, Difference, PlannedNote, Refused, differences, plan_pull, planned, refused_rows,
+};
 use crate::args::copy::{Copy as Args, Place};
 use crate::report::progress::Rows;
 use crate::report::{self, Failure, Format, Outcome, text};
-use crate::syncs::{side, source, with_side};
+use crate::syncs::{budget, side, source, with_side};
 
 pub(super) async fn run(args: &Args, format: Format) -> Result<Outcome> {
     copy(args, format).await.context("copy a database")
@@ -19,20 +21,21 @@ pub(super) async fn run(args: &Args, format: Format) -> Result<Outcome> {
 
 async fn copy(args: &Args, format: Format) -> Result<Outcome> {
     let config = config(args)?;
+    let budget = budget::of_server(&config.other, format);
     let parts = match (args.schema_only, args.data_only) {
         (true, _) => Parts::Schema,
         (_, true) => Parts::Rows,
         _ => Parts::All,
     };
     if config.direction == Direction::Pull {
-        return into_sqlite(&config, parts, args.dry_run, format).await;
+        return into_sqlite((&config, &budget), parts, args.dry_run, format).await;
     }
     if !config.database.exists() {
         let message = format!("there is no `{}`", config.database.display());
         let hint = "the first place is copied to the second: to copy from the server, exchange them";
         return Err(Failure::invalid(message).hint(hint).into());
     }
-    with_side!(side(&config)?, target => to_server(&config, target, parts, args.dry_run, format).await)
+    with_side!(side(&config, &budget)?, target => to_server((&config, &budget), target, parts, args.dry_run, format).await)
 }
 
 /// The same as a sync of the configuration would be.
@@ -78,11 +81,12 @@ fn config(args: &Args) -> Result<SyncConfig> {
         cache,
         conflict,
         conflicts,
+        max_connections: None,
     })
 }
 
 async fn to_server<T: Target>(
-    config: &SyncConfig,
+    (config, budget): (&SyncConfig, &Budget),
     mut target: T,
     parts: Parts,
     dry_run: bool,
@@ -90,7 +94,13 @@ async fn to_server<T: Target>(
 ) -> Result<Outcome> {
     let (database, tables) = (config.database.clone(), config.tables.clone());
     if dry_run {
-        return planned((&database, "copy"), (&tables, Cut::default()), &target, format).await;
+        return planned(
+            (&database, "copy", Connections(target.connections(), budget.most())),
+            (&tables, Cut::default()),
+            &target,
+            format,
+        )
+        .await;
     }
     let shown = Rows::new(format);
     let settings = transfer::Settings { database, tables, parts };
@@ -100,10 +110,22 @@ async fn to_server<T: Target>(
     Ok(told(from, target.name(), copied?, format))
 }
 
-async fn into_sqlite(config: &SyncConfig, parts: Parts, dry_run: bool, format: Format) -> Result<Outcome> {
-    let source = source(config)?;
+async fn into_sqlite(
+    (config, budget): (&SyncConfig, &Budget),
+    parts: Parts,
+    dry_run: bool,
+    format: Format,
+) -> Result<Outcome> {
+    let source = source(config, budget)?;
     if dry_run {
-        return plan_pull("copy", (source, &Cut::default()), true, format).await;
+        return plan_pull(
+            "copy",
+            Connections(source.connections_to_read(), budget.most()),
+            (source, &Cut::default()),
+            true,
+            format,
+        )
+        .await;
     }
     let (name, database) = (config.name.clone(), config.database.clone());
     let to = database.display().to_string();

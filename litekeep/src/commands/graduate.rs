@@ -28,7 +28,7 @@ use litekeep_sync::cut::Cut;
 use litekeep_sync::push::is_wanted;
 use litekeep_sync::target::Target;
 use litekeep_sync::worker::{Rhythm, State, Worker};
-use litekeep_sync::{Source as _, copy, two_way};
+use litekeep_sync::{Budget, Source as _, copy, two_way};
 use serde::{Deserialize, Serialize};
 
 use self::moment::{Held, durable, reach};
@@ -40,7 +40,7 @@ use crate::followers::Followers;
 use crate::report::progress::Rows;
 use crate::report::{self, Failure, Format, Kind, Outcome, text};
 use crate::settings::{Database, Settings, Stores, database};
-use crate::syncs::{DatabaseSync, Side, source, with_side};
+use crate::syncs::{DatabaseSync, Side, budget, source, with_side};
 
 /// How long rows without a parent are looked for.
 const LONG: Duration = Duration::from_secs(3600);
@@ -108,6 +108,7 @@ struct Graduation {
     other: OtherSide,
     url: String,
     kept: Kept,
+    budget: Budget,
     format: Format,
 }
 
@@ -168,7 +169,13 @@ impl Graduation {
             has_keys: false,
             came_ms: None,
         };
-        let mut graduation = Graduation { database, other, url: args.to.clone(), kept, format };
+        let budget = match &settings {
+            Some(settings) => budget::of_configuration(settings, &other)?,
+            None => Budget::default(),
+        };
+        let mut graduation = Graduation { database, other, url: args.to.clone(), kept, budget, format };
+        // What compares is beside what keeps both in step.
+        graduation.budget.fits(2 * graduation.sync().connections()?)?;
         let asked = graduation.kept.clone();
         if let Some(begun) = begun {
             graduation.kept = begun;
@@ -254,8 +261,11 @@ impl Graduation {
             cache: None,
             conflict,
             conflicts: BTreeMap::new(),
+            max_connections: None,
         };
-        DatabaseSync::new(config, self.database.clone())
+        let mut sync = DatabaseSync::new(config, self.database.clone());
+        sync.budget = self.budget.clone();
+        sync
     }
 
     fn two_way(&self) -> Result<litekeep_sync::TwoWay<Box<dyn litekeep_sync::Hub>>> {
@@ -403,7 +413,8 @@ impl Graduation {
     ) -> Result<Report> {
         let mut worker = self.worker()?;
         let goal = durable(&self.database.meta_dir);
-        let was_switching = self.kept.stage == Stage::Switching && self.sync().is_two_way();
+        let was_killed = self.kept.stage == Stage::Switching;
+        let was_switching = was_killed && self.sync().is_two_way();
         match was_switching {
             true => reach(&mut worker, goal, self.what_is_there_has_come().await?, |_| ()).await?,
             false => reach(&mut worker, goal, |_| true, |_| ()).await?,
@@ -442,6 +453,14 @@ impl Graduation {
         })??;
         let while_held = again.is_some();
         let found = again.unwrap_or(found);
+        if !found.is_equal() && was_killed && !was_switching {
+            // As above: what the server has over SQLite tells that the application may use it already.
+            self.step("letting the application use the server, once more");
+            switch.to(&self.url).await.context("switch the application")?;
+            self.keep(Stage::Switched)?;
+            held.release()?;
+            return Ok(self.report("switched"));
+        }
         if !found.is_equal() {
             held.release()?;
             let report = self.compared(self.report("ready"), found);
@@ -484,7 +503,7 @@ impl Graduation {
     /// Whether SQLite has what the server has now. It may never rest.
     async fn what_is_there_has_come(&self) -> Result<impl Fn(&State) -> bool + use<>> {
         let config = SyncConfig { types: BTreeMap::new(), ..self.sync().config };
-        let mut source = source(&config)?;
+        let mut source = source(&config, &self.budget)?;
         source.connect_to_copy().await?;
         let goal = source.position().await?;
         source.disconnect();

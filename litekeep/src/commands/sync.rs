@@ -21,7 +21,7 @@ use crate::args::sync::{Named, Sync as Args, SyncAction, Verify};
 use crate::report::progress::Rows;
 use crate::report::{self, Failure, Format, Outcome, text};
 use crate::settings::{Settings, Stores};
-use crate::syncs::{DatabaseSync, SyncStatus, with_side};
+use crate::syncs::{DatabaseSync, SyncStatus, budget, with_side};
 
 pub(super) async fn run(args: &Args, format: Format) -> Result<Outcome> {
     match &args.action {
@@ -48,6 +48,10 @@ fn found(named: &Named, format: Format) -> Result<DatabaseSync> {
 struct Plan {
     name: String,
     other: String,
+    /// How many it has at most.
+    connections: u32,
+    /// How many all syncs with the server may have together.
+    max_connections: Option<u32>,
     tables: Vec<PlannedTable>,
     ok: bool,
 }
@@ -79,29 +83,42 @@ impl PlannedNote {
 }
 
 async fn plan(named: &Named, format: Format) -> Result<Outcome> {
-    plan_of(&found(named, format)?, format).await
+    let settings = Settings::load(&named.config, format)?;
+    let sync = DatabaseSync::named(&settings, named.name.as_deref())?;
+    budget::is_enough(&sync, &DatabaseSync::all(&settings)?)?;
+    plan_of(&sync, format).await
 }
 
 /// What a sync would make.
 pub(super) async fn plan_of(sync: &DatabaseSync, format: Format) -> Result<Outcome> {
-    let name = &sync.config.name;
+    let (name, connections) = (&sync.config.name, Connections::of(sync)?);
     if sync.is_cache() && !sync.follows_changes() {
         let cache = sync.cache(false, false)?;
-        return Ok(told(Plan::of_tables(name, cache.place(), cache.survey().await?), format));
+        return Ok(told(Plan::of_tables(name, cache.place(), connections, cache.survey().await?), format));
     }
     if sync.config.direction == Direction::Pull {
-        return plan_pull(name, (sync.source()?, &sync.cut()), false, format).await;
+        return plan_pull(name, connections, (sync.source()?, &sync.cut()), false, format).await;
     }
     if sync.is_two_way() {
-        return plan_two_way(sync, format).await;
+        return plan_two_way(sync, connections, format).await;
     }
-    let of = (sync.database.path.as_path(), name.as_str());
+    let of = (sync.database.path.as_path(), name.as_str(), connections);
     with_side!(sync.side()?, target => planned(of, (&sync.config.tables, sync.cut()), &target, format).await)
+}
+
+/// How many there are at most, and may be.
+#[derive(Clone, Copy)]
+pub(super) struct Connections(pub(super) u32, pub(super) Option<u32>);
+
+impl Connections {
+    fn of(sync: &DatabaseSync) -> Result<Connections> {
+        Ok(Connections(sync.connections()?, sync.budget.most()))
+    }
 }
 
 /// The tables that are made on a server, of a database, under a name.
 pub(super) async fn planned<T: Target>(
-    (database, name): (&Path, &str),
+    (database, name, Connections(connections, max_connections)): (&Path, &str, Connections),
     (wanted, cut): (&[String], Cut),
     target: &T,
     format: Format,
@@ -118,12 +135,14 @@ pub(super) async fn planned<T: Target>(
         let notes = notes.into_iter().map(PlannedNote::of).collect();
         tables.push(PlannedTable { table: declared.name.clone(), sql: target.statements(&table), notes });
     }
-    Ok(told(Plan { name: name.to_owned(), other: target.name(), tables, ok }, format))
+    let (name, other) = (name.to_owned(), target.name());
+    Ok(told(Plan { name, other, connections, max_connections, tables, ok }, format))
 }
 
 /// The tables that are made in SQLite, once or to be kept in step.
 pub(super) async fn plan_pull(
     name: &str,
+    connections: Connections,
     (mut source, cut): (impl Source, &Cut),
     once: bool,
     format: Format,
@@ -133,11 +152,15 @@ pub(super) async fn plan_pull(
         false => source.connect().await?,
     };
     let surveyed = surveyed(&mut source, cut).await?;
-    Ok(told(Plan::of_tables(name, &source.name(), surveyed), format))
+    Ok(told(Plan::of_tables(name, &source.name(), connections, surveyed), format))
 }
 
 /// The tables that either side lacks.
-async fn plan_two_way(sync: &DatabaseSync, format: Format) -> Result<Outcome> {
+async fn plan_two_way(
+    sync: &DatabaseSync,
+    Connections(connections, max_connections): Connections,
+    format: Format,
+) -> Result<Outcome> {
     let mut flow = sync.two_way(sync.stores(&Stores::default())?, None)?;
     let mut tables = vec![];
     let mut ok = true;
@@ -151,7 +174,8 @@ async fn plan_two_way(sync: &DatabaseSync, format: Format) -> Result<Outcome> {
         let notes = pair.notes.into_iter().map(PlannedNote::of).collect();
         tables.push(PlannedTable { table: pair.table.mirror.name, sql, notes });
     }
-    Ok(told(Plan { name: sync.config.name.clone(), other: flow.hub().name(), tables, ok }, format))
+    let (name, other) = (sync.config.name.clone(), flow.hub().name());
+    Ok(told(Plan { name, other, connections, max_connections, tables, ok }, format))
 }
 
 fn told(plan: Plan, format: Format) -> Outcome {
@@ -161,7 +185,12 @@ fn told(plan: Plan, format: Format) -> Outcome {
 
 impl Plan {
     /// The tables of a source, as they are made in SQLite.
-    fn of_tables(name: &str, other: &str, surveyed: Vec<(SourceTable, Vec<Note>)>) -> Plan {
+    fn of_tables(
+        name: &str,
+        other: &str,
+        Connections(connections, max_connections): Connections,
+        surveyed: Vec<(SourceTable, Vec<Note>)>,
+    ) -> Plan {
         let mut tables = vec![];
         let mut ok = true;
         for (table, notes) in surveyed {
@@ -170,7 +199,8 @@ impl Plan {
             let notes = notes.into_iter().map(PlannedNote::of).collect();
             tables.push(PlannedTable { table: table.mirror.name, sql, notes });
         }
-        Plan { name: name.to_owned(), other: other.to_owned(), tables, ok }
+        let (name, other) = (name.to_owned(), other.to_owned());
+        Plan { name, other, connections, max_connections, tables, ok }
     }
 
     fn text(&self) -> String {
@@ -181,6 +211,11 @@ impl Plan {
             false => "--",
         };
         let mut out = format!("{comment} {}, {}\n", self.name, self.other);
+        let connections = text::count(self.connections as usize, "connection");
+        let of = self
+            .max_connections
+            .map_or(String::new(), |most| format!(", of {most} that all syncs with the server may have"));
+        out.push_str(&format!("{comment} {connections} at most{of}\n"));
         for table in &self.tables {
             out.push('\n');
             for note in &table.notes {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use litekeep_testkit::campaign;
-use litekeep_testkit::mysql::{Flavor, Mysql};
+use litekeep_testkit::mysql::{self, Flavor, Mysql};
 use litekeep_testkit::postgres::Postgres;
 use litekeep_testkit::process::eventually;
 use rusqlite::Connection;
@@ -57,8 +57,9 @@ struct Application {
 }
 
 impl Application {
-    fn start(scene: &Scene, server: &Arc<Postgres>) -> Application {
-        let (place, db, server) = (scene.dir().to_owned(), scene.db(), server.clone());
+    /// `on_server`: whether a transaction was done there.
+    fn start(scene: &Scene, on_server: impl Fn(&str) -> bool + Send + 'static) -> Application {
+        let (place, db) = (scene.dir().to_owned(), scene.db());
         let (ends, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(vec![])));
         let (over, done, here) = (ends.clone(), acknowledged.clone(), place.clone());
         let works = std::thread::spawn(move || {
@@ -74,9 +75,9 @@ impl Application {
                 while !over.load(SeqCst) {
                     rest(&here, &over);
                     let is_there = std::fs::read_to_string(here.join("url"))
-                        .is_ok_and(|url| url.starts_with("postgres://"));
+                        .is_ok_and(|url| !url.is_empty() && !url.starts_with("sqlite:"));
                     let is_done = match is_there {
-                        true => server.query(&format!("BEGIN; {sql}; COMMIT")).is_ok(),
+                        true => on_server(&format!("BEGIN; {sql}; COMMIT")),
                         false => on_sqlite(&db, &sql),
                     };
                     if is_done {
@@ -122,6 +123,11 @@ impl Drop for Application {
             _ = works.join();
         }
     }
+}
+
+fn on_postgres(server: &Arc<Postgres>) -> impl Fn(&str) -> bool + Send + use<> {
+    let server = server.clone();
+    move |sql| server.query(sql).is_ok()
 }
 
 /// Rests as long as it is told to.
@@ -197,7 +203,7 @@ fn an_application_goes_to_postgres_and_comes_back() {
 
     let litekeep = scene.replicate().unwrap();
     eventually("it replicates", LONG, || Ok(scene.status()?["replicator_pid"].is_number())).unwrap();
-    let application = Application::start(&scene, &server);
+    let application = Application::start(&scene, on_postgres(&server));
     run(&["--back"]).failed_with(&["does not use", "without --back"]);
     let ready = run(&["--json"]);
     // What changes all the time may not be the same at any one look.
@@ -280,7 +286,7 @@ fn killed_in_the_middle_it_goes_on() {
         let url = server.url("postgres");
         let litekeep = scene.replicate()?;
         eventually("it replicates", LONG, || Ok(scene.status()?["replicator_pid"].is_number()))?;
-        let application = Application::start(&scene, &server);
+        let application = Application::start(&scene, on_postgres(&server));
         let graduate = || {
             scene
                 .start(&["graduate", "app.db", "--to", &url, "--switch", SWITCH, "--within", "30s", "--once"])
@@ -386,6 +392,49 @@ fn an_application_goes_to_mariadb_from_where_nothing_comes_back() {
     run(&["--done"]).succeeded();
     assert!(server.query_in("app", "SELECT 1 FROM _litekeep_sync").is_err());
     scene.stop(litekeep).unwrap();
+}
+
+/// The same to MariaDB, from which nothing comes back: killed after the application was let there, it must not take it for an application that uses SQLite.
+#[test]
+fn killed_in_the_middle_of_the_way_to_mariadb_it_goes_on() {
+    campaign::rounds("graduate-mariadb", 1, |seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let server = Mysql::start(Flavor::Mariadb)?;
+        server.query("CREATE DATABASE app")?;
+        let scene = bank();
+        let url = server.url("app");
+        let litekeep = scene.replicate()?;
+        eventually("it replicates", LONG, || Ok(scene.status()?["replicator_pid"].is_number()))?;
+        let login = server.login("app");
+        let application = Application::start(&scene, move |sql| mysql::query_at(&login, sql).is_ok());
+        let graduate = |switch: &str| {
+            let of = ["graduate", "app.db", "--to", &url, "--switch", switch, "--within", "30s", "--once"];
+            scene.start(&of)
+        };
+        for _ in 0..3 {
+            let process = graduate(SWITCH)?;
+            std::thread::sleep(Duration::from_millis(random.u64(20..2500)));
+            process.kill()?;
+        }
+        if uses(&scene).is_empty() {
+            // At the very moment at which it is there, and nobody has noted it.
+            let process = graduate(&format!("{SWITCH}; sleep 60"))?;
+            eventually("it uses MariaDB", LONG, || Ok(uses(&scene) == url))
+                .with_context(|| process.output())?;
+            application.goes_on();
+            process.kill()?;
+        }
+        let mut process = graduate(SWITCH)?;
+        let status = process.wait(LONG)?;
+        ensure!(uses(&scene) == url, "{status}: it uses `{}`\n{}", uses(&scene), process.output());
+        application.goes_on();
+        let acknowledged = application.end();
+        is_whole(&|sql| Ok(texts(server.query_in("app", sql)?)), &acknowledged)
+            .with_context(|| format!("MariaDB\n{}", process.output()))?;
+        let kept = std::fs::read_to_string(scene.place.path(".app.db-litekeep/graduate.json"))?;
+        ensure!(kept.contains("switched"), "{kept}\n{}", process.output());
+        scene.stop(litekeep)
+    });
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! real databases and a real store; JSON is compared with the shapes in `docs/json-output.md`.
 
 mod bench;
+mod budget;
 mod cache;
 mod cluster;
 mod command_line;
@@ -35,6 +36,7 @@ mod scene;
 mod set_back;
 mod shapes;
 mod sync;
+mod sync_damage;
 #[cfg(feature = "mongodb")]
 mod sync_mongodb;
 mod sync_mysql;

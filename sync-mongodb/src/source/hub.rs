@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bson::{Bson, Document, Timestamp, doc};
 use litekeep_schema::portable::mongodb::{MongoType, Options, Table, map};
 use litekeep_schema::portable::{Affinity, Level, Note};
-use litekeep_sql::{Declaration, DeclaredColumn, MirrorColumn, Profile};
+use litekeep_sql::{Declaration, DeclaredColumn, Profile};
 use litekeep_sync::hub::{self, Hub, Paired, Parted, There, Writing};
 use litekeep_sync::ledger::{TABLE, text as json};
 use litekeep_sync::source::{SourceTable, SourceType};
@@ -267,12 +267,7 @@ impl MongoSource {
     /// A table that is only here, as it is made there.
     fn only_here(&self, declared: &Declaration, ours: &Table, notes: &mut Vec<Note>) -> SourceTable {
         let columns = ours.columns.iter().map(|column| {
-            let mirrored = MirrorColumn {
-                name: column.name.clone(),
-                declared: declared.columns[column.source].declared.clone(),
-                is_not_null: column.is_not_null,
-            };
-            (mirrored, kind(inward_of(column.kind)))
+            ((column.name.as_str(), column.source, column.is_not_null), kind(inward_of(column.kind)))
         });
         hub::only_here(declared, &ours.name, columns, &ours.key, notes)
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use litekeep_schema::portable::mysql::Flavor;
-use litekeep_sync::{Error, Kind};
+use litekeep_sync::{Error, Kind, Permits};
 use mysql_async::binlog::events::GtidEvent;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, Sid};
@@ -12,10 +12,13 @@ use tokio::time::Instant;
 
 use super::event::{self, Event};
 use super::position::{Gtid, Position};
+use crate::session::{Session, kill};
 use crate::{Address, error};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(20);
+/// Between two looks whether the server counts a connection still.
+const LOOK: Duration = Duration::from_millis(20);
 /// Where nothing happens the server says so this often, and is given up when it has not for so long.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_secs(60);
@@ -27,12 +30,28 @@ const CAPABILITY: u8 = 4;
 /// Such a connection.
 pub(crate) struct Stream {
     address: Address,
-    stream: BinlogStream,
+    /// Until it is let go of, with the number of the connection.
+    stream: Option<BinlogStream>,
+    id: u32,
+    permits: Permits,
     seen: Instant,
     /// The file whose events come, where it matters.
     file: String,
     /// Where events end that come packed in one.
     packed_until: Option<u64>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let Some(stream) = self.stream.take() else { return };
+        if self.permits.are_counted() {
+            // The server hears nothing of it, and sees it when it says something.
+            self.permits.clone().keep_until(async move {
+                _ = stream.close().await;
+                false
+            });
+        }
+    }
 }
 
 /// Why there is none.
@@ -57,7 +76,9 @@ impl Stream {
         flavor: Flavor,
         server_id: u32,
         position: &Position,
+        permits: &Permits,
     ) -> Result<Stream, Refused> {
+        let counted = permits.opening();
         let opening = tokio::time::timeout(CONNECT, Stream::connect(address, flavor, server_id, position));
         let Ok(stream) = opening.await else {
             let message =
@@ -72,8 +93,39 @@ impl Stream {
             Position::File { name, .. } => name.clone(),
             _ => String::new(),
         };
-        let stream = stream.map_err(|e| failed(&e))?;
-        Ok(Stream { address: address.clone(), stream, seen: Instant::now(), file, packed_until: None })
+        let (stream, id) = stream.map_err(|e| failed(&e))?;
+        Ok(Stream {
+            address: address.clone(),
+            stream: Some(stream),
+            id,
+            permits: counted.done(),
+            seen: Instant::now(),
+            file,
+            packed_until: None,
+        })
+    }
+
+    /// Ends it by another connection of the same user, and waits until the server has closed it where it counts.
+    pub(crate) async fn close(mut self, session: &mut Session) {
+        if !self.permits.are_counted() {
+            return;
+        }
+        let Some(mut stream) = self.stream.take() else { return };
+        let opening = self.permits.opening();
+        let ended = async {
+            session.run("end a connection", kill(self.id)).await?;
+            // What it had sent comes first, and why it ends.
+            while matches!(stream.next().await, Some(Ok(_) | Err(mysql_async::Error::Server(_)))) {}
+            // The server closes it before it counts it no more.
+            let listed = format!("SELECT 1 FROM information_schema.processlist WHERE id = {}", self.id);
+            while !session.texts("end a connection", &listed).await?.is_empty() {
+                tokio::time::sleep(LOOK).await;
+            }
+            Ok::<(), Error>(())
+        };
+        if let Ok(Ok(())) = tokio::time::timeout(CONNECT, ended).await {
+            drop(opening.done());
+        }
     }
 
     async fn connect(
@@ -81,9 +133,10 @@ impl Stream {
         flavor: Flavor,
         server_id: u32,
         position: &Position,
-    ) -> Result<BinlogStream, mysql_async::Error> {
+    ) -> Result<(BinlogStream, u32), mysql_async::Error> {
         let opts = address.opts().map_err(|e| mysql_async::Error::Other(e.to_string().into()))?;
         let mut conn = Conn::new(opts).await?;
+        let id = conn.id();
         let period = HEARTBEAT.as_nanos();
         // Names of MySQL before and after 8.0.26.
         conn.query_drop(format!(
@@ -92,7 +145,7 @@ impl Stream {
         .await?;
         let request = BinlogStreamRequest::new(server_id);
         let text = position.to_string();
-        match position {
+        let stream = match position {
             Position::Domains(domains) => {
                 let state = if domains.is_empty() { "" } else { &text };
                 conn.query_drop(format!(
@@ -100,7 +153,7 @@ impl Stream {
                      @slave_gtid_strict_mode = 0, @slave_gtid_ignore_duplicates = 0"
                 ))
                 .await?;
-                conn.get_binlog_stream(request.with_pos(FIRST)).await
+                conn.get_binlog_stream(request.with_pos(FIRST)).await?
             }
             Position::Executed(sets) => {
                 let of = |set: &str| set.parse::<Sid<'static>>().map_err(mysql_async::Error::from);
@@ -108,20 +161,25 @@ impl Stream {
                     true => vec![],
                     false => text.split(',').map(of).collect::<Result<_, _>>()?,
                 };
-                conn.get_binlog_stream(request.with_gtid().with_gtid_set(sids).with_pos(FIRST)).await
+                conn.get_binlog_stream(request.with_gtid().with_gtid_set(sids).with_pos(FIRST)).await?
             }
             Position::File { name, offset } => {
                 if flavor == Flavor::Mariadb {
                     conn.query_drop(format!("SET @mariadb_slave_capability = {CAPABILITY}")).await?;
                 }
-                conn.get_binlog_stream(request.with_filename(name.as_bytes()).with_pos(*offset)).await
+                conn.get_binlog_stream(request.with_filename(name.as_bytes()).with_pos(*offset)).await?
             }
-        }
+        };
+        Ok((stream, id))
+    }
+
+    async fn received(&mut self) -> Option<Result<mysql_async::binlog::events::Event, mysql_async::Error>> {
+        self.stream.as_mut()?.next().await
     }
 
     /// Whether the server has what was asked for: the first thing that it says tells.
     pub(crate) async fn begins(&mut self, server_id: u32) -> Result<(), Refused> {
-        let said = tokio::time::timeout(CONNECT, self.stream.next()).await;
+        let said = tokio::time::timeout(CONNECT, self.received()).await;
         match said {
             Ok(Some(Ok(_))) => Ok(()),
             Ok(Some(Err(error))) if error::is_no_log(&error) => {
@@ -143,7 +201,7 @@ impl Stream {
     /// What comes next. Nothing is lost when it is not awaited to its end.
     pub(crate) async fn next(&mut self, server_id: u32) -> Result<(Event, Stamp), Error> {
         loop {
-            let received = match tokio::time::timeout_at(self.seen + SILENCE, self.stream.next()).await {
+            let received = match tokio::time::timeout_at(self.seen + SILENCE, self.received()).await {
                 Ok(Some(received)) => received,
                 Ok(None) => return Err(self.lost("the server ended the stream")),
                 Err(_) => return Err(self.lost("the server gives no sign of life")),

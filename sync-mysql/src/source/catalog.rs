@@ -5,7 +5,7 @@ use std::time::Duration;
 use litekeep_schema::portable::Note;
 use litekeep_schema::portable::mysql::{Flavor, quoted};
 use litekeep_sync::source::SourceTable;
-use litekeep_sync::{Error, Kind};
+use litekeep_sync::{Error, Kind, Permits};
 
 use super::{Refused, Wanted};
 use crate::binlog::charset::Charsets;
@@ -23,6 +23,7 @@ pub(super) struct Catalog {
     pub(super) address: Address,
     pub(super) wanted: Wanted,
     pub(super) session: Session,
+    permits: Permits,
     pub(super) charsets: Charsets,
     /// MySQL's transactions have numbers.
     pub(super) has_gtids: bool,
@@ -37,11 +38,12 @@ pub(super) struct Catalog {
 }
 
 impl Catalog {
-    async fn of(address: &Address, wanted: &Wanted) -> Result<Catalog, Error> {
+    async fn of(address: &Address, wanted: &Wanted, permits: &Permits) -> Result<Catalog, Error> {
         Ok(Catalog {
             address: address.clone(),
             wanted: wanted.clone(),
-            session: Session::open(address).await?,
+            session: Session::open(address, permits).await?,
+            permits: permits.clone(),
             charsets: Charsets::default(),
             has_gtids: false,
             server_id: 0,
@@ -55,23 +57,32 @@ impl Catalog {
     pub(super) async fn open(
         address: &Address,
         wanted: &Wanted,
+        permits: &Permits,
         is_written_to: bool,
     ) -> Result<(Catalog, String), Error> {
-        let mut catalog = Catalog { is_written_to, ..Catalog::of(address, wanted).await? };
+        let mut catalog = Catalog { is_written_to, ..Catalog::of(address, wanted, permits).await? };
         let server = catalog.check_server().await?;
         Ok((catalog, server))
     }
 
     /// Connects only to read, each row as it is then.
-    pub(super) async fn open_to_look(address: &Address, wanted: &Wanted) -> Result<Catalog, Error> {
-        let mut catalog = Catalog { is_once: true, ..Catalog::of(address, wanted).await? };
+    pub(super) async fn open_to_look(
+        address: &Address,
+        wanted: &Wanted,
+        permits: &Permits,
+    ) -> Result<Catalog, Error> {
+        let mut catalog = Catalog { is_once: true, ..Catalog::of(address, wanted, permits).await? };
         catalog.read_charsets().await?;
         Ok(catalog)
     }
 
     /// The same, everything as it is at one moment.
-    pub(super) async fn open_to_copy(address: &Address, wanted: &Wanted) -> Result<Catalog, Error> {
-        let mut catalog = Catalog::open_to_look(address, wanted).await?;
+    pub(super) async fn open_to_copy(
+        address: &Address,
+        wanted: &Wanted,
+        permits: &Permits,
+    ) -> Result<Catalog, Error> {
+        let mut catalog = Catalog::open_to_look(address, wanted, permits).await?;
         let sql = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
         catalog.session.run("hold the state of the database", sql).await?;
         let sql = "START TRANSACTION WITH CONSISTENT SNAPSHOT";
@@ -157,9 +168,12 @@ impl Catalog {
     }
 
     /// Takes the log from a position on for a moment: whether the server has it, and gives it.
-    pub(super) async fn try_log(&self, position: &Position, replica: u32) -> Result<(), Refused> {
-        let mut stream = Stream::open(&self.address, self.session.flavor(), replica, position).await?;
-        stream.begins(replica).await
+    pub(super) async fn try_log(&mut self, position: &Position, replica: u32) -> Result<(), Refused> {
+        let flavor = self.session.flavor();
+        let mut stream = Stream::open(&self.address, flavor, replica, position, &self.permits).await?;
+        let begins = stream.begins(replica).await;
+        stream.close(&mut self.session).await;
+        begins
     }
 
     /// A table as it is now, with what is said of it; `None`: it is not there.

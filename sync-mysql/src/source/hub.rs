@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use litekeep_schema::portable::Note;
 use litekeep_schema::portable::mysql::{Flavor, Inward, MyType, Options, Table, map, quoted};
-use litekeep_sql::{Declaration, DeclaredColumn, MirrorColumn, Profile, SYNC_TABLE};
+use litekeep_sql::{Declaration, DeclaredColumn, Profile, SYNC_TABLE};
 use litekeep_sync::hub::{self, Hub, Paired, Parted, There, Writing};
 use litekeep_sync::source::{Rows, SourceTable};
 use litekeep_sync::{Error, Kind, Value, ledger};
@@ -50,14 +50,15 @@ pub(super) struct TwoWay {
 impl MysqlSource {
     /// One to which rows go, too. Connects to nothing yet.
     pub fn two_way(address: Address, wanted: Wanted, options: Options) -> MysqlSource {
-        let two_way = Some(TwoWay { options, writer: None, parted: Parted::default() });
-        MysqlSource { two_way, ..MysqlSource::new(address, wanted) }
+        let mut source = MysqlSource::new(address, wanted);
+        source.two_way = Some(TwoWay { options, writer: None, parted: Parted::default() });
+        source
     }
 
     pub(super) async fn connect_writer(&mut self) -> Result<(), Error> {
         let Some(two_way) = &mut self.two_way else { return Ok(()) };
         two_way.writer = None;
-        let mut writer = Session::open(&self.address).await?;
+        let mut writer = Session::open(&self.address, &self.permits).await?;
         // Rules of the server hold for what comes from SQLite, too.
         let settings =
             "SET SESSION foreign_key_checks = 1; SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
@@ -157,12 +158,10 @@ impl MysqlSource {
     /// A table that is only here, as it is made there.
     fn only_here(&self, declared: &Declaration, ours: &Table, notes: &mut Vec<Note>) -> SourceTable {
         let columns = ours.columns.iter().map(|column| {
-            let mirrored = MirrorColumn {
-                name: column.name.clone(),
-                declared: declared.columns[column.source].declared.clone(),
-                is_not_null: column.is_not_null,
-            };
-            (mirrored, Codec::Ours(column.kind).kind(column.kind.sql()))
+            (
+                (column.name.as_str(), column.source, column.is_not_null),
+                Codec::Ours(column.kind).kind(column.kind.sql()),
+            )
         });
         hub::only_here(declared, &ours.name, columns, &ours.key, notes)
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use litekeep_schema::portable::postgres::{Inward, Options, PgType, Table, map, quoted};
 use litekeep_schema::portable::{Level, Note};
-use litekeep_sql::{Declaration, DeclaredColumn, MirrorColumn, Profile, SYNC_TABLE};
+use litekeep_sql::{Declaration, DeclaredColumn, Profile, SYNC_TABLE};
 use litekeep_sync::halves::Blame;
 use litekeep_sync::hub::{self, Act, Hub, Paired, RowWriter, There, Writing};
 use litekeep_sync::source::{Source as _, SourceTable};
@@ -42,7 +42,7 @@ impl PostgresSource {
     pub(super) async fn connect_writer(&mut self) -> Result<(), Error> {
         let Some(two_way) = &mut self.two_way else { return Ok(()) };
         two_way.writer = None;
-        let writer = Session::open(&self.address).await?;
+        let writer = Session::open(&self.address, &self.permits).await?;
         writer.set().await?;
         let sql =
             "SELECT current_setting('server_version_num')::int >= 140000, current_setting('server_version')";
@@ -111,12 +111,10 @@ impl PostgresSource {
     /// A table that is only here, as it is made there.
     fn only_here(&self, declared: &Declaration, ours: &Table, notes: &mut Vec<Note>) -> SourceTable {
         let columns = ours.columns.iter().map(|column| {
-            let mirrored = MirrorColumn {
-                name: column.name.clone(),
-                declared: declared.columns[column.source].declared.clone(),
-                is_not_null: column.is_not_null,
-            };
-            (mirrored, Codec::Ours(column.kind).kind(full_name(column.kind).to_owned()))
+            (
+                (column.name.as_str(), column.source, column.is_not_null),
+                Codec::Ours(column.kind).kind(full_name(column.kind).to_owned()),
+            )
         });
         hub::only_here(declared, &ours.name, columns, &ours.key, notes)
     }

@@ -80,11 +80,12 @@ impl There<'_> {
     }
 }
 
-/// A table that is only here, with the name, the columns and the key that it is made with there.
-pub fn only_here(
+/// A table that is only here, with the name, the columns and the key that it is made with there: of each column its name there, its place here, and whether it
+/// is NOT NULL.
+pub fn only_here<'a>(
     declared: &Declaration,
     name: &str,
-    columns: impl Iterator<Item = (MirrorColumn, SourceType)>,
+    columns: impl Iterator<Item = ((&'a str, usize, bool), SourceType)>,
     key: &[usize],
     notes: &mut Vec<Note>,
 ) -> SourceTable {
@@ -92,7 +93,12 @@ pub fn only_here(
         let message = "has no primary key that both sides can have, by which a row is known".to_owned();
         notes.push(Note { table: declared.name.clone(), column: None, level: Level::Table, message });
     }
-    let (columns, types) = columns.unzip();
+    let mirrored = |(name, source, is_not_null): (&str, usize, bool)| MirrorColumn {
+        name: name.to_owned(),
+        declared: declared.columns[source].declared.clone(),
+        is_not_null,
+    };
+    let (columns, types) = columns.map(|(column, kind)| (mirrored(column), kind)).unzip();
     let (here, rules) = (declared.name.clone(), MirrorRules::default());
     let mirror = MirrorTable { name: here, columns, key: key.to_vec(), indexes: vec![], rules };
     SourceTable { source: name.to_owned(), types, mirror, part: Part::default() }

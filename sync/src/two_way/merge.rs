@@ -324,6 +324,7 @@ impl<H: Hub> TwoWay<H> {
         self.hub.begin(&kept.plan.slot, None).await?;
         self.hub.commit(&kept.plan.slot, (STAGE, way.written.as_deref()), &items).await?;
         way.saved(&items);
+        self.settings.push.logs.has_told();
         if let Stage::Following(follows) = &kept.stage {
             let landed = follows.pushes;
             way.kept_flights.retain(|push| *push > landed);

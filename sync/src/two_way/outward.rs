@@ -169,8 +169,8 @@ pub(super) fn found(
 pub(super) struct Way {
     /// Rows that the hub shall have otherwise, by their ids.
     pub(super) works: BTreeMap<String, Work>,
-    /// What the hub keeps of them.
-    pub(super) saved: BTreeMap<String, String>,
+    /// The same as the hub keeps them; `None`: of a table that is in the plan no more.
+    pub(super) saved: BTreeMap<String, Option<Work>>,
     /// Rows that were written there and have not come back: in which push, and their images. Until then the hub's changes of them are those
     /// that were before it.
     pub(super) flights: HashMap<String, (u64, String)>,
@@ -211,10 +211,12 @@ impl Way {
         way.at = way.written.as_deref().map(parsed).transpose()?;
         for (item, content) in items {
             if let Some(id) = item.strip_prefix(PENDING) {
-                way.saved.insert(id.to_owned(), content.clone());
-                if let Some(work) = Work::read(content, plan)? {
-                    way.works.insert(id.to_owned(), work);
+                let kept = Work::read(content, plan)?;
+                if let Some(work) = kept.clone() {
+                    // One that is refused is tried once more after each start.
+                    way.works.insert(id.to_owned(), Work { waits: Waits::Due, ..work });
                 }
+                way.saved.insert(id.to_owned(), kept);
             } else if let Some(push) = item.strip_prefix(FLIGHT).and_then(|nth| nth.parse().ok()) {
                 way.kept_flights.insert(push);
                 if push > echoed {
@@ -233,23 +235,26 @@ impl Way {
     /// What the hub must keep otherwise of the rows that are not there as they shall be.
     pub(super) fn pending(&self, plan: &Plan) -> Vec<(String, Option<String>)> {
         let item = |id: &String| format!("{PENDING}{id}");
-        let now = self.works.iter().map(|(id, work)| (id, work.kept(plan)));
-        let mut items: Vec<(String, Option<String>)> = now
-            .filter(|(id, content)| self.saved.get(*id) != Some(content))
-            .map(|(id, content)| (item(id), Some(content)))
+        let is_saved = |id: &String, work: &Work| {
+            let saved = self.saved.get(id).and_then(Option::as_ref);
+            saved.is_some_and(|saved| saved.is_kept_as(work))
+        };
+        let mut items: Vec<(String, Option<String>)> = (self.works.iter())
+            .filter(|(id, work)| !is_saved(id, work))
+            .map(|(id, work)| (item(id), Some(work.kept(plan))))
             .collect();
         let gone = self.saved.keys().filter(|id| !self.works.contains_key(*id));
         items.extend(gone.map(|id| (item(id), None)));
         items
     }
 
-    /// These items are there now.
+    /// These items are there now, of rows that wait as they did when they were [told](Self::pending).
     pub(super) fn saved(&mut self, items: &[(String, Option<String>)]) {
         self.passed = self.seen.as_ref().map_or(self.passed, Stage::commits);
         for (item, content) in items {
             let Some(id) = item.strip_prefix(PENDING) else { continue };
             match content {
-                Some(content) => drop(self.saved.insert(id.to_owned(), content.clone())),
+                Some(_) => drop(self.saved.insert(id.to_owned(), self.works.get(id).cloned())),
                 None => drop(self.saved.remove(id)),
             }
         }
@@ -268,7 +273,65 @@ impl Way {
 
 #[cfg(test)]
 mod tests {
+    use litekeep_sql::{MirrorColumn, MirrorRules, MirrorTable};
+
     use super::*;
+    use crate::source::SourceTable;
+
+    /// Each waiting row was written anew as text at each look, to see that nothing of it had changed.
+    #[test]
+    fn rows_that_wait_are_written_when_they_change_and_not_at_each_look() {
+        let column =
+            |name: &str| MirrorColumn { name: name.to_owned(), declared: String::new(), is_not_null: false };
+        let mirror = MirrorTable {
+            name: "t".to_owned(),
+            columns: vec![column("id"), column("v")],
+            key: vec![0],
+            indexes: vec![],
+            rules: MirrorRules::default(),
+        };
+        let table = SourceTable { source: "t".to_owned(), types: vec![], mirror, part: Default::default() };
+        let plan = Plan { slot: "node".to_owned(), tables: vec![table] };
+        let work = |n: i64| Work {
+            table: 0,
+            key: vec![Value::Integer(n)],
+            want: Some(row("b")),
+            base: of(Some("a")),
+            time_ms: 1,
+            waits: Waits::Until("0/1".to_owned()),
+            is_late: false,
+        };
+        let mut way = Way::read(&BTreeMap::new(), &plan, 0).unwrap();
+        way.works = (0..100).map(|n| (format!("t/{n}"), work(n))).collect();
+        let written = || super::super::state::WRITTEN.with(|written| written.replace(0));
+        written();
+        let items = way.pending(&plan);
+        assert_eq!((items.len(), written()), (100, 100));
+        way.saved(&items);
+        for _ in 0..10 {
+            assert_eq!(way.pending(&plan), []);
+        }
+        assert_eq!(written(), 0);
+        way.works.get_mut("t/7").unwrap().waits = Waits::Refused("no".to_owned());
+        way.works.remove("t/8");
+        let changed = way.pending(&plan);
+        let names: Vec<&str> = changed.iter().map(|(item, _)| &item[PENDING.len()..]).collect();
+        assert_eq!((names, written()), (vec!["t/7", "t/8"], 1));
+        way.saved(&changed);
+        // After a start one that was refused is tried again, and is kept as before until it is known.
+        let kept = items.into_iter().chain(changed).fold(BTreeMap::new(), |mut all, (item, content)| {
+            match content {
+                Some(content) => all.insert(item, content),
+                None => all.remove(&item),
+            };
+            all
+        });
+        let mut again = Way::read(&kept, &plan, 0).unwrap();
+        assert_eq!(again.works["t/7"].waits, Waits::Due);
+        again.works.get_mut("t/7").unwrap().waits = Waits::Refused("no".to_owned());
+        written();
+        assert_eq!((again.pending(&plan), written()), (vec![], 0));
+    }
 
     fn row(v: &str) -> Vec<Value> {
         vec![Value::Integer(1), Value::Text(v.into())]

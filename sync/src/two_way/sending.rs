@@ -233,6 +233,7 @@ impl<H: Hub> TwoWay<H> {
         items.extend(way.landed(landed));
         self.hub.commit(&plan.slot, (STAGE, way.written.as_deref()), &items).await?;
         way.saved(&items);
+        self.settings.push.logs.has_told();
         way.kept_flights.retain(|push| *push > landed);
         way.flights.extend(outcome.written.into_iter().map(|(id, image)| (id, (push, image))));
         (way.at, way.written, way.marked_ms) = (Some(at), Some(text), SystemClock.unix_ms());

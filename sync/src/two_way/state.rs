@@ -247,12 +247,33 @@ pub(super) struct Pending {
     pub(super) reason: Option<String>,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How many were written.
+    pub(super) static WRITTEN: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl Work {
-    pub(super) fn kept(&self, plan: &Plan) -> String {
-        let reason = match &self.waits {
-            Waits::Refused(reason) => Some(reason.clone()),
+    /// Why the hub refuses it, if it does.
+    fn reason(&self) -> Option<&String> {
+        match &self.waits {
+            Waits::Refused(reason) => Some(reason),
             _ => None,
-        };
+        }
+    }
+
+    /// Whether both are [kept](Self::kept) alike, which is told without writing either.
+    pub(super) fn is_kept_as(&self, other: &Work) -> bool {
+        (self.table, self.time_ms, &self.base) == (other.table, other.time_ms, &other.base)
+            && self.reason() == other.reason()
+            && self.key == other.key
+            && self.want == other.want
+    }
+
+    pub(super) fn kept(&self, plan: &Plan) -> String {
+        #[cfg(test)]
+        WRITTEN.with(|written| written.set(written.get() + 1));
+        let reason = self.reason().cloned();
         json(&Pending {
             table: plan.tables[self.table].mirror.name.clone(),
             key: texts(&self.key),
@@ -263,16 +284,15 @@ impl Work {
         })
     }
 
-    /// `None`: its table is in the plan no more.
+    /// As it was kept; `None`: its table is in the plan no more.
     pub(super) fn read(content: &str, plan: &Plan) -> Result<Option<Work>, Error> {
         let Pending { table, key, want, base, time_ms, reason } = parsed(content)?;
         let Some(table) = plan.tables.iter().position(|known| known.mirror.name == table) else {
             return Ok(None);
         };
         let want = want.as_deref().map(values).transpose()?;
-        // One that is refused is tried once more after each start.
-        let _ = reason;
-        Ok(Some(Work { table, key: values(&key)?, want, base, time_ms, waits: Waits::Due, is_late: false }))
+        let waits = reason.map_or(Waits::Due, Waits::Refused);
+        Ok(Some(Work { table, key: values(&key)?, want, base, time_ms, waits, is_late: false }))
     }
 }
 
