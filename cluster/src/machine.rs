@@ -55,6 +55,8 @@ pub enum Ask {
     Lead {
         /// For how long.
         within: Duration,
+        /// Also one that has run out: its holder may have what the log has not. Else only one that was given up.
+        even_lapsed: bool,
     },
 }
 
@@ -70,6 +72,8 @@ pub struct Machine {
     held_back_until: Duration,
     /// Until then it takes what it can get.
     eager_until: Duration,
+    /// That may be a lease that has run out, also where it is no candidate.
+    takes_lapsed: bool,
     /// Promotions that failed since the last that did not.
     failures: u32,
     /// What the lease was, once it could be read.
@@ -113,7 +117,15 @@ impl Machine {
         if let (Authority::Lease(lease), Some(former)) = (&authority, &former) {
             lease.note_over(former);
         }
-        let situation = Situation { role: Role::Fencing, epoch: None, primary: None, trouble: None };
+        let situation = Situation {
+            role: Role::Fencing,
+            since_ms: clock.unix_ms(),
+            epoch: None,
+            primary: None,
+            is_lapsed: false,
+            lapse_of: None,
+            trouble: None,
+        };
         Machine {
             authority,
             settings,
@@ -122,6 +134,7 @@ impl Machine {
             own: former,
             held_back_until: Duration::ZERO,
             eager_until: Duration::ZERO,
+            takes_lapsed: false,
             failures: 0,
             lease: Seen::Nothing,
         }
@@ -187,6 +200,7 @@ impl Machine {
         self.situation.send_if_modified(|situation| {
             if situation.role != role {
                 tracing::info!("this node is {} now", role.name());
+                situation.since_ms = self.clock.unix_ms();
             }
             std::mem::replace(&mut situation.role, role) != role
         });
@@ -206,10 +220,11 @@ impl Machine {
         });
     }
 
-    fn knows(&self, epoch: Option<u64>, primary: Option<Node>) {
+    fn knows(&self, epoch: Option<u64>, primary: Option<Node>, is_lapsed: bool) {
         self.situation.send_if_modified(|situation| {
-            let is_new = (situation.epoch, &situation.primary) != (epoch, &primary);
-            (situation.epoch, situation.primary) = (epoch, primary);
+            let known = (situation.epoch, &situation.primary, situation.is_lapsed);
+            let is_new = known != (epoch, &primary, is_lapsed);
+            (situation.epoch, situation.primary, situation.is_lapsed) = (epoch, primary, is_lapsed);
             is_new
         });
     }
@@ -252,14 +267,6 @@ impl Machine {
         }
     }
 
-    /// Whether it takes the lease when it may.
-    fn is_willing(&self, member: &dyn Member) -> bool {
-        let is_eager = self.clock.boottime() < self.eager_until;
-        let wants = self.settings.candidate || is_eager || self.role() == Role::Fencing;
-        // Not before it is known whether somebody has led: then an empty node would take an old lease over for the first one.
-        wants && self.lease != Seen::Nothing && member.is_fit(self.lease == Seen::NoOthers)
-    }
-
     async fn wait_for_lease(
         &mut self,
         lease: &Lease,
@@ -276,23 +283,32 @@ impl Machine {
                 return Turn::Stop;
             }
             let handicap = self.handicap(member);
-            let seen = match self.is_willing(member) {
-                true => lease.attempt(handicap).await,
-                false => {
-                    let looked = lease.look(handicap).await;
-                    looked.map(|seen| {
-                        let (newest, left) =
-                            seen.map_or((None, Duration::ZERO), |(newest, left)| (Some(newest), left));
-                        Attempt::Waits { newest, left }
-                    })
-                }
+            let is_eager = self.clock.boottime() < self.eager_until;
+            let takes_all =
+                self.settings.candidate || self.role() == Role::Fencing || is_eager && self.takes_lapsed;
+            // Not before it is known whether somebody has led: then an empty node would take an old lease over for the first one.
+            let is_willing = (takes_all || is_eager)
+                && self.lease != Seen::Nothing
+                && member.is_fit(self.lease == Seen::NoOthers);
+            let seen = match is_willing {
+                true if takes_all => lease.attempt(handicap).await,
+                is_asked => match lease.look(handicap).await {
+                    // Who has given it up had everything confirmed.
+                    Ok(seen) if is_asked && seen.as_ref().is_none_or(|(newest, _)| self.is_free(newest)) => {
+                        lease.attempt(handicap).await
+                    }
+                    looked => looked.map(|seen| {
+                        let (newest, left) = seen.unzip();
+                        Attempt::Waits { newest, left: left.unwrap_or_default() }
+                    }),
+                },
             };
             match seen {
                 Ok(Attempt::Held(holding)) => return Turn::Held(Some(holding)),
-                Ok(Attempt::Waits { newest, .. }) => {
+                Ok(Attempt::Waits { newest, left }) => {
                     self.tell_of_silence(None);
                     match newest {
-                        Some(newest) => self.sees(&newest),
+                        Some(newest) => self.sees(&newest, left <= handicap),
                         None if self.lease == Seen::Nothing => self.lease = Seen::NoOthers,
                         None => {}
                     }
@@ -315,12 +331,22 @@ impl Machine {
         }
     }
 
-    /// Who is the primary, by the newest record.
-    fn sees(&mut self, newest: &Record) {
-        let is_ours = self.own.as_ref().is_some_and(|own| own.is_of_holding(newest));
+    /// Nobody else has it.
+    fn is_free(&self, newest: &Record) -> bool {
+        newest.released.is_some() || self.is_ours(newest)
+    }
+
+    fn is_ours(&self, newest: &Record) -> bool {
+        self.own.as_ref().is_some_and(|own| own.is_of_holding(newest))
+    }
+
+    /// Who is the primary, by the newest record, which has or has not been the same for longer than it holds.
+    fn sees(&mut self, newest: &Record, is_old: bool) {
+        let is_ours = self.is_ours(newest);
         self.lease = if is_ours { Seen::NoOthers } else { Seen::Others };
         let primary = (newest.released.is_none() && !is_ours).then(|| newest.holder.clone());
-        self.knows(Some(newest.epoch), primary);
+        let is_lapsed = is_old && primary.is_some();
+        self.knows(Some(newest.epoch), primary, is_lapsed);
         if !is_ours {
             self.own = None;
             if self.role() == Role::Fencing {
@@ -339,7 +365,7 @@ impl Machine {
     ) -> Turn {
         let is_ours = primary == self.settings.name;
         if !is_ours {
-            self.knows(None, Some(Node { name: primary, address: None }));
+            self.knows(None, Some(Node { name: primary, address: None }), false);
             self.becomes(Role::Replica);
         }
         loop {
@@ -360,7 +386,9 @@ impl Machine {
             () = tokio::time::sleep(self.pause()) => {}
             _ = stop.changed() => {}
             Some(ask) = asks.recv() => match ask {
-                Ask::Lead { within } => self.eager_until = self.clock.boottime() + within,
+                Ask::Lead { within, even_lapsed } => {
+                    (self.eager_until, self.takes_lapsed) = (self.clock.boottime() + within, even_lapsed);
+                }
                 Ask::HandOff { reply, .. } => {
                     let primary = self.situation.borrow().primary.as_ref().map(|node| node.name.clone());
                     let who = primary.map_or("nobody is".to_owned(), |name| format!("`{name}` is"));
@@ -383,6 +411,8 @@ impl Machine {
         // Without a lease the log alone tells.
         let is_next = was_fencing
             && epoch.is_none_or(|epoch| epoch == self.own.as_ref().map_or(1, |own| own.epoch + 1));
+        let lapse_of = holding.as_ref().and_then(Holding::follows).filter(|former| !self.is_free(former));
+        let lapse_of = lapse_of.map(|former| former.holder.name.clone());
         let validity = holding.as_ref().map(Holding::validity);
         let term = Term::new(epoch, validity, self.room());
         if let Some(holding) = &holding {
@@ -395,7 +425,8 @@ impl Machine {
             _ => None,
         };
         self.becomes(Role::Promoting);
-        self.knows(epoch, Some(Node { name: self.settings.name.clone(), address: None }));
+        self.situation.send_modify(|situation| situation.lapse_of = lapse_of);
+        self.knows(epoch, Some(Node { name: self.settings.name.clone(), address: None }), false);
         let led = {
             let mut leading = std::pin::pin!(member.lead(&term, is_next));
             tokio::select! {
@@ -510,6 +541,6 @@ impl Machine {
             None => keeper.end(),
         });
         let epoch = self.situation.borrow().epoch;
-        self.knows(epoch, None);
+        self.knows(epoch, None, false);
     }
 }

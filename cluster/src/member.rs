@@ -38,10 +38,17 @@ impl Role {
 pub struct Situation {
     /// What it is.
     pub role: Role,
+    /// Since when, milliseconds since the epoch by its own clock.
+    pub since_ms: i64,
     /// The number of the last holding of the lease that it knows of; `None` where there is no lease.
     pub epoch: Option<u64>,
     /// Who is the primary, as far as it knows.
     pub primary: Option<Node>,
+    /// The lease of that node has run out, by the clock of this one, and nobody has taken it yet.
+    pub is_lapsed: bool,
+    /// Whose lease had run out when this node took it last: what it had and the log had not is not here. `None`: it was given up, or this
+    /// node's own.
+    pub lapse_of: Option<String>,
     /// What is wrong.
     pub trouble: Option<String>,
 }

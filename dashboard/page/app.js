@@ -135,6 +135,49 @@ function set(id, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+// --- the nodes of a cluster ---
+
+const PRESENCES = { down: [null, "down"], silent: ["bad", "silent"], gone: [null, "gone"] };
+const ROLES = { primary: "good", replica: "good", promoting: "busy", fencing: "bad" };
+
+function drawCluster(cluster) {
+  const columns = [["Node", "name"], ["Role", "tight"], ["Since", "tight"], ["Heard of", "tight"], ["Epoch", "num"], ["Databases", ""], ["Why", "quiet"]];
+  if (actions) columns.push(["", "tight"]);
+  const leads = cluster.primary ? `${cluster.primary} leads${cluster.since ? ` since ${clock(Date.parse(cluster.since))}` : ""}${cluster.epoch === null ? "" : `, epoch ${cluster.epoch}`}` : "nobody leads";
+  const facts = [
+    cluster.lapsed ? badge("bad", `the lease of ${cluster.primary} has run out`) : badge(cluster.primary ? "good" : "bad", leads),
+    badge(cluster.writable ? "good" : null, cluster.writable ? "applications can write on this node" : "applications cannot write on this node"),
+  ];
+  const rows = cluster.nodes.map((node) => {
+    // Another one has led since, and it has not said what it is now.
+    const isFormer = node.role === "primary" && node.epoch < cluster.epoch;
+    const [is, word] = PRESENCES[node.presence] || (isFormer ? [null, "was primary"] : [ROLES[node.role] || null, node.role]);
+    const isHere = node.node === cluster.node;
+    const forks = node.databases.reduce((sum, database) => sum + database.forks, 0);
+    const why = [node.trouble, ...node.databases.map((database) => database.trouble)].filter(Boolean);
+    if (forks) why.push(`${count(forks, "fork")}: litekeep forks list there`);
+    if (node.presence === "silent") why.unshift(`${node.role} when it was heard of last`);
+    if (node.presence === "gone") why.unshift("litekeep cluster forget --gone forgets it");
+    const databases = node.databases.map((database) => h("div", {}, `${name(database.path)} ${database.txid ? shortId(database.txid) : "none"}${database.lag_ms ? `, ${database.lag_ms < 1000 ? `${database.lag_ms} ms` : span(database.lag_ms)} behind` : ""}`));
+    const cells = [isHere ? [node.node, h("span", { class: "quiet" }, " (here)")] : node.node, badge(is, word), node.since ? instant(node.since) : "–", isHere ? "now" : node.silent_ms < 10000 ? "now" : `${span(node.silent_ms)} ago`, node.epoch ?? "–", databases, why.map((one) => h("div", {}, one))];
+    if (actions) {
+      const canLead = node.presence === "up" && node.role === "replica" && cluster.epoch !== null;
+      cells.push(canLead && h("button", { type: "button", class: "button", "data-lead": node.node, "data-here": isHere }, "Make primary"));
+    }
+    return row(columns, cells);
+  });
+  return [h("p", { class: "meta" }, facts.map((fact) => h("span", {}, fact))), table(columns, rows)];
+}
+
+/** Without an answer of the primary, what may be missing is told before it is done. */
+async function lead(node, isHere) {
+  if (!isHere) return fetch(`/api/handoff?to=${encodeURIComponent(node)}`, { method: "POST" });
+  const answer = await fetch("/api/promote", { method: "POST" });
+  if (answer.status !== 428) return answer;
+  const missing = await answer.text();
+  return confirm(`${missing}\nMake ${node} the primary without it?`) ? fetch("/api/promote?yes=1", { method: "POST" }) : null;
+}
+
 // --- databases ---
 
 const PHASES = {
@@ -386,6 +429,7 @@ function draw() {
   drawHero();
   if (!view) return;
   const more = view.more_databases > 0 && h("p", { class: "card quiet" }, `${count(view.more_databases, "more database")}, none of them in trouble unless the top of this page says so.`);
+  section("cluster", view.cluster && drawCluster(view.cluster));
   section("databases", view.databases.length > 0 && [view.databases.map(drawDatabase), more]);
   section("processes", view.stack?.processes.length && drawProcesses(view.stack.processes));
   const migrated = view.databases.filter((database) => database.migrations);
@@ -407,7 +451,7 @@ document.addEventListener("input", (event) => {
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button");
   if (!button) return;
-  const { zoom, key, copy, restart } = button.dataset;
+  const { zoom, key, copy, restart, lead: node, here } = button.dataset;
   if (zoom) {
     chosen.set(key, { at: null, ...chosen.get(key), zoom });
     draw();
@@ -418,6 +462,10 @@ document.addEventListener("click", async (event) => {
   } else if (restart && confirm(`Restart ${restart}?`)) {
     const answer = await fetch(`/api/restart?process=${encodeURIComponent(restart)}`, { method: "POST" });
     if (!answer.ok) alert(await answer.text());
+  } else if (node && confirm(`Make ${node} the primary?`)) {
+    const answer = await lead(node, here !== undefined);
+    const said = answer && await answer.text();
+    if (said) alert(said);
   }
 });
 

@@ -55,7 +55,7 @@ pub trait Source: Send + Sync + 'static {
     /// A row of a cache.
     fn get(&self, wanted: Wanted) -> BoxFuture<'_, Result<Got, Refused>>;
     /// Does what somebody asked for, and says what should be known of it; or says why not.
-    fn act(&self, act: Act) -> BoxFuture<'_, Result<String, String>>;
+    fn act(&self, act: Act) -> BoxFuture<'_, Result<String, NotDone>>;
 }
 
 /// How everything is.
@@ -146,6 +146,22 @@ pub enum Act {
     Restart(String),
     /// Take the configuration as it is now.
     Reload,
+    /// Let another node of the cluster lead.
+    HandOff(String),
+    /// Let this node lead; `yes`: although something may be missing then.
+    Promote {
+        /// Somebody knows what.
+        yes: bool,
+    },
+}
+
+/// Why something was not done, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotDone {
+    /// It cannot be.
+    Failed(String),
+    /// Not unless somebody wants it although he knows this.
+    Unasked(String),
 }
 
 /// Who may look, and do what.
@@ -155,7 +171,7 @@ pub struct Access {
     pub token: Option<String>,
     /// The address is one of this machine only.
     pub is_local: bool,
-    /// Processes can be restarted from the page.
+    /// Processes can be restarted from the page, and another node made the primary.
     pub actions: bool,
 }
 
@@ -183,7 +199,11 @@ pub fn router(access: Access, source: Arc<dyn Source>) -> Router {
         .route("/changes/{*database}", get(changes::stream))
         .route("/get/{*row}", get(got::row));
     if actions {
-        router = router.route("/api/restart", post(restart)).route("/api/reload", post(reload));
+        router = router
+            .route("/api/restart", post(restart))
+            .route("/api/reload", post(reload))
+            .route("/api/handoff", post(hand_off))
+            .route("/api/promote", post(promote));
     }
     router.layer(middleware::from_fn_with_state(app.clone(), guard::guard)).with_state(app)
 }
@@ -237,11 +257,24 @@ async fn reload(State(app): State<Arc<App>>) -> Response {
     act(&app, Act::Reload).await
 }
 
+async fn hand_off(State(app): State<Arc<App>>, request: Request) -> Response {
+    match guard::parameter(request.uri(), "to") {
+        Some(name) => act(&app, Act::HandOff(name)).await,
+        None => (StatusCode::BAD_REQUEST, "say to whom: ?to=NODE\n").into_response(),
+    }
+}
+
+async fn promote(State(app): State<Arc<App>>, request: Request) -> Response {
+    let yes = guard::parameter(request.uri(), "yes").is_some_and(|value| value == "1");
+    act(&app, Act::Promote { yes }).await
+}
+
 async fn act(app: &App, act: Act) -> Response {
     tracing::info!("asked on the status page: {act:?}");
     match app.source.act(act).await {
         Ok(said) if said.is_empty() => StatusCode::NO_CONTENT.into_response(),
         Ok(said) => said.into_response(),
-        Err(why) => (StatusCode::CONFLICT, why).into_response(),
+        Err(NotDone::Failed(why)) => (StatusCode::CONFLICT, why).into_response(),
+        Err(NotDone::Unasked(why)) => (StatusCode::PRECONDITION_REQUIRED, why).into_response(),
     }
 }

@@ -30,10 +30,18 @@ struct Known {
     newest: Option<Seen>,
     /// Since when it is known that there has never been a record.
     nobody_since: Option<Duration>,
-    /// A put of ours that takes over and was not answered, and when it began.
-    unanswered: Option<(Record, Duration)>,
+    /// A put of ours that takes over and was not answered.
+    unanswered: Option<Try>,
     /// A holding of this node that is over.
     over: Option<Record>,
+}
+
+/// A put that takes over.
+struct Try {
+    ours: Record,
+    follows: Option<Record>,
+    /// Before it was sent.
+    began: Duration,
 }
 
 #[derive(Clone)]
@@ -63,6 +71,7 @@ pub enum Attempt {
 #[derive(Debug)]
 pub struct Holding {
     record: Record,
+    follows: Option<Record>,
     /// When the first put of the next record began, while nobody has answered.
     unanswered: Option<Duration>,
     validity: Validity,
@@ -134,10 +143,10 @@ impl Lease {
     pub async fn attempt(&self, handicap: Duration) -> Result<Attempt> {
         let newest = self.look(handicap).await?;
         let unanswered = self.known().unanswered.take();
-        if let (Some((newest, _)), Some((ours, began))) = (&newest, unanswered)
-            && *newest == ours
+        if let (Some((newest, _)), Some(tried)) = (&newest, unanswered)
+            && *newest == tried.ours
         {
-            let holding = self.holding(ours, began);
+            let holding = self.holding(tried);
             if holding.validity.is_valid() {
                 return Ok(Attempt::Held(holding));
             }
@@ -164,11 +173,11 @@ impl Lease {
             ttl_ms: self.ttl.as_millis() as u64,
             released: None,
         };
-        let began = self.clock.boottime();
-        match self.register.put(before.as_ref(), &ours).await {
+        let tried = Try { ours, follows: before, began: self.clock.boottime() };
+        match self.register.put(tried.follows.as_ref(), &tried.ours).await {
             Ok(Put::Done) => {
                 self.known().newest = None;
-                Ok(Attempt::Held(self.holding(ours, began)))
+                Ok(Attempt::Held(self.holding(tried)))
             }
             Ok(Put::Lost) => {
                 // What is known may be old: the next look begins from nothing.
@@ -176,16 +185,16 @@ impl Lease {
                 Ok(Attempt::Lost)
             }
             Err(e) => {
-                self.known().unanswered = Some((ours, began));
+                self.known().unanswered = Some(tried);
                 Err(e)
             }
         }
     }
 
-    fn holding(&self, record: Record, began: Duration) -> Holding {
+    fn holding(&self, Try { ours: record, follows, began }: Try) -> Holding {
         let validity = Validity { until: Arc::default(), clock: self.clock.clone() };
         validity.begins(began, record.ttl());
-        Holding { record, unanswered: None, validity }
+        Holding { record, follows, unanswered: None, validity }
     }
 
     /// Holds it for another `ttl`. `false`: it is lost, and no renewal brings it back.
@@ -231,6 +240,12 @@ impl Holding {
     #[must_use]
     pub fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// The record of the holding before it.
+    #[must_use]
+    pub fn follows(&self) -> Option<&Record> {
+        self.follows.as_ref()
     }
 
     /// Whether it is valid, also after renewals.

@@ -1,16 +1,21 @@
 //! A node of a cluster: `litekeep up` where the configuration has `[cluster]`.
 //!
 //! [`litekeep_cluster`] says when the node becomes what; [`node`] does it with databases and processes, [`copies`] follows logs,
-//! [`link`] is asked from outside, [`facing`] by the proxies, and [`records`] is what the nodes tell each other.
+//! [`link`] is asked from outside, [`promotion`] is what it does when it shall lead, [`facing`] is asked by the proxies. [`records`] is what the nodes
+//! tell each other, and [`members`] what one of them makes of it.
 
 mod copies;
 mod facing;
 mod link;
+mod members;
 mod node;
+mod promotion;
 mod records;
 mod run;
 
 pub(crate) use facing::Facing;
-pub(crate) use link::{ClusterView, DatabaseView, Link};
-pub(crate) use records::Records;
+pub(crate) use link::{DatabaseView, Link, REPORT};
+pub(crate) use members::{AllTold, ClusterView, NodeView, Presence, views};
+pub(crate) use promotion::{AtRisk, Promotion};
+pub(crate) use records::{NodeRecord, Records};
 pub(crate) use run::{primary_store, run};

@@ -49,8 +49,10 @@ pub(crate) enum Ask {
     Board,
     /// The node and its cluster: one item.
     Cluster,
-    /// To take the lease of the cluster; answered when it leads.
-    Promote,
+    /// To take the lease of the cluster: one item. `yes`: although something may be missing.
+    Promote {
+        yes: bool,
+    },
     /// To give the lease away; answered when it is given.
     HandOff {
         to: Option<String>,

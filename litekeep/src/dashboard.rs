@@ -22,10 +22,13 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use litekeep_config::Dashboard;
-use litekeep_dashboard::{Access, Act, Asked, Got, News, Refused, Shown, Source, Told, Wanted, router};
+use litekeep_dashboard::{
+    Access, Act, Asked, Got, News, NotDone, Refused, Shown, Source, Told, Wanted, router,
+};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use crate::cluster::Promotion;
 use crate::stack::Stack;
 
 /// Who may look at the board, and how.
@@ -72,20 +75,36 @@ impl Source for Page {
         self.0.get(wanted).boxed()
     }
 
-    fn act(&self, act: Act) -> BoxFuture<'_, Result<String, String>> {
+    fn act(&self, act: Act) -> BoxFuture<'_, Result<String, NotDone>> {
         let act = async {
             let Some(stack) = self.0.stack() else {
-                return Err("no processes run here: `litekeep up` runs them\n".to_owned());
+                return Err(NotDone::Failed("no processes run here: `litekeep up` runs them\n".to_owned()));
             };
             let done: anyhow::Result<Vec<String>> = match act {
                 Act::Restart(name) => stack.restart(&[name]).await.map(|()| Vec::new()),
                 Act::Reload => stack.reload(&[]).await.map(|reloaded| reloaded.warnings),
+                Act::HandOff(to) => hand_off(&stack, to).await.map(|()| Vec::new()),
+                Act::Promote { yes } => match promote(&stack, yes).await {
+                    Ok(Promotion { leads: false, at_risk: Some(at_risk), .. }) => {
+                        return Err(NotDone::Unasked(format!("{}\n", at_risk.text())));
+                    }
+                    promoted => promoted
+                        .map(|promotion| promotion.at_risk.iter().map(|at_risk| at_risk.text()).collect()),
+                },
             };
             let done = done.map(|warnings| warnings.iter().map(|warning| format!("{warning}\n")).collect());
-            done.map_err(|error| format!("{error:#}\n"))
+            done.map_err(|error| NotDone::Failed(format!("{error:#}\n")))
         };
         act.boxed()
     }
+}
+
+async fn hand_off(stack: &Stack, to: String) -> anyhow::Result<()> {
+    stack.node()?.hand_off(Some(to)).await
+}
+
+async fn promote(stack: &Stack, yes: bool) -> anyhow::Result<Promotion> {
+    stack.node()?.promote(yes).await
 }
 
 fn items<T: Send + 'static>(mut receiver: mpsc::Receiver<T>) -> BoxStream<'static, T> {

@@ -8,10 +8,12 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use litekeep_env::{Clock, SystemClock};
+use litekeep_ltx::Txid;
 use litekeep_replicate::replicator::{DestinationStatus, Phase, Status};
 use litekeep_store::Counts as Requests;
 use litekeep_sync::cache::figures::Counts;
 
+use crate::cluster::{DatabaseView, NodeRecord};
 use crate::dashboard::Board;
 use crate::feeds::FeedStatus;
 use crate::replication::Current;
@@ -34,6 +36,9 @@ pub(crate) fn routes(replication: Current, stack: Option<Weak<Stack>>, board: Ar
         });
         if let Some(stack) = stack.as_ref().and_then(Weak::upgrade) {
             text.push_str(&render_stack(&stack.status()));
+            if let Some(link) = stack.link() {
+                text.push_str(&render_node(&link.own(), link.is_writable()));
+            }
         }
         async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
     };
@@ -297,6 +302,67 @@ fn render_stack(stack: &StackStatus) -> String {
     out
 }
 
+const ROLES: [&str; 4] = ["replica", "promoting", "primary", "fencing"];
+
+/// This node of a cluster; the others tell of themselves.
+fn render_node(node: &NodeRecord, is_writable: bool) -> String {
+    let mut out = String::new();
+    head(&mut out, "cluster_role", "gauge", "1 for the role that this node has, 0 for the others.");
+    for role in ROLES {
+        let has = u8::from(node.role == role);
+        let _ =
+            writeln!(out, "litekeep_cluster_role{{node=\"{}\",role=\"{role}\"}} {has}", escaped(&node.node));
+    }
+    let is_well = matches!(node.role.as_str(), "replica" | "primary")
+        && node.trouble.is_none()
+        && node.databases.iter().all(|database| database.trouble.is_none());
+    let of_node = [
+        (
+            "cluster_up",
+            "1 while the node is as it should be, 0 when somebody has to look.",
+            u64::from(is_well),
+        ),
+        (
+            "cluster_writable",
+            "1 while applications can write on this node: on one of all nodes at most.",
+            u64::from(is_writable),
+        ),
+        (
+            "cluster_epoch",
+            "How often the lease has been taken, as far as this node knows.",
+            node.epoch.unwrap_or_default(),
+        ),
+    ];
+    for (name, help, value) in of_node {
+        head(&mut out, name, "gauge", help);
+        let _ = writeln!(out, "litekeep_{name}{{node=\"{}\"}} {value}", escaped(&node.node));
+    }
+    let of_databases: [(&str, &str, fn(&DatabaseView) -> Option<f64>); 3] = [
+        (
+            "cluster_lag_seconds",
+            "Age of the oldest thing that the copy lacks, or on the primary the log.",
+            |database| Some(database.lag_ms?.max(0) as f64 / 1000.0),
+        ),
+        ("cluster_txid", "The last transaction that the copy has, or on the primary the log.", |database| {
+            let txid: Txid = database.txid.as_ref()?.parse().ok()?;
+            Some(txid.get() as f64)
+        }),
+        ("cluster_forks", "What was committed on this node and is not in the log.", |database| {
+            Some(database.forks as f64)
+        }),
+    ];
+    for (name, help, value) in of_databases {
+        head(&mut out, name, "gauge", help);
+        for database in &node.databases {
+            if let Some(value) = value(database) {
+                let path = escaped(&database.path.to_string_lossy());
+                let _ = writeln!(out, "litekeep_{name}{{database=\"{path}\"}} {value}");
+            }
+        }
+    }
+    out
+}
+
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP litekeep_{name} {help}\n# TYPE litekeep_{name} {kind}");
 }
@@ -310,6 +376,46 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::syncs::CacheFigures;
+
+    fn node() -> NodeRecord {
+        let database = DatabaseView {
+            path: "/a.db".into(),
+            txid: Some("000000000000002a".to_owned()),
+            lag_ms: Some(1_500),
+            forks: 2,
+            trouble: None,
+        };
+        NodeRecord {
+            node: "b".to_owned(),
+            role: "replica".to_owned(),
+            since: None,
+            epoch: Some(7),
+            at: String::new(),
+            candidate: true,
+            trouble: None,
+            databases: vec![database],
+        }
+    }
+
+    #[test]
+    fn a_node_tells_of_itself() {
+        let node = node();
+        let text = render_node(&node, false);
+        for line in [
+            "litekeep_cluster_role{node=\"b\",role=\"replica\"} 1",
+            "litekeep_cluster_role{node=\"b\",role=\"primary\"} 0",
+            "litekeep_cluster_up{node=\"b\"} 1",
+            "litekeep_cluster_writable{node=\"b\"} 0",
+            "litekeep_cluster_epoch{node=\"b\"} 7",
+            "litekeep_cluster_lag_seconds{database=\"/a.db\"} 1.5",
+            "litekeep_cluster_txid{database=\"/a.db\"} 42",
+            "litekeep_cluster_forks{database=\"/a.db\"} 2",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        let node = NodeRecord { trouble: Some("no answer".to_owned()), ..node };
+        assert!(render_node(&node, false).contains("litekeep_cluster_up{node=\"b\"} 0"));
+    }
 
     #[test]
     fn feeds_are_told_by_their_names() {
@@ -412,7 +518,8 @@ mod tests {
             + &render_followers("feed", &OF_FEEDS, &[("/a.db".into(), feed())], |feed| &feed.name)
             + &render_followers("sync", &OF_SYNCS, &[("/a.db".into(), sync())], |sync| &sync.name)
             + &render_caches(&[("/a.db".into(), cache())])
-            + &render_stack(&stack());
+            + &render_stack(&stack())
+            + &render_node(&node(), false);
         let each = text.split("# HELP ").skip(1).map(|metric| {
             let (name, rest) = metric.split_once(' ').unwrap();
             let (help, rest) = rest.split_once('\n').unwrap();

@@ -162,7 +162,12 @@ impl Stack {
         _ = self.node.set(link.clone());
     }
 
-    fn node(&self) -> Result<&Arc<Link>> {
+    /// The node of a cluster that it is.
+    pub(crate) fn link(&self) -> Option<&Arc<Link>> {
+        self.node.get()
+    }
+
+    pub(crate) fn node(&self) -> Result<&Arc<Link>> {
         let alone = || {
             let failure = Failure::invalid("this `litekeep up` is not one of a cluster");
             failure.hint("[cluster] in litekeep.toml makes it one")
@@ -315,7 +320,7 @@ impl Stack {
                 output::send(self.printing(&names)?, lines, follow, out).await
             }
             Ask::Cluster => out.item(&self.node()?.view().await).await,
-            Ask::Promote => self.node()?.promote().await,
+            Ask::Promote { yes } => out.item(&self.node()?.promote(yes).await?).await,
             Ask::HandOff { to } => self.node()?.hand_off(to).await,
             // The server's own, which stays to tell how it went.
             Ask::Down => Ok(()),

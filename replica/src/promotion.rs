@@ -3,8 +3,8 @@
 //! 1. The copy takes what the log has.
 //! 2. It puts the next transaction, in which nothing changes. From then on whoever wrote to the log before cannot go on: the name
 //!    that comes next for him is taken. If it was taken before, there is more to take.
-//! 3. What is known of each page becomes local state of a replicator, which goes on from there without a new snapshot; the position of
-//!    the copy goes last. A crash before that leaves a copy, and one after it the database.
+//! 3. What is known of each page becomes local state of a replicator, which goes on from there without a new snapshot; the end of the WAL
+//!    does, too, so that no page of the file has to be compared; the position of the copy goes last. A crash before that leaves a copy, and one after it the database.
 
 use crate::follower::Follower;
 use crate::position::{self, Held, Mark};
@@ -13,6 +13,7 @@ use crate::start::blocking;
 use crate::state::SOURCE;
 use litekeep_env::{disk, random_u64};
 use litekeep_ltx::{Encoder, FileName, Header, Pgno, Txid, WriterId, page_checksum};
+use litekeep_replicate::capture::place_after;
 use litekeep_replicate::local::{PageSums, Places, Spool, State, StateFile, Trouble};
 use litekeep_replicate::replicator::PACKS;
 use litekeep_replicate::{Error, Kind};
@@ -101,10 +102,12 @@ fn name(txid: Txid) -> FileName {
 }
 
 fn hand_over(mut replica: Replica, header: &Header, place: &str, now_ms: i64) -> Result<(), Error> {
-    replica.look()?;
     let held = replica.held()?;
-    _ = replica.writer()?.checkpoint()?;
+    let done = replica.writer()?.checkpoint()?;
+    let end = if done.busy { None } else { place_after(&replica.path, done.frames)? };
     let first_page = replica.writer()?.first_page()?;
+    // After that: what anybody writes from here on comes after the place.
+    replica.look()?;
     let meta = replica.meta.path().to_owned();
     // Of an earlier time as the source of transactions.
     forget_state(&meta)?;
@@ -123,7 +126,7 @@ fn hand_over(mut replica: Replica, header: &Header, place: &str, now_ms: i64) ->
         txid: header.max_txid,
         page_count: held.page_count,
         page_size: held.page_size,
-        place: None,
+        place: end,
         synced: Some(header.max_txid),
         boot: disk::boot_id(),
         confirmed_ms: now_ms,

@@ -10,6 +10,9 @@ use super::ConfigArgs;
 pub(crate) struct Promote {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    /// Go on although a primary that does not answer may have what the log has not
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -31,12 +34,26 @@ pub(crate) struct Cluster {
 pub(crate) enum ClusterCommand {
     /// Show the nodes, their roles, how far they are behind, and their forks; exit code 1 when something is wrong
     Status(ClusterStatus),
+    /// Forget nodes that are not up any more
+    Forget(ClusterForget),
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ClusterStatus {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ClusterForget {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The nodes
+    #[arg(value_name = "NODE", required_unless_present = "gone")]
+    pub(crate) nodes: Vec<String>,
+    /// All that have not been heard of for a day
+    #[arg(long, conflicts_with = "nodes")]
+    pub(crate) gone: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -26,7 +26,7 @@ pub(super) struct CopyState {
     pub(super) is_level: bool,
     pub(super) trouble: Option<String>,
     /// It does not go on by itself.
-    is_over: bool,
+    pub(super) is_over: bool,
 }
 
 /// A copy that is followed.

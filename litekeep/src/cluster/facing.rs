@@ -33,7 +33,7 @@ impl Terms {
     }
 
     /// The one that is not over.
-    fn valid(&self) -> Option<u64> {
+    pub(super) fn valid(&self) -> Option<u64> {
         let now = self.lock();
         now.1.as_ref().filter(|term| term.is_valid()).map(|_| now.0)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use litekeep_cluster::{Ask, Role, Situation};
-use litekeep_env::{Clock, SystemClock, random_u64};
+use litekeep_env::{Clock, SystemClock};
 use litekeep_replica::Fork;
 use litekeep_replicate::local::StateFile;
 use serde::{Deserialize, Serialize};
@@ -16,17 +16,20 @@ use tokio::time::Instant;
 
 use super::copies::CopyState;
 use super::facing::Terms;
-use super::records::{NodeRecord, Records, Wish};
+use super::members::{DOWN, Presence};
+use super::records::{NodeRecord, Records};
 use crate::replication::Current;
 use crate::report::{Failure, Kind, text};
 use crate::stack::NodeStatus;
 
 /// Between two looks whether the node leads.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 /// Between two words of a node about itself.
-const REPORT: Duration = Duration::from_secs(5);
+pub(crate) const REPORT: Duration = Duration::from_secs(5);
+/// How long the end waits until the others are told.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// What was asked for is done within so many times the time of a lease, or it has failed.
-const PATIENCE: u32 = 12;
+pub(super) const PATIENCE: u32 = 12;
 
 /// One database on one node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,18 +41,6 @@ pub(crate) struct DatabaseView {
     pub(crate) lag_ms: Option<i64>,
     pub(crate) forks: usize,
     pub(crate) trouble: Option<String>,
-}
-
-/// The cluster, as one node sees it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct ClusterView {
-    pub(crate) node: String,
-    pub(crate) role: String,
-    pub(crate) epoch: Option<u64>,
-    pub(crate) primary: Option<String>,
-    pub(crate) ok: bool,
-    pub(crate) trouble: Option<String>,
-    pub(crate) nodes: Vec<NodeRecord>,
 }
 
 /// What is known of the node, and how it is asked.
@@ -73,6 +64,16 @@ pub(super) struct Shown {
 }
 
 impl Shown {
+    /// Copies that do not go on by themselves, with why.
+    pub(super) fn over(&self) -> Vec<(PathBuf, String)> {
+        let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let over = |(path, state): (PathBuf, Arc<Mutex<CopyState>>)| {
+            let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.is_over.then(|| (path, state.trouble.clone().unwrap_or_default()))
+        };
+        copies.into_iter().filter_map(over).collect()
+    }
+
     fn databases(&self) -> Vec<DatabaseView> {
         let replication = self.replication.upgrade();
         let statuses = replication.map(|replication| replication.statuses()).unwrap_or_default();
@@ -105,12 +106,17 @@ impl Link {
         self.situation.borrow().clone()
     }
 
+    pub(super) fn has_copies(&self) -> bool {
+        !self.shown.copies.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// What the node tells of itself.
     pub(crate) fn own(&self) -> NodeRecord {
-        let Situation { role, epoch, trouble, .. } = self.situation();
+        let Situation { role, since_ms, epoch, trouble, .. } = self.situation();
         NodeRecord {
             node: self.name.clone(),
             role: role.name().to_owned(),
+            since: Some(text::rfc3339(since_ms)),
             epoch,
             at: text::rfc3339(SystemClock.unix_ms()),
             candidate: self.candidate,
@@ -121,7 +127,7 @@ impl Link {
 
     /// How the node stands.
     pub(crate) fn status(&self) -> NodeStatus {
-        let Situation { role, epoch, primary, trouble } = self.situation();
+        let Situation { role, epoch, primary, trouble, .. } = self.situation();
         NodeStatus {
             name: self.name.clone(),
             role: role.name().to_owned(),
@@ -131,104 +137,17 @@ impl Link {
         }
     }
 
-    /// The whole cluster; of the others what they told last.
-    pub(crate) async fn view(&self) -> ClusterView {
-        let situation = self.situation();
-        let own = self.own();
-        let (mut nodes, silence) = match self.records.nodes().await {
-            Ok(nodes) => (nodes, None),
-            Err(error) => (vec![], Some(format!("the other nodes are not known: {error:#}"))),
-        };
-        nodes.retain(|node| node.node != self.name);
-        nodes.push(own);
-        nodes.sort_by(|a, b| a.node.cmp(&b.node));
-        let trouble = situation.trouble.or(silence);
-        let is_well = matches!(situation.role, Role::Primary | Role::Replica) && trouble.is_none();
-        let has_trouble =
-            |node: &NodeRecord| node.databases.iter().any(|database| database.trouble.is_some());
-        ClusterView {
-            node: self.name.clone(),
-            role: situation.role.name().to_owned(),
-            epoch: situation.epoch,
-            primary: situation.primary.map(|primary| primary.name),
-            ok: is_well && !nodes.iter().any(|node| node.node == self.name && has_trouble(node)),
-            trouble,
-            nodes,
-        }
-    }
-
-    /// Takes the lead from whoever has it.
-    ///
-    /// # Errors
-    /// When that does not come about.
-    pub(crate) async fn promote(&self) -> Result<()> {
-        let situation = self.situation();
-        if situation.role == Role::Primary {
-            return Ok(());
-        }
-        let Some(epoch) = self.epoch_of_lease()? else { return self.lead().await };
-        // One that does not answer any more loses the lease by itself.
-        if let Err(error) = self.wish(Some(self.name.clone()), epoch).await {
-            tracing::warn!(
-                "could not ask the primary for the lease: {error:#}; it is taken when it has run out"
-            );
-        }
-        self.lead().await
-    }
-
-    async fn wish(&self, to: Option<String>, epoch: u64) -> Result<()> {
-        self.records.wish(&Wish { to, epoch, nonce: random_u64() }).await
-    }
-
-    /// `None`: nobody has ever had it.
-    fn epoch_of_lease(&self) -> Result<Option<u64>> {
-        let Situation { epoch, primary, .. } = self.situation();
-        match (epoch, primary) {
-            (None, Some(primary)) => {
-                let failure = Failure::invalid(format!(
-                    "the configuration says that `{}` is the primary, and there is no lease",
-                    primary.name
-                ));
-                Err(failure.hint("change `primary` below [cluster] on every node").into())
-            }
-            (epoch, _) => Ok(epoch),
-        }
-    }
-
-    async fn lead(&self) -> Result<()> {
-        let within = self.ttl * PATIENCE;
-        self.ask(Ask::Lead { within }).await?;
-        let until = Instant::now() + within;
-        while Instant::now() < until {
-            if self.situation().role == Role::Primary {
-                return Ok(());
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-        let trouble = self.situation().trouble.map_or(String::new(), |trouble| format!(": {trouble}"));
-        let seconds = within.as_secs();
-        let failure = Failure::new(
-            Kind::Unavailable,
-            format!("this node has not become the primary within {seconds} s{trouble}"),
-        );
-        Err(failure.hint("`litekeep cluster status` shows who leads, and what is wrong").into())
-    }
-
     /// Gives the lead to another node.
     ///
     /// # Errors
     /// When that does not come about: the primary goes on then.
     pub(crate) async fn hand_off(&self, to: Option<String>) -> Result<()> {
+        if let Some(to) = &to {
+            self.require_up(to).await?;
+        }
         let situation = self.situation();
         if situation.role == Role::Primary {
-            if to.as_ref() == Some(&self.name) {
-                return Ok(());
-            }
-            let (reply, answer) = oneshot::channel();
-            self.ask(Ask::HandOff { to, reply }).await?;
-            let ended = || Failure::new(Kind::Unavailable, "the node ends");
-            let answer = answer.await.map_err(|_| ended())?;
-            return answer.map_err(|failure| Failure::new(Kind::Unavailable, failure.to_string()).into());
+            return self.hand_over(to).await;
         }
         let (epoch, former) = (self.epoch_of_lease()?, situation.primary);
         let (Some(epoch), Some(former)) = (epoch, former) else {
@@ -249,7 +168,44 @@ impl Link {
             .into())
     }
 
-    async fn ask(&self, ask: Ask) -> Result<()> {
+    /// The same, of the primary.
+    async fn hand_over(&self, to: Option<String>) -> Result<()> {
+        if to.as_ref() == Some(&self.name) {
+            return Ok(());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.ask(Ask::HandOff { to, reply }).await?;
+        let ended = || Failure::new(Kind::Unavailable, "the node ends");
+        let answer = answer.await.map_err(|_| ended())?;
+        answer.map_err(|failure| Failure::new(Kind::Unavailable, failure.to_string()).into())
+    }
+
+    /// Nobody leads for a while where the lease is left to somebody who does not take it.
+    async fn require_up(&self, name: &str) -> Result<()> {
+        let told = self.all_told().await.map_err(|silence| Failure::new(Kind::Unavailable, silence))?;
+        let why = match told.iter().find(|node| node.told.node == name) {
+            None => format!("there is no node `{name}`"),
+            Some(node) if node.presence != Presence::Up => format!("`{name}` is not up"),
+            Some(_) => return Ok(()),
+        };
+        Err(Failure::invalid(why).hint("`litekeep cluster status` shows who is").into())
+    }
+
+    /// Tells the others that this node was ended on purpose.
+    pub(super) async fn say_goodbye(&self) {
+        let own = NodeRecord {
+            role: DOWN.to_owned(),
+            since: Some(text::rfc3339(SystemClock.unix_ms())),
+            ..self.own()
+        };
+        match tokio::time::timeout(GOODBYE, self.records.put(&own)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!("tell the other nodes: {error:#}"),
+            Err(_) => tracing::debug!("tell the other nodes: no answer"),
+        }
+    }
+
+    pub(super) async fn ask(&self, ask: Ask) -> Result<()> {
         let ended = |_| Failure::new(Kind::Unavailable, "the node ends");
         Ok(self.asks.send(ask).await.map_err(ended)?)
     }
@@ -260,7 +216,9 @@ impl Link {
         let mut done = None;
         loop {
             let own = self.own();
-            let essence = (own.role.clone(), own.epoch, own.trouble.clone());
+            // A primary that goes away soon is to have said that it has begun.
+            let is_whole = own.databases.iter().all(|database| database.txid.is_some());
+            let essence = (own.role.clone(), own.epoch, own.trouble.clone(), is_whole);
             if told.as_ref() != Some(&essence) || told_at.elapsed() >= REPORT {
                 match self.records.put(&own).await {
                     Ok(()) => (told, told_at) = (Some(essence), Instant::now()),
@@ -278,7 +236,7 @@ impl Link {
                     "asked to hand over{}",
                     wish.to.as_ref().map_or(String::new(), |to| format!(" to `{to}`"))
                 );
-                if let Err(error) = self.hand_off(wish.to).await {
+                if let Err(error) = self.hand_over(wish.to).await {
                     tracing::warn!("could not hand over: {error:#}");
                 }
             }

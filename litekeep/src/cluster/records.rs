@@ -12,12 +12,23 @@ const WISH: &str = "wish";
 pub(crate) struct NodeRecord {
     pub(crate) node: String,
     pub(crate) role: String,
+    /// Since when, by its own clock.
+    #[serde(default)]
+    pub(crate) since: Option<String>,
     pub(crate) epoch: Option<u64>,
     /// By its own clock.
     pub(crate) at: String,
     pub(crate) candidate: bool,
     pub(crate) trouble: Option<String>,
     pub(crate) databases: Vec<super::DatabaseView>,
+}
+
+/// A node's record, and when it was put.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) node: NodeRecord,
+    /// By the clock of the store, milliseconds since the epoch.
+    pub(crate) put_ms: i64,
 }
 
 /// Somebody asks for another primary.
@@ -44,18 +55,24 @@ impl Records {
         Ok(())
     }
 
-    /// All nodes that have ever told of themselves.
-    pub(crate) async fn nodes(&self) -> Result<Vec<NodeRecord>> {
+    /// All nodes that have told of themselves and are not forgotten.
+    pub(crate) async fn nodes(&self) -> Result<Vec<Told>> {
         let mut nodes = Vec::new();
         for record in self.0.list_records(NODES).await? {
             // One that is being deleted, or of a later litekeep.
             if let Some(bytes) = self.0.get_record(&record.name).await?
                 && let Ok(node) = serde_json::from_slice(&bytes)
             {
-                nodes.push(node);
+                nodes.push(Told { node, put_ms: record.modified_ms });
             }
         }
         Ok(nodes)
+    }
+
+    /// Forgets nodes; who is there tells of himself again.
+    pub(crate) async fn forget(&self, names: &[String]) -> Result<()> {
+        let records: Vec<String> = names.iter().map(|name| format!("{NODES}/{name}")).collect();
+        Ok(self.0.delete_records(&records).await?)
     }
 
     pub(super) async fn wish(&self, wish: &Wish) -> Result<()> {

@@ -137,6 +137,7 @@ pub(crate) async fn run(
     let stopped = stack.stop().await;
     let closed = node.close().await;
     beside.iter().for_each(tokio::task::JoinHandle::abort);
+    link.say_goodbye().await;
     for database in &databases {
         _ = note_primary(&database.meta_dir, None);
         if closed.is_ok() {

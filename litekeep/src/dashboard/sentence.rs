@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::cluster::{ClusterView, Presence};
 use crate::report::text;
 
 /// What the sentence says of one database.
@@ -29,6 +30,36 @@ pub(super) fn sentence(facts: &[Fact], now_ms: i64, zone: &TimeZone) -> (bool, S
         None if facts.is_empty() => (false, "No database is being backed up.".to_owned()),
         None => (true, good_news(facts, now_ms, zone)),
     }
+}
+
+/// The same on a node of a cluster that is not the primary: what is here is a copy.
+pub(super) fn of_node(cluster: &ClusterView, now_ms: i64, zone: &TimeZone) -> (bool, String) {
+    let Some(primary) = cluster.primary.as_ref().filter(|_| cluster.role == "replica" && !cluster.lapsed)
+    else {
+        let why = match (cluster.role.as_str(), &cluster.primary) {
+            ("promoting", _) => "This node is becoming the primary.".to_owned(),
+            ("replica", Some(primary)) => format!("Nobody leads: the lease of {primary} has run out."),
+            ("replica", None) => "Nobody leads.".to_owned(),
+            _ => "Nobody can write on this node until it is known who leads.".to_owned(),
+        };
+        return (false, why);
+    };
+    let own =
+        cluster.nodes.iter().find(|node| node.told.node == cluster.node && node.presence == Presence::Up);
+    let databases = own.map(|node| node.told.databases.as_slice()).unwrap_or_default();
+    if let Some(database) =
+        databases.iter().find(|database| database.trouble.is_some() || database.txid.is_none())
+    {
+        let name = super::file_name(&database.path);
+        return (false, format!("{name} does not follow {primary}."));
+    }
+    let behind_ms = databases.iter().filter_map(|database| database.lag_ms).max().unwrap_or_default();
+    let what = match databases {
+        [one] => super::file_name(&one.path),
+        all => text::count(all.len(), "database"),
+    };
+    let up_to = instant(now_ms - behind_ms, now_ms, zone);
+    (true, format!("This node follows {primary} and has all of {what} up to {up_to}."))
 }
 
 fn good_news(facts: &[Fact], now_ms: i64, zone: &TimeZone) -> String {

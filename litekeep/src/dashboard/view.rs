@@ -18,8 +18,9 @@ use serde_json::Value;
 use super::listing::{self, Listed, Listing, Timeline};
 use super::readers::{Reader, Readers};
 use super::seldom::Seldom;
-use super::sentence::{Fact, sentence};
+use super::sentence::{Fact, of_node, sentence};
 use crate::args::ConfigArgs;
+use crate::cluster::{AllTold, ClusterView, Link, REPORT};
 use crate::commands::history::MissingRange;
 use crate::commands::status::backup::Backup;
 use crate::feeds::{self, Feed, FeedStatus};
@@ -61,6 +62,8 @@ pub(crate) struct View {
     /// How many there are besides.
     pub(crate) more_databases: usize,
     pub(crate) stack: Option<StackStatus>,
+    /// In a cluster.
+    pub(crate) cluster: Option<ClusterView>,
     /// What the processes of the stack said last.
     pub(crate) last_words: Vec<LastWords>,
     /// The newest last.
@@ -152,6 +155,8 @@ pub(crate) struct Board {
     listings: Mutex<HashMap<PathBuf, Seldom<Listing>>>,
     migrations: Mutex<HashMap<PathBuf, Seldom<Value>>>,
     readers: Readers,
+    /// What the nodes of a cluster told last.
+    told: Seldom<AllTold>,
     /// The first look was given time for the first listing.
     has_waited: AtomicBool,
 }
@@ -180,6 +185,7 @@ impl Board {
             listings: Mutex::default(),
             migrations: Mutex::default(),
             readers: Readers::default(),
+            told: Seldom::default(),
             has_waited: AtomicBool::new(false),
         }
     }
@@ -205,7 +211,8 @@ impl Board {
             let is_listed =
                 |database: &DatabaseView| database.backups.iter().all(|backup| backup.listed_at.is_some());
             let is_over = self.has_waited.load(SeqCst) || SystemClock.boottime() - begin > PATIENCE;
-            if is_over || view.databases.iter().all(is_listed) {
+            let is_told = view.cluster.is_none() || self.told.last().is_some();
+            if is_over || is_told && view.databases.iter().all(is_listed) {
                 self.has_waited.store(true, SeqCst);
                 return view;
             }
@@ -226,14 +233,22 @@ impl Board {
         let stack = self.stack();
         let last_words = stack.as_ref().map(|stack| stack.last_words()).unwrap_or_default();
         let deploys = stack.as_ref().map(|stack| stack.deploys()).unwrap_or_default();
+        let cluster = stack.as_ref().and_then(|stack| stack.link()).map(|link| self.cluster(link));
         let stack = stack.map(|stack| stack.status());
         let more_databases = more.len();
         View {
             last_words,
             deploys,
             more_databases,
-            ..view(&facts, databases, stack, now_ms, &TimeZone::system())
+            ..view(&facts, databases, (stack, cluster), now_ms, &TimeZone::system())
         }
+    }
+
+    /// The others are asked about as seldom as they tell.
+    fn cluster(&self, link: &Arc<Link>) -> ClusterView {
+        let own = link.clone();
+        let told = self.told.get(REPORT, |_| async move { own.all_told().await });
+        link.view_with(told.map_or(Ok(vec![]), |told| (*told).clone()))
     }
 
     fn database(&self, status: &Status, now_ms: i64) -> (Fact, DatabaseView) {
@@ -380,17 +395,22 @@ impl Board {
 pub(crate) fn view(
     facts: &[Fact],
     databases: Vec<DatabaseView>,
-    stack: Option<StackStatus>,
+    (stack, cluster): (Option<StackStatus>, Option<ClusterView>),
     now_ms: i64,
     zone: &TimeZone,
 ) -> View {
-    let (safe, sentence) = sentence(facts, now_ms, zone);
+    let follows = cluster.as_ref().filter(|cluster| cluster.role != "primary");
+    let (safe, sentence) = match follows {
+        Some(cluster) => of_node(cluster, now_ms, zone),
+        None => sentence(facts, now_ms, zone),
+    };
     let named = |fact: &Fact| fact.red.iter().map(|red| format!("{}: {red}", fact.name)).collect::<Vec<_>>();
     let mut problems: Vec<String> = facts.iter().flat_map(named).collect();
     let feeds = databases.iter().flat_map(|database| &database.feeds);
     problems.extend(feeds.filter_map(FeedStatus::problem));
     problems.extend(databases.iter().flat_map(|database| &database.syncs).flat_map(SyncStatus::problems));
     problems.extend(stack.iter().flat_map(StackStatus::problems));
+    problems.extend(cluster.iter().flat_map(|cluster| cluster.problems.clone()));
     View {
         at: text::rfc3339(now_ms),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -402,6 +422,7 @@ pub(crate) fn view(
         databases,
         more_databases: 0,
         stack,
+        cluster,
         last_words: Vec::new(),
         deploys: Vec::new(),
     }

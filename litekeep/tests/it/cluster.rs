@@ -6,6 +6,7 @@
 mod facing;
 mod failovers;
 mod fencing;
+mod operator;
 mod scene;
 
 use std::time::Duration;
@@ -93,7 +94,7 @@ every = "1h"
     shapes::matches("promote", &promoted);
     cluster.until_primary(third);
     cluster.acknowledges(third, 20);
-    cluster.litekeep(third, &["handoff", "nobody-of-that-name"]);
+    cluster.litekeep(third, &["handoff", "nobody"]).failed_with(&["there is no node `nobody`"]);
     let report = cluster.settle();
     assert_eq!(report.forks, 0, "nothing was lost on the way");
     let status = cluster.litekeep(first, &["cluster", "status", "--json"]).json();

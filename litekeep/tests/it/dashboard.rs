@@ -14,7 +14,7 @@ use crate::scene::{LONG, Scene, Store};
 use crate::up::free_port;
 use crate::{Place, shapes};
 
-const TOKEN: &str = "correct-horse-battery";
+pub(crate) const TOKEN: &str = "correct-horse-battery";
 
 pub(crate) struct Answer {
     pub(crate) code: u16,
@@ -335,7 +335,7 @@ fn the_sentence_is_red_while_the_bucket_is_out_of_reach() {
 }
 
 /// Keeps a picture for people where `LITEKEEP_TEST_PICTURES` names a folder.
-fn keep_picture(browser: &mut Chromium, name: &str) {
+pub(crate) fn keep_picture(browser: &mut Chromium, name: &str) {
     if let Some(folder) = std::env::var_os("LITEKEEP_TEST_PICTURES") {
         browser.picture(&std::path::Path::new(&folder).join(format!("{name}.png"))).unwrap();
     }

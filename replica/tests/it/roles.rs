@@ -4,11 +4,12 @@
 use litekeep_env::SystemClock;
 use litekeep_replica::{Follower, Fork, Options, Standing, is_source_of, rejoin};
 use litekeep_replicate::capture::WriteBlock;
-use litekeep_replicate::local::MetaDir;
+use litekeep_replicate::local::{MetaDir, StateFile};
 use litekeep_replicate::replicator::{Gate, Phase, Replicator, Settings};
 use litekeep_store::plan::Policy;
 use litekeep_store::{Store, Target};
 use rusqlite::Connection;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -172,6 +173,51 @@ async fn a_copy_takes_over_and_what_only_the_former_source_had_is_a_fork() {
     assert_eq!(rows(&b), ["first", "second", "third", "fourth"]);
     assert_eq!(at_b.verify(&()).await.unwrap().differs, None);
     at_a.shut_down(Duration::from_secs(10)).await;
+}
+
+/// A promotion reads no page of the file: what is known of each, and where the WAL ends, leads on, also where somebody writes in
+/// between.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_over_goes_on_from_the_end_of_the_wal() {
+    let cluster = Cluster::new();
+    let (a, b) = (cluster.path("a"), cluster.path("b"));
+    write(&a, &["first"]);
+    let at_a = cluster.lead("a").await;
+    assert!(at_a.sync(Duration::from_secs(10)).await.is_empty());
+    let mut at_b = Follower::open(&cluster.store, &b, cluster.options(), &()).await.unwrap();
+    write(&a, &["second"]);
+    assert!(at_a.sync(Duration::from_secs(10)).await.is_empty());
+    to_the_end(&mut at_b).await;
+    at_a.shut_down(Duration::from_secs(10)).await;
+    // The last user of a WAL deletes it.
+    let app = Connection::open(&b).unwrap();
+    app.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, u32>(0)).unwrap();
+    cluster.promote(at_b).await;
+    let state = StateFile::peek(&cluster.meta_dir("b").join("state")).unwrap();
+    let frames = state.place.map(|place| place.frames);
+    assert!(frames.is_some_and(|frames| frames > 0), "{state:?}");
+    write(&b, &["in between"]);
+    // What no commit has changed is not looked at: a comparison would find it, and put it into the log.
+    let last = std::fs::metadata(&b).unwrap().len() - 4096;
+    let file = std::fs::File::options().read(true).write(true).open(&b).unwrap();
+    let mut page = [0; 64];
+    file.read_exact_at(&mut page, last + 3000).unwrap();
+    file.write_all_at(&page.map(|byte| !byte), last + 3000).unwrap();
+    drop(file);
+    let at_b = cluster.lead("b").await;
+    assert!(at_b.sync(Duration::from_secs(10)).await.is_empty());
+    assert_eq!(at_b.statuses()[0].breaks, 0);
+    at_b.shut_down(Duration::from_secs(10)).await;
+    let restored = cluster.dir.path().join("restored.db");
+    let copy = Follower::open(&cluster.store, &restored, cluster.options(), &()).await.unwrap();
+    copy.close().await.unwrap();
+    assert_eq!(rows(&restored), ["first", "second", "in between"]);
+    let pad = |path: &Path| -> Vec<u8> {
+        let app = Connection::open(path).unwrap();
+        app.query_row("SELECT pad FROM t WHERE name = 'second'", [], |row| row.get(0)).unwrap()
+    };
+    assert_ne!(pad(&restored), pad(&b));
+    assert_eq!(pad(&restored), pad(&a));
 }
 
 /// A node that has slept for so long that compaction has made its next name free again must not put anything there.

@@ -25,7 +25,7 @@ pub use pages::Pages;
 use pages::Slots;
 pub use reset::Reset;
 pub use segment::{Body, Segment, Stamp};
-pub use wal::{Frames, Place};
+pub use wal::{Frames, Place, place_after};
 pub use write_block::WriteBlock;
 
 use crate::local::{Packs, PageSums, Spool};

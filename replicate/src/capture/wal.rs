@@ -34,6 +34,16 @@ impl Place {
     }
 }
 
+/// The place after so many frames of a WAL, all of which SQLite counts, made durable; `None` where the file does not have them.
+pub fn place_after(database: &Path, frames: u32) -> Result<Option<Place>, Error> {
+    let Some(wal) = Wal::open(database)? else { return Ok(None) };
+    let (Some(header), Some(last)) = (wal.header()?, frames.checked_sub(1)) else { return Ok(None) };
+    let last = wal.frame_header(header.page_size, last)?;
+    let Some(last) = last.filter(|last| last.salt == header.salt && last.commit > 0) else { return Ok(None) };
+    wal.file.sync_data().map_err(Error::file("sync", &wal.path))?;
+    Ok(Some(Place { salt: header.salt, frames, checksum: last.checksum }))
+}
+
 /// An open WAL.
 #[derive(Debug)]
 pub struct Wal {

@@ -12,7 +12,7 @@ impl Status {
     pub(super) fn into_view(self, now_ms: i64) -> View {
         let (facts, databases): (Vec<Fact>, Vec<DatabaseView>) =
             self.databases.iter().map(|database| database.view(now_ms)).unzip();
-        let mut view = view(&facts, databases, self.stack, now_ms, &TimeZone::system());
+        let mut view = view(&facts, databases, (self.stack, None), now_ms, &TimeZone::system());
         if self.down {
             view.problems
                 .push("processes are configured, and nothing runs them: `litekeep up` does".to_owned());

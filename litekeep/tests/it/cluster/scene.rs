@@ -122,6 +122,12 @@ impl Cluster {
         self.kill_writer(node);
     }
 
+    /// As a person does.
+    #[track_caller]
+    pub(super) fn stop(&mut self, node: &str) {
+        self.end(node).unwrap();
+    }
+
     fn kill_writer(&self, node: &str) {
         let pid = std::fs::read_to_string(self.path(node, "writer.pid"))
             .ok()
