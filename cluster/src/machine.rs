@@ -302,7 +302,7 @@ impl Machine {
     ) -> Turn {
         let is_ours = primary == self.settings.name;
         if !is_ours {
-            self.knows(None, Some(Node { name: primary, address: None }));
+            self.knows(None, Some(Node { name: primary, address: None, stream: None }));
             self.becomes(Role::Replica);
         }
         loop {
@@ -358,7 +358,7 @@ impl Machine {
             _ => None,
         };
         self.becomes(Role::Promoting);
-        self.knows(epoch, Some(Node { name: self.settings.name.clone(), address: None }));
+        self.knows(epoch, Some(Node { name: self.settings.name.clone(), address: None, stream: None }));
         if let Err(e) = member.lead(&term, is_next).await {
             self.tell(Some(format!("could not become primary: {e}")));
             member.block().await;

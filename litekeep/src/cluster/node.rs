@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::copies::{Copy, step};
 use super::link::Shown;
+use super::upstream::Upstreams;
 use crate::args::ConfigArgs;
 use crate::commands::replicate::alone;
 use crate::control::Home;
@@ -64,6 +65,7 @@ pub(super) struct Node {
     blocks: Arc<Blocks>,
     config: ConfigArgs,
     shown: Arc<Shown>,
+    upstreams: Upstreams,
     /// The time as primary that the replication of now is for.
     term: Arc<Mutex<Option<Term>>>,
 }
@@ -84,9 +86,10 @@ impl Node {
         shared: Vec<Shared>,
         config: ConfigArgs,
         shown: Arc<Shown>,
+        upstreams: Upstreams,
     ) -> Node {
         let (copies, leading, blocks, term) = (vec![], None, Arc::default(), Arc::default());
-        Node { settings, stack, home, shared, copies, leading, blocks, config, shown, term }
+        Node { settings, stack, home, shared, copies, leading, blocks, config, shown, upstreams, term }
     }
 
     fn copy_of(&self, path: &Path) -> Option<&Copy> {
@@ -178,7 +181,7 @@ impl Node {
                 );
             }
             follower.tell(None);
-            let copy = Copy::follow(follower, &shared.store);
+            let copy = Copy::follow(follower, &shared.store, self.upstreams.of(&shared.store));
             self.keep(copy);
         }
         self.take_place(Place::Replica).await
@@ -233,7 +236,7 @@ impl Node {
             match take_over(&mut follower, term).await {
                 Ok(()) => follower.hand_over().await?,
                 Err(error) => {
-                    self.keep(Copy::follow(follower, &store));
+                    self.keep(Copy::follow(follower, &store, self.upstreams.of(&store)));
                     return Err(error);
                 }
             }

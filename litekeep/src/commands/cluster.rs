@@ -102,6 +102,13 @@ fn words(view: &ClusterView) -> String {
                 n => format!(", {}: `litekeep forks list` there", text::count(n, "fork")),
             };
             out += &format!("  {path}: transaction {txid}{lag}{forks}\n");
+            if let Some(stream) = &database.stream {
+                let why = stream.error.as_ref().map_or(String::new(), |error| format!(": {error}"));
+                out += &match stream.live {
+                    true => format!("    streams from {}\n", stream.url),
+                    false => format!("    not streaming from {}, reads the backup{why}\n", stream.url),
+                };
+            }
             if let Some(trouble) = &database.trouble {
                 out += &format!("    {trouble}\n");
             }
