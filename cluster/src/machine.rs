@@ -365,7 +365,7 @@ impl Machine {
     ) -> Turn {
         let is_ours = primary == self.settings.name;
         if !is_ours {
-            self.knows(None, Some(Node { name: primary, address: None }), false);
+            self.knows(None, Some(Node { name: primary, address: None, stream: None }), false);
             self.becomes(Role::Replica);
         }
         loop {
@@ -426,7 +426,8 @@ impl Machine {
         };
         self.becomes(Role::Promoting);
         self.situation.send_modify(|situation| situation.lapse_of = lapse_of);
-        self.knows(epoch, Some(Node { name: self.settings.name.clone(), address: None }), false);
+        let own = Node { name: self.settings.name.clone(), address: None, stream: None };
+        self.knows(epoch, Some(own), false);
         let led = {
             let mut leading = std::pin::pin!(member.lead(&term, is_next));
             tokio::select! {

@@ -167,7 +167,8 @@ impl Reader<'_> {
             ("[metrics]", config.metrics.as_ref().map(|own| own.addr)),
             ("[dashboard]", config.dashboard.as_ref().map(|own| own.addr)),
         ];
-        config.stream = entry(root, "stream").and_then(|found| self.stream(found, taken));
+        config.stream = entry(root, "stream")
+            .and_then(|found| self.stream(found, taken, entry(root, "cluster").is_some()));
         if let Some(entries) = entry(root, "log").and_then(|found| self.table(found)) {
             config.log = self.log(entries);
         }
@@ -183,7 +184,8 @@ impl Reader<'_> {
             entry(root, "feed").map(|found| self.feeds(found, &config.databases)).unwrap_or_default();
         config.syncs =
             entry(root, "sync").map(|found| self.syncs(found, &config.databases)).unwrap_or_default();
-        config.cluster = entry(root, "cluster").and_then(|found| self.cluster(found, &config.databases));
+        config.cluster = entry(root, "cluster")
+            .and_then(|found| self.cluster(found, &config.databases, entry(root, "stream").is_some()));
         self.supervised(root, config);
         let has_cluster = entry(root, "cluster").is_some();
         self.check_roles(root, &config.processes, has_cluster);

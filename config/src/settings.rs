@@ -100,6 +100,8 @@ pub struct ClusterConfig {
 pub struct ClusterProxy {
     /// When a request that may have written is answered.
     pub acknowledge: Acknowledge,
+    /// How long replicas are waited for.
+    pub acknowledge_patience: Duration,
     /// How long a read waits for what its client has seen, before the primary answers it.
     pub read_patience: Duration,
     /// A node that is further behind is not healthy.
@@ -116,6 +118,7 @@ impl Default for ClusterProxy {
     fn default() -> Self {
         ClusterProxy {
             acknowledge: Acknowledge::Local,
+            acknowledge_patience: Duration::from_secs(10),
             read_patience: Duration::from_secs(2),
             max_lag: Duration::from_secs(10),
             to_primary: vec![],
@@ -132,6 +135,8 @@ pub enum Acknowledge {
     Local,
     /// Also the loss of the primary's machine.
     Bucket,
+    /// Also the loss of the primary's machine together with the backup, and reads on so many replicas see it.
+    Replicas(u32),
 }
 
 impl Default for ClusterConfig {
@@ -498,6 +503,10 @@ pub struct Stream {
     pub token: Secret,
     /// With TLS; always where others than this machine can reach the address, unless somebody has said that nobody listens there.
     pub tls: Option<TlsFiles>,
+    /// A PEM file with the authorities to trust beside the system's, when this node streams from another one of its cluster.
+    pub ca_file: Option<PathBuf>,
+    /// Somebody has said that nobody can listen where there is no TLS.
+    pub insecure: bool,
 }
 
 /// A certificate with its chain, and its key: PEM files.

@@ -11,6 +11,9 @@ pub struct Node {
     pub name: String,
     /// Where the others reach it.
     pub address: Option<String>,
+    /// The URL from which they stream its logs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
 }
 
 /// One link of the chain.

@@ -14,6 +14,7 @@ use serde_json::Value;
 use socket::socket;
 
 use crate::report::Report;
+use crate::waiting::Wanted;
 
 /// A question.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,6 +58,8 @@ pub(crate) enum Ask {
     HandOff {
         to: Option<String>,
     },
+    /// Until a transaction is safe: one item.
+    Wait(Wanted),
     /// Ends everything; answered when the backup is complete.
     Down,
 }

@@ -25,9 +25,11 @@ mod scratch;
 mod served;
 mod settings;
 mod stack;
+mod streamed;
 mod streams;
 mod syncs;
 mod verification;
+mod waiting;
 
 use std::process::ExitCode;
 use std::time::Duration;

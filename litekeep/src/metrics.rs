@@ -1,5 +1,7 @@
 //! Prometheus metrics over HTTP, at `/metrics`.
 
+mod streams;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -34,7 +36,11 @@ pub(crate) fn routes(replication: Current, stack: Option<Weak<Stack>>, board: Ar
                 + &render_followers("sync", &OF_SYNCS, &syncs, |sync| &sync.name)
                 + &render_caches(&syncs)
         });
-        if let Some(stack) = stack.as_ref().and_then(Weak::upgrade) {
+        let stack = stack.as_ref().and_then(Weak::upgrade);
+        let served = replication.upgrade().map(|replication| replication.audience().told());
+        let copies = stack.as_ref().map(|stack| stack.copied());
+        text.push_str(&streams::render(&served.unwrap_or_default(), &copies.unwrap_or_default()));
+        if let Some(stack) = stack {
             text.push_str(&render_stack(&stack.status()));
             if let Some(link) = stack.link() {
                 text.push_str(&render_node(&link.own(), link.is_writable()));
@@ -249,16 +255,21 @@ fn render_followers<T>(
     followers: &[(PathBuf, T)],
     of: impl Fn(&T) -> &str,
 ) -> String {
+    let labelled = followers.iter().map(|(path, follower)| {
+        let (database, name) = (escaped(&path.to_string_lossy()), escaped(of(follower)));
+        (format!("database=\"{database}\",{label}=\"{name}\""), follower)
+    });
+    render_each(metrics, &labelled.collect::<Vec<_>>())
+}
+
+/// Of each its labels.
+fn render_each<T>(metrics: &[Of<T>], all: &[(String, impl std::borrow::Borrow<T>)]) -> String {
     let mut out = String::new();
-    for (name, kind, help, value) in metrics.iter().filter(|_| !followers.is_empty()) {
+    for (name, kind, help, value) in metrics.iter().filter(|_| !all.is_empty()) {
         head(&mut out, name, kind, help);
-        for (path, follower) in followers {
-            if let Some(value) = value(follower) {
-                let (database, follower) = (escaped(&path.to_string_lossy()), escaped(of(follower)));
-                let _ = writeln!(
-                    out,
-                    "litekeep_{name}{{database=\"{database}\",{label}=\"{follower}\"}} {value}"
-                );
+        for (labels, one) in all {
+            if let Some(value) = value(one.borrow()) {
+                let _ = writeln!(out, "litekeep_{name}{{{labels}}} {value}");
             }
         }
     }
@@ -374,7 +385,11 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::cluster::Copied;
+    use crate::streams::{Audience, Told};
     use crate::syncs::CacheFigures;
 
     fn node() -> NodeRecord {
@@ -384,6 +399,7 @@ mod tests {
             lag_ms: Some(1_500),
             forks: 2,
             trouble: None,
+            stream: None,
         };
         NodeRecord {
             node: "b".to_owned(),
@@ -472,6 +488,30 @@ mod tests {
         SyncStatus { name: "users".into(), cache: Some(cache), ..sync() }
     }
 
+    fn served() -> BTreeMap<PathBuf, Told> {
+        let audience = Arc::new(Audience::default());
+        audience.is_at(Path::new("/a.db"), "b", litekeep_ltx::Txid::new(9).unwrap());
+        audience.told()
+    }
+
+    fn copied() -> Copied {
+        Copied { is_live: true, lag_ms: Some(1500), fallbacks: 2 }
+    }
+
+    #[test]
+    fn streams_are_told_on_both_sides() {
+        let text = streams::render(&served(), &[("/a.db".into(), copied())]);
+        for line in [
+            "litekeep_stream_connections{database=\"/a.db\"} 0",
+            "litekeep_stream_replica_txid{database=\"/a.db\",node=\"b\"} 9",
+            "litekeep_stream_live{database=\"/a.db\"} 1",
+            "litekeep_stream_lag_seconds{database=\"/a.db\"} 1.5",
+            "litekeep_stream_fallbacks_total{database=\"/a.db\"} 2",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+
     fn feed() -> FeedStatus {
         FeedStatus {
             name: "orders".into(),
@@ -518,6 +558,7 @@ mod tests {
             + &render_followers("feed", &OF_FEEDS, &[("/a.db".into(), feed())], |feed| &feed.name)
             + &render_followers("sync", &OF_SYNCS, &[("/a.db".into(), sync())], |sync| &sync.name)
             + &render_caches(&[("/a.db".into(), cache())])
+            + &streams::render(&served(), &[("/a.db".into(), copied())])
             + &render_stack(&stack())
             + &render_node(&node(), false);
         let each = text.split("# HELP ").skip(1).map(|metric| {

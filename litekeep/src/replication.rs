@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 
 use crate::report::{Failure, Kind, Report, text};
 use crate::settings::{Database, Stores, database, members};
+use crate::streams::Audience;
 use crate::verification::{Verifications, canonical};
 use left_out::LeftOut;
 
@@ -101,6 +102,7 @@ pub(crate) struct Replication {
     left_out: LeftOut,
     shutdown_timeout: Duration,
     verifications: Verifications,
+    audience: Arc<Audience>,
 }
 
 impl Replication {
@@ -131,6 +133,7 @@ impl Replication {
             gate,
             left_out: LeftOut::default(),
             verifications: Verifications::default(),
+            audience: Arc::default(),
             shutdown_timeout: timeouts.max().unwrap_or(Duration::from_secs(30)),
         };
         let restoring = Semaphore::new(RESTORING);
@@ -248,6 +251,11 @@ impl Replication {
     /// The end of a database's log, for whoever reads this backup. `path` is spelled as the replicator does.
     pub(crate) fn tail_of(&self, path: &Path, backup: &str) -> Option<Tail> {
         self.replicator.tail_of(path, backup)
+    }
+
+    /// Who streams from here.
+    pub(crate) fn audience(&self) -> &Arc<Audience> {
+        &self.audience
     }
 
     /// What verifications on schedule have found.

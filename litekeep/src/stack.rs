@@ -54,6 +54,7 @@ use crate::replication::{Current, Replication};
 use crate::report::{Failure, Format, Kind, Report};
 use crate::served::Pages;
 use crate::settings::Settings;
+use crate::waiting::Waiting;
 use deploys::Deploys;
 use hooks::Hooks;
 use sockets::Sockets;
@@ -322,6 +323,10 @@ impl Stack {
             Ask::Cluster => out.item(&self.node()?.view().await).await,
             Ask::Promote { yes } => out.item(&self.node()?.promote(yes).await?).await,
             Ask::HandOff { to } => self.node()?.hand_off(to).await,
+            Ask::Wait(wanted) => {
+                let waiting = Waiting { replication: self.replication(), link: self.node.get().cloned() };
+                out.item(&waiting.wait(&wanted).await?).await
+            }
             // The server's own, which stays to tell how it went.
             Ask::Down => Ok(()),
         }
@@ -598,7 +603,7 @@ async fn take_pages(changing: &mut Changing, config: &Config) -> Vec<String> {
             Err(error) => failed.push(error),
         }
     }
-    if begun.stream != config.stream {
+    if begun.cluster.is_none() && begun.stream != config.stream {
         match pages.stream(config.stream.as_ref()).await {
             Ok(()) => begun.stream.clone_from(&config.stream),
             Err(error) => failed.push(error),

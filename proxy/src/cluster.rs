@@ -21,7 +21,8 @@ use hyper::http::request::Parts;
 use tokio::net::TcpListener;
 
 use crate::instances::Instances;
-use crate::{headers, listen};
+use crate::waits::Waits;
+use crate::{Safety, headers, listen};
 
 pub use positions::{COOKIE, HEADER, Positions};
 
@@ -34,6 +35,21 @@ pub enum Writer {
     At(String),
     /// By nobody, for now.
     Nobody,
+}
+
+/// Why an answer is not released.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Withheld {
+    /// The node may not answer any more: what was done may be lost.
+    Lost(String),
+    /// What was done stays, and was not as safe in time as it should be.
+    Late(String),
+}
+
+impl From<String> for Withheld {
+    fn from(why: String) -> Withheld {
+        Withheld::Lost(why)
+    }
 }
 
 /// What the proxy must know of its node.
@@ -49,9 +65,9 @@ pub trait Node: Send + Sync {
     /// Where its databases are, with everything that was committed before the call. An error is why it may not answer any more.
     async fn positions(&self) -> Result<Positions, String>;
 
-    /// Ends when everything up to there is as safe as its configuration wants it, and that time as primary is not over; an error when it
-    /// is.
-    async fn acknowledge(&self, term: u64, positions: &Positions) -> Result<(), String>;
+    /// Ends when everything up to there is as safe as its configuration wants it, and that time as primary is not over. `may_write`: it is
+    /// for a request that may have written.
+    async fn acknowledge(&self, term: u64, positions: &Positions, may_write: bool) -> Result<(), Withheld>;
 
     /// Ends when its databases are there or further.
     async fn has(&self, positions: &Positions);
@@ -105,14 +121,15 @@ impl Settings {
     }
 }
 
-/// Serves requests from a listening socket until the task is aborted.
+/// Serves requests from a listening socket until the task is aborted. `safety`: who is asked at [`WAIT`](crate::WAIT).
 pub async fn serve(
     listener: TcpListener,
     instances: Arc<Instances>,
     node: Arc<dyn Node>,
+    safety: Option<Arc<dyn Safety>>,
     settings: Settings,
 ) {
-    let proxy = Arc::new(answer::Proxy::new(instances, node, settings));
+    let proxy = Arc::new(answer::Proxy::new(instances, node, Waits::new(safety), settings));
     let each = move |request, client: SocketAddr| {
         let proxy = proxy.clone();
         async move { proxy.answer(request, client).await }

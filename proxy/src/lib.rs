@@ -14,8 +14,10 @@ pub mod cluster;
 mod forward;
 mod headers;
 mod instances;
+mod waits;
 
 pub use instances::{Instance, Instances};
+pub use waits::{Safety, WAIT};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,11 +47,22 @@ impl Default for Settings {
     }
 }
 
-/// Serves requests from a listening socket until the task is aborted.
-pub async fn serve(listener: TcpListener, instances: Arc<Instances>, settings: Settings) {
-    let each = move |request, client| {
-        let instances = instances.clone();
-        async move { forward::answer(request, client, &instances, settings).await }
+/// Serves requests from a listening socket until the task is aborted. `safety`: who is asked at [`WAIT`].
+pub async fn serve(
+    listener: TcpListener,
+    instances: Arc<Instances>,
+    safety: Option<Arc<dyn Safety>>,
+    settings: Settings,
+) {
+    let waits = Arc::new(waits::Waits::new(safety));
+    let each = move |request: Request<Incoming>, client| {
+        let (instances, waits) = (instances.clone(), waits.clone());
+        async move {
+            match waits.answer(&request, client).await {
+                Some(answer) => answer,
+                None => forward::answer(request, client, &instances, settings).await,
+            }
+        }
     };
     listen(listener, each).await;
 }

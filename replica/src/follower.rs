@@ -122,8 +122,8 @@ impl Follower {
         self.replica.take()
     }
 
-    /// Asks it first what follows, from now on.
-    pub fn listen_to(&mut self, source: Arc<dyn Source>) {
+    /// Asks it first what follows, from now on; `None`: the store alone.
+    pub fn listen_to(&mut self, source: Option<Arc<dyn Source>>) {
         self.tail.listen_to(source);
     }
 

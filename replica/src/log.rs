@@ -79,8 +79,9 @@ impl Tail {
         }
     }
 
-    pub(crate) fn listen_to(&mut self, source: Arc<dyn Source>) {
-        (self.source, self.right_at) = (Some(source), Instant::now());
+    pub(crate) fn listen_to(&mut self, source: Option<Arc<dyn Source>>) {
+        // Each source counts its own connections.
+        (self.source, self.given, self.right_at) = (source, None, Instant::now());
     }
 
     /// Everything is looked up anew.

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::frame::{Frame, Frames, Now};
 use crate::server::KIND;
-use crate::{LARGEST, SILENCE};
+use crate::{HEARTBEAT, LARGEST, SILENCE};
 
 /// Bytes that wait to be applied; beyond that nothing more is read.
 const WAITING: usize = 16 << 20;
@@ -36,21 +36,61 @@ const REFUSAL: usize = 300;
 #[error("{0}")]
 pub struct Error(String);
 
+/// How primaries are asked: what is shown to them, and which of them are trusted with it.
+#[derive(Clone)]
+pub struct Access {
+    token: String,
+    insecure: bool,
+    client: reqwest::Client,
+}
+
 /// Where a primary tells a log, and how it is asked.
 #[derive(Clone)]
 pub struct Address {
     url: Url,
-    token: String,
-    client: reqwest::Client,
+    access: Access,
 }
 
-impl Address {
-    /// Reads `https://host:port/NAME`. `ca`: PEM of authorities to trust beside the system's. `insecure`: the token may go over a
-    /// network without TLS.
+impl Access {
+    /// `ca`: PEM of authorities to trust beside the system's. `insecure`: the token may go over a network without TLS.
+    ///
+    /// # Errors
+    /// What is wrong with the authorities.
+    pub fn new(token: &str, ca: Option<&[u8]>, insecure: bool) -> Result<Access, Error> {
+        // A second program part may have chosen already, the same.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let mut client = reqwest::Client::builder()
+            .no_proxy()
+            .http1_only()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(SILENCE);
+        if let Some(pem) = ca {
+            let found = Certificate::from_pem_bundle(pem).map_err(|e| Error(words(&e)))?;
+            if found.is_empty() {
+                return Err(Error("there is no PEM certificate in the file of authorities".to_owned()));
+            }
+            client = client.tls_certs_merge(found);
+        }
+        let client = client.build().map_err(|e| Error(format!("prepare HTTP: {}", words(&e))))?;
+        Ok(Access { token: token.to_owned(), insecure, client })
+    }
+
+    /// That of a database at `https://host:port`.
+    ///
+    /// # Errors
+    /// As [`address`](Self::address).
+    pub fn database(&self, primary: &str, name: &str) -> Result<Address, Error> {
+        let invalid = || Error(format!("`{primary}` is no URL of a primary"));
+        let mut url = Url::parse(primary).map_err(|_| invalid())?;
+        url.path_segments_mut().map_err(|()| invalid())?.clear().push(name);
+        self.address(url.as_str())
+    }
+
+    /// Reads `https://host:port/NAME`.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn new(text: &str, token: &str, ca: Option<&[u8]>, insecure: bool) -> Result<Address, Error> {
+    pub fn address(&self, text: &str) -> Result<Address, Error> {
         let invalid = |what: String| Error(format!("`{text}` is no stream of a log: {what}"));
         let mut url = Url::parse(text).map_err(|e| invalid(e.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
@@ -67,26 +107,11 @@ impl Address {
                 "the name of the database is missing: `https://host:port/app.db`".to_owned(),
             ));
         }
-        if url.scheme() == "http" && !insecure && !is_loopback(&url) {
+        if url.scheme() == "http" && !self.insecure && !is_loopback(&url) {
             return Err(invalid("without TLS whoever listens gets the token: write `https://`".to_owned()));
         }
         url.set_path(&format!("/v1/log/{name}"));
-        // A second program part may have chosen already, the same.
-        _ = rustls::crypto::ring::default_provider().install_default();
-        let mut client = reqwest::Client::builder()
-            .no_proxy()
-            .http1_only()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(SILENCE);
-        if let Some(pem) = ca {
-            let found = Certificate::from_pem_bundle(pem).map_err(|e| Error(words(&e)))?;
-            if found.is_empty() {
-                return Err(Error("there is no PEM certificate in the file of authorities".to_owned()));
-            }
-            client = client.tls_certs_merge(found);
-        }
-        let client = client.build().map_err(|e| Error(format!("prepare HTTP: {}", words(&e))))?;
-        Ok(Address { url, token: token.to_owned(), client })
+        Ok(Address { url, access: self.clone() })
     }
 }
 
@@ -130,7 +155,7 @@ pub struct State {
 /// Follows a primary until it is dropped.
 pub struct Client {
     shared: Arc<Shared>,
-    task: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -140,6 +165,8 @@ struct Shared {
     came: Notify,
     /// Rings when there is room, or the connection shall end.
     moved: Notify,
+    /// Rings when the copy is somewhere else.
+    advanced: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -163,16 +190,18 @@ impl Inner {
 }
 
 impl Client {
-    /// Begins, once it is asked for something. `backup`: the identity of the store that is read beside it. Call from within the
-    /// runtime.
-    pub fn start(address: Address, backup: &str, clock: Arc<dyn Clock>) -> Client {
+    /// Begins, once it is asked for something. `backup`: the identity of the store that is read beside it. `node`: as whose copy the
+    /// primary hears how far it is; `None`: it does not. Call from within the runtime.
+    pub fn start(address: Address, backup: &str, node: Option<&str>, clock: Arc<dyn Clock>) -> Client {
         let mut address = address;
         address.url.query_pairs_mut().append_pair("backup", backup);
         let state = State { since_ms: clock.unix_ms(), ..State::default() };
         let inner = Mutex::new(Inner { state, ..Inner::default() });
-        let shared = Arc::new(Shared { inner, clock, came: Notify::new(), moved: Notify::new() });
-        let task = tokio::spawn(keep(shared.clone(), address));
-        Client { shared, task }
+        let (came, moved, advanced) = (Notify::new(), Notify::new(), Notify::new());
+        let shared = Arc::new(Shared { inner, clock, came, moved, advanced });
+        let report = node.map(|node| tokio::spawn(report(shared.clone(), address.clone(), node.to_owned())));
+        let tasks = [tokio::spawn(keep(shared.clone(), address))].into_iter().chain(report).collect();
+        Client { shared, tasks }
     }
 
     /// What follows a transaction, as far as it has come; the same is given again until it is asked for what follows that.
@@ -181,6 +210,7 @@ impl Client {
         let mut inner = self.shared.inner();
         if inner.at.replace(after) != Some(after) {
             self.shared.moved.notify_one();
+            self.shared.advanced.notify_one();
         }
         inner.drop_files(|txid| txid <= after);
         if !inner.state.is_live || inner.files.front().is_some_and(|(txid, _)| *txid != after.next()) {
@@ -227,7 +257,7 @@ impl std::fmt::Debug for Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -311,13 +341,37 @@ async fn keep(shared: Arc<Shared>, address: Address) {
     }
 }
 
+/// Tells the primary how far the copy is: after each transaction, and from time to time. Whether it streams is another question.
+async fn report(shared: Arc<Shared>, address: Address, node: String) {
+    let mut url = address.url;
+    let path = url.path().replacen("/v1/log/", "/v1/at/", 1);
+    url.set_path(&path);
+    url.query_pairs_mut().append_pair("node", &node);
+    loop {
+        let Some(at) = shared.inner().at else {
+            shared.advanced.notified().await;
+            continue;
+        };
+        let mut url = url.clone();
+        url.query_pairs_mut().append_pair("txid", &at.to_string());
+        let told = address.access.client.post(url).bearer_auth(&address.access.token).timeout(SILENCE).send();
+        let is_heard = told.await.is_ok_and(|answer| answer.status().is_success());
+        if is_heard {
+            _ = tokio::time::timeout(HEARTBEAT, shared.advanced.notified()).await;
+        } else {
+            // Why, the stream says.
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    }
+}
+
 /// One connection, to its end.
 async fn follow(shared: &Shared, address: &Address, after: Txid) -> Ended {
     let mut was_good = false;
     let ended = |why: String, was_good| Ended { why, is_behind: false, was_good };
     let mut url = address.url.clone();
     url.query_pairs_mut().append_pair("after", &after.to_string());
-    let asked = address.client.get(url).bearer_auth(&address.token).send();
+    let asked = address.access.client.get(url).bearer_auth(&address.access.token).send();
     let mut response = match tokio::time::timeout(SILENCE, asked).await {
         Err(_) => return ended("the primary does not answer".to_owned(), false),
         Ok(Err(e)) => return ended(words(&e), false),

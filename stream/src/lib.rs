@@ -8,12 +8,15 @@
 //! - A primary that says nothing for [`SILENCE`] counts as gone.
 //!
 //! `GET /v1/log/NAME?after=TXID&backup=IDENTITY` with `Authorization: Bearer TOKEN`; NAME is the path of a database or the end of it,
-//! IDENTITY the place of the backup that the copy reads. The answer has no end of its own; it consists of [frames](frame):
+//! IDENTITY the place of the backup that the copy reads, which says which one is meant where the name does not. The answer has no end of its own; it consists of [frames](frame):
 //! files, in between once a second how far the log is, and at last why it ends. Refused with a text:
+//!
+//! `POST /v1/at/NAME?txid=TXID&node=NODE&backup=IDENTITY`, likewise: the copy of a node has everything up to that transaction; answered with 204.
+//! It is said after each transaction, and once a second.
 //!
 //! | status | why |
 //! | --- | --- |
-//! | 400 | `after` is no transaction |
+//! | 400 | `after` or `txid` is no transaction, `node` no name |
 //! | 401 | the token is missing or wrong |
 //! | 404 | no such database, or several |
 //! | 409 | the log ends before that transaction |
@@ -24,7 +27,7 @@ mod client;
 mod frame;
 mod server;
 
-pub use client::{Address, Client, Error, Files, State};
+pub use client::{Access, Address, Client, Error, Files, State};
 pub use frame::Now;
 pub use server::{KIND, Log, Logs, Next, Refused, router};
 

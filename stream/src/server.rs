@@ -11,7 +11,7 @@ use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENT
 use axum::http::{StatusCode, Uri};
 use axum::middleware::{self, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use futures::stream;
 use litekeep_ltx::Txid;
@@ -24,6 +24,8 @@ use crate::{HEARTBEAT, LARGEST};
 
 /// Copies that stream at the same time.
 const FOLLOWERS: usize = 64;
+/// Of the name of a node, bytes.
+const LONGEST_NAME: usize = 256;
 /// A wrong token is answered this much later.
 const WRONG: Duration = Duration::from_millis(300);
 
@@ -34,6 +36,12 @@ pub trait Logs: Send + Sync + 'static {
     /// # Errors
     /// As [`Refused`].
     fn open(&self, name: &str, backup: &str) -> Result<Arc<dyn Log>, Refused>;
+
+    /// The copy of a node is at this transaction.
+    ///
+    /// # Errors
+    /// As [`Refused`].
+    fn is_at(&self, name: &str, backup: &str, node: &str, at: Txid) -> Result<(), Refused>;
 }
 
 /// The end of a log.
@@ -102,6 +110,7 @@ pub fn router(token: &str, logs: Arc<dyn Logs>) -> Router {
     let app = Arc::new(App { token: digest(token), logs, places });
     Router::new()
         .route("/v1/log/{*name}", get(tell))
+        .route("/v1/at/{*name}", post(hear))
         .layer(from_fn_with_state(app.clone(), guard))
         .with_state(app)
 }
@@ -124,14 +133,32 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: middleware::
     (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], text).into_response()
 }
 
-async fn tell(State(app): State<Arc<App>>, Path(name): Path<String>, uri: Uri) -> Response {
-    let parameter = |name: &str| {
-        let query = uri.query().unwrap_or_default();
-        let found = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name);
-        found.map_or(String::new(), |(_, value)| value.into_owned())
+fn parameter(uri: &Uri, name: &str) -> String {
+    let query = uri.query().unwrap_or_default();
+    let found = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name);
+    found.map_or(String::new(), |(_, value)| value.into_owned())
+}
+
+fn refuse(refused: &Refused) -> Response {
+    (refused.status(), format!("{}\n", refused.text())).into_response()
+}
+
+async fn hear(State(app): State<Arc<App>>, Path(name): Path<String>, uri: Uri) -> Response {
+    let (node, backup) = (parameter(&uri, "node"), parameter(&uri, "backup"));
+    let Ok(at) = parameter(&uri, "txid").parse() else {
+        return (StatusCode::BAD_REQUEST, "`txid` is no transaction\n").into_response();
     };
-    let (after, backup) = (parameter("after"), parameter("backup"));
-    let refuse = |refused: &Refused| (refused.status(), format!("{}\n", refused.text())).into_response();
+    if node.is_empty() || node.len() > LONGEST_NAME {
+        return (StatusCode::BAD_REQUEST, "`node` is no name\n").into_response();
+    }
+    match app.logs.is_at(&name, &backup, &node, at) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(refused) => refuse(&refused),
+    }
+}
+
+async fn tell(State(app): State<Arc<App>>, Path(name): Path<String>, uri: Uri) -> Response {
+    let (after, backup) = (parameter(&uri, "after"), parameter(&uri, "backup"));
     let Ok(place) = app.places.clone().try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many follow already\n").into_response();
     };

@@ -349,8 +349,12 @@ fn player(world: &Arc<World>, name: &str, random: &mut Rng) -> Player {
         offset: Duration::from_millis(random.u64(0..100_000_000)),
         rate: 0.92 + 0.16 * random.f64(),
     });
-    let lease =
-        Lease::new(Arc::new(way.clone()), clock.clone(), Node { name: name.into(), address: None }, TTL);
+    let lease = Lease::new(
+        Arc::new(way.clone()),
+        clock.clone(),
+        Node { name: name.into(), address: None, stream: None },
+        TTL,
+    );
     let settings = Settings { name: name.into(), candidate: true, priority: random.u32(0..3), ttl: TTL };
     let machine = Machine::new(Authority::Lease(Arc::new(lease)), settings, clock, None);
     let (asks, asked) = mpsc::channel(4);

@@ -10,10 +10,12 @@ use crate::reader::Reader;
 use crate::settings::{Acknowledge, ClusterConfig, ClusterLease, ClusterProxy, DatabaseConfig, Destination};
 
 const KEYS: [&str; 8] = ["node", "address", "lease", "primary", "ttl", "candidate", "priority", "proxy"];
-const PROXY_KEYS: [&str; 6] =
-    ["acknowledge", "read_patience", "max_lag", "to_primary", "websockets", "health"];
-const ACKNOWLEDGE: [(&str, Acknowledge); 2] =
-    [("local", Acknowledge::Local), ("bucket", Acknowledge::Bucket)];
+const PROXY_KEYS: [&str; 7] =
+    ["acknowledge", "acknowledge_patience", "read_patience", "max_lag", "to_primary", "websockets", "health"];
+const ACKNOWLEDGE: [(&str, Acknowledge); 3] =
+    [("local", Acknowledge::Local), ("bucket", Acknowledge::Bucket), ("replica", Acknowledge::Replicas(1))];
+/// As many as stream at the same time.
+const MOST_REPLICAS: u32 = 64;
 /// Whether they stay on the node.
 const WEBSOCKETS: [(&str, bool); 2] = [("primary", false), ("here", true)];
 /// Shorter ones would end by a slow request.
@@ -22,7 +24,12 @@ const ANY: (Duration, Duration) = (Duration::ZERO, DAY);
 const MOST_PRIORITY: u32 = 100;
 
 impl Reader<'_> {
-    pub(super) fn cluster(&mut self, found: &Entry, databases: &[DatabaseConfig]) -> Option<ClusterConfig> {
+    pub(super) fn cluster(
+        &mut self,
+        found: &Entry,
+        databases: &[DatabaseConfig],
+        has_stream: bool,
+    ) -> Option<ClusterConfig> {
         let entries = self.table(found)?;
         self.check_keys(entries, "[cluster]", &KEYS, |key| match key {
             "name" | "hostname" => Some("here it is `node`".to_owned()),
@@ -55,7 +62,7 @@ impl Reader<'_> {
                 let message = "nodes send requests to each other at an `address`: add it to [cluster]";
                 self.report.error(&found.key_span, message);
             }
-            cluster.proxy = self.cluster_proxy(found).unwrap_or_default();
+            cluster.proxy = self.cluster_proxy(found, has_stream).unwrap_or_default();
         }
         if databases.is_empty() {
             self.report.error(&found.key_span, "a cluster needs a [[database]] that its nodes share");
@@ -94,11 +101,19 @@ impl Reader<'_> {
         Some(text)
     }
 
-    fn cluster_proxy(&mut self, found: &Entry) -> Option<ClusterProxy> {
+    fn cluster_proxy(&mut self, found: &Entry, has_stream: bool) -> Option<ClusterProxy> {
         let entries = self.table(found)?;
         self.check_keys(entries, "[cluster.proxy]", &PROXY_KEYS, |_| None);
         let mut proxy = ClusterProxy::default();
-        self.fill(entries, "acknowledge", &mut proxy.acknowledge, |r, f| r.one_of(f, &ACKNOWLEDGE));
+        self.fill(entries, "acknowledge", &mut proxy.acknowledge, Self::acknowledge);
+        if let (Acknowledge::Replicas(_), Some(found), false) =
+            (proxy.acknowledge, entry(entries, "acknowledge"), has_stream)
+        {
+            self.refuse(found, "replicas say over [stream] what they have: add it on each node");
+        }
+        self.fill(entries, "acknowledge_patience", &mut proxy.acknowledge_patience, |r, f| {
+            r.duration(f, "10s", ANY)
+        });
         self.fill(entries, "read_patience", &mut proxy.read_patience, |r, f| r.duration(f, "2s", ANY));
         self.fill(entries, "max_lag", &mut proxy.max_lag, |r, f| r.duration(f, "10s", ANY));
         self.fill(entries, "websockets", &mut proxy.websockets_stay, |r, f| r.one_of(f, &WEBSOCKETS));
@@ -107,6 +122,19 @@ impl Reader<'_> {
             each(f).iter().map(|one| r.http_path(one)).collect()
         });
         Some(proxy)
+    }
+
+    /// How many replicas stands after a colon.
+    fn acknowledge(&mut self, found: &Entry) -> Option<Acknowledge> {
+        let text = self.non_empty(found)?;
+        let Some(count) = text.strip_prefix("replica:") else { return self.one_of(found, &ACKNOWLEDGE) };
+        match count.parse() {
+            Ok(count) if (1..=MOST_REPLICAS).contains(&count) => Some(Acknowledge::Replicas(count)),
+            _ => {
+                self.refuse(found, format!("write how many replicas, 1 to {MOST_REPLICAS}: \"replica:2\""));
+                None
+            }
+        }
     }
 
     fn http_path(&mut self, found: &Entry) -> Option<String> {

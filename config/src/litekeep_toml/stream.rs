@@ -6,11 +6,23 @@ use crate::node::{Entry, entry};
 use crate::reader::Reader;
 use crate::settings::{Stream, TlsFiles};
 
+const KEYS: [&str; 6] = ["addr", "token", "tls_cert", "tls_key", "tls_ca", "insecure"];
+
 impl Reader<'_> {
     /// `taken`: the addresses of the other tables.
-    pub(crate) fn stream(&mut self, found: &Entry, taken: [(&str, Option<SocketAddr>); 2]) -> Option<Stream> {
+    pub(crate) fn stream(
+        &mut self,
+        found: &Entry,
+        taken: [(&str, Option<SocketAddr>); 2],
+        is_node: bool,
+    ) -> Option<Stream> {
         let entries = self.table(found)?;
-        self.check_keys(entries, "[stream]", &["addr", "token", "tls_cert", "tls_key", "insecure"], |_| None);
+        self.check_keys(entries, "[stream]", &KEYS, |_| None);
+        if let Some(found) = entry(entries, "tls_ca").filter(|_| !is_node) {
+            let message = "`tls_ca` is for nodes of a cluster, which stream from each other: add [cluster], or remove it; `litekeep follow` has --stream-ca";
+            self.report.error(&found.key_span, message);
+        }
+        let ca_file = entry(entries, "tls_ca").and_then(|found| self.path(found));
         let tls = match (entry(entries, "tls_cert"), entry(entries, "tls_key")) {
             (Some(cert), Some(key)) => Some(TlsFiles { cert: self.path(cert)?, key: self.path(key)? }),
             (None, None) => None,
@@ -47,6 +59,6 @@ impl Reader<'_> {
             );
             self.refuse(address, message);
         }
-        Some(Stream { addr, token, tls })
+        Some(Stream { addr, token, tls, ca_file, insecure: is_insecure })
     }
 }

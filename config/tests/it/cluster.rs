@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use litekeep_config::{ClusterConfig, ClusterLease, OnRoleChange, StoreUrl};
+use litekeep_config::{Acknowledge, ClusterConfig, ClusterLease, OnRoleChange, StoreUrl};
 
 use crate::{brief, toml};
 
@@ -68,4 +68,33 @@ fn mistakes_about_a_cluster_are_told() {
         of("[cluster]\n[process.web]\ncommand = \"web\"\non_role_change = \"reload\"\n"),
         ["7:18 `on_role_change`: it is \"restart\", \"nothing\", or a signal such as \"SIGHUP\""]
     );
+}
+
+#[test]
+fn when_writes_are_acknowledged_is_read() {
+    let of = |acknowledge: &str, stream: &str| {
+        toml(&format!(
+            "{DATABASE}[cluster]\naddress = \"10.0.0.1\"\n[cluster.proxy]\nacknowledge = {acknowledge:?}\n{stream}"
+        ))
+    };
+    let stream = "[stream]\naddr = \"127.0.0.1:7433\"\ntoken = \"0123456789abcdef\"\n";
+    let modes = [
+        ("local", Acknowledge::Local),
+        ("bucket", Acknowledge::Bucket),
+        ("replica", Acknowledge::Replicas(1)),
+        ("replica:3", Acknowledge::Replicas(3)),
+    ];
+    for (text, mode) in modes {
+        assert_eq!(of(text, stream).unwrap().cluster.unwrap().proxy.acknowledge, mode, "{text}");
+    }
+    assert_eq!(
+        brief(&of("replica", "").unwrap_err()),
+        ["7:15 `acknowledge`: replicas say over [stream] what they have: add it on each node"]
+    );
+    for text in ["replica:0", "replica:65", "replica:all"] {
+        assert_eq!(
+            brief(&of(text, stream).unwrap_err()),
+            ["7:15 `acknowledge`: write how many replicas, 1 to 64: \"replica:2\""]
+        );
+    }
 }

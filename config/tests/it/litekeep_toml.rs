@@ -264,6 +264,10 @@ fn messages() {
             "[metrics]\naddr = \":7433\"\n[stream]\naddr = \"127.0.0.1:7433\"\ntoken = \"0123456789abcdef\"",
             "4:8 `addr`: [metrics] has this port already: give each its own",
         ),
+        (
+            "[stream]\naddr = \"127.0.0.1:7433\"\ntoken = \"0123456789abcdef\"\ntls_ca = \"ca.pem\"",
+            "4:1 `tls_ca` is for nodes of a cluster, which stream from each other: add [cluster], or remove it; `litekeep follow` has --stream-ca",
+        ),
         ("[log]\nformat = \"jsn\"", "2:10 `format`: unknown value `jsn`: did you mean `json`?"),
         (
             "[[database]]\nbackup = \"x\"",

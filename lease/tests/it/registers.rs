@@ -25,7 +25,7 @@ impl Stage {
     }
 
     fn node(&self, name: &str) -> Lease {
-        let node = Node { name: name.into(), address: Some(format!("http://{name}")) };
+        let node = Node { name: name.into(), address: Some(format!("http://{name}")), stream: None };
         Lease::new(self.register.clone(), self.clock.clone(), node, TTL)
     }
 

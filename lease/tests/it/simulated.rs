@@ -191,7 +191,7 @@ async fn play(seed: u64) -> u64 {
             offset: Duration::from_millis(random.u64(0..100_000_000)),
             rate: 0.92 + 0.16 * random.f64(),
         };
-        let me = Node { name: format!("node{n}"), address: None };
+        let me = Node { name: format!("node{n}"), address: None, stream: None };
         let held = Held::default();
         nodes.push(held.clone());
         let lease = Lease::new(Arc::new(way), Arc::new(clock), me, TTL);

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use litekeep_replica::{Error, Follower, Held, Kind};
+use litekeep_replica::{Error, Follower, Held, Kind, Streaming};
 use litekeep_store::Store;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::upstream::Upstream;
 use crate::followers::pause;
 
 /// Between two tries while a store does not answer.
@@ -25,6 +26,10 @@ pub(super) struct CopyState {
     /// It has all that the log has, as far as it knows.
     pub(super) is_level: bool,
     pub(super) trouble: Option<String>,
+    /// How it goes with the primary, where that streams.
+    pub(super) stream: Option<Streaming>,
+    /// How often that has ended.
+    pub(super) fallbacks: u64,
     /// It does not go on by itself.
     pub(super) is_over: bool,
 }
@@ -38,12 +43,12 @@ pub(super) struct Copy {
 }
 
 impl Copy {
-    pub(super) fn follow(follower: Follower, store: &Store) -> Copy {
+    pub(super) fn follow(follower: Follower, store: &Store, upstream: Upstream) -> Copy {
         let state =
             Arc::new(Mutex::new(CopyState { held: follower.held().copied(), ..CopyState::default() }));
         let (stop, stopped) = watch::channel(false);
         let path = follower.path().to_owned();
-        let task = tokio::spawn(follow(follower, store.clone(), state.clone(), stopped));
+        let task = tokio::spawn(follow(follower, store.clone(), upstream, state.clone(), stopped));
         Copy { path, state, stop, task }
     }
 
@@ -73,22 +78,34 @@ fn lock(state: &Mutex<CopyState>) -> MutexGuard<'_, CopyState> {
 async fn follow(
     mut follower: Follower,
     store: Store,
+    mut upstream: Upstream,
     state: Arc<Mutex<CopyState>>,
     mut stop: watch::Receiver<bool>,
 ) -> Option<Follower> {
+    // Of an earlier process.
+    upstream.let_go(&mut follower);
     while !*stop.borrow() {
+        upstream.turn(&mut follower);
         let stepped = match follower.look().await {
             Ok(Some(work)) => {
                 lock(&state).is_applying = true;
-                follower.apply(work, &()).await.map(|_| true)
+                let applied = follower.apply(work, &()).await;
+                applied.map(|applied| {
+                    upstream.applied(&applied.held);
+                    true
+                })
             }
             Ok(None) => follower.rest().await.map(|()| false),
             Err(e) => Err(e),
         };
+        let streaming = upstream.tell(&follower);
         let wait = {
             let mut state = lock(&state);
             state.held = follower.held().copied();
             state.is_applying = false;
+            let is_live = |stream: &Option<Streaming>| stream.as_ref().is_some_and(|stream| stream.is_live);
+            state.fallbacks += u64::from(is_live(&state.stream) && !is_live(&streaming));
+            state.stream = streaming;
             state.steps += 1;
             match &stepped {
                 Ok(is_more) => {
@@ -111,13 +128,19 @@ async fn follow(
         match stepped {
             Err(e) if e.kind() != Kind::Unavailable => {
                 lock(&state).is_over = true;
+                upstream.let_go(&mut follower);
                 _ = follower.close().await;
                 return None;
             }
-            _ if wait.is_zero() => {}
-            _ => _ = tokio::time::timeout(wait, stop.changed()).await,
+            Ok(true) => {}
+            Ok(false) => tokio::select! {
+                () = upstream.rest(wait) => {}
+                _ = stop.changed() => {}
+            },
+            Err(_) => _ = tokio::time::timeout(wait, stop.changed()).await,
         }
     }
+    upstream.let_go(&mut follower);
     Some(follower)
 }
 

@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use litekeep_cluster::{Role, Term};
 use litekeep_config::{Acknowledge, ClusterProxy};
 use litekeep_ltx::Txid;
-use litekeep_proxy::cluster::{Node, Positions, Settings, Writer};
+use litekeep_proxy::cluster::{Node, Positions, Settings, Withheld, Writer};
+use tokio::time::Instant;
 
 use super::copies::CopyState;
 use super::link::Link;
@@ -44,12 +45,20 @@ pub(crate) struct Facing {
     link: Arc<Link>,
     port: u16,
     acknowledge: Acknowledge,
+    patience: Duration,
 }
 
 impl Facing {
     pub(crate) fn new(link: &Arc<Link>, port: u16, config: &ClusterProxy) -> (Facing, Settings) {
-        let ClusterProxy { acknowledge, read_patience, max_lag, to_primary, websockets_stay, health } =
-            config.clone();
+        let ClusterProxy {
+            acknowledge,
+            acknowledge_patience: patience,
+            read_patience,
+            max_lag,
+            to_primary,
+            websockets_stay,
+            health,
+        } = config.clone();
         let settings = Settings {
             read_patience,
             // What was read may not be lost either.
@@ -60,7 +69,7 @@ impl Facing {
             max_lag,
             ..Settings::default()
         };
-        (Facing { link: link.clone(), port, acknowledge }, settings)
+        (Facing { link: link.clone(), port, acknowledge, patience }, settings)
     }
 
     /// The databases, each by a name that is the same on all nodes.
@@ -141,6 +150,33 @@ impl Facing {
         let durable = Positions(self.databases().into_iter().filter_map(durable).collect());
         Ok(durable.reach(positions))
     }
+
+    /// Waits until so many replicas have it.
+    async fn replicated(&self, term: u64, positions: &Positions, replicas: u32) -> Result<(), Withheld> {
+        let wanted: Vec<(PathBuf, Txid)> = self
+            .databases()
+            .into_iter()
+            .filter_map(|(name, path)| Some((canonical(&path), *positions.0.get(&name)?)))
+            .collect();
+        let until = Instant::now() + self.patience;
+        loop {
+            let replication =
+                self.link.shown.replication.upgrade().ok_or("it does not replicate any more".to_owned())?;
+            let having = replication.audience().having(&wanted);
+            if having >= replicas as usize {
+                return Ok(());
+            }
+            self.require(term)?;
+            if Instant::now() >= until {
+                return Err(Withheld::Late(format!(
+                    "only {having} of {replicas} replicas have it after {} s; the backup has it: `litekeep cluster status` shows which ones stream",
+                    self.patience.as_secs_f64()
+                )));
+            }
+            drop(replication);
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
 }
 
 #[async_trait]
@@ -174,14 +210,18 @@ impl Node for Facing {
         }
     }
 
-    async fn acknowledge(&self, term: u64, positions: &Positions) -> Result<(), String> {
-        if self.acknowledge == Acknowledge::Bucket {
+    async fn acknowledge(&self, term: u64, positions: &Positions, may_write: bool) -> Result<(), Withheld> {
+        if self.acknowledge != Acknowledge::Local {
             while !self.is_durable(positions)? {
                 self.require(term)?;
                 tokio::time::sleep(PAUSE).await;
             }
         }
-        self.require(term)
+        // What is only read is safe enough in the backup, and readable while replicas are away.
+        if let (Acknowledge::Replicas(replicas), true) = (self.acknowledge, may_write) {
+            self.replicated(term, positions, replicas).await?;
+        }
+        Ok(self.require(term)?)
     }
 
     async fn has(&self, positions: &Positions) {

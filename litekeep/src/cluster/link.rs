@@ -1,14 +1,15 @@
 //! A node, for those who ask: the commands, and the other nodes.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 use litekeep_cluster::{Ask, Role, Situation};
 use litekeep_env::{Clock, SystemClock};
-use litekeep_replica::Fork;
+use litekeep_ltx::Txid;
+use litekeep_replica::{Fork, Streaming};
 use litekeep_replicate::local::StateFile;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -41,6 +42,37 @@ pub(crate) struct DatabaseView {
     pub(crate) lag_ms: Option<i64>,
     pub(crate) forks: usize,
     pub(crate) trouble: Option<String>,
+    /// How it streams, where that is so; of a copy.
+    #[serde(default)]
+    pub(crate) stream: Option<StreamView>,
+}
+
+/// How a copy streams from the primary.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StreamView {
+    pub(crate) url: String,
+    /// Else it reads the backup.
+    pub(crate) live: bool,
+    /// How long after its capture the last transaction was there.
+    pub(crate) lag_ms: Option<i64>,
+    /// Why it ended last.
+    pub(crate) error: Option<String>,
+}
+
+impl StreamView {
+    fn of(told: Streaming) -> StreamView {
+        let Streaming { url, is_live: live, lag_ms, error, .. } = told;
+        StreamView { url, live, lag_ms, error: error.map(|(error, _)| error) }
+    }
+}
+
+/// How a copy streams, in figures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Copied {
+    pub(crate) is_live: bool,
+    pub(crate) lag_ms: Option<i64>,
+    /// Times when it went over to the backup.
+    pub(crate) fallbacks: u64,
 }
 
 /// What is known of the node, and how it is asked.
@@ -81,12 +113,20 @@ impl Shown {
         let now_ms = SystemClock.unix_ms();
         let view = |(path, meta_dir): &(PathBuf, PathBuf)| {
             let forks = Fork::all(meta_dir).map_or(0, |forks| forks.len());
-            let own = DatabaseView { path: path.clone(), txid: None, lag_ms: None, forks, trouble: None };
+            let own = DatabaseView {
+                path: path.clone(),
+                txid: None,
+                lag_ms: None,
+                forks,
+                trouble: None,
+                stream: None,
+            };
             if let Some(state) = copies.get(path) {
                 let state = state.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let behind = state.held.filter(|_| !state.is_level).map_or(0, |held| now_ms - held.time_ms);
                 let txid = state.held.map(|held| held.txid.to_string());
-                return DatabaseView { txid, lag_ms: Some(behind), trouble: state.trouble, ..own };
+                let stream = state.stream.map(StreamView::of);
+                return DatabaseView { txid, lag_ms: Some(behind), trouble: state.trouble, stream, ..own };
             }
             let canonical = crate::verification::canonical(path);
             if let Some(status) = statuses.iter().find(|status| status.path == canonical) {
@@ -102,6 +142,35 @@ impl Shown {
 }
 
 impl Link {
+    /// The time as primary that is not over, counted.
+    pub(crate) fn term(&self) -> Option<u64> {
+        self.shown.terms.valid()
+    }
+
+    /// Its databases.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.shown.databases.iter().map(|(path, _)| path)
+    }
+
+    /// The copies that stream, or would.
+    pub(crate) fn copied(&self) -> Vec<(PathBuf, Copied)> {
+        let copies = self.shown.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        let copied = copies.iter().filter_map(|(path, state)| {
+            let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let Streaming { is_live, lag_ms, .. } = state.stream.clone()?;
+            Some((path.clone(), Copied { is_live, lag_ms, fallbacks: state.fallbacks }))
+        });
+        copied.collect()
+    }
+
+    /// Where the copy of a database is, if it is one.
+    pub(crate) fn held(&self, path: &Path) -> Option<Txid> {
+        let copies = self.shown.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, state) = copies.iter().find(|(own, _)| crate::verification::canonical(own) == path)?;
+        let held = state.lock().unwrap_or_else(PoisonError::into_inner).held;
+        held.map(|held| held.txid)
+    }
+
     pub(crate) fn situation(&self) -> Situation {
         self.situation.borrow().clone()
     }

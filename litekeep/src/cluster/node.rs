@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::copies::{Copy, step};
 use super::link::Shown;
+use super::upstream::Upstreams;
 use crate::args::ConfigArgs;
 use crate::commands::replicate::alone;
 use crate::control::Home;
@@ -84,6 +85,7 @@ pub(super) struct Node {
     blocks: Arc<Blocks>,
     config: ConfigArgs,
     shown: Arc<Shown>,
+    upstreams: Upstreams,
     /// The time as primary that the replication of now is for.
     term: Arc<Mutex<Option<Term>>>,
     /// This node has been the primary of its cluster.
@@ -106,10 +108,24 @@ impl Node {
         shared: Vec<Shared>,
         config: ConfigArgs,
         shown: Arc<Shown>,
+        upstreams: Upstreams,
     ) -> Node {
         let (copies, leading, blocks, term) = (vec![], None, Arc::default(), Arc::default());
         let has_led = home.lease().exists();
-        Node { settings, stack, home, shared, copies, leading, blocks, config, shown, term, has_led }
+        Node {
+            settings,
+            stack,
+            home,
+            shared,
+            copies,
+            leading,
+            blocks,
+            config,
+            shown,
+            upstreams,
+            term,
+            has_led,
+        }
     }
 
     fn copy_of(&self, path: &Path) -> Option<&Copy> {
@@ -202,7 +218,7 @@ impl Node {
                 );
             }
             follower.tell(None);
-            let copy = Copy::follow(follower, &shared.store);
+            let copy = Copy::follow(follower, &shared.store, self.upstreams.of(&shared.store));
             self.keep(copy);
         }
         // Whoever finds no database would make one, which is none of the log.
@@ -253,7 +269,7 @@ impl Node {
             match take_over(&mut follower, term).await {
                 Ok(()) => follower.hand_over().await?,
                 Err(error) => {
-                    self.keep(Copy::follow(follower, &store));
+                    self.keep(Copy::follow(follower, &store, self.upstreams.of(&store)));
                     return Err(error);
                 }
             }

@@ -16,6 +16,7 @@ use super::facing::Terms;
 use super::link::{Link, Shown};
 use super::node::{Node, Shared};
 use super::records::Records;
+use super::upstream::{self, Upstreams};
 use crate::args::ConfigArgs;
 use crate::child::Signals;
 use crate::commands::replicate::checkpoint;
@@ -78,7 +79,9 @@ pub(crate) async fn run(
     }
     let databases: Vec<Database> = shared.iter().map(|shared| shared.database.clone()).collect();
     let records = Records::of(&shared.first().context("find a database")?.store);
-    let own = LeaseNode { name: name.clone(), address: cluster.address.clone() };
+    let access = upstream::access(settings.config.stream.as_ref())?;
+    let stream = upstream::own_url(&cluster, settings.config.stream.as_ref());
+    let own = LeaseNode { name: name.clone(), address: cluster.address.clone(), stream };
     let opening = authority(&cluster, &own, &shared[0].store, &stores);
     let authority = tokio::select! {
         opened = opening => opened?,
@@ -113,7 +116,8 @@ pub(crate) async fn run(
     });
     stack.is_node(&link);
     show(&settings, args, stack, &databases).await?;
-    let mut node = Node::new(settings, stack.clone(), home.clone(), shared, args.clone(), shown);
+    let upstreams = Upstreams { node: link.name.clone(), access, situation: link.situation.clone() };
+    let mut node = Node::new(settings, stack.clone(), home.clone(), shared, args.clone(), shown, upstreams);
     let beside = [
         tokio::spawn(note(link.clone(), databases.clone())),
         tokio::spawn({
@@ -161,6 +165,7 @@ async fn show(
     let mut pages = Pages::new(board.clone(), stack.replication(), of_stack);
     pages.metrics(settings.config.metrics.as_ref()).await?;
     pages.dashboard(settings.config.dashboard.as_ref()).await?;
+    pages.stream(settings.config.stream.as_ref()).await?;
     stack.shown_on(&board, pages).await;
     Ok(())
 }

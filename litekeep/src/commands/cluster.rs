@@ -217,6 +217,13 @@ fn words_of(NodeView { told: node, presence, silent_ms }: &NodeView, view: &Clus
             n => format!(", {}: `litekeep forks list` there", text::count(n, "fork")),
         };
         out += &format!("  {path}: transaction {txid}{lag}{forks}\n");
+        if let Some(stream) = &database.stream {
+            let why = stream.error.as_ref().map_or(String::new(), |error| format!(": {error}"));
+            out += &match stream.live {
+                true => format!("    streams from {}\n", stream.url),
+                false => format!("    not streaming from {}, reads the backup{why}\n", stream.url),
+            };
+        }
     }
     out
 }

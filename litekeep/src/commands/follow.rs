@@ -22,7 +22,7 @@ use crate::report::progress::Shown;
 use crate::report::{self, Failure, Format, Outcome, text};
 use crate::settings::database::backups;
 use crate::settings::{Database, Settings, Stores};
-use streamed::Streamed;
+use crate::streamed::Streamed;
 
 /// Between two lines while much comes.
 const LINE_PAUSE: Duration = Duration::from_secs(1);
@@ -67,7 +67,7 @@ async fn follow(args: &args::follow::Follow, format: Format) -> Result<Outcome> 
     let address = streamed::address(args)?;
     let (url, store) = source(args, format).await?;
     let streamed =
-        args.stream.as_ref().zip(address).map(|(url, address)| Streamed::start(address, url, &store));
+        args.stream.as_ref().zip(address).map(|(url, address)| Streamed::start(address, url, &store, None));
     let mut signals = Signals::catch().context("catch signals")?;
     let mut run = Run { follower: None, streamed, told: Told::new(args, format), store, is_down: false };
     let ended = tokio::select! {
@@ -140,7 +140,7 @@ impl Run {
         let mut follower = Follower::open(&self.store, &args.output, options, &shown).await?;
         shown.end();
         match &self.streamed {
-            Some(streamed) => follower.listen_to(streamed.source()),
+            Some(streamed) => follower.listen_to(Some(streamed.source())),
             None => Streaming::tell(follower.path(), None),
         }
         self.well(&follower);

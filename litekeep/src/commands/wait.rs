@@ -15,8 +15,11 @@ use serde::Serialize;
 
 use super::status::live::{Look, index};
 use crate::args::wait::Wait;
+use crate::control::{Ask, talk};
 use crate::report::{self, Failure, Format, Kind, Outcome};
 use crate::settings::{Database, Stores, database};
+use crate::verification::canonical;
+use crate::waiting::{self, Wanted};
 
 /// So long nobody need be there who works on it.
 const GRACE: Duration = Duration::from_secs(2);
@@ -32,6 +35,8 @@ struct Waited {
     database: PathBuf,
     /// How far the backup, or the copy, is.
     txid: Option<String>,
+    /// How many replicas have it, where that was asked.
+    replicas: Option<usize>,
     seconds: f64,
 }
 
@@ -65,15 +70,38 @@ pub(super) async fn run(args: &Wait, format: Format) -> Result<Outcome> {
         .with_context(|| format!("wait for the backup of `{}`", args.target.display()))?;
     report::result(format, &waited, || {
         let at = waited.txid.as_deref().map_or("nothing".to_owned(), |txid| format!("transaction {txid}"));
+        let having = waited.replicas.map_or(String::new(), |n| format!(", which {n} of the replicas have"));
         match waited.ok {
-            true => format!("it is safe up to {at}\n"),
-            false => format!("NOT SAFE after {:.1} s: it has come as far as {at}\n", waited.seconds),
+            true => format!("it is safe up to {at}{having}\n"),
+            false => format!("NOT SAFE after {:.1} s: it has come as far as {at}{having}\n", waited.seconds),
         }
     });
     Ok(if waited.ok { Outcome::Done } else { Outcome::No })
 }
 
+/// Asks the litekeep that is up.
+async fn wait_for_replicas(args: &Wait, replicas: u32, format: Format) -> Result<Waited> {
+    let name = canonical(&args.target);
+    let wanted = Wanted {
+        database: Some(name.display().to_string()),
+        txid: args.txid.map(|txid| txid.to_string()),
+        replicas,
+        timeout: args.timeout,
+    };
+    let mut client = talk(&args.config, format, &Ask::Wait(wanted)).await?;
+    let mut found = None;
+    while let Some(item) = client.next().await? {
+        found = Some(serde_json::from_value::<waiting::Waited>(item)?);
+    }
+    let waiting::Waited { ok, database, txid, confirmed, replicas, seconds } =
+        found.context("the node said nothing")?;
+    Ok(Waited { ok, database, txid: if ok { txid } else { confirmed }, replicas, seconds })
+}
+
 async fn wait(args: &Wait, format: Format) -> Result<Waited> {
+    if let Some(replicas) = args.replicas {
+        return wait_for_replicas(args, replicas, format).await;
+    }
     let begun = Instant::now();
     let (subject, goal) = match (Replica::read(&args.target), args.txid) {
         (Some(copy), Some(txid)) => (Subject::Copy(copy.path), Goal::Txid(txid)),
@@ -107,7 +135,13 @@ async fn wait(args: &Wait, format: Format) -> Result<Waited> {
         }
         let database = subject.path().to_owned();
         let seconds = begun.elapsed().as_secs_f64();
-        return Ok(Waited { ok: is_there, database, txid: txid.map(|txid| txid.to_string()), seconds });
+        return Ok(Waited {
+            ok: is_there,
+            database,
+            txid: txid.map(|txid| txid.to_string()),
+            replicas: None,
+            seconds,
+        });
     }
 }
 

@@ -5,12 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
-use litekeep_proxy::{Instance, Instances, cluster};
+use litekeep_proxy::{Instance, Instances, Safety, Settings, cluster};
 use litekeep_supervise::Front;
 use tokio::task::JoinHandle;
 
 use crate::cluster::Facing;
 use crate::report::{Failure, Kind, text};
+use crate::waiting::Waiting;
 
 /// One service's.
 #[derive(Debug, Default)]
@@ -28,13 +29,15 @@ struct Run {
 }
 
 impl Behind {
-    /// Listens from now on, and until the task is aborted; in a cluster for what the other nodes send on, too.
+    /// Listens from now on, and until the task is aborted; in a cluster for what the other nodes send on, too. `waiting` is asked when
+    /// commits are safe.
     ///
     /// # Errors
     /// When the address is taken or not ours.
     pub(super) fn listen(
         address: SocketAddr,
         of_node: Option<(Facing, cluster::Settings)>,
+        waiting: Waiting,
     ) -> Result<(Arc<Behind>, JoinHandle<()>), Failure> {
         let failed = |error: std::io::Error| {
             let failure =
@@ -46,13 +49,12 @@ impl Behind {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         let behind = Arc::new(Behind::default());
         let instances = behind.instances.clone();
+        let safety: Option<Arc<dyn Safety>> = Some(Arc::new(waiting));
         let task = match of_node {
             Some((node, settings)) => {
-                tokio::spawn(cluster::serve(listener, instances, Arc::new(node), settings))
+                tokio::spawn(cluster::serve(listener, instances, Arc::new(node), safety, settings))
             }
-            None => {
-                tokio::spawn(litekeep_proxy::serve(listener, instances, litekeep_proxy::Settings::default()))
-            }
+            None => tokio::spawn(litekeep_proxy::serve(listener, instances, safety, Settings::default())),
         };
         Ok((behind, task))
     }

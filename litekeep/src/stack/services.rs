@@ -31,6 +31,7 @@ use crate::control::Home;
 use crate::replication::Current;
 use crate::report::Failure;
 use crate::settings::Settings;
+use crate::waiting::Waiting;
 
 /// Lines of each process's output that are kept in memory.
 const TAIL: usize = 500;
@@ -110,11 +111,16 @@ impl Context<'_> {
         spec.readiness = process.health.as_ref().map(|health| self.check(health)).transpose()?;
         spec.liveness = process.liveness.as_ref().map(|health| self.check(health)).transpose()?;
         if let Some(address) = process.proxy {
-            spec.front = Some(sockets.front(address, || {
+            let facing = || {
                 // The others do not reach it where there is no address.
                 let node = self.node.filter(|(_, cluster)| cluster.address.is_some());
                 node.map(|(link, cluster)| Facing::new(link, address.port(), &cluster.proxy))
-            })?);
+            };
+            let waiting = || Waiting {
+                replication: self.replication.clone(),
+                link: self.node.map(|(link, _)| link.clone()),
+            };
+            spec.front = Some(sockets.front(address, facing, waiting)?);
             let accepts = || Check {
                 interval: Duration::from_secs(1),
                 ..Check::new(health::Probe::Tcp(OWN_PORT.into()))

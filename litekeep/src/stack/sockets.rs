@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::front::Behind;
 use crate::cluster::Facing;
+use crate::waiting::Waiting;
 
 /// Those that are open.
 #[derive(Default)]
@@ -57,12 +58,13 @@ impl Sockets {
         &mut self,
         address: SocketAddr,
         of_node: impl FnOnce() -> Option<(Facing, cluster::Settings)>,
+        waiting: impl FnOnce() -> Waiting,
     ) -> Result<Arc<Behind>> {
         self.wanted.insert(address.to_string());
         if let Some((front, _)) = self.fronts.get(&address) {
             return Ok(front.clone());
         }
-        let (front, task) = Behind::listen(address, of_node())?;
+        let (front, task) = Behind::listen(address, of_node(), waiting())?;
         self.fronts.insert(address, (front.clone(), task));
         Ok(front)
     }

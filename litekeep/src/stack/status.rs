@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Stack;
 use super::jobs::Known;
+use crate::cluster::Copied;
 use crate::report::text;
 
 /// A running stack.
@@ -141,6 +142,11 @@ impl JobStatus {
 }
 
 impl Stack {
+    /// How the copies of a node stream.
+    pub(crate) fn copied(&self) -> Vec<(PathBuf, Copied)> {
+        self.node.get().map(|link| link.copied()).unwrap_or_default()
+    }
+
     pub(crate) fn status(&self) -> StackStatus {
         StackStatus {
             pid: std::process::id(),

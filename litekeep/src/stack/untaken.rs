@@ -61,6 +61,8 @@ pub(super) fn warnings(begun: &Config, now: &Config) -> Vec<String> {
         ("[[feed]]", begun.feeds != now.feeds),
         ("[[sync]]", begun.syncs != now.syncs),
         ("[cluster]", begun.cluster != now.cluster),
+        // The other nodes know where it is by the lease.
+        ("[stream]", begun.cluster.is_some() && begun.stream != now.stream),
         ("[supervisor]", begun.state_dir != now.state_dir),
         ("[log]", begun.log != now.log),
     ];

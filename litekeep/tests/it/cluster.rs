@@ -3,11 +3,13 @@
 //! have numbers of their own and a chain of checksums, so that a state is known to be a beginning of another one; kills, stops and
 //! handovers; in the end every operation that was acknowledged is in the database or in a fork.
 
+mod acknowledged;
 mod facing;
 mod failovers;
 mod fencing;
 mod operator;
 mod scene;
+mod streaming;
 
 use std::time::Duration;
 

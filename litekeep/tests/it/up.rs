@@ -7,6 +7,7 @@ mod flood;
 mod held_socket;
 mod litestream;
 mod reloads;
+mod waits;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -11,11 +11,12 @@ use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode, Version};
 use tokio::time::Instant;
 
-use super::{HEADER, Node, Positions, Settings, Writer};
+use super::{HEADER, Node, Positions, Settings, Withheld, Writer};
 use crate::body::{Answer, text};
 use crate::forward::{Outgoing, PAUSE, Unsent, answered, reply, send, unavailable};
 use crate::headers;
 use crate::instances::{Busy, Instances};
+use crate::waits::Waits;
 
 /// Says that a node has sent a request on, so that no two of them send one to and fro.
 const SENT_ON: HeaderName = HeaderName::from_static("litekeep-sent-on");
@@ -30,6 +31,7 @@ pub(super) struct Proxy {
     /// The proxy of the primary that was known last.
     there: Mutex<Option<(String, Arc<Instances>)>>,
     node: Arc<dyn Node>,
+    waits: Waits,
     settings: Settings,
 }
 
@@ -48,8 +50,8 @@ enum Place {
 }
 
 impl Proxy {
-    pub(super) fn new(here: Arc<Instances>, node: Arc<dyn Node>, settings: Settings) -> Proxy {
-        Proxy { here, there: Mutex::default(), node, settings }
+    pub(super) fn new(here: Arc<Instances>, node: Arc<dyn Node>, waits: Waits, settings: Settings) -> Proxy {
+        Proxy { here, there: Mutex::default(), node, waits, settings }
     }
 
     pub(super) async fn answer(
@@ -59,6 +61,9 @@ impl Proxy {
     ) -> Response<Answer> {
         if request.uri().path() == self.settings.health {
             return self.health();
+        }
+        if let Some(answer) = self.waits.answer(&request, client).await {
+            return answer;
         }
         let upgrade = headers::upgrade(request.headers()).map(|_| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
@@ -197,7 +202,17 @@ impl Proxy {
         };
         let at = self.node.positions().await.map_err(refused)?;
         if let Some(term) = term.filter(|_| may_write || self.settings.reads_wait) {
-            self.node.acknowledge(term, &at).await.map_err(refused)?;
+            let acknowledged = self.node.acknowledge(term, &at, may_write).await;
+            acknowledged.map_err(|withheld| match withheld {
+                Withheld::Lost(why) => refused(why),
+                // To be asked again it is not: it would be done twice.
+                Withheld::Late(why) => {
+                    let mut answer =
+                        reply(StatusCode::GATEWAY_TIMEOUT, &format!("this request was done, but {why}"));
+                    at.tell(answer.headers_mut());
+                    answer
+                }
+            })?;
         }
         answer.headers_mut().remove(HEADER);
         if at != *seen {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use litekeep_ltx::Txid;
 use litekeep_proxy::Instances;
-use litekeep_proxy::cluster::{Node, Positions, Settings, Writer, serve};
+use litekeep_proxy::cluster::{Node, Positions, Settings, Withheld, Writer, serve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -50,10 +50,10 @@ impl Node for Stand {
         }
     }
 
-    async fn acknowledge(&self, term: u64, positions: &Positions) -> Result<(), String> {
+    async fn acknowledge(&self, term: u64, positions: &Positions, _: bool) -> Result<(), Withheld> {
         self.safe.subscribe().wait_for(|safe| *safe >= number(positions)).await.unwrap();
         let is_its = *self.may_answer.borrow() && matches!(self.writer(), Writer::Here(now) if now == term);
-        if is_its { Ok(()) } else { Err("its lease has run out".to_owned()) }
+        if is_its { Ok(()) } else { Err(Withheld::Lost("its lease has run out".to_owned())) }
     }
 
     async fn has(&self, positions: &Positions) {
@@ -113,7 +113,7 @@ impl Place {
         instances.add(application);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, instances, stand.clone(), settings));
+        tokio::spawn(serve(listener, instances, stand.clone(), None, settings));
         Place { stand, address, seen }
     }
 

@@ -29,7 +29,7 @@ async fn front(patience: Duration) -> Front {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let instances = Arc::new(Instances::default());
-    let task = tokio::spawn(serve(listener, instances.clone(), Settings { patience }));
+    let task = tokio::spawn(serve(listener, instances.clone(), None, Settings { patience }));
     Front { address, instances, task }
 }
 

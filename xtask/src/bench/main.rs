@@ -63,9 +63,6 @@ struct Args {
     /// Scenarios; without: all of them.
     #[arg(value_parser = SCENARIOS.iter().map(|scenario| scenario.name).collect::<Vec<_>>())]
     scenarios: Vec<String>,
-    /// Only this system, such as `litekeep`; may be given several times.
-    #[arg(long = "system", value_name = "NAME", value_parser = System::ALL.map(System::name))]
-    systems: Vec<String>,
     #[command(flatten)]
     options: Options,
     /// Append one JSON object a run.
@@ -169,8 +166,6 @@ const fn scenario(
 
 /// What all runs share.
 pub(crate) struct Bench {
-    /// Names of those that are played; empty: all.
-    pub(crate) systems: Vec<String>,
     pub(crate) options: Options,
     pub(crate) litekeep: PathBuf,
     /// `None`: litekeep is measured without its peer.
@@ -193,7 +188,6 @@ fn run() -> Result<ExitCode> {
         "figures of a debug build say nothing: `cargo xtask bench` builds right"
     );
     let bench = Bench {
-        systems: args.systems,
         options: args.options,
         litekeep: programs::litekeep()?,
         litestream: Some(Litestream::install()?),
@@ -227,16 +221,11 @@ impl Bench {
     fn play(&self, scenario: &Scenario) -> Vec<Played> {
         let mut systems: Vec<System> = scenario.systems.to_vec();
         systems.retain(|system| self.litestream.is_some() || !system.is_peer());
-        systems.retain(|system| {
-            self.systems.is_empty() || self.systems.iter().any(|name| name == system.name())
-        });
         let mut played = Vec::new();
         for rep in 0..self.options.reps {
             for &system in &systems {
                 eprintln!("{} {}: {} of {}", scenario.name, system.name(), rep + 1, self.options.reps);
-                let run = self.play_once(scenario, system);
-                eprintln!("  {}", run.line());
-                played.push(run);
+                played.push(self.play_once(scenario, system));
             }
             systems.rotate_left(1);
         }
@@ -258,6 +247,9 @@ impl Bench {
             }
             _ => f64::NAN,
         };
+        if let Err(error) = &outcome {
+            eprintln!("{} {}: {error:#}", scenario.name, system.name());
+        }
         Played { system, target, outcome, other_cores: others, at_unix_s: clock::unix_ns() / 1_000_000_000 }
     }
 }

@@ -108,15 +108,6 @@ impl Played {
         self.outcome.as_ref().ok()?.figures.iter().find(|figure| figure.name == name)
     }
 
-    /// What it found, for whoever waits for the table.
-    pub(crate) fn line(&self) -> String {
-        let figure = |figure: &Figure| format!("{} {} {}", figure.name, number(figure.value), figure.unit);
-        match &self.outcome {
-            Ok(outcome) => outcome.figures.iter().map(figure).collect::<Vec<_>>().join(", "),
-            Err(error) => format!("not played: {error:#}"),
-        }
-    }
-
     /// All that is known about it.
     pub(crate) fn json(&self, scenario: &Scenario, bench: &Bench) -> Value {
         let figures: serde_json::Map<String, Value> = match &self.outcome {

@@ -7,7 +7,6 @@ use crate::*;
 
 fn bench() -> Bench {
     Bench {
-        systems: vec![],
         options: Options {
             secs: 1.0,
             reps: 1,

@@ -17,7 +17,7 @@ use crate::scene::LONG;
 use crate::up::free_port;
 
 /// `POST /ID` inserts it, `GET` counts.
-const APPLICATION: &str = r#"
+pub(super) const APPLICATION: &str = r#"
 import os, sqlite3
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 def connect():
@@ -51,7 +51,12 @@ ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forev
 "#;
 
 /// One request on a connection of its own: status, the cookie that came, and the body.
-fn ask(node: &str, port: u16, request: &str, cookie: &str) -> Option<(u16, Option<String>, String)> {
+pub(super) fn ask(
+    node: &str,
+    port: u16,
+    request: &str,
+    cookie: &str,
+) -> Option<(u16, Option<String>, String)> {
     let mut stream = TcpStream::connect((host(node), port)).ok()?;
     stream.set_read_timeout(Some(LONG)).ok()?;
     let head = format!(

@@ -103,6 +103,13 @@ impl Cluster {
         self.up[nth(node)] = Some(Process::start(command, &self.path(node, "up.out")).unwrap());
     }
 
+    /// Ends a node, changes something, and starts it again.
+    pub(super) fn restart(&mut self, node: &str, change: impl Fn(&Cluster)) {
+        self.end(node).unwrap();
+        change(self);
+        self.start(node);
+    }
+
     pub(super) fn is_up(&self, node: &str) -> bool {
         self.up[nth(node)].is_some()
     }
