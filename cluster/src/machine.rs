@@ -119,7 +119,7 @@ impl Machine {
         }
         let situation = Situation {
             role: Role::Fencing,
-            since_ms: clock.unix_ms(),
+            since: clock.boottime(),
             epoch: None,
             primary: None,
             is_lapsed: false,
@@ -200,7 +200,7 @@ impl Machine {
         self.situation.send_if_modified(|situation| {
             if situation.role != role {
                 tracing::info!("this node is {} now", role.name());
-                situation.since_ms = self.clock.unix_ms();
+                situation.since = self.clock.boottime();
             }
             std::mem::replace(&mut situation.role, role) != role
         });

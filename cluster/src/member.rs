@@ -38,8 +38,8 @@ impl Role {
 pub struct Situation {
     /// What it is.
     pub role: Role,
-    /// Since when, milliseconds since the epoch by its own clock.
-    pub since_ms: i64,
+    /// Since when, by the clock that counts from the start of the machine.
+    pub since: Duration,
     /// The number of the last holding of the lease that it knows of; `None` where there is no lease.
     pub epoch: Option<u64>,
     /// Who is the primary, as far as it knows.

@@ -181,11 +181,12 @@ impl Link {
 
     /// What the node tells of itself.
     pub(crate) fn own(&self) -> NodeRecord {
-        let Situation { role, since_ms, epoch, trouble, .. } = self.situation();
+        let Situation { role, since, epoch, trouble, .. } = self.situation();
+        let for_ms = SystemClock.boottime().saturating_sub(since).as_millis() as i64;
         NodeRecord {
             node: self.name.clone(),
             role: role.name().to_owned(),
-            since: Some(text::rfc3339(since_ms)),
+            since: Some(text::rfc3339(SystemClock.unix_ms() - for_ms)),
             epoch,
             at: text::rfc3339(SystemClock.unix_ms()),
             candidate: self.candidate,
