@@ -87,7 +87,7 @@ fn percent_decoded(text: &str) -> Option<String> {
 pub struct Etcd {
     address: EtcdAddress,
     client: Client,
-    /// What says who we are, once etcd was asked, and the member that answered last.
+    /// What says who we are, once etcd was asked, and the member to ask next: the one that answered last.
     session: Mutex<Session>,
 }
 
@@ -126,7 +126,10 @@ impl Etcd {
         let (mut last, mut renewed) = (String::new(), false);
         let mut tries = self.address.members.len();
         while tries > 0 {
-            let member = &self.address.members[session.member % self.address.members.len()];
+            let nth = session.member % self.address.members.len();
+            let member = &self.address.members[nth];
+            // Also where nobody waits until this one has failed.
+            session.member = nth + 1;
             if session.token.is_none()
                 && let Some((user, password)) = &self.address.login
             {
@@ -137,7 +140,6 @@ impl Etcd {
                     Ok(said) => session.token = said["token"].as_str().map(str::to_owned),
                     Err(Failure::Member(cause)) => {
                         (last, tries) = (cause, tries - 1);
-                        session.member += 1;
                         continue;
                     }
                     Err(Failure::Token) => {
@@ -147,18 +149,18 @@ impl Etcd {
                 }
             }
             match self.post(member, path, question, session.token.as_deref()).await {
-                Ok(said) => return Ok(said),
+                Ok(said) => {
+                    session.member = nth;
+                    return Ok(said);
+                }
                 Err(Failure::Token) if !renewed && self.address.login.is_some() => {
-                    (session.token, renewed) = (None, true);
+                    (session.token, renewed, session.member) = (None, true, nth);
                 }
                 Err(Failure::Token) => {
                     let cause = "it wants a user with a right to this key: `etcd://user:password@...`";
                     return Err(self.failed(ErrorKind::Invalid, cause));
                 }
-                Err(Failure::Member(cause)) => {
-                    (last, tries) = (cause, tries - 1);
-                    session.member += 1;
-                }
+                Err(Failure::Member(cause)) => (last, tries) = (cause, tries - 1),
                 Err(Failure::Final(e)) => return Err(e),
             }
         }
