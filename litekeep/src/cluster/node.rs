@@ -39,6 +39,8 @@ const BLOCK_PAUSE: Duration = Duration::from_millis(2);
 const BLOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// Between two tries while a store does not answer.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Whose store does not answer for so long cannot lead: the lease may be elsewhere, and another node may reach both.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// One database, with the log that all nodes share.
 pub(super) struct Shared {
@@ -308,13 +310,17 @@ async fn over(term: &Term) -> anyhow::Error {
     }
 }
 
-/// Tries again while a store does not answer, and the lease holds.
+/// Tries again while a store does not answer, and the lease holds, for [`SILENCE`] at most.
 async fn retried<T>(term: &Term, mut ask: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    let begun = Instant::now();
+    let mut is_told = false;
     loop {
         require(term)?;
         match ask().await {
-            Err(error) if crate::report::Report::of(&error).kind == crate::report::Kind::Unavailable => {
-                tracing::warn!("{error:#}; trying again");
+            Err(error) if is_silence(&error) && begun.elapsed() < SILENCE => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!("{error:#}; trying again");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             asked => return asked,
@@ -322,12 +328,21 @@ async fn retried<T>(term: &Term, mut ask: impl AsyncFnMut() -> Result<T>) -> Res
     }
 }
 
+fn is_silence(error: &anyhow::Error) -> bool {
+    crate::report::Report::of(error).kind == crate::report::Kind::Unavailable
+}
+
 /// Takes all that the log has, and then the log.
 async fn take_over(follower: &mut Follower, term: &Term) -> Result<()> {
+    let mut answered = Instant::now();
+    let mut is_told = false;
     loop {
         require(term)?;
         let stepped = match step(follower).await {
-            Ok(true) => continue,
+            Ok(true) => {
+                (answered, is_told) = (Instant::now(), false);
+                continue;
+            }
             Ok(false) => {
                 require(term)?;
                 follower.claim().await
@@ -336,9 +351,11 @@ async fn take_over(follower: &mut Follower, term: &Term) -> Result<()> {
         };
         match stepped {
             Ok(true) => return Ok(()),
-            Ok(false) => {}
-            Err(e) if e.kind() == Kind::Unavailable => {
-                tracing::warn!(path = %follower.path().display(), "{e}; trying again");
+            Ok(false) => answered = Instant::now(),
+            Err(e) if e.kind() == Kind::Unavailable && answered.elapsed() < SILENCE => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(path = %follower.path().display(), "{e}; trying again");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             Err(e) => return Err(e.into()),
