@@ -10,6 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Node, Record, Release};
 use crate::register::{Put, Register};
 
+/// A register that is slower cannot hold a lease.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// What others wait longer than a holder holds, for clocks do not run alike.
 #[must_use]
 pub fn margin(ttl: Duration) -> Duration {
@@ -109,9 +112,9 @@ impl Lease {
         }))
     }
 
-    /// The newest record. A register that does not answer in the time of a lease is asked anew, for the way to it may have died without a word.
+    /// The newest record. A register that does not answer is asked anew, for the way to it may have died without a word.
     async fn newest(&self, known: Option<&Record>) -> Result<Option<Record>> {
-        self.within(self.ttl, self.register.newest(known)).await
+        self.within(PATIENCE, self.register.newest(known)).await
     }
 
     /// Nobody knows what came of it when the time is over.
@@ -120,6 +123,24 @@ impl Lease {
             let what = format!("{} has not answered within {} ms", self.register.place(), time.as_millis());
             Err(Error::new(ErrorKind::Unavailable, what))
         })
+    }
+
+    /// Puts the next record of a holding, twice where the first request is not answered soon: the way by which it went may have died without a
+    /// word. Both put the same.
+    async fn put_again(&self, before: &Record, next: &Record) -> Result<Put> {
+        let put = || self.register.put(Some(before), next);
+        let mut first = std::pin::pin!(put());
+        if let Ok(answered) = tokio::time::timeout(self.ttl / 4, &mut first).await {
+            return answered;
+        }
+        let mut second = std::pin::pin!(put());
+        let either = async {
+            tokio::select! {
+                answered = &mut first => if answered.is_ok() { answered } else { second.await },
+                answered = &mut second => if answered.is_ok() { answered } else { first.await },
+            }
+        };
+        self.within(PATIENCE, either).await
     }
 
     /// Notes that a holding of this node is over and that nobody counts on it: its process is dead, or has given it up. Where it is the
@@ -168,7 +189,7 @@ impl Lease {
             released: None,
         };
         let began = self.clock.boottime();
-        match self.within(self.ttl, self.register.put(before.as_ref(), &ours)).await {
+        match self.within(PATIENCE, self.register.put(before.as_ref(), &ours)).await {
             Ok(Put::Done) => {
                 self.known().newest = None;
                 Ok(Attempt::Held(self.holding(ours, began)))
@@ -202,8 +223,7 @@ impl Lease {
             return Ok(false);
         }
         let began = *holding.unanswered.get_or_insert(now);
-        // Short enough for another try by another way while the holding is valid.
-        match self.within(self.ttl / 4, self.register.put(Some(&holding.record), &next)).await? {
+        match self.put_again(&holding.record, &next).await? {
             Put::Done => {
                 holding.validity.begins(began, next.ttl());
                 (holding.record, holding.unanswered) = (next, None);
