@@ -5,6 +5,7 @@
 
 mod facing;
 mod failovers;
+mod partitions;
 mod scene;
 
 use std::time::Duration;
