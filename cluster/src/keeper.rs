@@ -10,6 +10,9 @@ use tokio::task::JoinHandle;
 /// How long a release waits for a renewal that is under way, and for its own answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A renewal that failed is tried again after this part of the time between two.
+const AGAIN: u32 = 5;
+
 pub(crate) struct Keeper {
     lease: Arc<Lease>,
     record: Record,
@@ -52,6 +55,7 @@ async fn keep(
     every: Duration,
     mut release: oneshot::Receiver<Option<String>>,
 ) -> bool {
+    let mut pause = every;
     loop {
         tokio::select! {
             biased;
@@ -59,10 +63,11 @@ async fn keep(
                 Ok(to) => lease.release(holding, to).await.unwrap_or(false),
                 Err(_) => false,
             },
-            () = tokio::time::sleep(every) => {}
+            () = tokio::time::sleep(pause) => {}
         }
+        pause = every / AGAIN;
         match lease.renew(&mut holding).await {
-            Ok(true) => {}
+            Ok(true) => pause = every,
             Ok(false) => {
                 tracing::warn!("the lease is lost");
                 return false;

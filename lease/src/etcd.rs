@@ -2,6 +2,7 @@
 //! `/v3/kv/range`, `/v3/kv/txn`, `/v3/auth/authenticate`). etcd's own leases are not used: one set of rules is enough, and its keys
 //! end by the server's clock.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,7 +10,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::{Client, StatusCode, Url};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Record;
@@ -87,7 +87,7 @@ fn percent_decoded(text: &str) -> Option<String> {
 pub struct Etcd {
     address: EtcdAddress,
     client: Client,
-    /// What says who we are, once etcd was asked, and the member that answered last.
+    /// What says who we are, once etcd was asked, and the member to ask next: the one that answered last.
     session: Mutex<Session>,
 }
 
@@ -122,47 +122,62 @@ impl Etcd {
 
     /// Asks one member after the other.
     async fn ask(&self, path: &str, question: &Value) -> Result<Value> {
-        let mut session = self.session.lock().await;
-        let (mut last, mut renewed) = (String::new(), false);
-        let mut tries = self.address.members.len();
+        let members = self.address.members.len();
+        let (mut last, mut renewed, mut tries) = (String::new(), false, members);
+        let mut nth = self.session().member;
         while tries > 0 {
-            let member = &self.address.members[session.member % self.address.members.len()];
-            if session.token.is_none()
-                && let Some((user, password)) = &self.address.login
-            {
-                match self
-                    .post(member, "auth/authenticate", &json!({ "name": user, "password": password }), None)
-                    .await
-                {
-                    Ok(said) => session.token = said["token"].as_str().map(str::to_owned),
-                    Err(Failure::Member(cause)) => {
-                        (last, tries) = (cause, tries - 1);
-                        session.member += 1;
-                        continue;
+            let known = {
+                let mut session = self.session();
+                // Whoever asks beside us, or when nobody waits for this one any more, asks the next.
+                session.member = (nth + 1) % members;
+                session.token.clone()
+            };
+            let member = &self.address.members[nth];
+            let token = match (known, &self.address.login) {
+                (None, Some((user, password))) => {
+                    let login = json!({ "name": user, "password": password });
+                    match self.post(member, "auth/authenticate", &login, None).await {
+                        Ok(said) => {
+                            let token = said["token"].as_str().map(str::to_owned);
+                            self.session().token.clone_from(&token);
+                            token
+                        }
+                        Err(Failure::Member(cause)) => {
+                            (last, tries, nth) = (cause, tries - 1, (nth + 1) % members);
+                            continue;
+                        }
+                        Err(Failure::Token) => {
+                            return Err(self.failed(ErrorKind::Invalid, "user or password are wrong"));
+                        }
+                        Err(Failure::Final(e)) => return Err(e),
                     }
-                    Err(Failure::Token) => {
-                        return Err(self.failed(ErrorKind::Invalid, "user or password are wrong"));
-                    }
-                    Err(Failure::Final(e)) => return Err(e),
                 }
-            }
-            match self.post(member, path, question, session.token.as_deref()).await {
-                Ok(said) => return Ok(said),
+                (known, _) => known,
+            };
+            match self.post(member, path, question, token.as_deref()).await {
+                Ok(said) => {
+                    self.session().member = nth;
+                    return Ok(said);
+                }
                 Err(Failure::Token) if !renewed && self.address.login.is_some() => {
-                    (session.token, renewed) = (None, true);
+                    renewed = true;
+                    *self.session() = Session { token: None, member: nth };
                 }
                 Err(Failure::Token) => {
                     let cause = "it wants a user with a right to this key: `etcd://user:password@...`";
                     return Err(self.failed(ErrorKind::Invalid, cause));
                 }
                 Err(Failure::Member(cause)) => {
-                    (last, tries) = (cause, tries - 1);
-                    session.member += 1;
+                    (last, tries, nth) = (cause, tries - 1, (nth + 1) % members);
                 }
                 Err(Failure::Final(e)) => return Err(e),
             }
         }
         Err(self.failed(ErrorKind::Unavailable, &last))
+    }
+
+    fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn post(

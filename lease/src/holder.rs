@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use litekeep_env::Clock;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Node, Record, Release};
 use crate::register::{Put, Register};
+
+/// A register that is slower cannot hold a lease.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What others wait longer than a holder holds, for clocks do not run alike.
 #[must_use]
@@ -102,9 +105,15 @@ impl Lease {
     /// Those of the register.
     pub async fn look(&self, handicap: Duration) -> Result<Option<(Record, Duration)>> {
         let known = self.known().newest.clone();
-        let newest = self.register.newest(known.as_ref().map(|seen| &seen.record)).await?;
+        let mut newest = self.newest(known.as_ref().map(|seen| &seen.record)).await?;
         // After the read, for the record may have come in the middle of it.
-        let now = self.clock.boottime();
+        let mut now = self.clock.boottime();
+        let is_due = |seen: &Seen| seen.since + self.waits_for(&seen.record, handicap) <= now;
+        if known.as_ref().is_some_and(|seen| newest.as_ref() == Some(&seen.record) && is_due(seen)) {
+            // It may be old: whoever slept knows one of which those that follow are deleted.
+            newest = self.newest(None).await?;
+            now = self.clock.boottime();
+        }
         let seen = newest.map(|record| match known {
             Some(known) if known.record == record => known,
             _ => Seen { record, since: now },
@@ -118,6 +127,37 @@ impl Lease {
             let until = seen.since + self.waits_for(&seen.record, handicap);
             (seen.record, until.saturating_sub(now))
         }))
+    }
+
+    /// The newest record. A register that does not answer is asked anew, for the way to it may have died without a word.
+    async fn newest(&self, known: Option<&Record>) -> Result<Option<Record>> {
+        self.within(PATIENCE, self.register.newest(known)).await
+    }
+
+    /// Nobody knows what came of it when the time is over.
+    async fn within<T>(&self, time: Duration, asked: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::time::timeout(time, asked).await.unwrap_or_else(|_| {
+            let what = format!("{} has not answered within {} ms", self.register.place(), time.as_millis());
+            Err(Error::new(ErrorKind::Unavailable, what))
+        })
+    }
+
+    /// Puts the next record of a holding, twice where the first request is not answered soon: the way by which it went may have died without a
+    /// word. Both put the same.
+    async fn put_again(&self, before: &Record, next: &Record) -> Result<Put> {
+        let put = || self.register.put(Some(before), next);
+        let mut first = std::pin::pin!(put());
+        if let Ok(answered) = tokio::time::timeout(self.ttl / 4, &mut first).await {
+            return answered;
+        }
+        let mut second = std::pin::pin!(put());
+        let either = async {
+            tokio::select! {
+                answered = &mut first => if answered.is_ok() { answered } else { second.await },
+                answered = &mut second => if answered.is_ok() { answered } else { first.await },
+            }
+        };
+        self.within(PATIENCE, either).await
     }
 
     /// Notes that a holding of this node is over and that nobody counts on it: its process is dead, or has given it up. Where it is the
@@ -174,7 +214,7 @@ impl Lease {
             released: None,
         };
         let tried = Try { ours, follows: before, began: self.clock.boottime() };
-        match self.register.put(tried.follows.as_ref(), &tried.ours).await {
+        match self.within(PATIENCE, self.register.put(tried.follows.as_ref(), &tried.ours)).await {
             Ok(Put::Done) => {
                 self.known().newest = None;
                 Ok(Attempt::Held(self.holding(tried)))
@@ -208,7 +248,7 @@ impl Lease {
             return Ok(false);
         }
         let began = *holding.unanswered.get_or_insert(now);
-        match self.register.put(Some(&holding.record), &next).await? {
+        match self.put_again(&holding.record, &next).await? {
             Put::Done => {
                 holding.validity.begins(began, next.ttl());
                 (holding.record, holding.unanswered) = (next, None);

@@ -395,6 +395,7 @@ mod tests {
     fn node() -> NodeRecord {
         let database = DatabaseView {
             path: "/a.db".into(),
+            there: true,
             txid: Some("000000000000002a".to_owned()),
             lag_ms: Some(1_500),
             forks: 2,

@@ -11,6 +11,7 @@ use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -21,6 +22,8 @@ use crate::instances::{Busy, Instances, Sender};
 
 /// How long an instance may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long the machine of an instance may be silent; the application may take as long as it likes.
+const SILENCE: Duration = Duration::from_secs(5);
 /// Before an instance that did not accept a connection is tried again.
 pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
@@ -101,6 +104,7 @@ async fn connect(busy: &Busy) -> Option<Sender> {
     let address = busy.instance().address();
     let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await.ok()?.ok()?;
     _ = stream.set_nodelay(true);
+    notice_silence(&stream);
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
@@ -108,6 +112,17 @@ async fn connect(busy: &Busy) -> Option<Sender> {
         }
     });
     Some(sender)
+}
+
+/// A connection ends when nothing on the way answers any more: what waits for another node would wait for ever behind a network that is cut.
+fn notice_silence(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    let alive = TcpKeepalive::new().with_time(SILENCE / 2).with_interval(SILENCE / 5).with_retries(3);
+    _ = socket.set_tcp_keepalive(&alive);
+    #[cfg(target_os = "linux")]
+    {
+        _ = socket.set_tcp_user_timeout(Some(SILENCE));
+    }
 }
 
 /// Keeps the connection for the next request, once this one's answer has been read.

@@ -13,6 +13,7 @@
 //! Bodies of single puts and of parts are held in memory while they arrive.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,7 +50,9 @@ pub const REGION: &str = "us-east-1";
 pub struct S3Options {
     /// The folder of buckets; `None`: a temporary one that is deleted with the server.
     pub dir: Option<PathBuf>,
-    /// The port on 127.0.0.1; 0: any free one.
+    /// Where it listens; `None`: on 127.0.0.1.
+    pub host: Option<IpAddr>,
+    /// The port there; 0: any free one.
     pub port: u16,
     /// Behave like a store that knows no conditional writes: `If-None-Match` is accepted and has no effect.
     pub ignore_conditions: bool,
@@ -97,7 +100,8 @@ impl S3Server {
             builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         }
         let service = builder.build();
-        let serving = Serving::start("s3-server", options.port, move |listener| {
+        let host = options.host.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let serving = Serving::start_at("s3-server", (host, options.port).into(), move |listener| {
             accept(listener, service, options.google)
         })?;
         Ok(Self { serving, dir, _temporary: temporary })

@@ -2,7 +2,7 @@
 //! have none. Dropping the handle stops accepting, cuts the open connections and joins the thread.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -25,6 +25,15 @@ impl Serving {
         F: FnOnce(TcpListener) -> Fut + Send + 'static,
         Fut: Future<Output = ()>,
     {
+        Self::start_at(name, (Ipv4Addr::LOCALHOST, port).into(), serve)
+    }
+
+    /// The same at any address.
+    pub(crate) fn start_at<F, Fut>(name: &str, address: SocketAddr, serve: F) -> Result<Self>
+    where
+        F: FnOnce(TcpListener) -> Fut + Send + 'static,
+        Fut: Future<Output = ()>,
+    {
         let (stop, stopped) = oneshot::channel::<()>();
         let (bound, addr) = mpsc::channel();
         let thread = std::thread::Builder::new()
@@ -40,7 +49,7 @@ impl Serving {
                     Err(error) => return drop(bound.send(Err(error))),
                 };
                 runtime.block_on(async move {
-                    let listener = match TcpListener::bind(("127.0.0.1", port)).await {
+                    let listener = match TcpListener::bind(address).await {
                         Ok(listener) => listener,
                         Err(error) => return drop(bound.send(Err(error))),
                     };
@@ -58,7 +67,7 @@ impl Serving {
         let addr = addr
             .recv()
             .with_context(|| format!("start {name}"))?
-            .with_context(|| format!("bind 127.0.0.1:{port} for {name}"))?;
+            .with_context(|| format!("bind {address} for {name}"))?;
         Ok(Self { addr, stop: Some(stop), thread: Some(thread) })
     }
 

@@ -89,6 +89,14 @@ const CAMPAIGNS: &[Campaign] = &[
         how: How::Test("litekeep", "cluster::failovers::nothing_acknowledged_is_lost_in_failovers"),
     },
     Campaign {
+        name: "partitions",
+        about: "three nodes with networks, disks and clocks of their own, all of which fail, and clients that go to any of them: one primary acknowledges at a time, nothing acknowledged is lost beyond what `acknowledge` says, no client sees less than it has seen",
+        how: How::Test(
+            "litekeep",
+            "cluster::partitions::faults_at_random_lose_nothing_that_was_acknowledged",
+        ),
+    },
+    Campaign {
         name: "roles",
         about: "the roles of nodes in simulated time: late, lost and repeated requests, skewed clocks, nodes that stop",
         how: How::Test("litekeep-cluster", "simulated::one_leads_at_a_time_and_nothing_committed_is_lost"),

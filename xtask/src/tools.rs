@@ -64,6 +64,11 @@ const TOOLS: &[Tool] = &[
         purpose: "machines with wrong clocks",
     },
     Tool {
+        packages: &["iproute2", "util-linux"],
+        probe: &["sh", "-c", "ip -V && nsenter --version && unshare --version"],
+        purpose: "machines with networks of their own",
+    },
+    Tool {
         packages: &["etcd-server"],
         probe: &["etcd", "--version"],
         purpose: "the tests of leases in etcd",

@@ -20,6 +20,8 @@ const MOST_REPLICAS: u32 = 64;
 const WEBSOCKETS: [(&str, bool); 2] = [("primary", false), ("here", true)];
 /// Shorter ones would end by a slow request.
 const TTL: (Duration, Duration) = (SECOND, DAY);
+/// It answers within milliseconds, and what is asked costs nothing.
+const TTL_IN_ETCD: Duration = Duration::from_secs(3);
 const ANY: (Duration, Duration) = (Duration::ZERO, DAY);
 const MOST_PRIORITY: u32 = 100;
 
@@ -49,6 +51,9 @@ impl Reader<'_> {
             (None, None) => ClusterLease::Beside,
         };
         let mut cluster = ClusterConfig { node, lease, ..ClusterConfig::default() };
+        if matches!(cluster.lease, ClusterLease::Etcd(_)) {
+            cluster.ttl = TTL_IN_ETCD;
+        }
         self.fill(entries, "ttl", &mut cluster.ttl, |r, f| r.duration(f, "5s", TTL));
         self.fill(entries, "candidate", &mut cluster.candidate, Self::boolean);
         self.fill(entries, "priority", &mut cluster.priority, |r, f| r.count(f, 0..=MOST_PRIORITY));

@@ -14,6 +14,8 @@ fn everything_about_a_cluster_is_read() {
     let least = toml(&format!("{DATABASE}[cluster]\n")).unwrap();
     assert_eq!(least.cluster, Some(ClusterConfig::default()));
     assert_eq!(ClusterConfig::default().ttl, Duration::from_secs(5));
+    let in_etcd = toml(&format!("{DATABASE}[cluster]\nlease = \"etcd://h/app\"\n")).unwrap().cluster.unwrap();
+    assert_eq!(in_etcd.ttl, Duration::from_secs(3));
     let all = format!(
         "{DATABASE}[cluster]\nnode = \"a\"\nlease = \"etcd://user:pw@h:2379/app\"\nttl = \"2s\"\ncandidate = false\npriority = 3\n\
          [process.web]\ncommand = \"web\"\non_role_change = \"SIGHUP\"\n\

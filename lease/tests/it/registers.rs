@@ -2,11 +2,13 @@
 //! when the test says so.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use litekeep_env::ManualClock;
 use litekeep_lease::{
-    Attempt, Bucket, ErrorKind, Etcd, EtcdAddress, Holding, Lease, Node, Record, Register, margin,
+    Attempt, Bucket, ErrorKind, Etcd, EtcdAddress, Holding, Lease, Node, Put, Record, Register, Result,
+    margin,
 };
 use litekeep_store::{S3, Secret, Store, Target};
 use litekeep_testkit::s3_server::{ACCESS_KEY, BUCKET, REGION, SECRET_KEY};
@@ -159,6 +161,23 @@ async fn in_a_folder() {
     assert!(left < 15, "{left} records are left");
 }
 
+/// One that is no candidate asks for what follows the record that it knows, and those that follow are deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_looks_learns_what_came_while_it_slept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&Target::Folder(dir.path().to_owned())).unwrap();
+    let stage = Stage::of(Bucket::open(store).await.unwrap());
+    let (a, looker) = (stage.node("a"), stage.node("looker"));
+    let mut holding = held(&a).await;
+    assert_eq!(looker.look(Duration::ZERO).await.unwrap().unwrap().0.turn, 1);
+    for _ in 0..20 {
+        stage.clock.advance(Duration::from_secs(4));
+        assert!(a.renew(&mut holding).await.unwrap());
+    }
+    let (newest, left) = looker.look(Duration::ZERO).await.unwrap().unwrap();
+    assert_eq!((newest, left), (holding.record().clone(), TTL + margin(TTL)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_bucket() {
     let server = S3Server::start().unwrap();
@@ -182,6 +201,74 @@ async fn what_is_no_record_is_told() {
     let error = stage.node("a").attempt(Duration::ZERO).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.to_string().contains("lease/0000000000000001"), "{error}");
+}
+
+/// A register to which the way dies without a word, and which others reach by another.
+struct Silent {
+    register: Arc<dyn Register>,
+    is_silent: AtomicBool,
+}
+
+impl Silent {
+    async fn say(&self) {
+        if self.is_silent.swap(false, SeqCst) {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Register for Silent {
+    async fn newest(&self, known: Option<&Record>) -> Result<Option<Record>> {
+        self.say().await;
+        self.register.newest(known).await
+    }
+
+    async fn put(&self, before: Option<&Record>, next: &Record) -> Result<Put> {
+        self.say().await;
+        self.register.put(before, next).await
+    }
+
+    fn place(&self) -> String {
+        self.register.place()
+    }
+}
+
+/// A request of which nothing is heard keeps no holding from being renewed by another, and no look from being followed by another.
+#[tokio::test(start_paused = true)]
+async fn a_register_that_says_nothing_is_asked_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&Target::Folder(dir.path().to_owned())).unwrap();
+    let register = Arc::new(Bucket::open(store).await.unwrap());
+    let silent = Arc::new(Silent { register, is_silent: false.into() });
+    let node = Node { name: "a".into(), address: None, stream: None };
+    let lease = Lease::new(silent.clone(), Arc::<ManualClock>::default(), node, TTL);
+    let mut holding = held(&lease).await;
+    silent.is_silent.store(true, SeqCst);
+    assert!(lease.renew(&mut holding).await.unwrap());
+    assert_eq!(holding.record().turn, 2);
+    silent.is_silent.store(true, SeqCst);
+    let refused = lease.look(Duration::ZERO).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    assert!(refused.to_string().contains("has not answered within 10000 ms"), "{refused}");
+    assert_eq!(lease.look(Duration::ZERO).await.unwrap().unwrap().0, *holding.record());
+}
+
+/// A member that says nothing is passed over, also by renewals, which wait less long than it takes to give it up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_of_etcd_that_says_nothing_is_passed_over() {
+    let server = EtcdServer::start().unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let members = format!("etcd://{},{}/app", silent.local_addr().unwrap(), server.address());
+    let clock: Arc<ManualClock> = Arc::default();
+    let node = Node { name: "a".into(), address: None, stream: None };
+    let own = Arc::new(etcd(&format!("etcd://{}/app", server.address())));
+    let mut holding = held(&Lease::new(own, clock.clone(), node.clone(), TTL)).await;
+    let all = Lease::new(Arc::new(etcd(&members)), clock, node, TTL);
+    for _ in 0..3 {
+        assert!(all.renew(&mut holding).await.unwrap());
+    }
+    assert_eq!(holding.record().turn, 4);
 }
 
 fn etcd(address: &str) -> Etcd {

@@ -36,6 +36,9 @@ pub(super) const PATIENCE: u32 = 12;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct DatabaseView {
     pub(crate) path: PathBuf,
+    /// The file is there.
+    #[serde(default)]
+    pub(crate) there: bool,
     /// The last transaction of the log that it has.
     pub(crate) txid: Option<String>,
     /// How old the oldest thing is that it lacks, or that the log lacks.
@@ -115,6 +118,7 @@ impl Shown {
             let forks = Fork::all(meta_dir).map_or(0, |forks| forks.len());
             let own = DatabaseView {
                 path: path.clone(),
+                there: path.exists(),
                 txid: None,
                 lag_ms: None,
                 forks,
@@ -287,8 +291,9 @@ impl Link {
         loop {
             let own = self.own();
             // A primary that goes away soon is to have said that it has begun.
-            let is_whole = own.databases.iter().all(|database| database.txid.is_some());
-            let essence = (own.role.clone(), own.epoch, own.trouble.clone(), is_whole);
+            let has: Vec<_> =
+                own.databases.iter().map(|database| (database.there, database.txid.is_some())).collect();
+            let essence = (own.role.clone(), own.epoch, own.trouble.clone(), has);
             if told.as_ref() != Some(&essence) || told_at.elapsed() >= REPORT {
                 match self.records.put(&own).await {
                     Ok(()) => (told, told_at) = (Some(essence), Instant::now()),

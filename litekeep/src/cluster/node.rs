@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::copies::{Copy, step};
 use super::link::Shown;
+use super::records::{Records, Told};
 use super::upstream::Upstreams;
 use crate::args::ConfigArgs;
 use crate::commands::replicate::alone;
@@ -44,6 +45,8 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(5);
 const WATCH: Duration = Duration::from_millis(50);
 /// Between two tries while a store does not answer.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Whose store does not answer for so long cannot lead: the lease may be elsewhere, and another node may reach both.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// One database, with the log that all nodes share.
 pub(super) struct Shared {
@@ -90,6 +93,8 @@ pub(super) struct Node {
     term: Arc<Mutex<Option<Term>>>,
     /// This node has been the primary of its cluster.
     has_led: bool,
+    /// A database that is neither here nor in its log may be on another node.
+    is_elsewhere: bool,
 }
 
 /// What keeps writers out.
@@ -125,6 +130,7 @@ impl Node {
             upstreams,
             term,
             has_led,
+            is_elsewhere: true,
         }
     }
 
@@ -190,7 +196,7 @@ impl Node {
             let _blocks = self.blocks.lock();
             self.blocks.is_wanted.store(false, SeqCst);
         }
-        let mut has_all = true;
+        let (mut has_all, mut is_elsewhere) = (true, false);
         for nth in 0..self.shared.len() {
             let path = self.shared[nth].database.path.clone();
             if let Some(ended) = self.copies.iter().position(|copy| copy.is_of(&path) && !copy.goes_on()) {
@@ -202,7 +208,7 @@ impl Node {
             }
             let shared = &self.shared[nth];
             if Standing::of(&path) == Standing::Absent && shared.store.list().await?.is_empty() {
-                has_all = false;
+                (has_all, is_elsewhere) = (false, is_elsewhere || self.is_told_of(nth).await?);
                 continue;
             }
             let (blocks, at) = (self.blocks.clone(), path.clone());
@@ -221,8 +227,16 @@ impl Node {
             let copy = Copy::follow(follower, &shared.store, self.upstreams.of(&shared.store));
             self.keep(copy);
         }
+        self.is_elsewhere = is_elsewhere;
         // Whoever finds no database would make one, which is none of the log.
         if has_all { self.take_place(Place::Replica).await } else { Ok(()) }
+    }
+
+    /// Whether another node has told that it has the file of a database.
+    async fn is_told_of(&self, nth: usize) -> Result<bool> {
+        let told = Records::of(&self.shared[0].store).nodes().await?;
+        let has = |told: &Told| told.node.databases.get(nth).is_some_and(|database| database.there);
+        Ok(told.iter().any(has))
     }
 
     async fn take_place(&self, place: Place) -> Result<()> {
@@ -388,13 +402,17 @@ async fn over(term: &Term) -> anyhow::Error {
     }
 }
 
-/// Tries again while a store does not answer, and the lease holds.
+/// Tries again while a store does not answer, and the lease holds, for [`SILENCE`] at most.
 async fn retried<T>(term: &Term, mut ask: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    let begun = Instant::now();
+    let mut is_told = false;
     loop {
         require(term)?;
         match ask().await {
-            Err(error) if crate::report::Report::of(&error).kind == crate::report::Kind::Unavailable => {
-                tracing::warn!("{error:#}; trying again");
+            Err(error) if is_silence(&error) && begun.elapsed() < SILENCE => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!("{error:#}; trying again");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             asked => return asked,
@@ -402,12 +420,21 @@ async fn retried<T>(term: &Term, mut ask: impl AsyncFnMut() -> Result<T>) -> Res
     }
 }
 
+fn is_silence(error: &anyhow::Error) -> bool {
+    crate::report::Report::of(error).kind == crate::report::Kind::Unavailable
+}
+
 /// Takes all that the log has, and then the log.
 async fn take_over(follower: &mut Follower, term: &Term) -> Result<()> {
+    let mut answered = Instant::now();
+    let mut is_told = false;
     loop {
         require(term)?;
         let stepped = match step(follower).await {
-            Ok(true) => continue,
+            Ok(true) => {
+                (answered, is_told) = (Instant::now(), false);
+                continue;
+            }
             Ok(false) => {
                 require(term)?;
                 follower.claim().await
@@ -416,9 +443,11 @@ async fn take_over(follower: &mut Follower, term: &Term) -> Result<()> {
         };
         match stepped {
             Ok(true) => return Ok(()),
-            Ok(false) => {}
-            Err(e) if e.kind() == Kind::Unavailable => {
-                tracing::warn!(path = %follower.path().display(), "{e}; trying again");
+            Ok(false) => answered = Instant::now(),
+            Err(e) if e.kind() == Kind::Unavailable && answered.elapsed() < SILENCE => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(path = %follower.path().display(), "{e}; trying again");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             Err(e) => return Err(e.into()),
@@ -502,8 +531,10 @@ impl Member for Node {
         let is_fit = |path: &Path| match (self.copy_of(path), Standing::of(path)) {
             (Some(copy), _) => copy.goes_on(),
             (None, Standing::Source | Standing::Copy) => true,
-            // What others have may be on its way into the log, and what is here has nothing to do with it.
-            (None, Standing::Unknown | Standing::Absent) => is_first,
+            // What is here has nothing to do with the log.
+            (None, Standing::Unknown) => is_first,
+            // What another node has may be on its way into the log.
+            (None, Standing::Absent) => is_first || !self.is_elsewhere,
         };
         self.shared.iter().all(|shared| is_fit(&shared.database.path))
     }
@@ -558,13 +589,13 @@ impl Member for Node {
         let timeouts = self.shared.iter().map(|shared| shared.database.config.shutdown_timeout);
         let within = timeouts.max().unwrap_or_default();
         let completed = async {
-            let until = Instant::now() + within;
+            let until = Instant::now() + OPEN_PATIENCE;
             while !self.keep_out().await {
                 require(term)?;
                 if Instant::now() >= until {
+                    let seconds = OPEN_PATIENCE.as_secs();
                     anyhow::bail!(
-                        "a transaction that writes is open since {} s, and what it commits would be lost",
-                        within.as_secs()
+                        "a transaction that writes is open for more than {seconds} s, and what it commits would be lost: end it first"
                     );
                 }
             }

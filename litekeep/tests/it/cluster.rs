@@ -8,6 +8,7 @@ mod facing;
 mod failovers;
 mod fencing;
 mod operator;
+mod partitions;
 mod scene;
 mod streaming;
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
@@ -22,6 +23,9 @@ use crate::waits::Waits;
 const SENT_ON: HeaderName = HeaderName::from_static("litekeep-sent-on");
 /// Says in an answer that the request has been seen by nobody but a node that is not primary.
 const NOT_PRIMARY: HeaderName = HeaderName::from_static("litekeep-not-primary");
+
+/// How long an answer of a former primary is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A body of this many bytes at most is kept, to be sent again to who is primary next.
 const KEPT_BYTES: u64 = 64 << 10;
@@ -94,7 +98,12 @@ impl Proxy {
             };
             let sent = match &there {
                 None => self.send_here(outgoing, deadline).await,
-                Some(authority) => self.send_there(authority, outgoing).await,
+                Some(authority) => tokio::select! {
+                    sent = self.send_there(authority, outgoing) => sent,
+                    () = self.left(authority) => {
+                        return unavailable("the primary has changed before it answered; whether this was done is not known");
+                    }
+                },
             };
             match sent {
                 Ok((answer, _)) if there.is_some() && answer.headers().contains_key(NOT_PRIMARY) => {}
@@ -163,6 +172,12 @@ impl Proxy {
         };
         let busy = instances.choose().await;
         send(&busy, outgoing).await.map(|answer| (answer, busy))
+    }
+
+    /// Returns when a node is the primary no more, and has had the time to answer what it has done: one that sleeps never answers.
+    async fn left(&self, authority: &str) {
+        self.node.writer_changed(&Writer::At(authority.to_owned())).await;
+        tokio::time::sleep(LAST_WORDS).await;
     }
 
     async fn proxy_at(&self, authority: &str) -> Option<Arc<Instances>> {

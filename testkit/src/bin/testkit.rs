@@ -1,7 +1,7 @@
 //! The test helpers as processes: whatever a test must be able to kill, or to share between processes.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -22,7 +22,10 @@ enum Command {
         /// The folder of buckets; its bucket `litekeep-test` is made.
         #[arg(long)]
         dir: PathBuf,
-        /// The port on 127.0.0.1; 0: any free one.
+        /// Where it listens; without: on 127.0.0.1.
+        #[arg(long)]
+        host: Option<IpAddr>,
+        /// The port there; 0: any free one.
         #[arg(long, default_value_t = 0)]
         port: u16,
         /// Accept `If-None-Match` and ignore it.
@@ -55,9 +58,9 @@ enum Command {
 
 fn main() -> Result<()> {
     match Args::parse().command {
-        Command::S3Server { dir, port, ignore_conditions } => {
-            let server =
-                S3Server::start_with(S3Options { dir: Some(dir), port, ignore_conditions, google: false })?;
+        Command::S3Server { dir, host, port, ignore_conditions } => {
+            let options = S3Options { dir: Some(dir), host, port, ignore_conditions, google: false };
+            let server = S3Server::start_with(options)?;
             ready(&server.address().to_string())?;
             server.run_forever();
         }

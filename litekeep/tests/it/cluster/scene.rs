@@ -322,7 +322,7 @@ fn read(path: &std::path::Path) -> Result<Ops> {
 }
 
 /// FNV-1a.
-fn hash(text: &str) -> String {
+pub(super) fn hash(text: &str) -> String {
     let fold = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, fold))
 }
