@@ -17,6 +17,8 @@ const STEPS_OF_PRIORITY: u32 = 10;
 
 /// So many promotions may fail before it is another node's turn.
 const PATIENCE: u32 = 3;
+/// A node that fails again and again leaves the others at most twice as many times of a lease, which is enough for any priority.
+const MOST_TURNS: u32 = 6;
 
 /// Who says which node is the primary.
 pub enum Authority {
@@ -446,7 +448,9 @@ impl Machine {
             // Who has what nobody else has is to go on, unless it cannot.
             let is_others_turn = !is_next || self.failures >= PATIENCE;
             if is_others_turn {
-                self.held_back_until = self.clock.boottime() + 2 * self.settings.ttl;
+                // Longer each time, for others may have a smaller priority.
+                let turns = 2 * self.failures.min(MOST_TURNS);
+                self.held_back_until = self.clock.boottime() + self.settings.ttl * turns;
             }
             self.ends(&term, keeper, is_others_turn.then_some(None)).await;
             self.retires(member, &term).await;

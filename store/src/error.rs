@@ -35,7 +35,7 @@ pub enum Error {
         cause: String,
     },
     /// The store answered that it will not let us.
-    #[error("{action}: access denied: {cause} (check the keys and what they may do: put, get, list, delete)")]
+    #[error("{action}: access denied: {cause} ({})", what_to_check(.cause))]
     Denied {
         /// What was tried, as a verb phrase with the place.
         action: String,
@@ -221,6 +221,15 @@ impl Error {
     }
 }
 
+/// What a person does about a refusal. Signatures hold for minutes, by the server's clock.
+fn what_to_check(cause: &str) -> &'static str {
+    if cause.contains("RequestTimeTooSkewed") || cause.contains("RequestExpired") {
+        "set the clock of this machine, and keep it right with NTP"
+    } else {
+        "check the keys and what they may do: put, get, list, delete"
+    }
+}
+
 /// An error with its sources, each said once.
 fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -360,6 +369,14 @@ mod tests {
         let of_server = std::io::Error::new(std::io::ErrorKind::PermissionDenied, "the server refuses");
         let error = crate::folder::store_error(&key, of_server);
         assert!(Error::from_store("read", error).to_string().contains("access denied: the server refuses"));
+    }
+
+    #[test]
+    fn a_wrong_clock_is_no_matter_of_keys() {
+        let skewed = |cause: &str| Error::Denied { action: "write".into(), cause: cause.into() }.to_string();
+        let text = skewed("403 Forbidden: RequestTimeTooSkewed: request time is too far from server time");
+        assert!(text.contains("set the clock") && !text.contains("keys"), "{text}");
+        assert!(skewed("403 Forbidden: InvalidAccessKeyId").contains("check the keys"));
     }
 
     #[test]

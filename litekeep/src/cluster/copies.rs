@@ -86,7 +86,12 @@ async fn follow(
     upstream.let_go(&mut follower);
     while !*stop.borrow() {
         upstream.turn(&mut follower);
-        let stepped = match follower.look().await {
+        // A store that does not answer keeps nobody waiting who wants the copy.
+        let looked = tokio::select! {
+            looked = follower.look() => looked,
+            _ = stop.changed() => break,
+        };
+        let stepped = match looked {
             Ok(Some(work)) => {
                 lock(&state).is_applying = true;
                 let applied = follower.apply(work, &()).await;
@@ -144,10 +149,11 @@ async fn follow(
     Some(follower)
 }
 
-/// Applies what comes next; `false`: there is nothing.
-pub(super) async fn step(follower: &mut Follower) -> Result<bool, Error> {
-    match follower.look().await? {
-        Some(work) => follower.apply(work, &()).await.map(|_| true),
-        None => follower.rest().await.map(|()| false),
-    }
+/// Applies what comes next; `false`: there is nothing. `None`: the log could not be looked at within this time.
+pub(super) async fn step(follower: &mut Follower, within: Duration) -> Option<Result<bool, Error>> {
+    Some(match tokio::time::timeout(within, follower.look()).await.ok()? {
+        Ok(Some(work)) => follower.apply(work, &()).await.map(|_| true),
+        Ok(None) => follower.rest().await.map(|()| false),
+        Err(e) => Err(e),
+    })
 }

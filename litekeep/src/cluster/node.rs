@@ -430,7 +430,7 @@ async fn take_over(follower: &mut Follower, term: &Term) -> Result<()> {
     let mut is_told = false;
     loop {
         require(term)?;
-        let stepped = match step(follower).await {
+        let stepped = match step(follower, SILENCE).await.context("the store does not answer")? {
             Ok(true) => {
                 (answered, is_told) = (Instant::now(), false);
                 continue;

@@ -17,6 +17,7 @@ mod active;
 mod arrivals;
 mod commit_to_durable;
 mod copy;
+mod failover;
 mod first_snapshot;
 mod fleet;
 mod following;
@@ -154,6 +155,8 @@ const SCENARIOS: &[Scenario] = &[
     scenario("pull-mysql", LITEKEEP, following::pull_from_mysql),
     scenario("follow", LITEKEEP, live_copy::by_the_backup),
     scenario("follow-stream", LITEKEEP, live_copy::by_the_primary),
+    scenario("failover", LITEKEEP, failover::by_the_bucket),
+    scenario("failover-etcd", LITEKEEP, failover::by_etcd),
 ];
 
 const fn scenario(

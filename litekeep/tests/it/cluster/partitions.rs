@@ -21,6 +21,25 @@ fn faults_at_random_lose_nothing_that_was_acknowledged() {
     campaign::rounds("partitions", 1, round);
 }
 
+/// With the lease in etcd a node can have that and not reach the store: it cannot become primary, and another one can.
+#[test]
+fn who_does_not_reach_the_store_leaves_the_lease_to_others() {
+    let mut scene = Scene::new("bucket", true).unwrap();
+    scene.start("a").unwrap();
+    assert_eq!(scene.primary().unwrap(), "a");
+    scene.configure("c", "priority = 10").unwrap();
+    for node in ["b", "c"] {
+        scene.start(node).unwrap();
+    }
+    assert_eq!(scene.ask("a", "one"), Some(200));
+    scene.until("b and c have it", |scene| ["b", "c"].iter().all(|node| scene.path(node, "app.db").exists()));
+    scene.part_from_store(&["b"]).unwrap();
+    scene.kill_all("a").unwrap();
+    scene.until("b has the lease", |scene| scene.role("b").is_some_and(|role| role == "promoting"));
+    scene.until("c takes it", |scene| scene.role("c").is_some_and(|role| role == "primary"));
+    assert_eq!(scene.ask("c", "two"), Some(200));
+}
+
 /// A client of one node hears something when the primary is cut off in the middle of its request, which has been sent on.
 #[test]
 fn a_request_to_a_primary_that_is_cut_off_is_answered() {
