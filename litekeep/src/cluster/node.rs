@@ -196,7 +196,7 @@ impl Node {
             let _blocks = self.blocks.lock();
             self.blocks.is_wanted.store(false, SeqCst);
         }
-        let (mut has_all, mut is_elsewhere) = (true, false);
+        let (mut has_all, mut elsewhere) = (true, None);
         for nth in 0..self.shared.len() {
             let path = self.shared[nth].database.path.clone();
             if let Some(ended) = self.copies.iter().position(|copy| copy.is_of(&path) && !copy.goes_on()) {
@@ -208,7 +208,9 @@ impl Node {
             }
             let shared = &self.shared[nth];
             if Standing::of(&path) == Standing::Absent && shared.store.list().await?.is_empty() {
-                (has_all, is_elsewhere) = (false, is_elsewhere || self.is_told_of(nth).await?);
+                has_all = false;
+                let node = self.who_has(nth).await?;
+                elsewhere = elsewhere.or(node.map(|node| (node, path)));
                 continue;
             }
             let (blocks, at) = (self.blocks.clone(), path.clone());
@@ -227,16 +229,23 @@ impl Node {
             let copy = Copy::follow(follower, &shared.store, self.upstreams.of(&shared.store));
             self.keep(copy);
         }
-        self.is_elsewhere = is_elsewhere;
+        self.is_elsewhere = elsewhere.is_some();
+        if let Some((node, path)) = elsewhere {
+            anyhow::bail!(
+                "`{}` is on `{node}`, and nothing of it is in the log yet, which is waited for; if that node is gone for good, \
+                 `litekeep cluster forget {node}` lets the others begin without it",
+                path.display()
+            );
+        }
         // Whoever finds no database would make one, which is none of the log.
         if has_all { self.take_place(Place::Replica).await } else { Ok(()) }
     }
 
-    /// Whether another node has told that it has the file of a database.
-    async fn is_told_of(&self, nth: usize) -> Result<bool> {
+    /// The node that told that it has the file of a database.
+    async fn who_has(&self, nth: usize) -> Result<Option<String>> {
         let told = Records::of(&self.shared[0].store).nodes().await?;
         let has = |told: &Told| told.node.databases.get(nth).is_some_and(|database| database.there);
-        Ok(told.iter().any(has))
+        Ok(told.into_iter().find(has).map(|told| told.node.node))
     }
 
     async fn take_place(&self, place: Place) -> Result<()> {
@@ -582,7 +591,9 @@ impl Member for Node {
             }
             self.stack.end_primarys().await.context("end what runs on the primary only")
         };
-        self.guarded(term, ending).await.map_err(failure)
+        // After the term nobody writes any more.
+        let ended = if term.is_valid() { self.guarded(term, ending).await } else { ending.await };
+        ended.map_err(failure)
     }
 
     async fn complete(&mut self, term: &Term) -> Result<(), Failure> {

@@ -53,6 +53,11 @@ every = "1h"
     let first = cluster.primary();
     cluster.acknowledges(first, 20);
     let other = NODES.into_iter().find(|node| *node != first).unwrap();
+    let log = |node, process: &str| {
+        std::fs::read_to_string(cluster.path(node, &format!(".litekeep/log/{process}.log")))
+            .unwrap_or_default()
+    };
+    eventually("it runs on a replica", LONG, || Ok(log(other, "told") == "as replica\n")).unwrap();
     let handed_over = cluster.litekeep(first, &["handoff", other, "--json"]).succeeded().json();
     shapes::matches("handoff", &handed_over);
     cluster.until_primary(other);
@@ -66,10 +71,6 @@ every = "1h"
             .all(|node| note(node) == if node == other { String::new() } else { format!("{other}\n") }))
     })
     .unwrap();
-    let log = |node, process: &str| {
-        std::fs::read_to_string(cluster.path(node, &format!(".litekeep/log/{process}.log")))
-            .unwrap_or_default()
-    };
     eventually("processes are told of their roles", LONG, || {
         let is_restarted = log(first, "told").ends_with("as primary\nas replica\n");
         Ok(is_restarted
@@ -122,6 +123,9 @@ fn a_bucket_has_lease_and_log() {
     }
     let first = cluster.primary();
     cluster.acknowledges(first, 20);
+    // Before that nobody else could take over.
+    let is_there = |node: &&str| cluster.path(node, "app.db").exists();
+    eventually("all have it", LONG, || Ok(NODES.iter().all(is_there))).unwrap();
     cluster.kill(first);
     let second = cluster.primary();
     assert_ne!(first, second);

@@ -247,9 +247,12 @@ impl Scene {
 
     #[track_caller]
     pub(super) fn until(&self, what: &str, mut is_so: impl FnMut(&Scene) -> bool) {
-        let said =
-            |node| std::fs::read_to_string(self.place.path(&format!("up-{node}.log"))).unwrap_or_default();
-        eventually(what, LONG, || Ok(is_so(self))).with_context(|| NODES.map(said).join("\n")).unwrap();
+        let said = || NODES.map(|node| self.said(node)).join("\n");
+        eventually(what, LONG, || Ok(is_so(self))).with_context(said).unwrap();
+    }
+
+    pub(super) fn said(&self, node: &str) -> String {
+        std::fs::read_to_string(self.place.path(&format!("up-{node}.log"))).unwrap_or_default()
     }
 
     /// Waits until a node is the primary; which one.
