@@ -103,6 +103,8 @@ struct Blocks {
     all: Mutex<Vec<WriteBlock>>,
     /// They are to be closed, as far as they are not.
     is_wanted: AtomicBool,
+    /// They are, since that was wanted last.
+    is_done: AtomicBool,
 }
 
 impl Node {
@@ -324,15 +326,16 @@ impl Node {
         }
     }
 
-    /// Keeps everybody from writing to what is not a copy; `false`: a transaction is under way, and nobody begins another one.
-    async fn keep_out(&self) -> bool {
+    /// Keeps everybody from writing to what is not a copy, or waits no more while a transaction is under way: nobody begins another one.
+    async fn keep_out(&self) {
         let is_ours = |shared: &&Shared| self.copy_of(&shared.database.path).is_none();
         let paths: Vec<_> =
             self.shared.iter().filter(is_ours).map(|shared| shared.database.path.clone()).collect();
         let blocks = self.blocks.clone();
+        blocks.is_done.store(false, SeqCst);
         blocks.is_wanted.store(true, SeqCst);
         let closing = tokio::task::spawn_blocking(move || blocks.close_all(&paths));
-        tokio::time::timeout(BLOCK_PATIENCE, closing).await.is_ok()
+        _ = tokio::time::timeout(BLOCK_PATIENCE, closing).await;
     }
 
     /// The feeds, the syncs and the verification, unless they run.
@@ -520,6 +523,7 @@ impl Blocks {
                 );
             }
         }
+        self.is_done.store(true, SeqCst);
     }
 }
 
@@ -601,8 +605,10 @@ impl Member for Node {
         let within = timeouts.max().unwrap_or_default();
         let completed = async {
             let until = Instant::now() + OPEN_PATIENCE;
-            while !self.keep_out().await {
+            self.keep_out().await;
+            while !self.blocks.is_done.load(SeqCst) {
                 require(term)?;
+                tokio::time::sleep(WATCH).await;
                 if Instant::now() >= until {
                     let seconds = OPEN_PATIENCE.as_secs();
                     anyhow::bail!(
