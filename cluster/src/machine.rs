@@ -103,7 +103,7 @@ enum End {
 
 /// What came of waiting.
 enum Turn {
-    Held(Option<Holding>),
+    Held(Option<Box<Holding>>),
     Stop,
 }
 
@@ -169,7 +169,9 @@ impl Machine {
             };
             let end = match turn {
                 Turn::Stop => return,
-                Turn::Held(holding) => self.reign(holding, member, &mut asks, &mut stop).await,
+                Turn::Held(holding) => {
+                    self.reign(holding.map(|holding| *holding), member, &mut asks, &mut stop).await
+                }
             };
             match end {
                 End::Over => self.settle(member).await,
@@ -306,7 +308,7 @@ impl Machine {
                 },
             };
             match seen {
-                Ok(Attempt::Held(holding)) => return Turn::Held(Some(holding)),
+                Ok(Attempt::Held(holding)) => return Turn::Held(Some(Box::new(holding))),
                 Ok(Attempt::Waits { newest, left }) => {
                     self.tell_of_silence(None);
                     match newest {

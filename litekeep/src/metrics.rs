@@ -348,7 +348,8 @@ fn render_node(node: &NodeRecord, is_writable: bool) -> String {
         head(&mut out, name, "gauge", help);
         let _ = writeln!(out, "litekeep_{name}{{node=\"{}\"}} {value}", escaped(&node.node));
     }
-    let of_databases: [(&str, &str, fn(&DatabaseView) -> Option<f64>); 3] = [
+    type Figure = fn(&DatabaseView) -> Option<f64>;
+    let of_databases: [(&str, &str, Figure); 3] = [
         (
             "cluster_lag_seconds",
             "Age of the oldest thing that the copy lacks, or on the primary the log.",

@@ -327,7 +327,9 @@ impl Source for MysqlSource {
 
     /// The server keeps nothing.
     async fn forget(&mut self, _: &str) -> Result<(), Error> {
-        self.disconnect();
+        if let Some(used) = self.stream.take() {
+            used.close(self.catalog().await?.session()).await;
+        }
         Ok(())
     }
 }

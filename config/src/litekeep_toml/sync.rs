@@ -105,7 +105,7 @@ impl Reader<'_> {
             None => (ConflictPolicy::default(), BTreeMap::new()),
         };
         let max_connections = match get("max_connections") {
-            Some(found) => Some(self.count(found, 1..=10_000)? as u32),
+            Some(found) => Some(self.count(found, 1..=10_000)?),
             None => None,
         };
         let schedule = self.schedule(entries, "a sync")?;
