@@ -28,6 +28,7 @@ pub mod cache;
 pub mod compare;
 pub mod copy;
 pub mod cut;
+mod gathering;
 pub mod halves;
 pub mod hub;
 pub mod ledger;

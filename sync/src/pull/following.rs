@@ -1,7 +1,7 @@
 //! Changes of a source, on their way into SQLite.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use litekeep_env::{Clock as _, SystemClock};
 
@@ -10,6 +10,7 @@ use super::sieve::Sieve;
 use super::state::{Kept, Stage, changed, kept, with_more};
 use super::{Pull, let_go};
 use crate::Error;
+use crate::gathering::Gathering;
 use crate::ledger::{PAUSED, PLAN, text as json};
 use crate::push::Step;
 use crate::source::{Event, Incoming, Source, SourceTable};
@@ -17,8 +18,6 @@ use crate::source::{Event, Incoming, Source, SourceTable};
 /// Changes that are put together at most, in rows and bytes, unless one transaction alone has more.
 const BATCH: usize = 2_000;
 const BATCH_BYTES: usize = 8 << 20;
-/// How long more is waited for where something has come.
-const GATHER: Duration = Duration::from_millis(5);
 /// How long is waited where nothing has.
 const QUIET: Duration = Duration::from_millis(200);
 /// The same once everything is here, and between two questions to the source then.
@@ -41,6 +40,7 @@ pub(super) struct Following {
     bytes: usize,
     /// How many of the changes are of transactions that have ended, and where the last of these ended, and when.
     ended: Option<(usize, String, i64)>,
+    gathering: Gathering,
     /// A part of a transaction is applied and not committed.
     pub(super) is_open: bool,
     /// The source has told how far it is.
@@ -78,6 +78,7 @@ impl<S: Source> Pull<S> {
                 changes: vec![],
                 bytes: 0,
                 ended: None,
+                gathering: Gathering::default(),
                 is_open: false,
                 is_answered: false,
                 silence: 0,
@@ -88,10 +89,11 @@ impl<S: Source> Pull<S> {
         }
         loop {
             let Some(following) = &mut self.following else { return Ok(Step::More) };
-            let patience = match (&following.ended, following.is_current) {
-                (Some(_), _) => GATHER,
-                (None, false) => QUIET,
-                (None, true) => IDLE,
+            let otherwise = if following.is_current { IDLE } else { QUIET };
+            let patience = following.gathering.patience(following.ended.is_some(), otherwise, Instant::now());
+            let Some(patience) = patience else {
+                self.commit_ended().await?;
+                return Ok(Step::More);
             };
             let Ok(event) = tokio::time::timeout(patience, self.source.next()).await else {
                 if following.ended.is_some() {

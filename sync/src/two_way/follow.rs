@@ -1,13 +1,14 @@
 //! Changes in both directions.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use litekeep_env::{Clock as _, SystemClock};
 
 use super::TwoWay;
 use super::inward::Arrival;
 use super::state::{Follows, Kept, Plan, Says, Stage, Waits, image};
+use crate::gathering::Gathering;
 use crate::hub::Hub;
 use crate::ledger::row_id;
 use crate::push::Step;
@@ -16,8 +17,6 @@ use crate::{Error, Value};
 
 /// Changes of the hub's that are put together at most, unless one transaction alone has more.
 const BATCH: usize = 2_000;
-/// How long more is waited for where something has come.
-const GATHER: Duration = Duration::from_millis(5);
 /// Between two looks at the log, and where each is a request.
 const LOOK: Duration = Duration::from_millis(50);
 const ASK: Duration = Duration::from_millis(200);
@@ -37,6 +36,7 @@ pub(super) struct Inflow {
     pushes: u64,
     /// Transactions that have ended.
     ended: Vec<Incomings>,
+    gathering: Gathering,
     /// How many changes they have.
     count: usize,
     /// The one that is coming.
@@ -96,6 +96,7 @@ impl<H: Hub> TwoWay<H> {
             reached: position,
             pushes,
             ended: vec![],
+            gathering: Gathering::default(),
             count: 0,
             coming: Incomings::default(),
             is_answered: false,
@@ -111,7 +112,11 @@ impl<H: Hub> TwoWay<H> {
     async fn take(&mut self, patience: Duration) -> Result<bool, Error> {
         loop {
             let Some(inflow) = &mut self.inflow else { return Ok(false) };
-            let patience = if inflow.ended.is_empty() { patience } else { GATHER };
+            let waits = !inflow.ended.is_empty();
+            let Some(patience) = inflow.gathering.patience(waits, patience, Instant::now()) else {
+                self.commit_ended().await?;
+                return Ok(false);
+            };
             let Ok(event) = tokio::time::timeout(patience, self.hub.next()).await else {
                 if !inflow.ended.is_empty() {
                     self.commit_ended().await?;

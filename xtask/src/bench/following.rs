@@ -128,6 +128,7 @@ fn pull(stage: &Stage<'_>, kind: Kind) -> Result<Outcome> {
         std::thread::sleep(Duration::from_millis(2));
         ensure!(start.elapsed() < LONG, "rows did not arrive: {:?} of {until:?}", newest());
     }
+    seen.extend(newest().map(|n| (n, clock::unix_ns() / 1000)));
     writing.join().expect("no panic")?;
     outcome.cpu(replicator.usage()?.cpu - before.cpu, start.elapsed());
     let mut rows = db.prepare("SELECT n, unix_us FROM entries WHERE n > 1")?;
