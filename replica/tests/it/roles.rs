@@ -77,6 +77,16 @@ impl Cluster {
         replicator
     }
 
+    /// `a` leads with one row, which `b` has.
+    async fn begin(&self) -> (Replicator, Follower) {
+        write(&self.path("a"), &["first"]);
+        let at_a = self.lead("a").await;
+        assert!(at_a.sync(Duration::from_secs(10)).await.is_empty());
+        let mut at_b = Follower::open(&self.store, &self.path("b"), self.options(), &()).await.unwrap();
+        to_the_end(&mut at_b).await;
+        (at_a, at_b)
+    }
+
     async fn rejoin(&self, node: &str) -> (Follower, Option<Fork>) {
         rejoin(&self.store, &self.path(node), true, Arc::new(|| {}), self.options(), &()).await.unwrap()
     }
@@ -121,11 +131,7 @@ fn rows(path: &Path) -> Vec<String> {
 async fn a_copy_takes_over_and_what_only_the_former_source_had_is_a_fork() {
     let cluster = Cluster::new();
     let (a, b) = (cluster.path("a"), cluster.path("b"));
-    write(&a, &["first"]);
-    let at_a = cluster.lead("a").await;
-    assert!(at_a.sync(Duration::from_secs(10)).await.is_empty());
-    let mut at_b = Follower::open(&cluster.store, &b, cluster.options(), &()).await.unwrap();
-    to_the_end(&mut at_b).await;
+    let (at_a, mut at_b) = cluster.begin().await;
     assert_eq!((Standing::of(&a), rows(&b)), (Standing::Source, vec!["first".to_owned()]));
     // What it does not know of yet is in the log before it claims it.
     write(&a, &["second"]);
@@ -325,12 +331,8 @@ async fn a_kill_in_the_middle_of_a_change_leaves_a_copy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lock_is_let_go_of_at_the_very_last() {
     let cluster = Cluster::new();
-    let (a, b) = (cluster.path("a"), cluster.path("b"));
-    write(&a, &["first"]);
-    let at_a = cluster.lead("a").await;
-    assert!(at_a.sync(Duration::from_secs(10)).await.is_empty());
-    let mut at_b = Follower::open(&cluster.store, &b, cluster.options(), &()).await.unwrap();
-    to_the_end(&mut at_b).await;
+    let a = cluster.path("a");
+    let (at_a, at_b) = cluster.begin().await;
     at_a.shut_down(Duration::from_secs(10)).await;
     cluster.promote(at_b).await;
     let mut block = WriteBlock::open(&a).unwrap().unwrap();
